@@ -1,0 +1,161 @@
+"""Fine-tune BERT on GLUE tasks: the teachers of task distillation.
+
+Without arguments: RTE, CoLA, SST-2 and MRPC from models/bert-base-uncased-{rte,cola,sst2,mrpc}, where these are, else
+from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; data in data/glue_data.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+
+from transformer.cli import Parser, add_run_flags, positive, positive_float, proportion, run_script
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__.splitlines()[0])
+    data = parser.add_argument_group("data and models")
+    data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
+                      help="GLUE tasks, one teacher each")
+    data.add_argument("--glue_dir", default="data/glue_data", help="folder with one folder per task")
+    data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
+    data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
+    data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
+    data.add_argument("--overwrite_output_dir", action="store_true", help="train again where a teacher is there")
+    data.add_argument("--cased", action="store_true", help="keep capitals: for a cased vocabulary")
+    data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
+    train = parser.add_argument_group("training")
+    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step")
+    train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
+    train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
+    train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
+    train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
+    train.add_argument("--weight_decay", "--wd", type=float, default=0.01,
+                       help="decoupled decay of weights, per unit of learning rate")
+    device = parser.add_argument_group("device")
+    device.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+    add_run_flags(parser)
+    args = parser.parse_args(argv)
+    if args.output_dir and len(args.tasks) > 1:
+        parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # --help and refused flags answer before the slow imports below
+
+import math
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
+from transformer.features import encode_file, show
+from transformer.files import InputError, find_input, read_json, require_empty_folder
+from transformer.glue import Task, class_order, get_task, name_labels, task_folder
+from transformer.modeling import TinyBertForSequenceClassification
+from transformer.optimization import BertAdam, parameter_groups
+from transformer.runtime import (
+    RUN_NAME,
+    RunRecord,
+    check_length,
+    format_metrics,
+    print_settings,
+    score,
+    seed_everything,
+    select_device,
+    shuffled_batches,
+    steps_per_epoch,
+)
+from transformer.weights import canonical_names, read_weights
+
+
+def start_folder(task: Task, args: argparse.Namespace) -> Path:
+    """The model that a task starts from."""
+    if args.model:
+        return find_input(args.model)
+    sibling = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
+    return sibling if sibling.is_dir() else find_input(Path(args.models_dir) / "bert-base-uncased")
+
+
+def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
+    """The model to fine-tune. A classifier that fits the task is kept, with its convention; else a new one is made."""
+    head = canonical_names(read_weights(folder)).get("classifier.weight")
+    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=("classifier.",))
+    if head is None or head.size(0) != task.num_labels:
+        model.config.classifier_relu = True
+    else:
+        order = class_order(model.config.extra, task, folder)
+        model.classifier.weight.data = model.classifier.weight.data[order]
+        model.classifier.bias.data = model.classifier.bias.data[order]
+    name_labels(model.config.extra, task)
+    return model
+
+
+def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None:
+    """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
+    output_dir = Path(args.output_dir or Path(args.models_dir) / f"final_{task.key}_teacher")
+    run = read_json(output_dir / RUN_NAME) if (output_dir / RUN_NAME).is_file() else {}
+    if run.get("finished") and not args.overwrite_output_dir:
+        print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
+        return
+    require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
+    seed_everything(args.seed)
+    folder = start_folder(task, args)
+    tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
+    model = load_start(folder, task).to(device)
+    check_length(args.max_seq_length, model)
+    data_dir = task_folder(find_input(args.glue_dir), task)
+    dev = encode_file(task, data_dir / task.dev_files[0], tokenizer, args.max_seq_length)
+    train = encode_file(task, data_dir / "train.tsv", tokenizer, args.max_seq_length)
+    show(train, tokenizer)
+    per_epoch = steps_per_epoch(len(train), args.train_batch_size, str(data_dir / "train.tsv"))
+    total_steps = per_epoch * args.num_train_epochs
+    order = list(range(task.num_labels))
+    optimizer = BertAdam(parameter_groups(model, args.weight_decay), lr=args.learning_rate,
+                         warmup=args.warmup_proportion, t_total=total_steps)
+    before = score(model, task, dev, order, args.eval_batch_size, device)
+    record = RunRecord(output_dir, args, device, task=task.name, start=str(folder), steps=total_steps, before=before)
+    print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
+
+    best, kept = -math.inf, {}
+    progress = tqdm(total=total_steps, unit="step", desc=task.name, mininterval=1)
+    for epoch in range(args.num_train_epochs):
+        model.train()
+        total = torch.zeros((), device=device)
+        for rows in shuffled_batches(len(train), args.train_batch_size, args.seed, epoch):
+            logits, _, _ = model(*(t.to(device) for t in train.batch(rows)))
+            labels = torch.from_numpy(train.labels[rows]).to(device)
+            loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
+                functional.cross_entropy(logits, labels.long())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            total += loss.detach()
+            progress.update()
+        values = {"epoch": epoch + 1, "loss": total.item() / per_epoch,
+                  **score(model, task, dev, order, args.eval_batch_size, device)}
+        if not math.isfinite(values["loss"]):
+            raise InputError(f"{task.name}: the loss is not finite in epoch {epoch + 1}: lower --learning_rate")
+        record.log(task=task.name, **values)
+        record.text("eval_results.txt", format_metrics(f"epoch {epoch + 1}", values))
+        if values[task.metric] > best:
+            best, kept = values[task.metric], values
+            save_model(model, output_dir, folder / VOCAB_NAME)
+    progress.close()
+    record.finish(**kept)
+    print(format_metrics(f"{task.name} teacher in {output_dir}", kept), flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tasks = [get_task(name) for name in args.tasks]
+    device = select_device(args.no_cuda)
+    print_settings(args)
+    for task in tasks:
+        finetune(task, args, device)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
+#
+#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--from STEP] [--list]
+#
+# A finished step is skipped when the script starts again; --from STEP does STEP and all that follow once more. It stops
+# at the first failure with the step's name and log (results/steps/STEP.log).
+#
+# Environment, for other sizes and places than the README's (the last of two equal flags counts):
+#   JOBS                       runs side by side in the steps of single tasks (default 1)
+#   CONFIG_4L, CONFIG_6L       folders with the students' config.json
+#   GLOVE_URL, WIKI_URL        where the word vectors and the Wikipedia dump come from
+#   GLOVE_FILE                 the text file in the word vectors' zip
+#   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
+set -euo pipefail
+
+kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
+tasks=RTE,SST-2,CoLA,MRPC
+students=4l,6l
+from=
+list=false
+JOBS=${JOBS:-1}
+CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
+CONFIG_6L=${CONFIG_6L:-$kit/tinybert_6l_config}
+GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
+GLOVE_FILE=${GLOVE_FILE:-glove.840B.300d.txt}
+WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-pages-articles.xml.bz2}
+
+while (($#)); do
+    case $1 in
+        --tasks) tasks=$2; shift 2 ;;
+        --students) students=$2; shift 2 ;;
+        --from) from=$2; shift 2 ;;
+        --list) list=true; shift ;;
+        -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
+        *) echo "reproduce.sh: error: unknown argument $1 (see --help)" >&2; exit 2 ;;
+    esac
+done
+IFS=, read -ra tasks <<<"$tasks"
+IFS=, read -ra students <<<"$students"
+for student in "${students[@]}"; do
+    [[ $student == 4l || $student == 6l ]] ||
+        { echo "reproduce.sh: error: unknown student $student: 4l or 6l" >&2; exit 2; }
+done
+
+key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '-'; }
+
+# The steps in order. Those of one stage stand on one line and do not depend on each other.
+stages=("glove glue wiki bert" extract sentences pregenerate)
+stages+=("$(printf 'general_%s ' "${students[@]}")")
+augment=() teachers=() chains=()
+for task in "${tasks[@]}"; do
+    augment+=("augment_$(key "$task")")
+    teachers+=("teacher_$(key "$task")")
+done
+stages+=("${augment[*]}" fix "${teachers[*]}")
+for stage in intermediate prediction eval; do
+    chains=()
+    for task in "${tasks[@]}"; do
+        for student in "${students[@]}"; do chains+=("${stage}_${student}_$(key "$task")"); done
+    done
+    stages+=("${chains[*]}")
+done
+
+task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
+
+# What each step does: the commands of the README.
+run_step() {
+    local step=$1 task student config
+    task=$(task_of "$step")
+    student=$(cut -d_ -f2 <<<"$step")
+    [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
+    case $step in
+        glove)
+            [[ -f data/$GLOVE_FILE ]] || { python -m transformer.download "$GLOVE_URL" data/glove.zip &&
+                python -m zipfile -e data/glove.zip data; } ;;
+        glue) python "$kit/download_glue.py" --tasks "${tasks[@]}" --data_dir data/glue_data ;;
+        wiki) python -m transformer.download "$WIKI_URL" data/wiki.xml.bz2 ;;
+        bert) python "$kit/get_bert_models.py" ;;
+        extract) python -m wikiextractor.WikiExtractor data/wiki.xml.bz2 --json -o data/extracted_wiki ;;
+        sentences) python "$kit/prepare_data.py" ;;
+        pregenerate)
+            python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
+                --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
+                --output_dir data/json_wiki --overwrite_output_dir ${PREGENERATE_FLAGS:-} ;;
+        general_*)
+            python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
+                --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
+                --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
+                --output_dir "models/distilled_tinybert_$student" --overwrite_output_dir ${GENERAL_FLAGS:-} ;;
+        augment_*)
+            python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
+                --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" ${AUGMENT_FLAGS:-} ;;
+        fix) python "$kit/fix_teacher_layers.py" ;;
+        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" --overwrite_output_dir ${TEACHER_FLAGS:-} ;;
+        intermediate_*)
+            python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
+                --student_model "models/distilled_tinybert_$student" --data_dir "data/glue_data/$task" \
+                --task_name "$task" --output_dir "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
+                --overwrite_output_dir --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 --aug_train \
+                --do_lower_case ${INTERMEDIATE_FLAGS:-} ;;
+        prediction_*)
+            # the paper trains the prediction stage of STS-B on the original rows
+            local aug_train=--aug_train
+            [[ $task == STS-B ]] && aug_train=
+            python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
+                --student_model "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
+                --data_dir "data/glue_data/$task" --task_name "$task" $aug_train --do_lower_case \
+                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" --overwrite_output_dir \
+                --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
+                --train_batch_size 32 ${PREDICTION_FLAGS:-} ;;
+        eval_*)
+            python "$kit/task_distill.py" --do_eval --do_lower_case --data_dir "data/glue_data/$task" \
+                --student_model "models/distilled_tinybert_${student}_$(key "$task")" --task_name "$task" \
+                --output_dir "results/${student}_$(key "$task")" --max_seq_length 128 --eval_batch_size 32 \
+                ${EVAL_FLAGS:-} ;;
+        *) echo "unknown step $step" >&2; return 2 ;;
+    esac
+}
+
+# Run one step unless it is finished; its seconds are written last and mark it as finished.
+step() {
+    local log=results/steps/$1.log mark=results/steps/$1.seconds begin=$SECONDS
+    [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
+    if ! run_step "$1" >"$log" 2>&1; then
+        { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
+        return 1
+    fi
+    echo $((SECONDS - begin)) >"$mark"
+    echo "$1: done in $((SECONDS - begin)) s"
+}
+
+mkdir -p data models results/steps
+if $list; then printf '%s\n' ${stages[@]}; exit; fi
+if [[ -n $from ]]; then
+    # shellcheck disable=SC2068
+    printf '%s\n' ${stages[@]} | grep -qx "$from" ||
+        { echo "reproduce.sh: error: no step $from; --list shows them" >&2; exit 2; }
+    for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do rm -f "results/steps/$name.seconds"; done
+fi
+for stage in "${stages[@]}"; do
+    for name in $stage; do
+        if ((JOBS > 1)); then
+            while (($(jobs -rp | wc -l) >= JOBS)); do wait -n || true; done
+            step "$name" &
+        else
+            step "$name"
+        fi
+    done
+    wait
+    for name in $stage; do [[ -f results/steps/$name.seconds ]] || exit 1; done
+done

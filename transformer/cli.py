@@ -1,0 +1,80 @@
+"""The command line that all scripts share: parser, common flags, the one-line error. Imports no torch."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from transformer.files import InputError
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to a flag's help, except where there is none to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, False) or action.required:
+            return action.help or ""
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations that shows defaults and answers bad flags with one line."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def add_run_flags(parser: Parser, preset: bool = False) -> argparse._ArgumentGroup:
+    """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=int, default=42, help="seed of every random choice")
+    if preset:
+        group.add_argument("--preset", choices=("paper", "code"), default="paper",
+                           help="defaults as the paper says, or as the published code behaves; an explicit flag wins")
+    return group
+
+
+def proportion(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number above 0."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a number above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def run_script(main: Callable[[], None]) -> int:
+    """Run a script's main(); return its exit status.
+
+    Bad input (InputError) and the operating system's refusals (no space, no permission) become one line on
+    stderr and status 2; anything else is a defect of the kit and keeps its traceback.
+    """
+    script = os.path.basename(sys.argv[0])
+    try:
+        main()
+    except (InputError, OSError) as error:
+        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,89 @@
+"""What a student learns from a teacher: which layer from which, and the losses as pure functions."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from transformer.files import InputError
+from transformer.modeling import BertConfig
+
+MAPPINGS = ("uniform", "top", "bottom")
+PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
+
+Pairs = list[tuple[int, int]]  # (student index, teacher index)
+
+
+def layer_map(teacher_layers: int, student_layers: int, mapping: str = "uniform") -> tuple[Pairs, Pairs]:
+    """Pairs (student, teacher) of attention layers and of hidden states, counted from 0 (paper, 3.1 and table 4).
+
+    Hidden state 0 is the embedding output and always pairs with 0. With k = teacher / student layers, `uniform`
+    pairs attention i with i * k + k - 1 and hidden state j with j * k; `top` takes the teacher's last layers,
+    `bottom` its first. Raises InputError where the teacher has fewer layers, or no multiple for `uniform`.
+    """
+    if teacher_layers < student_layers:
+        raise InputError(f"the teacher has {teacher_layers} layers, fewer than the student's {student_layers}")
+    if mapping == "uniform" and teacher_layers % student_layers:
+        raise InputError(f"the teacher's {teacher_layers} layers are no multiple of the student's {student_layers}, "
+                         "as the uniform layer mapping needs: take another student")
+    step = teacher_layers // student_layers
+    last = {"uniform": lambda i: i * step + step - 1,
+            "top": lambda i: teacher_layers - student_layers + i,
+            "bottom": lambda i: i}[mapping]
+    attention = [(i, last(i)) for i in range(student_layers)]
+    # hidden state j + 1 is the output of layer j
+    return attention, [(0, 0)] + [(student + 1, teacher + 1) for student, teacher in attention]
+
+
+def check_pair(student: BertConfig, teacher: BertConfig) -> None:
+    """InputError where a student cannot learn from this teacher: vocabulary sizes or numbers of heads differ."""
+    if student.vocab_size != teacher.vocab_size:
+        raise InputError(f"student and teacher vocabularies differ: {student.vocab_size} and "
+                         f"{teacher.vocab_size} pieces")
+    if student.num_attention_heads != teacher.num_attention_heads:
+        raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
+                         f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree")
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
+    """Sum over layer pairs of the mean squared error of attention scores (paper, equation 7).
+
+    student, teacher: scores before softmax, [batch, heads, sequence, sequence] each. The mean goes over the whole
+    tensor; scores <= -100 (padded positions) count as 0 in both.
+    """
+    def visible(scores: Tensor) -> Tensor:
+        return torch.where(scores <= PADDED_SCORE, torch.zeros_like(scores), scores)
+
+    return sum(functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs)
+
+
+def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
+    """Sum over pairs of the mean squared error of hidden states (paper, equations 8 and 9).
+
+    student: projected to the teacher's width; both [batch, sequence, width]. Padded positions are part of the mean.
+    """
+    return sum(functional.mse_loss(student[s], teacher[t]) for s, t in pairs)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over batch AND classes of -softmax(teacher / t) * log_softmax(student / t) (paper, equation 10).
+
+    student, teacher: logits [batch, classes].
+    """
+    target = (teacher / temperature).softmax(dim=-1)
+    return -(target * (student / temperature).log_softmax(dim=-1)).mean()
+
+
+def prediction_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
+    """Loss of the prediction stage: soft cross-entropy, or the mean squared error for a regression (one column).
+
+    student, teacher: logits [batch, classes]. labels: [batch]; given, they take the teacher's place: gold scores of
+    a regression, or hard labels (paper, table 2, "w/o Pred").
+    """
+    if student.size(-1) == 1:
+        return functional.mse_loss(student[:, 0], teacher[:, 0] if labels is None else labels.float())
+    if labels is not None:
+        return functional.cross_entropy(student, labels.long())
+    return soft_cross_entropy(student, teacher, temperature)

@@ -1,0 +1,111 @@
+"""From texts to compact integer arrays, and from those to padded batches."""
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transformer.files import InputError, atomic_write, sha256_of
+from transformer.glue import Task, parse_label, read_rows
+from transformer.tokenization import BertTokenizer
+
+
+@dataclass
+class Sequences:
+    """Examples end to end in flat arrays: a few bytes per wordpiece, no Python object per example.
+
+    tokens: uint16 or int32 [pieces], `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of every example;
+    offsets: int64 [n + 1], where each example begins; first_lengths: int32 [n], the length of its segment 0;
+    labels: float32 [n], class numbers or scores, or None.
+    """
+    tokens: np.ndarray
+    offsets: np.ndarray
+    first_lengths: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Wordpieces per example, specials included: int64 [n]."""
+        return np.diff(self.offsets)
+
+    def batch(self, indices: np.ndarray, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """input_ids, token_type_ids, attention_mask of the examples `indices`: int64 [batch, length].
+
+        Padded with 0 to `length`, or to the longest of the batch. Raises ValueError where `length` is too small.
+        """
+        lengths = self.offsets[indices + 1] - self.offsets[indices]
+        longest = int(lengths.max())
+        length = longest if length is None else length
+        if longest > length:
+            raise ValueError(f"an example of {longest} wordpieces does not fit into {length}")
+        columns = np.arange(length)
+        mask = columns < lengths[:, None]                                              # bool [batch, length]
+        input_ids = np.zeros(mask.shape, dtype=np.int64)
+        input_ids[mask] = self.tokens[(self.offsets[indices, None] + columns)[mask]]
+        segments = mask & (columns >= self.first_lengths[indices, None])
+        return torch.from_numpy(input_ids), torch.from_numpy(segments.astype(np.int64)), \
+            torch.from_numpy(mask.astype(np.int64))
+
+
+def truncate_pair(first: list[int], second: list[int], room: int) -> None:
+    """Shorten the longer of two lists from its end, one token at a time, until both fit into `room` (in place)."""
+    while len(first) + len(second) > room:
+        (first if len(first) > len(second) else second).pop()
+
+
+def encode(texts: Iterable[tuple[list[str], float]], tokenizer: BertTokenizer, max_seq_length: int) -> Sequences:
+    """Encode (texts, label) pairs, one or two texts each, to at most max_seq_length wordpieces, specials included."""
+    cls, sep = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
+    tokens = array("H" if len(tokenizer.vocab) <= 1 << 16 else "i")
+    offsets, first_lengths, labels = array("q", [0]), array("i"), array("f")
+    for pair, label in texts:
+        first, *rest = (tokenizer.encode(text) for text in pair)
+        second = rest[0] if rest else []
+        truncate_pair(first, second, max_seq_length - (3 if rest else 2))
+        tokens.extend([cls, *first, sep])
+        if rest:
+            tokens.extend([*second, sep])
+        first_lengths.append(len(first) + 2)
+        offsets.append(len(tokens))
+        labels.append(label)
+    return Sequences(np.asarray(tokens), np.asarray(offsets), np.asarray(first_lengths), np.asarray(labels))
+
+
+def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
+                cache_dir: str | Path | None = None) -> Sequences:
+    """Encode a labelled TSV file of a task. Raises InputError as glue.read_rows() and parse_label() do.
+
+    cache_dir: folder where the arrays are kept, under a name made of everything that determines them.
+    """
+    if cache_dir is not None:
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist: download_glue.py gets it")
+        facts = f"1 {task} {sha256_of(path)} {tokenizer.vocab_fingerprint} {tokenizer.do_lower_case} {max_seq_length}"
+        cached = Path(cache_dir) / f"{task.key}_{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npz"
+        if cached.is_file():
+            with np.load(cached) as arrays:
+                return Sequences(**arrays)
+    sequences = encode((([columns[c] for c in task.text_columns], parse_label(task, columns, f"{path}, line {number}"))
+                        for number, columns in read_rows(task, path)), tokenizer, max_seq_length)
+    if cache_dir is not None:
+        with atomic_write(cached, "wb") as handle:
+            np.savez(handle, **vars(sequences))
+    return sequences
+
+
+def show(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:
+    """Print the first examples as wordpieces, segment lengths and label, for a person to look at."""
+    for index in range(min(count, len(sequences))):
+        ids = sequences.tokens[sequences.offsets[index]:sequences.offsets[index + 1]]
+        label = "" if sequences.labels is None else f"  label {sequences.labels[index]:g}"
+        print(f"example {index}: {' '.join(tokenizer.ids_to_tokens[int(i)] for i in ids)}  "
+              f"(segment 0: {sequences.first_lengths[index]} of {len(ids)}){label}", flush=True)

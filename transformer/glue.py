@@ -1,0 +1,181 @@
+"""The nine GLUE tasks as one table, and what every script asks of it: rows of a file, labels, metrics."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer.files import InputError, read_lines
+
+
+@dataclass(frozen=True)
+class Task:
+    """One GLUE task: where its texts and labels stand in the TSV files, how it is scored, and the paper's settings.
+
+    Columns are 0-based; -1 is the last one. `labels` is in class order, None for a regression. `metric` is the
+    score that picks the best checkpoint, one of the keys that compute_metrics() returns.
+    """
+    name: str                          # folder under glue_dir, as in the official archives
+    text_columns: tuple[int, ...]      # of train.tsv and the dev files
+    label_column: int
+    train_columns: int                 # number of columns in train.tsv
+    labels: tuple[str, ...] | None
+    metric: str
+    has_header: bool = True
+    dev_files: tuple[str, ...] = ("dev.tsv",)
+    intermediate_epochs: int = 20      # paper, section 4.2
+    max_seq_length: int = 128          # paper: 64 for single sentences, 128 for pairs
+    augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
+
+    @property
+    def key(self) -> str:
+        """The name in the file names of this kit: lower case without hyphens."""
+        return self.name.lower().replace("-", "")
+
+    @property
+    def is_regression(self) -> bool:
+        return self.labels is None
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the classifier: 1 for a regression."""
+        return 1 if self.labels is None else len(self.labels)
+
+
+TASKS = {task.key: task for task in (
+    Task("CoLA", (3,), 1, 4, ("0", "1"), "mcc", has_header=False, intermediate_epochs=50, max_seq_length=64),
+    Task("SST-2", (0,), 1, 2, ("0", "1"), "acc", max_seq_length=64, augment_copies_in_code=20),
+    Task("MRPC", (3, 4), 0, 5, ("0", "1"), "acc"),
+    Task("STS-B", (7, 8), -1, 10, None, "corr"),
+    Task("QQP", (3, 4), 5, 6, ("0", "1"), "acc", intermediate_epochs=10, augment_copies_in_code=10),
+    Task("MNLI", (8, 9), -1, 12, ("contradiction", "entailment", "neutral"), "acc",
+         dev_files=("dev_matched.tsv", "dev_mismatched.tsv"), intermediate_epochs=10, augment_copies_in_code=10),
+    Task("QNLI", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", intermediate_epochs=10,
+         augment_copies_in_code=20),
+    Task("RTE", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc"),
+    Task("WNLI", (1, 2), -1, 4, ("0", "1"), "acc", augment_copies_in_code=None),
+)}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name` in any case, with or without the hyphen; mnli-mm is MNLI. InputError lists the known."""
+    key = name.lower().replace("-", "").replace("_", "")
+    key = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
+    if key not in TASKS:
+        raise InputError(f"unknown task {name!r}; known tasks: {', '.join(task.name for task in TASKS.values())}")
+    return TASKS[key]
+
+
+def task_folder(glue_dir: str | Path, task: Task) -> Path:
+    """The task's folder: `glue_dir`/NAME, or `glue_dir` itself where that is the task's folder."""
+    inside = Path(glue_dir) / task.name
+    return Path(glue_dir) if not inside.is_dir() and Path(glue_dir).name == task.name else inside
+
+
+def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, columns) of a labelled TSV file of `task`, its header left out.
+
+    Tab-separated without quoting: a `"` is a character. Every row must have as many columns as the header (dev
+    files of MNLI have more than train.tsv), or as train.tsv where the task has no header. QQP's official files hold
+    some rows with too few: those are skipped, counted and reported; in any other task such a row is an InputError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: download_glue.py gets it")
+    expected = task.train_columns
+    skipped = rows = 0
+    for number, line in enumerate(read_lines(path), 1):
+        columns = line.split("\t")
+        if number == 1 and task.has_header:
+            if len(columns) < expected:
+                raise InputError(f"{path}, line 1: {len(columns)} columns, expected the {expected} of {task.name}")
+            expected = len(columns)
+            continue
+        if len(columns) < expected and task.name == "QQP":
+            skipped += 1
+            continue
+        if len(columns) != expected:
+            raise InputError(f"{path}, line {number}: {len(columns)} columns, expected {expected} ({task.name})")
+        rows += 1
+        yield number, columns
+    if skipped:
+        print(f"{path}: skipped {skipped} rows with fewer than {expected} columns", flush=True)
+    if not rows:
+        raise InputError(f"{path} holds no examples")
+
+
+def parse_label(task: Task, columns: Sequence[str], where: str) -> float:
+    """The label of a row: class number, or the score of a regression. `where` (file, line) goes into the InputError."""
+    text = columns[task.label_column]
+    if task.labels is None:
+        try:
+            score = float(text)
+        except ValueError:
+            score = math.nan
+        if not 0 <= score <= 5:
+            raise InputError(f"{where}: score {text!r}, expected a number from 0 to 5 ({task.name})")
+        return score
+    if text not in task.labels:
+        raise InputError(f"{where}: unknown label {text!r}, expected one of {', '.join(task.labels)} ({task.name})")
+    return task.labels.index(text)
+
+
+def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores of the task as GLUE defines them, each a fraction (or a coefficient from -1 to 1).
+
+    predictions, labels: [examples], class numbers, or scores for a regression. Accuracy `acc`; with F1 of class 1
+    and their mean for MRPC and QQP; Matthews correlation `mcc` for CoLA; `pearson`, `spearmanr` and their mean
+    `corr` for STS-B. A correlation with constant predictions is 0.
+    """
+    if task.metric == "corr":
+        from scipy.stats import pearsonr, spearmanr
+        if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+            return {"pearson": 0.0, "spearmanr": 0.0, "corr": 0.0}
+        pearson, spearman = float(pearsonr(predictions, labels)[0]), float(spearmanr(predictions, labels)[0])
+        return {"pearson": pearson, "spearmanr": spearman, "corr": (pearson + spearman) / 2}
+    if task.metric == "mcc":
+        from sklearn.metrics import matthews_corrcoef
+        return {"mcc": float(matthews_corrcoef(labels, predictions))}
+    accuracy = float(np.mean(predictions == labels))
+    if task.name not in ("MRPC", "QQP"):
+        return {"acc": accuracy}
+    from sklearn.metrics import f1_score
+    f1 = float(f1_score(labels, predictions, zero_division=0))
+    return {"acc": accuracy, "f1": f1, "acc_and_f1": (accuracy + f1) / 2}
+
+
+def chance_level(task: Task, labels: np.ndarray) -> float:
+    """Score (of task.metric) that a model reaches without reading: the majority class's share, 0 for coefficients."""
+    if task.metric != "acc":
+        return 0.0
+    return float(np.bincount(labels.astype(int)).max() / len(labels))
+
+
+def name_labels(extra: dict[str, Any], task: Task) -> None:
+    """Record the task's classes in a config's `extra` keys, as Hugging Face does: id2label, label2id, problem_type."""
+    labels = task.labels or ("score",)
+    extra.update(id2label={str(i): label for i, label in enumerate(labels)},
+                        label2id={label: i for i, label in enumerate(labels)},
+                        problem_type="regression" if task.is_regression else "single_label_classification",
+                        finetuning_task=task.name)
+
+
+def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[int]:
+    """For each class of the task, the model's column for it, read from `id2label` in a config's `extra` keys.
+
+    MNLI models of different origin order their classes differently. Where id2label does not name the task's labels
+    (LABEL_0, ...), the columns are taken in the task's order. Raises InputError where it names some of them only.
+    """
+    named = {str(label).lower(): int(column) for column, label in extra.get("id2label", {}).items()}
+    labels = [label.lower() for label in task.labels or ()]
+    known = [label in named for label in labels]
+    if not any(known):
+        return list(range(task.num_labels))
+    if not all(known) or len(named) != len(labels):
+        raise InputError(f"{folder}/config.json: id2label {sorted(named)} does not fit the labels of {task.name}, "
+                         f"{sorted(labels)}")
+    return [named[label] for label in labels]

@@ -1,0 +1,447 @@
+"""BERT and TinyBERT as modules, with the names, call conventions and outputs of the published package.
+
+Every model returns what distillation reads: all hidden states and the attention scores before softmax.
+Shapes in comments: B batch, S sequence length, H hidden size, A attention heads, D = H / A.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformer.files import InputError, read_json, write_json
+from transformer.weights import canonical_names, read_weights
+
+CONFIG_NAME = "config.json"
+ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": torch.relu, "swish": nn.functional.silu}
+MASKED_SCORE = -10000.0  # added to the attention score of every padded position
+
+
+@dataclass
+class BertConfig:
+    """Sizes and rates of a BERT model, read from and written to config.json.
+
+    `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
+    Hugging Face's class does not. `extra` keeps the keys that this package has no use for (id2label, ...).
+    Raises InputError where heads do not divide the hidden size, a size is not positive, or the activation is unknown.
+    """
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    classifier_relu: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings", "type_vocab_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value <= 0:
+                raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(f"config: {self.num_attention_heads} attention heads do not divide "
+                             f"hidden_size {self.hidden_size}")
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BertConfig:
+        """Build a config from the keys of a config.json; InputError when vocab_size is missing."""
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        if not isinstance(values, dict) or "vocab_size" not in values:
+            raise InputError("config: vocab_size is missing")
+        return cls(**{key: value for key, value in values.items() if key in known},
+                   extra={key: value for key, value in values.items() if key not in known})
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> BertConfig:
+        """Read a config.json; InputError names the file."""
+        try:
+            return cls.from_dict(read_json(path))
+        except InputError as error:
+            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys, those of `extra` among them."""
+        values = dataclasses.asdict(self)
+        return {**values.pop("extra"), **values}
+
+    def to_json_file(self, path: str | Path) -> None:
+        """Write config.json, atomically."""
+        write_json(path, self.to_dict())
+
+
+class BertEmbeddings(nn.Module):
+    """Sum of word, position and segment embeddings, normalised."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.size(1), device=input_ids.device)
+        summed = (self.word_embeddings(input_ids) + self.position_embeddings(positions)
+                  + self.token_type_embeddings(token_type_ids))
+        return self.dropout(self.LayerNorm(summed))
+
+
+class BertSelfAttention(nn.Module):
+    """Multi-head attention that also returns its scores before softmax."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
+                             for projection in (self.query, self.key, self.value))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1)) + mask                # [B, A, S, S]
+        context = self.dropout(scores.softmax(dim=-1)) @ value                                   # [B, A, S, D]
+        return context.transpose(1, 2).flatten(2), scores
+
+
+class BertSelfOutput(nn.Module):
+    """Projection, dropout, residual and LayerNorm after attention and after the feed-forward layer."""
+
+    def __init__(self, config: BertConfig, input_size: int):
+        super().__init__()
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, values: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(values)) + residual)
+
+
+class BertAttention(nn.Module):
+    """Self-attention with its output projection."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.self = BertSelfAttention(config)
+        self.output = BertSelfOutput(config, config.hidden_size)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        context, scores = self.self(hidden, mask)
+        return self.output(context, hidden), scores
+
+
+class BertIntermediate(nn.Module):
+    """First half of the feed-forward layer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden))
+
+
+class BertLayer(nn.Module):
+    """One Transformer layer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertSelfOutput(config, config.intermediate_size)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, scores = self.attention(hidden, mask)
+        return self.output(self.intermediate(hidden), hidden), scores
+
+
+class BertEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        hidden_states, all_scores = [hidden], []
+        for layer in self.layer:
+            hidden, scores = layer(hidden, mask)
+            hidden_states.append(hidden)
+            all_scores.append(scores)
+        return hidden_states, all_scores
+
+
+class BertPooler(nn.Module):
+    """tanh of a projection of the first token's last hidden state."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))
+
+
+class BertPredictionHeadTransform(nn.Module):
+    """Projection before the masked-LM decoder."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(hidden)))
+
+
+class BertLMPredictionHead(nn.Module):
+    """Masked-LM head; its decoder weight is the word embedding matrix."""
+
+    def __init__(self, config: BertConfig, word_embeddings: nn.Parameter):
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.decoder.weight = word_embeddings
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden)) + self.bias
+
+
+class BertOnlyMLMHead(nn.Module):
+    """The masked-LM head under the name `cls.predictions`; takes hidden states of any leading shape."""
+
+    def __init__(self, config: BertConfig, word_embeddings: nn.Parameter):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config, word_embeddings)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.predictions(hidden)
+
+
+class BertPreTrainingHeads(BertOnlyMLMHead):
+    """Masked-LM head and next-sentence head (class 0: B follows A; class 1: B is random)."""
+
+    def __init__(self, config: BertConfig, word_embeddings: nn.Parameter):
+        super().__init__(config, word_embeddings)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.predictions(hidden), self.seq_relationship(pooled)
+
+
+class BertPreTrainedModel(nn.Module):
+    """What all models share: weight initialisation, strict loading, building from a config folder."""
+
+    hf_architecture = ""  # the class of Hugging Face transformers that reads this model's folder
+    has_fit = False       # whether the class takes fit_size and fit_per_layer
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+
+    def init_weights(self) -> None:
+        """Normal with standard deviation initializer_range; biases 0; LayerNorm 1 and 0. `bert` has done its own."""
+        parts = [part for name, part in self.named_children() if name != "bert"]
+        for module in (module for part in parts for module in part.modules()):
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_scratch(cls, folder: str | Path, **kwargs) -> BertPreTrainedModel:
+        """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class."""
+        return cls(BertConfig.from_json_file(Path(folder) / CONFIG_NAME), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, new: tuple[str, ...] = (), **kwargs) -> BertPreTrainedModel:
+        """Load a model folder strictly; `kwargs` go to the class.
+
+        new: name prefixes of weights that the caller accepts as newly initialised where the checkpoint lacks them or
+        holds them in another shape, e.g. ("classifier",). What was left out and what is new is printed.
+        Raises InputError listing every missing, unexpected or misshapen weight.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"model folder {folder} does not exist")
+        state = canonical_names(read_weights(folder))
+        if cls.has_fit and any(name.startswith("fit_denses.") for name in state):
+            kwargs["fit_per_layer"] = True
+        model = cls(BertConfig.from_json_file(folder / CONFIG_NAME), **kwargs)
+        model.load_canonical(state, folder, new)
+        return model
+
+    def load_canonical(self, state: dict[str, Tensor], source: str | Path, new: tuple[str, ...] = ()) -> None:
+        """Load tensors under canonical names into this model; see from_pretrained(). `source` is named in messages."""
+        if not hasattr(self, "bert"):
+            state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+        own = self.state_dict()
+        fits = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
+        misshapen = [f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
+                     for name in own if name in state and name not in fits and not name.startswith(new)]
+        missing = [name for name in own if name not in state and not name.startswith(new)]
+        heads = ("cls.", "classifier.", "fit_dense", "bert.pooler.", "pooler.")
+        left_out = [name for name in state if name not in own and name.startswith(heads)]
+        unexpected = [name for name in state if name not in own and name not in left_out]
+        problems = [f"{len(names)} {kind} weights: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+                    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+                    if names]
+        if problems:
+            raise InputError(f"{source} does not fit {type(self).__name__}: {'; '.join(problems)}")
+        tied = "cls.predictions.decoder.weight"
+        if tied in fits and not torch.equal(fits[tied], fits["bert.embeddings.word_embeddings.weight"]):
+            raise InputError(f"{source}: {tied} differs from the word embeddings, to which BERT ties it")
+        self.load_state_dict(fits, strict=False)
+        created = [name for name in own if name not in fits]
+        for what, names in (("left out, not used by", left_out), ("newly initialised in", created)):
+            if names:
+                print(f"{source}: {what} {type(self).__name__}: {', '.join(names)}", flush=True)
+
+
+class BertModel(BertPreTrainedModel):
+    """The encoder: embeddings, layers and, unless `add_pooler` is false, the pooler."""
+
+    hf_architecture = "BertModel"
+
+    def __init__(self, config: BertConfig, add_pooler: bool = True):
+        super().__init__(config)
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config) if add_pooler else None
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                pool: bool = True) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        """input_ids, token_type_ids, attention_mask (1 real, 0 padding): int [B, S].
+
+        Returns hidden states (L + 1 of [B, S, H], embedding output first), attention scores (L of [B, A, S, S],
+        before softmax, mask added), and pooled [B, H] (None without a pooler or with pool=False).
+        """
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        embedded = self.embeddings(input_ids, token_type_ids)
+        mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE           # [B, 1, 1, S]
+        hidden_states, scores = self.encoder(embedded, mask)
+        pooled = self.pooler(hidden_states[-1]) if self.pooler is not None and pool else None
+        return hidden_states, scores, pooled
+
+
+class BertForMaskedLM(BertPreTrainedModel):
+    """BERT with the masked-LM head; `cls(hidden)` decodes hidden states of any leading shape, `bert` has no pooler."""
+
+    hf_architecture = "BertForMaskedLM"
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooler=False)
+        self.cls = BertOnlyMLMHead(config, self.bert.embeddings.word_embeddings.weight)
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None) -> Tensor:
+        """Returns masked-LM logits [B, S, vocabulary]; arguments as BertModel's."""
+        return self.cls(self.bert(input_ids, token_type_ids, attention_mask)[0][-1])
+
+
+class BertForPreTraining(BertPreTrainedModel):
+    """BERT with both pre-training heads."""
+
+    hf_architecture = "BertForPreTraining"
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.cls = BertPreTrainingHeads(config, self.bert.embeddings.word_embeddings.weight)
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns masked-LM logits [B, S, vocabulary] and next-sentence logits [B, 2]; arguments as BertModel's."""
+        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask)
+        return self.cls(hidden_states[-1], pooled)
+
+
+class _Fit(BertPreTrainedModel):
+    """The projection of student hidden states to the teacher's width (W_h of the paper, equation 8).
+
+    One linear `fit_dense` shared by all layers, as in the first published checkpoints, or one per hidden state,
+    `fit_denses.0..M`, as in the second ones. Applied also where the widths agree.
+    """
+
+    has_fit = True
+
+    def add_fit(self, fit_size: int | None, fit_per_layer: bool) -> None:
+        self.fit_size = fit_size
+        if fit_size is not None and fit_per_layer:
+            self.fit_denses = nn.ModuleList(nn.Linear(self.config.hidden_size, fit_size)
+                                            for _ in range(self.config.num_hidden_layers + 1))
+        elif fit_size is not None:
+            self.fit_dense = nn.Linear(self.config.hidden_size, fit_size)
+
+    def fit(self, hidden_states: list[Tensor]) -> list[Tensor]:
+        """[B, S, H] -> [B, S, fit_size] for every hidden state."""
+        if hasattr(self, "fit_denses"):
+            return [dense(hidden) for dense, hidden in zip(self.fit_denses, hidden_states)]
+        return [self.fit_dense(hidden) for hidden in hidden_states]
+
+
+class TinyBertForPreTraining(_Fit):
+    """The student of general distillation. Its pooler and pre-training heads are carried along, as published."""
+
+    hf_architecture = "BertForPreTraining"
+
+    def __init__(self, config: BertConfig, fit_size: int = 768, fit_per_layer: bool = False):
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.cls = BertPreTrainingHeads(config, self.bert.embeddings.word_embeddings.weight)
+        self.add_fit(fit_size, fit_per_layer)
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns attention scores and projected hidden states; shapes as BertModel's, with fit_size for H."""
+        hidden_states, scores, _ = self.bert(input_ids, token_type_ids, attention_mask, pool=False)
+        return scores, self.fit(hidden_states)
+
+
+class TinyBertForSequenceClassification(_Fit):
+    """BERT or TinyBERT with a classifier on the pooled first token (a score where num_labels is 1)."""
+
+    hf_architecture = "BertForSequenceClassification"
+
+    def __init__(self, config: BertConfig, num_labels: int, fit_size: int | None = None, fit_per_layer: bool = False):
+        super().__init__(config)
+        self.num_labels = num_labels
+        self.bert = BertModel(config)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.add_fit(fit_size, fit_per_layer)
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                is_student: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true."""
+        hidden_states, scores, pooled = self.bert(input_ids, token_type_ids, attention_mask)
+        logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
+        return logits, scores, self.fit(hidden_states) if is_student else hidden_states

@@ -1,0 +1,96 @@
+"""BertAdam, the optimizer of BERT and TinyBERT, and its learning-rate schedules."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+NO_DECAY = ("bias", "LayerNorm.weight")
+
+
+def warmup_constant(progress: float, warmup: float) -> float:
+    """Rise linearly over the first `warmup` of the steps, then 1."""
+    return progress / warmup if progress < warmup else 1.0
+
+
+def warmup_cosine(progress: float, warmup: float) -> float:
+    """Rise linearly over the first `warmup` of the steps, then fall along half a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def warmup_linear(progress: float, warmup: float) -> float:
+    """Rise linearly over the first `warmup` of the steps, then fall linearly to 0 at the last."""
+    return progress / warmup if progress < warmup else max((progress - 1) / (warmup - 1), 0.0)
+
+
+SCHEDULES = {"none": lambda progress, warmup: 1.0, "constant": lambda progress, warmup: 1.0,
+             "warmup_constant": warmup_constant, "warmup_cosine": warmup_cosine, "warmup_linear": warmup_linear}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: decayed, and not decayed (biases and LayerNorm weights)."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [{"params": [p for name, p in named if not name.endswith(NO_DECAY)], "weight_decay": weight_decay},
+            {"params": [p for name, p in named if name.endswith(NO_DECAY)], "weight_decay": 0.0}]
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam as BERT was trained with it.
+
+    No bias correction; decoupled weight decay inside the update, before the learning rate is applied; gradients
+    clipped to norm `max_grad_norm` for each parameter tensor by itself. The learning rate of step s (counted from 0)
+    is lr * schedule(s / t_total), so the first warmup_linear step has rate 0. Steps are counted per parameter.
+
+    warmup: share of t_total; t_total: number of optimizer steps, or -1 for a constant rate.
+    Raises ValueError for an unknown schedule or values out of range.
+    """
+
+    def __init__(self, params: Iterable, lr: float, warmup: float = -1, t_total: int = -1,
+                 schedule: str = "warmup_linear", b1: float = 0.9, b2: float = 0.999, e: float = 1e-6,
+                 weight_decay: float = 0.01, max_grad_norm: float = 1.0):
+        if schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {schedule!r}, known: {', '.join(SCHEDULES)}")
+        if lr < 0 or not (warmup == -1 or 0 <= warmup < 1) or not (0 <= b1 < 1 and 0 <= b2 < 1) or e < 0:
+            raise ValueError(f"BertAdam: lr {lr}, warmup {warmup}, b1 {b1}, b2 {b2} or e {e} is out of range")
+        super().__init__(params, {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "b1": b1,
+                                  "b2": b2, "e": e, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm})
+
+    @staticmethod
+    def rate(group: dict[str, Any], step: int) -> float:
+        """Learning rate of optimizer step `step` (from 0) in a parameter group."""
+        if group["t_total"] == -1:
+            return group["lr"]
+        return group["lr"] * SCHEDULES[group["schedule"]](step / group["t_total"], group["warmup"])
+
+    def learning_rate(self) -> float:
+        """The rate that the next step() will use, for the log."""
+        group = self.param_groups[0]
+        return self.rate(group, next((self.state[p]["step"] for p in group["params"] if p in self.state), 0))
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Update every parameter that has a gradient; its gradient is clipped in place."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state.update(step=0, next_m=torch.zeros_like(parameter), next_v=torch.zeros_like(parameter))
+        if group["max_grad_norm"] > 0:
+            nn.utils.clip_grad_norm_(parameter, group["max_grad_norm"])
+        mean, variance = state["next_m"], state["next_v"]
+        mean.mul_(group["b1"]).add_(parameter.grad, alpha=1 - group["b1"])
+        variance.mul_(group["b2"]).addcmul_(parameter.grad, parameter.grad, value=1 - group["b2"])
+        update = mean / (variance.sqrt() + group["e"])
+        if group["weight_decay"] > 0:
+            update += group["weight_decay"] * parameter
+        parameter.sub_(self.rate(group, state["step"]) * update)
+        state["step"] += 1

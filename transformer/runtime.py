@@ -1,0 +1,162 @@
+"""Running a script: device, seeds, batches, predictions, and the record of how a run was made."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from transformer.features import Sequences
+from transformer.files import InputError, write_json
+from transformer.glue import Task, compute_metrics
+
+RUN_NAME = "run.json"
+
+
+def select_device(no_cuda: bool = False, local_rank: int = -1) -> torch.device:
+    """The CUDA device (number local_rank where given) if there is one and no_cuda is false, else the CPU."""
+    if no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", max(local_rank, 0))
+
+
+def refuse_several_processes() -> None:
+    """InputError under torchrun with more than one process: each would do all of the work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("several processes (WORLD_SIZE above 1) are not supported: start one, without torchrun")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)
+
+
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Index arrays [batch_size] over a permutation of `count` examples set by (seed, epoch).
+
+    The incomplete last batch is dropped, as published.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    for start in range(0, count - batch_size + 1, batch_size):
+        yield order[start:start + batch_size]
+
+
+def micro_batch_size(train_batch_size: int, accumulation: int) -> int:
+    """Sequences of one forward pass: train_batch_size is the total over accumulation. InputError if not whole."""
+    if train_batch_size % accumulation:
+        raise InputError(f"--train_batch_size {train_batch_size} is no multiple of "
+                         f"--gradient_accumulation_steps {accumulation}")
+    return train_batch_size // accumulation
+
+
+def steps_per_epoch(count: int, train_batch_size: int, what: str) -> int:
+    """Optimizer steps in one pass over `count` examples; InputError where they do not fill one batch."""
+    if count < train_batch_size:
+        raise InputError(f"{what} holds {count} examples, not enough for one batch of {train_batch_size}: "
+                         "lower --train_batch_size")
+    return count // train_batch_size
+
+
+def check_length(max_seq_length: int, *models: nn.Module) -> None:
+    """InputError where sequences would be longer than a model's position embeddings, or hold no text."""
+    positions = min(model.config.max_position_embeddings for model in models)
+    if not 4 <= max_seq_length <= positions:
+        raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the {positions} positions "
+                         "(max_position_embeddings) of the model")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, sequences: Sequences, batch_size: int, device: torch.device) -> np.ndarray:
+    """Logits [examples, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
+
+    Batches hold examples of similar length, padded to their longest: padding does not change a logit.
+    """
+    was_training = model.training
+    model.eval()
+    logits = np.empty((len(sequences), model.num_labels), dtype=np.float32)
+    order = np.argsort(sequences.lengths, kind="stable")
+    for indices in np.array_split(order, -(-len(order) // batch_size)):
+        logits[indices] = model(*(t.to(device) for t in sequences.batch(indices)))[0].float().cpu().numpy()
+    model.train(was_training)
+    return logits
+
+
+def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,
+          device: torch.device) -> dict[str, float]:
+    """Metrics of a classifier on labelled sequences; `order` is the model's column for each class of the task."""
+    logits = predict(model, sequences, batch_size, device)[:, order]
+    return compute_metrics(task, logits[:, 0] if task.is_regression else logits.argmax(axis=1), sequences.labels)
+
+
+def format_metrics(title: str, values: dict[str, float]) -> str:
+    """A block for people: the title between asterisks, then one `name = value` a line."""
+    return "\n".join([f"***** {title} *****", *(f"{name} = {value:.6g}" for name, value in values.items())])
+
+
+def print_settings(args: argparse.Namespace) -> None:
+    """Print the resolved settings of a run, one line."""
+    print("settings: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())), flush=True)
+
+
+def _commit() -> str | None:
+    """Commit of the kit, with a + where files differ from it; None outside a git checkout."""
+    kit = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=kit, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=kit, capture_output=True, text=True,
+                                 timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+class RunRecord:
+    """How a run was made and what it measured, in its output folder.
+
+    run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
+    metrics.jsonl: one JSON object a line. log.txt: lines for people.
+    """
+
+    def __init__(self, folder: str | Path, args: argparse.Namespace, device: torch.device, **facts: Any):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.time()
+        self.run = {
+            "script": Path(sys.argv[0]).name, "settings": dict(vars(args)),
+            "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                         "processor": platform.machine(), "threads": torch.get_num_threads()},
+            **facts, "finished": False}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / RUN_NAME, json.loads(json.dumps(self.run, default=str)))
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(values) + "\n")
+
+    def text(self, name: str, text: str) -> None:
+        """Append a line to the file `name` (log.txt, eval_results.txt)."""
+        with open(self.folder / name, "a", encoding="utf-8") as handle:
+            handle.write(text + "\n")
+
+    def finish(self, **results: Any) -> None:
+        """Write the results and the seconds that the run took; this marks the folder as complete."""
+        self.run.update(results, seconds=round(time.time() - self.started, 1), finished=True)
+        self._write()

@@ -1,0 +1,95 @@
+"""Files of tensors: safe reading, atomic writing, and the one set of names that this kit gives to BERT's weights."""
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from transformer.files import InputError, atomic_write
+
+WEIGHTS_NAME = "pytorch_model.bin"
+SAFETENSORS_NAME = "model.safetensors"
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a model folder, on the CPU, under the names that the file gives them.
+
+    pytorch_model.bin comes before model.safetensors where both are there, because it is what this kit writes.
+    Nothing in the file is executed. Raises InputError when there is no such file, or when it is damaged.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS_NAME).is_file():
+        return read_bin(folder / WEIGHTS_NAME)
+    if (folder / SAFETENSORS_NAME).is_file():
+        return read_safetensors(folder / SAFETENSORS_NAME)
+    raise InputError(f"{folder} holds neither {WEIGHTS_NAME} nor {SAFETENSORS_NAME}")
+
+
+def read_bin(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict saved by torch.save; InputError if it is cut short or holds anything but tensors."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} is damaged or holds more than tensors (a pickle with code is never run): "
+                         "get it again from a source you trust") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
+                         "get it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} is not a table of named tensors (a state dict)")
+    return dict(state)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a .safetensors file; InputError if it is damaged."""
+    import safetensors
+    import safetensors.torch
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): it is damaged or cut short; get it again") from None
+
+
+def write_bin(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Write named tensors with torch.save, atomically."""
+    with atomic_write(path, "wb") as handle:
+        torch.save({name: tensor.detach().cpu() for name, tensor in state.items()}, handle)
+
+
+def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Write named tensors as .safetensors, atomically; a tensor that shares its memory with another is copied."""
+    import safetensors.torch
+    with atomic_write(path, "wb") as handle:
+        handle.write(safetensors.torch.save(
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()},
+            metadata={"format": "pt"}))
+
+
+def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors the names of the published package, whatever BERT package saved them.
+
+    Bare encoder names get the prefix `bert.`; `gamma` and `beta` become `weight` and `bias`; position_ids buffers and
+    the second name of the masked-LM bias are dropped; a decoder weight that the file leaves out because it is tied to
+    the word embeddings is put in. Raises InputError where two tensors claim one name.
+    """
+    canonical: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith("embeddings.position_ids") or name.endswith("embeddings.token_type_ids"):
+            continue
+        if name == "cls.predictions.decoder.bias":
+            if "cls.predictions.bias" in state:
+                continue
+            name = "cls.predictions.bias"
+        if name.startswith(("embeddings.", "encoder.", "pooler.")):
+            name = f"bert.{name}"
+        name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
+        name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
+        if name in canonical:
+            raise InputError(f"two tensors of the checkpoint claim the name {name}")
+        canonical[name] = tensor
+    embeddings = canonical.get("bert.embeddings.word_embeddings.weight")
+    if "cls.predictions.bias" in canonical and embeddings is not None:
+        canonical.setdefault("cls.predictions.decoder.weight", embeddings)
+    return canonical

@@ -62,6 +62,7 @@ from transformer.runtime import (
     check_length,
     format_metrics,
     print_settings,
+    refuse_several_processes,
     score,
     seed_everything,
     select_device,
@@ -150,6 +151,7 @@ def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    refuse_several_processes()
     tasks = [get_task(name) for name in args.tasks]
     device = select_device(args.no_cuda)
     print_settings(args)

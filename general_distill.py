@@ -96,12 +96,18 @@ def epoch_files(folder: Path, epochs: int) -> list[tuple[Path, Path]]:
     return [there[epoch % len(there)] for epoch in range(epochs)]
 
 
-def examples_in(metrics: Path) -> int:
-    """Number of sequences that an epoch_K_metrics.json tells."""
+def examples_in(metrics: Path, max_seq_length: int) -> int:
+    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer than asked for."""
     try:
-        return int(read_json(metrics)["num_training_examples"])
+        facts = read_json(metrics)
+        count, longest = int(facts["num_training_examples"]), int(facts["max_seq_len"])
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{metrics} does not tell num_training_examples: generate the data again") from None
+        raise InputError(f"{metrics} does not tell num_training_examples and max_seq_len: "
+                         "generate the data again") from None
+    if longest > max_seq_length:
+        raise InputError(f"{metrics}: the data have up to {longest} wordpieces, more than "
+                         f"--max_seq_length {max_seq_length}: set it to {longest}")
+    return count
 
 
 def distillation_losses(student, teacher, batch, pairs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(args.seed)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
     files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
+    counts = [examples_in(metrics, args.max_seq_length) for _, metrics in files]
     shares = [min(1.0, args.num_train_epochs - epoch) for epoch in range(len(files))]  # 2.5 epochs: 1, 1, 0.5
     teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
 
@@ -155,8 +162,10 @@ def main(argv: list[str] | None = None) -> None:
     print_settings(args)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=output_dir)) if args.reduce_memory else None
-        total_steps = int(sum(steps_per_epoch(examples_in(metrics), args.train_batch_size, str(epoch_json)) * share
-                              for (epoch_json, metrics), share in zip(files, shares)))
+        total_steps = int(sum(steps_per_epoch(count, args.train_batch_size, str(epoch_json)) * share
+                              for (epoch_json, _), count, share in zip(files, counts, shares)))
+        data = read_epoch(*files[0], tokenizer, args.max_seq_length, scratch)
+        show(data, tokenizer)
         optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
                              warmup=args.warmup_proportion, t_total=total_steps, schedule="warmup_linear")
         scaler = torch.amp.GradScaler(device.type, enabled=args.fp16)
@@ -169,11 +178,9 @@ def main(argv: list[str] | None = None) -> None:
         step = 0
         window = torch.zeros(3, device=device, dtype=torch.float64)  # attention loss, hidden loss, batches
         progress = tqdm(total=total_steps, unit="step", mininterval=1)
-        for epoch, (epoch_json, metrics) in enumerate(files):
-            if epoch == 0 or files[epoch] != files[epoch - 1]:
-                data = read_epoch(epoch_json, metrics, tokenizer, args.max_seq_length, scratch)
-            if epoch == 0:
-                show(data, tokenizer)
+        for epoch in range(len(files)):
+            if epoch > 0 and files[epoch] != files[epoch - 1]:
+                data = read_epoch(*files[epoch], tokenizer, args.max_seq_length, scratch)
             for indices in shuffled_batches(len(data), args.train_batch_size, args.seed, epoch):
                 for rows in np.split(indices, args.gradient_accumulation_steps):
                     batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]

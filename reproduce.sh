@@ -65,6 +65,8 @@ done
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
 
+fetch() { python -c 'import sys; from transformer.download import fetch; fetch(*sys.argv[1:])' "$@"; }
+
 # What each step does: the commands of the README.
 run_step() {
     local step=$1 task student config
@@ -73,10 +75,10 @@ run_step() {
     [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
     case $step in
         glove)
-            [[ -f data/$GLOVE_FILE ]] || { python -m transformer.download "$GLOVE_URL" data/glove.zip &&
+            [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" data/glove.zip &&
                 python -m zipfile -e data/glove.zip data; } ;;
         glue) python "$kit/download_glue.py" --tasks "${tasks[@]}" --data_dir data/glue_data ;;
-        wiki) python -m transformer.download "$WIKI_URL" data/wiki.xml.bz2 ;;
+        wiki) fetch "$WIKI_URL" data/wiki.xml.bz2 ;;
         bert) python "$kit/get_bert_models.py" ;;
         extract) python -m wikiextractor.WikiExtractor data/wiki.xml.bz2 --json -o data/extracted_wiki ;;
         sentences) python "$kit/prepare_data.py" ;;

@@ -90,6 +90,7 @@ from transformer.runtime import (
     format_metrics,
     micro_batch_size,
     print_settings,
+    refuse_several_processes,
     score,
     seed_everything,
     select_device,
@@ -127,6 +128,7 @@ def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], ar
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    refuse_several_processes()
     task = get_task(args.task_name)
     resolve(args, task)
     device = select_device(args.no_cuda)

@@ -34,7 +34,7 @@ def read_bin(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise InputError(f"{path} is damaged or holds more than tensors (a pickle with code is never run): "
                          "get it again from a source you trust") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
                          "get it again") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -1,0 +1,161 @@
+"""Make model folders loadable by this kit: weights in pytorch_model.bin under the published names, head recorded.
+
+Without arguments models/bert-base-uncased and its siblings for MRPC, SST-2, CoLA and RTE. Reads .bin or .safetensors of
+any BERT package, with or without the prefix `bert.`, with gamma/beta or weight/bias; every head is kept. The old files
+go only after the new ones have been loaded. A second run changes nothing.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from transformer.cli import Parser, add_run_flags, run_script
+from transformer.download import DEFAULT_MODELS, MANIFEST_NAME, write_manifest
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `folders` comes back as the list of model folders to fix."""
+    parser = Parser(__doc__.splitlines()[0])
+    group = parser.add_argument_group("models")
+    group.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="model folders to fix")
+    group.add_argument("--model_dir", type=Path, help="one model folder to fix")
+    group.add_argument("--models_dir", type=Path,
+                       help=f"folder that holds {DEFAULT_MODELS[0]} and its four siblings (default: models)")
+    add_run_flags(parser)
+    args = parser.parse_args(argv)
+    if sum((bool(args.folders), args.model_dir is not None, args.models_dir is not None)) > 1:
+        parser.error("name folders, or --model_dir, or --models_dir, not several of them")
+    if args.model_dir:
+        args.folders = [args.model_dir]
+    elif not args.folders:
+        args.folders = [(args.models_dir or Path("models")) / name for name in DEFAULT_MODELS]
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # --help and refused flags answer before the slow imports below
+
+import contextlib
+import io
+import os
+import re
+import shutil
+
+import torch
+from torch import Tensor
+
+from transformer.checkpoint import VOCAB_NAME, load_tokenizer
+from transformer.files import InputError, read_json, write_json
+from transformer.glue import TASKS, Task, name_labels
+from transformer.modeling import CONFIG_NAME, BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.weights import (
+    SAFETENSORS_NAME,
+    WEIGHTS_NAME,
+    canonical_names,
+    read_safetensors,
+    read_weights,
+    write_bin,
+)
+
+
+def sibling_task(folder: Path) -> Task | None:
+    """The task that the folder's name ends in, as in bert-base-uncased-sst2."""
+    match = re.search(rf"[-_]({'|'.join(TASKS)})$", folder.resolve().name.lower())
+    return TASKS[match[1]] if match else None
+
+
+def new_classifier(task: Task, config: BertConfig, seed: int) -> dict[str, Tensor]:
+    """A classifier with random weights (standard deviation initializer_range) and zero biases for `task`."""
+    weight = torch.empty(task.num_labels, config.hidden_size)
+    weight.normal_(std=config.initializer_range, generator=torch.Generator().manual_seed(seed))
+    return {"classifier.weight": weight, "classifier.bias": torch.zeros(task.num_labels)}
+
+
+def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
+    """Load `folder` with every class it has weights for, and compare its tensors with `state`; InputError otherwise."""
+    load_tokenizer(folder, do_lower_case=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # which heads a class leaves out says nothing here
+        if "classifier.weight" in state:
+            TinyBertForSequenceClassification.from_pretrained(folder, num_labels=state["classifier.weight"].shape[0])
+        else:
+            BertModel.from_pretrained(folder, add_pooler="bert.pooler.dense.weight" in state)
+        if "cls.predictions.bias" in state:
+            BertForMaskedLM.from_pretrained(folder)
+    written = read_weights(folder)
+    if written.keys() != state.keys() or not all(torch.equal(written[name], state[name]) for name in state):
+        raise InputError(f"{folder / WEIGHTS_NAME} does not hold what was written into it: check the disk")
+
+
+def drop_safetensors(folder: Path, state: dict[str, Tensor]) -> str | None:
+    """Remove model.safetensors if `state`, which pytorch_model.bin holds, has all of its tensors; say what was done."""
+    path = folder / SAFETENSORS_NAME
+    if not path.is_file():
+        return None
+    other = canonical_names(read_safetensors(path))
+    if all(name in state and torch.equal(tensor, state[name]) for name, tensor in other.items()):
+        path.unlink()
+        return f"{SAFETENSORS_NAME} removed, {WEIGHTS_NAME} holds its tensors"
+    return f"warning: {SAFETENSORS_NAME} holds other tensors than {WEIGHTS_NAME} and is left as it is"
+
+
+def fix_folder(folder: Path, seed: int) -> str:
+    """Fix one model folder; return what was done, in one line. On an InputError the folder is as it was."""
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder} does not exist: get_bert_models.py gets it")
+    raw = read_weights(folder)
+    state = canonical_names(raw)
+    settings = read_json(folder / CONFIG_NAME)
+    config = BertConfig.from_json_file(folder / CONFIG_NAME)
+    task = sibling_task(folder)
+    done = []
+    if state.keys() != raw.keys():
+        done.append("names made canonical")
+    if not (folder / WEIGHTS_NAME).is_file():
+        done.append(f"{SAFETENSORS_NAME} turned into {WEIGHTS_NAME}")
+    if "classifier.weight" not in state and task:
+        state.update(new_classifier(task, config, seed))
+        settings["classifier_relu"] = True
+        name_labels(settings, task)
+        done.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
+    elif "classifier.weight" in state and "classifier_relu" not in settings:
+        # The published TinyBERT class trains its head on relu(pooled), Hugging Face's does not. Only the former's
+        # checkpoints carry the projection to the teacher's width.
+        settings["classifier_relu"] = any(name.startswith("fit_dense") for name in state)
+        done.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu")
+
+    if done:
+        workplace = folder / ".fixing"
+        shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
+        try:
+            write_bin(workplace / WEIGHTS_NAME, state)
+            write_json(workplace / CONFIG_NAME, settings)
+            shutil.copy(folder / VOCAB_NAME, workplace / VOCAB_NAME)
+            check_loads(workplace, state)
+            # config.json goes first: without its record, a run after a kill here would take a new head for a found one
+            for name in (CONFIG_NAME, WEIGHTS_NAME):
+                os.replace(workplace / name, folder / name)
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+    else:
+        check_loads(folder, state)
+    removed = drop_safetensors(folder, state)
+    if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
+        source = read_json(folder / MANIFEST_NAME).get("source")
+        write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, WEIGHTS_NAME], source)
+    heads = [head for head, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"))
+             if key in state]
+    return f"{folder}: {'; '.join([*done, *filter(None, [removed])]) or 'nothing to do'} " \
+           f"({len(state)} tensors, heads: {', '.join(heads) or 'none'})"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fix each folder in turn."""
+    args = parse_args(argv)
+    print(f"fixing {', '.join(map(str, args.folders))}", flush=True)
+    for folder in args.folders:
+        print(fix_folder(folder, args.seed), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

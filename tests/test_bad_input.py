@@ -1,0 +1,306 @@
+"""What users meet: every refusal is one clear line and status 2, and loses nothing."""
+import json
+import pickle
+
+import pytest
+import torch
+
+from transformer.checkpoint import load_tokenizer
+from transformer.files import InputError, atomic_write
+from transformer.modeling import BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.weights import read_weights, write_bin, write_safetensors
+
+
+def train(tiny, task="MRPC", key="mrpc", **changes):
+    """Arguments of a task_distill run that would work, with changes; None drops a flag, True gives it no value."""
+    flags = {"data_dir": tiny / "glue" / task, "task_name": task, "student_model": tiny / "general",
+             "teacher_model": tiny / f"teacher_{key}", "output_dir": tiny / "out", "max_seq_length": 24,
+             "train_batch_size": 8, "num_train_epochs": 1, "do_lower_case": True, "no_cuda": True,
+             "skip_teacher_check": True} | changes
+    return [part for name, value in flags.items() if value is not None and value is not False
+            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+
+
+def general(tiny, **changes):
+    flags = {"pregenerated_data": tiny / "json", "student_model": tiny / "config", "teacher_model": tiny / "bert",
+             "output_dir": tiny / "out", "max_seq_length": 32, "train_batch_size": 8, "num_train_epochs": 2,
+             "no_cuda": True} | changes
+    return [part for name, value in flags.items() if value is not None
+            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+
+
+def edit_config(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def edit_row(path, line, change):
+    lines = path.read_text().splitlines()
+    lines[line - 1] = change(lines[line - 1])
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_missing_and_empty_inputs(tiny, refused):
+    refused("task_distill", *train(tiny, data_dir=tiny / "nowhere"), words=("nowhere", "does not exist"))
+    refused("task_distill", *train(tiny, student_model=tiny / "nowhere"), words=("nowhere", "does not exist"))
+    (tiny / "empty").mkdir()
+    refused("task_distill", *train(tiny, teacher_model=tiny / "empty"), words=("empty", "vocab.txt"))
+    refused("general_distill", *general(tiny, pregenerated_data=tiny / "empty"), words=("empty", "epoch_0.json"))
+    (tiny / "glue" / "MRPC" / "train.tsv").write_text("")
+    refused("task_distill", *train(tiny), words=("train.tsv", "no examples"))
+
+
+def test_rows(tiny, refused):
+    path = tiny / "glue" / "MRPC" / "train.tsv"
+    good = path.read_text()
+    edit_row(path, 7, lambda row: row.rsplit("\t", 1)[0])
+    refused("task_distill", *train(tiny), words=("train.tsv, line 7", "4 columns", "expected 5"))
+    path.write_text(good)
+    edit_row(path, 7, lambda row: row + "\tmore")
+    refused("task_distill", *train(tiny), words=("train.tsv, line 7", "6 columns", "expected 5"))
+    path.write_text(good)
+    edit_row(path, 9, lambda row: "2" + row[1:])
+    refused("task_distill", *train(tiny), words=("train.tsv, line 9", "unknown label '2'", "0, 1"))
+    path.write_bytes(good.encode().replace(b"bird", b"b\xe9rd", 1))
+    refused("task_distill", *train(tiny), words=("train.tsv, line 2", "UTF-8"))
+    assert not any((tiny / "out").iterdir())
+
+
+@pytest.mark.parametrize("score", ["6.0", "-0.5", "nan", "good"])
+def test_score_out_of_range(score, tiny, refused):
+    edit_row(tiny / "glue" / "STS-B" / "train.tsv", 3, lambda row: row.rsplit("\t", 1)[0] + f"\t{score}")
+    refused("task_distill", *train(tiny, "STS-B", "stsb"), words=("train.tsv, line 3", score, "0 to 5"))
+
+
+def test_unknown_task_lists_the_known(tiny, refused):
+    refused("task_distill", *train(tiny, task_name="SQuAD"), words=("SQuAD", "CoLA", "SST-2", "WNLI"))
+
+
+def test_vocabularies(tiny, refused):
+    student = tiny / "general" / "vocab.txt"
+    pieces = student.read_text().splitlines()
+    student.write_text("\n".join(pieces[:-1]) + "\n")
+    refused("task_distill", *train(tiny), words=("general", "vocab_size", str(len(pieces))))
+    student.write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n")
+    refused("task_distill", *train(tiny), words=("vocabularies differ", "general", "teacher_mrpc"))
+    edit_config(tiny / "config", vocab_size=len(pieces) + 1)
+    refused("general_distill", *general(tiny), words=("vocabularies differ",))
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"num_hidden_layers": 3}, ("4 layers", "student's 3")),
+    ({"num_hidden_layers": 6}, ("4 layers", "student's 6")),
+    ({"num_attention_heads": 3}, ("3 attention heads", "hidden_size 8")),
+    ({"num_attention_heads": 4}, ("4 attention heads", "teacher 2")),
+    ({"hidden_act": "mish"}, ("hidden_act", "mish")),
+    ({"hidden_size": 0}, ("hidden_size",)),
+])
+def test_student_sizes(changes, words, tiny, refused):
+    edit_config(tiny / "config", **changes)
+    refused("general_distill", *general(tiny), words=words)
+
+
+def test_positions(tiny, refused):
+    refused("general_distill", *general(tiny, max_seq_length=41), words=("41", "40 positions"))
+    refused("task_distill", *train(tiny, max_seq_length=41), words=("41", "40 positions"))
+    refused("general_distill", *general(tiny, max_seq_length=8), words=("epoch_0", "max_seq_length"))
+
+
+def test_missing_and_unexpected_weights(tiny, refused):
+    state = read_weights(tiny / "teacher_mrpc")
+    missing = {name: tensor for name, tensor in state.items() if "layer.2.output.dense.weight" not in name}
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", missing)
+    refused("task_distill", *train(tiny), words=("teacher_mrpc", "1 missing", "layer.2.output.dense.weight"))
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state | {"adapter.down": torch.zeros(2)})
+    refused("task_distill", *train(tiny), words=("1 unexpected", "adapter.down"))
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state | {"classifier.weight": torch.zeros(3, 16)})
+    refused("task_distill", *train(tiny), words=("misshapen", "classifier.weight", "[3, 16]", "[2, 16]"))
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", {k: v for k, v in state.items() if k[:4] != "clas"})
+    refused("task_distill", *train(tiny), words=("2 missing", "classifier"))  # a teacher never gets a random head
+
+
+class Danger:
+    def __reduce__(self):
+        return (open, ("danger_was_here", "w"))
+
+
+def test_pickle_with_code_is_not_run(tiny, refused, monkeypatch):
+    monkeypatch.chdir(tiny)
+    (tiny / "teacher_mrpc" / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Danger()}))
+    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
+    torch.save({"weight": Danger()}, tiny / "teacher_mrpc" / "pytorch_model.bin")
+    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
+    assert not (tiny / "danger_was_here").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 2000, -100])
+def test_truncated_weights(keep, tiny, refused):
+    path = tiny / "teacher_mrpc" / "pytorch_model.bin"
+    state = read_weights(path.parent)
+    path.write_bytes(path.read_bytes()[:keep])
+    refused("task_distill", *train(tiny), words=("pytorch_model.bin",))
+    path.unlink()
+    path = path.with_name("model.safetensors")
+    write_safetensors(path, state)
+    assert read_weights(path.parent).keys() == state.keys()
+    path.write_bytes(path.read_bytes()[:keep])
+    refused("task_distill", *train(tiny), words=("model.safetensors", "damaged or cut short"))
+
+
+def test_output_folder_not_empty(tiny, refused, script):
+    (tiny / "out").mkdir()
+    (tiny / "out" / "thesis.txt").write_text("precious")
+    refused("task_distill", *train(tiny), words=("out", "not empty", "--overwrite_output_dir"))
+    refused("general_distill", *general(tiny), words=("out", "not empty", "--overwrite_output_dir"))
+    assert [path.name for path in (tiny / "out").iterdir()] == ["thesis.txt"]
+    assert script("general_distill", *general(tiny, overwrite_output_dir=True))[0] == 0
+    assert (tiny / "out" / "thesis.txt").read_text() == "precious"
+
+
+def test_dev_set_missing(tiny, refused):
+    (tiny / "glue" / "MRPC" / "dev.tsv").unlink()
+    refused("task_distill", "--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--no_cuda",
+            "--student_model", tiny / "student_mrpc", "--output_dir", tiny / "out", "--max_seq_length", 24,
+            "--do_lower_case", words=("dev.tsv", "does not exist"))
+
+
+@pytest.mark.parametrize("name,changes,words", [
+    ("task_distill", {"do_eval": True, "pred_distill": True, "teacher_model": None}, ("--do_eval", "--pred_distill")),
+    ("task_distill", {"do_eval": True}, ("--do_eval", "--teacher_model")),
+    ("task_distill", {"teacher_model": None}, ("--teacher_model",)),
+    ("task_distill", {"temperature": 2.0}, ("--temperature", "--pred_distill")),
+    ("task_distill", {"pred_distill": True, "layer_mapping": "top"}, ("--layer_mapping",)),
+    ("task_distill", {"train_batch_size": 0}, ("--train_batch_size", "0")),
+    ("task_distill", {"train_batch_size": 9, "gradient_accumulation_steps": 2}, ("no multiple",)),
+    ("task_distill", {"train_batch_size": 32}, ("24 examples", "--train_batch_size")),
+    ("task_distill", {"warmup_proportion": 1.5}, ("--warmup_proportion", "1.5")),
+    ("general_distill", {"fp16": True}, ("--fp16", "--no_cuda")),
+    ("general_distill", {"train_batch_size": 32}, ("20 examples", "--train_batch_size")),
+    ("general_distill", {"num_train_epochs": -1}, ("--num_train_epochs",)),
+])
+def test_flags_that_cannot_be(name, changes, words, tiny, refused):
+    refused(name, *(train if name == "task_distill" else general)(tiny, **changes), words=words)
+    assert not (tiny / "out").exists() or not any((tiny / "out").iterdir())
+
+
+def test_several_processes_are_refused(tiny, refused, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, arguments in (("general_distill", general(tiny)), ("task_distill", train(tiny)), ("finetune_teacher", [])):
+        refused(name, *arguments, words=("WORLD_SIZE",))
+
+
+def test_teacher_at_chance_level(tiny, refused):
+    state = read_weights(tiny / "teacher_mrpc")
+    state["classifier.weight"].zero_()  # the same answer for every example
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state)
+    status_words = ("teacher_mrpc", "chance is 0.6667", "--skip_teacher_check")
+    refused("task_distill", *train(tiny, skip_teacher_check=None), words=status_words)
+
+
+def test_fewer_epochs_than_asked_is_a_warning(tiny, script):
+    status, out, _ = script("general_distill", *general(tiny, num_train_epochs=3))
+    assert status == 0 and "warning: 3 epochs asked for" in out and "holds 2" in out
+
+
+def test_damaged_epoch_data(tiny, refused):
+    path = tiny / "json" / "epoch_0.json"
+    good = path.read_text()
+    path.write_text(good[:-40])
+    refused("general_distill", *general(tiny), words=("epoch_0.json, line 20",))
+    path.write_text("".join(good.splitlines(keepends=True)[:-3]))
+    refused("general_distill", *general(tiny), words=("epoch_0", "17", "20"))
+    path.write_text(good.replace('"bird"', '"ostrich"', 1))
+    refused("general_distill", *general(tiny), words=("epoch_0.json, line 1", "ostrich"))
+    (tiny / "json" / "epoch_0_metrics.json").write_text("{}")
+    refused("general_distill", *general(tiny), words=("epoch_0_metrics.json", "num_training_examples"))
+
+
+def test_a_model_without_masked_lm_head_is_refused(tiny):
+    with pytest.raises(InputError, match="missing.*cls.predictions"):
+        BertForMaskedLM.from_pretrained(tiny / "teacher_mrpc")
+
+
+def test_left_out_and_new_weights_are_named(tiny, capsys):
+    BertModel.from_pretrained(tiny / "bert")
+    assert "left out" in capsys.readouterr().out
+    model = TinyBertForSequenceClassification.from_pretrained(tiny / "bert", num_labels=3, new=("classifier.",))
+    out = capsys.readouterr().out
+    assert "newly initialised" in out and "classifier.weight, classifier.bias" in out
+    assert model.classifier.weight.shape == (3, 16)
+
+
+def test_old_names_load(tiny):
+    state = read_weights(tiny / "teacher_mrpc")
+    wanted = TinyBertForSequenceClassification.from_pretrained(tiny / "teacher_mrpc", num_labels=2).state_dict()
+    old = {name.removeprefix("bert.").replace("LayerNorm.weight", "LayerNorm.gamma")
+           .replace("LayerNorm.bias", "LayerNorm.beta"): tensor for name, tensor in state.items()}
+    old["embeddings.position_ids"] = torch.arange(40)[None]
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", old)
+    again = TinyBertForSequenceClassification.from_pretrained(tiny / "teacher_mrpc", num_labels=2).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in wanted.items())
+
+
+def test_one_projection_per_layer(tiny):
+    from transformer.modeling import TinyBertForPreTraining
+    state = read_weights(tiny / "general")
+    matrices = {f"fit_denses.{i}.{kind}": torch.randn_like(state[f"fit_dense.{kind}"])
+                for i in range(3) for kind in ("weight", "bias")}
+    write_bin(tiny / "general" / "pytorch_model.bin",
+              {name: tensor for name, tensor in state.items() if "fit_dense" not in name} | matrices)
+    model = TinyBertForPreTraining.from_pretrained(tiny / "general", fit_size=16).eval()
+    hidden = model.bert(torch.tensor([[2, 5, 3]]))[0]
+    for i, fitted in enumerate(model(torch.tensor([[2, 5, 3]]))[1]):
+        wanted = hidden[i] @ matrices[f"fit_denses.{i}.weight"].T + matrices[f"fit_denses.{i}.bias"]
+        torch.testing.assert_close(fitted, wanted)
+    assert matrices.keys() <= model.state_dict().keys()
+
+
+def test_decoder_must_be_tied(tiny):
+    state = read_weights(tiny / "bert")
+    state["cls.predictions.decoder.weight"] = state["cls.predictions.decoder.weight"] + 1
+    write_bin(tiny / "bert" / "pytorch_model.bin", state)
+    with pytest.raises(InputError, match="decoder.weight differs"):
+        BertForMaskedLM.from_pretrained(tiny / "bert")
+
+
+def test_cased_text_for_an_uncased_vocabulary_is_warned_of(tiny, capsys):
+    load_tokenizer(tiny / "bert", do_lower_case=False)
+    assert "warning" in capsys.readouterr().out
+    load_tokenizer(tiny / "bert", do_lower_case=True)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_configs(tmp_path):
+    with pytest.raises(InputError, match="config.json.*vocab_size"):
+        (tmp_path / "config.json").write_text("{}")
+        BertConfig.from_json_file(tmp_path / "config.json")
+    with pytest.raises(InputError, match="config.json.*JSON"):
+        (tmp_path / "config.json").write_text('{"vocab_size": 5')
+        BertConfig.from_json_file(tmp_path / "config.json")
+    config = BertConfig.from_dict({"vocab_size": 5, "id2label": {"0": "no"}, "classifier_relu": False})
+    config.to_json_file(tmp_path / "config.json")
+    assert BertConfig.from_json_file(tmp_path / "config.json") == config
+
+
+def test_interrupted_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError):
+        with atomic_write(path) as handle:
+            handle.write("new")
+            raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_one_line_and_keeps_the_student(tiny, refused, script, monkeypatch):
+    script("task_distill", *train(tiny))
+    before = (tiny / "out" / "pytorch_model.bin").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    refused("finetune_teacher", "--tasks", "mrpc", "--glue_dir", tiny / "glue", "--model", tiny / "teacher_mrpc",
+            "--output_dir", tiny / "teacher", "--max_seq_length", 24, "--train_batch_size", 8, "--no_cuda",
+            words=("No space left on device",))
+    assert not (tiny / "teacher" / "run.json").exists()
+    assert (tiny / "out" / "pytorch_model.bin").read_bytes() == before

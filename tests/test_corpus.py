@@ -1,0 +1,590 @@
+"""From extracted articles to sentences, instances and arrays: what BERT prescribes, checked on every instance.
+
+Most corpora here have a word of their own at every position, so that a token tells where in the corpus it comes from.
+"""
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
+
+from transformer.corpus import InstanceSampler, InstanceSettings, read_corpus, read_epoch, truncate
+from transformer.files import InputError
+from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_vocab(path: Path, pieces) -> Path:
+    path.write_text("\n".join([*SPECIAL_TOKENS, *pieces]) + "\n", encoding="utf-8")
+    return path
+
+
+def numbered_corpus(folder: Path, sentence_lengths: list[list[int]]) -> tuple[Path, BertTokenizer, list]:
+    """A corpus file of words t0, t1, t2, ... as documents of sentences of these lengths; its tokenizer; its numbers."""
+    count = sum(map(sum, sentence_lengths))
+    vocab = write_vocab(folder / "vocab.txt", [".", *(f"t{i}" for i in range(count))])
+    numbers = iter(range(count))
+    documents = [[[next(numbers) for _ in range(length)] for length in lengths] for lengths in sentence_lengths]
+    text = "\n\n".join("\n".join(" ".join(f"t{i}" for i in sentence) for sentence in document)
+                       for document in documents)
+    (folder / "corpus.txt").write_text(text + "\n", encoding="utf-8")
+    return folder / "corpus.txt", BertTokenizer(vocab), documents
+
+
+def unmask(instance: dict) -> list[str]:
+    tokens = list(instance["tokens"])
+    for position, label in zip(instance["masked_lm_positions"], instance["masked_lm_labels"], strict=True):
+        tokens[position] = label
+    return tokens
+
+
+def halves(instance: dict) -> tuple[list[int], list[int]]:
+    """Positions in a numbered corpus of both halves; -1 for the "." of an empty one."""
+    tokens = unmask(instance)
+    first_length = instance["segment_ids"].count(0)
+    assert instance["segment_ids"] == [0] * first_length + [1] * (len(tokens) - first_length)
+    assert tokens[0] == "[CLS]" and tokens[first_length - 1] == tokens[-1] == "[SEP]"
+    numbers = [[-1 if token == "." else int(token[1:]) for token in part]
+               for part in (tokens[1:first_length - 1], tokens[first_length:-1])]
+    return numbers[0], numbers[1]
+
+
+def assert_share(hits: int, trials: int, share: float) -> None:
+    """`hits` of `trials` is within 4 standard errors of `share`."""
+    assert abs(hits / trials - share) < 4 * math.sqrt(share * (1 - share) / trials), (hits, trials, share)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """400 documents of 1 to 40 sentences of 1 to 40 words (and a few of 200)."""
+    rng = random.Random(3)
+    lengths = [[rng.choice((rng.randint(1, 40), rng.randint(1, 12))) if rng.random() < 0.98 else 200
+                for _ in range(rng.choice((1, 2, rng.randint(3, 40))))] for _ in range(400)]
+    path, tokenizer, documents = numbered_corpus(tmp_path_factory.mktemp("mixed"), lengths)
+    return read_corpus(path, tokenizer), tokenizer, documents
+
+
+@pytest.fixture(scope="module")
+def single_words(tmp_path_factory):
+    """60 documents of 20 to 200 sentences of one word: nothing is ever truncated."""
+    rng = random.Random(4)
+    lengths = [[1] * rng.randint(20, 200) for _ in range(60)]
+    path, tokenizer, documents = numbered_corpus(tmp_path_factory.mktemp("single"), lengths)
+    return read_corpus(path, tokenizer), tokenizer, documents
+
+
+def test_corpus_arrays(mixed, tmp_path):
+    corpus, tokenizer, documents = mixed
+    assert corpus.tokens.dtype == np.uint16
+    assert [[corpus.tokens[corpus.sentence_offsets[s]:corpus.sentence_offsets[s + 1]].tolist()
+             for s in range(*corpus.document_offsets[d:d + 2])] for d in range(corpus.num_documents)] \
+        == [[[i + 6 for i in sentence] for sentence in document] for document in documents]
+
+
+def test_line_ends_and_empty_lines(tmp_path):
+    vocab = write_vocab(tmp_path / "vocab.txt", "abcde")
+    tokenizer = BertTokenizer(vocab)
+    plain = b"a b\nc\n\nd\n\ne a\n"
+    variants = [plain, plain[:-1], plain.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + plain, b"\n\n" + plain + b"\n\n\n",
+                plain.replace(b"\n\n", b"\n\n \n\t\n\n"), plain.replace(b"c\n", b"c\n\xe2\x80\x8b\n")]
+    for variant in variants:
+        (tmp_path / "corpus.txt").write_bytes(variant)
+        corpus = read_corpus(tmp_path / "corpus.txt", tokenizer)
+        assert tokenizer.convert_ids_to_tokens(corpus.tokens) == ["a", "b", "c", "d", "e", "a"], variant
+        assert corpus.sentence_offsets.tolist() == [0, 2, 3, 4, 6], variant
+        assert corpus.document_offsets.tolist() == [0, 2, 3, 4], variant
+
+
+def naive_instances(documents: list[list[list[int]]], index: int, settings: InstanceSettings,
+                    rng: random.Random) -> list[tuple[list[int], list[int], bool]]:
+    """BERT's procedure with lists, a sentence and a token at a time, drawing from `rng` in the same order."""
+    room = settings.max_seq_len - 3
+    target = rng.randint(2, room) if rng.random() < settings.short_seq_prob else room
+    result, chunk, document = [], [], documents[index]
+    i = 0
+    while i < len(document):
+        chunk.append(document[i])
+        if i == len(document) - 1 or sum(map(len, chunk)) >= target:
+            split = rng.randrange(1, len(chunk)) if len(chunk) >= 2 else 1
+            first, second = sum(chunk[:split], []), []
+            random_next = not settings.one_seq and (len(chunk) == 1 or rng.random() < 0.5)
+            if random_next:
+                others = [(d, s) for d in range(len(documents)) if d != index for s in range(len(documents[d]))]
+                other, sentence = others[rng.randrange(len(others))]
+                while True:
+                    second += documents[other][sentence]
+                    sentence += 1
+                    if sentence == len(documents[other]) or len(second) >= target - len(first):
+                        break
+                i -= len(chunk) - split
+            else:
+                second = sum(chunk[split:], [])
+            second = second or [-1]
+            cut_first = cut_second = 0
+            while len(first) - cut_first + len(second) - cut_second > room:
+                if len(first) - cut_first > len(second) - cut_second:
+                    cut_first += 1
+                else:
+                    cut_second += 1
+            if cut_first or cut_second:
+                for tokens, cut in ((first, cut_first), (second, cut_second)):
+                    front = bin(rng.getrandbits(cut)).count("1")
+                    del tokens[:front], tokens[len(tokens) - (cut - front):]
+            result.append((first, second, random_next))
+            chunk = []
+        i += 1
+    return result
+
+
+@pytest.mark.parametrize("change", [{}, {"one_seq": True}, {"short_seq_prob": 1.0}, {"max_seq_len": 16},
+                                    {"max_seq_len": 9, "short_seq_prob": 0.5, "seed": 7}])
+def test_instances_as_the_naive_procedure(mixed, change):
+    corpus, tokenizer, documents = mixed
+    settings = InstanceSettings(**change)
+    sampler = InstanceSampler(corpus, tokenizer, settings)
+    count = 0
+    for index in range(0, len(documents), 3):
+        expected = naive_instances(documents, index, settings, random.Random(f"{settings.seed} 2 {index}"))
+        instances = list(sampler.instances(2, index))
+        assert [(*halves(instance), instance["is_random_next"]) for instance in instances] == expected
+        assert all(not instance["masked_lm_positions"] for instance in instances)
+        count += len(instances)
+    assert count > 200
+
+
+@pytest.mark.parametrize("one_seq", [False, True])
+def test_every_instance_holds_what_bert_prescribes(mixed, one_seq):
+    corpus, tokenizer, documents = mixed
+    document_of = {i: d for d, document in enumerate(documents) for sentence in document for i in sentence}
+    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(one_seq=one_seq, max_seq_len=64))
+    lengths = Counter()
+    for index in range(len(documents)):
+        for instance in sampler.instances(0, index):
+            first, second = halves(instance)
+            assert 1 <= len(first) and 1 <= len(second) and len(first) + len(second) <= 61
+            lengths[len(instance["tokens"])] += 1
+            assert first == list(range(first[0], first[0] + len(first)))  # in order, nothing left out inside
+            assert {document_of[i] for i in first} == {index}
+            if second == [-1]:
+                assert one_seq and not instance["is_random_next"]
+                continue
+            assert second == list(range(second[0], second[0] + len(second)))
+            others = {document_of[i] for i in second}
+            if instance["is_random_next"]:
+                assert len(others) == 1 and others != {index} and not one_seq
+            else:
+                assert others == {index} and second[0] > first[-1]
+    assert lengths.most_common(1)[0][0] == 64
+
+
+@pytest.mark.parametrize("one_seq", [False, True])
+def test_unused_sentences_are_put_back(single_words, one_seq):
+    """Sentences of one word: chunks meet the target exactly, and every document is gone through without a gap."""
+    corpus, tokenizer, documents = single_words
+    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(one_seq=one_seq, max_seq_len=32))
+    for index, document in enumerate(documents):
+        expected = document[0][0]
+        for instance in sampler.instances(1, index):
+            first, second = halves(instance)
+            assert first[0] == expected
+            expected = first[-1] + 1
+            if not instance["is_random_next"] and second != [-1]:
+                assert second[0] == expected
+                expected = second[-1] + 1
+        assert expected == document[-1][0] + 1
+
+
+def test_shares(single_words):
+    corpus, tokenizer, documents = single_words
+    document_of = [d for d, document in enumerate(documents) for _ in document]
+    settings = InstanceSettings(max_seq_len=19, short_seq_prob=0.3)
+    sampler = InstanceSampler(corpus, tokenizer, settings)
+    multi = random_next = 0
+    drawn, expected_draws, variance = Counter(), Counter(), Counter()
+    targets, splits, places = [], [], []
+    sizes = [len(document) for document in documents]
+    for epoch in range(60):
+        for index in range(len(documents)):
+            instances = list(sampler.instances(epoch, index))
+            for number, instance in enumerate(instances):
+                first, second = halves(instance)
+                if number == 0 and not instance["is_random_next"]:
+                    targets.append(len(first) + len(second))
+                if instance["is_random_next"]:
+                    drawn[document_of[second[0]]] += 1
+                    other = documents[document_of[second[0]]]
+                    places.append((second[0] - other[0][0] + 0.5) / len(other))
+                    for d, size in enumerate(sizes):
+                        share = 0 if d == index else size / (sum(sizes) - sizes[index])
+                        expected_draws[d] += share
+                        variance[d] += share * (1 - share)
+                if documents[index][-1][0] - first[0] >= 16:  # enough sentences were left for any target
+                    multi += 1
+                    random_next += instance["is_random_next"]
+                    if not instance["is_random_next"] and len(first) + len(second) == 16:
+                        splits.append(len(first))
+    assert_share(random_next, multi, 0.5)
+    # Random next halves start at any sentence of other documents alike.
+    for d in range(len(documents)):
+        assert abs(drawn[d] - expected_draws[d]) < 4 * math.sqrt(variance[d]), d
+    assert abs(np.mean(places) - 0.5) < 4 * math.sqrt(1 / 12 / len(places))
+    # A target of its own, 2 to 16, for 0.3 of the documents: 16 too comes out of one in 15 of those.
+    assert_share(sum(target < 16 for target in targets), len(targets), 0.3 * 14 / 15)
+    for target in range(2, 16):
+        assert_share(targets.count(target), len(targets), 0.3 / 15)
+    assert abs(np.mean(splits) - 8) < 4 * math.sqrt((15 ** 2 - 1) / 12 / len(splits))  # uniform over 1 to 15
+    assert set(splits) == set(range(1, 16))
+
+
+def test_truncate_against_one_token_at_a_time():
+    rng = random.Random(0)
+    fronts = Counter()
+    for first_length in range(1, 24):
+        for second_length in range(1, 24):
+            for room in (2, 3, 10, 11, 30, 46):
+                a, b = list(range(first_length)), list(range(second_length))
+                short_a, short_b = truncate(a, b, room, rng)
+                while len(a) + len(b) > room:
+                    (a if len(a) > len(b) else b).pop()
+                assert (len(short_a), len(short_b)) == (len(a), len(b))
+                for short, length in ((short_a, first_length), (short_b, second_length)):
+                    assert short == list(range(short[0], short[0] + len(short)))
+                    fronts[True] += short[0]
+                    fronts[False] += length - 1 - short[-1]
+    assert_share(fronts[True], sum(fronts.values()), 0.5)
+
+
+def test_masking_shares(mixed):
+    corpus, tokenizer, documents = mixed
+    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(masked_lm_prob=0.15, max_predictions_per_seq=17))
+    kinds, places, total = Counter(), 0.0, 0
+    for index in range(len(documents)):
+        for instance in sampler.instances(0, index):
+            positions, tokens = instance["masked_lm_positions"], instance["tokens"]
+            assert len(positions) == min(17, max(1, round(0.15 * len(tokens))), len(tokens) - 3)
+            assert positions == sorted(set(positions))
+            original = unmask(instance)
+            for position, label in zip(positions, instance["masked_lm_labels"], strict=True):
+                assert label not in SPECIAL_TOKENS
+                kinds["mask" if tokens[position] == "[MASK]" else "kept" if tokens[position] == label else "other"] += 1
+                assert tokens[position] == "[MASK]" or tokens[position] not in SPECIAL_TOKENS
+            assert all(new == old for i, (new, old) in enumerate(zip(tokens, original, strict=True))
+                       if i not in positions)
+            if len(tokens) == 128:
+                places += sum(positions)
+                total += len(positions)
+    count = sum(kinds.values())
+    assert count > 3000
+    assert_share(kinds["mask"], count, 0.8)
+    assert_share(kinds["kept"], count, 0.1)  # a random piece is the old one once in 30,000
+    assert_share(kinds["other"], count, 0.1)
+    assert abs(places / total - 63.5) < 4 * 128 / math.sqrt(12 * total)  # positions 1 to 126 alike
+
+
+def test_whole_word_masking(tmp_path):
+    vocab = write_vocab(tmp_path / "vocab.txt", [".", "a", "b", "##c", "##d"])
+    rng = random.Random(0)
+    text = "\n\n".join("\n".join(" ".join(rng.choice("ab") + "".join(rng.choices("cd", k=rng.randint(0, 3)))
+                                          for _ in range(rng.randint(1, 15))) for _ in range(12)) for _ in range(40))
+    (tmp_path / "corpus.txt").write_text(text)
+    tokenizer = BertTokenizer(vocab)
+    corpus = read_corpus(tmp_path / "corpus.txt", tokenizer)
+    by_whole_word = {}
+    apart = 0
+    for whole_word in (True, False):
+        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(masked_lm_prob=0.2, whole_word=whole_word))
+        broken = instances = 0
+        for instance in (i for document in range(corpus.num_documents) for i in sampler.instances(0, document)):
+            original, masked = unmask(instance), set(instance["masked_lm_positions"])
+            assert len(masked) <= min(20, max(1, round(0.2 * len(original))))
+            instances += 1
+            # A ## piece shares the fate of the piece before it, unless truncation left it first in its half.
+            broken += any(token.startswith("##") and original[i - 1] not in ("[CLS]", "[SEP]")
+                          and (i in masked) != (i - 1 in masked) for i, token in enumerate(original))
+            second_start = instance["segment_ids"].count(0)
+            apart += whole_word and original[second_start].startswith("##") \
+                and (second_start in masked) != (second_start - 2 in masked)
+        by_whole_word[whole_word] = broken, instances
+    assert by_whole_word[True][0] == 0
+    assert apart > 0  # no word reaches over a [SEP]
+    assert by_whole_word[False][0] > by_whole_word[False][1] / 2
+
+
+def test_presets_differ_in_one_masked_piece_only(mixed):
+    corpus, tokenizer, documents = mixed
+    paper = InstanceSampler(corpus, tokenizer, InstanceSettings())
+    code = InstanceSampler(corpus, tokenizer, InstanceSettings(mask_at_least_one=True))
+    for index in range(0, len(documents), 4):
+        for ours, theirs in zip(paper.instances(0, index), code.instances(0, index), strict=True):
+            assert ours["masked_lm_positions"] == ours["masked_lm_labels"] == []
+            assert len(theirs["masked_lm_positions"]) == len(theirs["masked_lm_labels"]) == 1
+            assert unmask(theirs) == ours["tokens"]
+            assert theirs["segment_ids"] == ours["segment_ids"]
+
+
+def test_seed_epoch_and_document_change_instances(mixed):
+    corpus, tokenizer, _ = mixed
+
+    def instances(seed: int, epoch: int) -> list[dict]:
+        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(seed=seed))
+        return [instance for document in range(20) for instance in sampler.instances(epoch, document)]
+
+    assert instances(1, 0) == instances(1, 0)
+    assert instances(1, 0) != instances(2, 0) != instances(1, 1)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Arguments of a pregenerate_training_data run on a small corpus, and its output folder."""
+    rng = random.Random(6)
+    path, _, _ = numbered_corpus(tmp_path, [[rng.randint(1, 12) for _ in range(rng.randint(1, 9))] for _ in range(250)])
+    return ["--train_corpus", path, "--bert_model", tmp_path / "vocab.txt", "--output_dir", tmp_path / "out",
+            "--max_seq_len", "40", "--epochs_to_generate", "2", "--do_lower_case"], tmp_path / "out"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_machine_flags_do_not_change_the_result(small, script):
+    arguments, output = small
+    results = []
+    for flags in ([], ["--reduce_memory"], ["--num_workers", "2"], ["--num_workers", "2", "--reduce_memory"]):
+        status, out, err = script("pregenerate_training_data", *arguments, "--masked_lm_prob", "0.15", *flags,
+                                  "--overwrite_output_dir")
+        assert status == 0 and "250 documents" in out and "instance 1: [CLS]" in out, err
+        results.append(contents(output))
+    assert set(results[0]) == {"epoch_0.json", "epoch_0_metrics.json", "epoch_1.json", "epoch_1_metrics.json"}
+    assert results[0]["epoch_0.json"] != results[0]["epoch_1.json"]
+    assert all(result == results[0] for result in results)
+
+
+def test_files_of_a_run_and_reading_them_back(small, script, tmp_path):
+    arguments, output = small
+    assert script("pregenerate_training_data", *arguments, "--preset", "code", "--epochs_to_generate", "1")[0] == 0
+    lines = (output / "epoch_0.json").read_text().splitlines()
+    instances = [json.loads(line) for line in lines]
+    metrics = json.loads((output / "epoch_0_metrics.json").read_text())
+    assert (metrics["num_training_examples"], metrics["max_seq_len"], metrics["seed"]) == (len(lines), 40, 42)
+    assert all(set(instance) == {"tokens", "segment_ids", "is_random_next", "masked_lm_positions", "masked_lm_labels"}
+               and len(instance["masked_lm_positions"]) == 1 for instance in instances)
+
+    tokenizer = BertTokenizer(tmp_path / "vocab.txt")
+    for folder in (None, tmp_path / "maps"):
+        sequences = read_epoch(output / "epoch_0.json", output / "epoch_0_metrics.json", tokenizer, 40, folder)
+        assert isinstance(sequences.tokens, np.memmap) == (folder is not None)
+        assert (sequences.tokens.dtype, sequences.offsets.dtype, sequences.first_lengths.dtype) \
+            == (np.uint16, np.int64, np.int32)
+        assert len(sequences) == len(instances) and sequences.labels is None
+        for number, instance in enumerate(instances):
+            ids = sequences.tokens[sequences.offsets[number]:sequences.offsets[number + 1]]
+            assert tokenizer.convert_ids_to_tokens(ids) == instance["tokens"]
+            assert sequences.first_lengths[number] == instance["segment_ids"].count(0)
+
+    # The published script writes these two keys only; then nothing is known of the vocabulary.
+    (output / "epoch_0_metrics.json").write_text(json.dumps({"num_training_examples": len(lines), "max_seq_len": 40}))
+    assert len(read_epoch(output / "epoch_0.json", output / "epoch_0_metrics.json", tokenizer, 40)) == len(lines)
+
+
+def test_reading_damaged_epochs(tmp_path):
+    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "ab"))
+    good = {"tokens": ["[CLS]", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 1, 1], "is_random_next": True,
+            "masked_lm_positions": [], "masked_lm_labels": []}
+    epoch, metrics = tmp_path / "epoch_0.json", tmp_path / "epoch_0_metrics.json"
+
+    def refuse(message: str, *instances, **recorded) -> None:
+        epoch.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in instances))
+        metrics.write_text(json.dumps({"num_training_examples": len(instances), "max_seq_len": 8, **recorded}))
+        with pytest.raises(InputError, match=message):
+            read_epoch(epoch, metrics, tokenizer, 5)
+
+    refuse("holds 2 instances.* says 3", good, good, num_training_examples=3)
+    refuse("line 2: token 'c' is not in the vocabulary", good, good | {"tokens": ["[CLS]", "c", "[SEP]", "b", "[SEP]"]})
+    refuse("line 1: 6 wordpieces, more than --max_seq_length 5; .*--max_seq_len 8",
+           good | {"tokens": ["[CLS]", "a", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 0, 1, 1]})
+    refuse("another vocabulary", good, vocab_sha256="0" * 64)
+    refuse("no num_training_examples", good, num_training_examples=None)
+    for bad in (json.dumps(good)[:40], "[]", "", good | {"segment_ids": [0, 0, 1, 0, 1]}, good | {"tokens": []},
+                good | {"segment_ids": [0, 0, 0, 1]}, good | {"tokens": [1, [2], 3, 4, 5]}, {"tokens": ["[CLS]"]}):
+        refuse("line 2: ", good, bad)
+    epoch.write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match="line 1: not valid UTF-8"):
+        read_epoch(epoch, metrics, tokenizer, 5)
+    epoch.unlink()
+    with pytest.raises(InputError, match="epoch_0.json does not exist"):
+        read_epoch(epoch, metrics, tokenizer, 5)
+    metrics.unlink()
+    with pytest.raises(InputError, match="epoch_0_metrics.json does not exist"):
+        read_epoch(epoch, metrics, tokenizer, 5)
+
+
+def test_bad_corpora(small, tmp_path, refused):
+    arguments, output = small
+    corpus = tmp_path / "bad.txt"
+    arguments = arguments + ["--train_corpus", corpus]
+
+    def refuse(content: bytes | None, *words: str) -> None:
+        if content is not None:
+            corpus.write_bytes(content)
+        refused("pregenerate_training_data", *arguments, words=words)
+        assert not output.exists() or not list(output.iterdir())
+
+    refuse(None, "bad.txt does not exist")
+    refuse(b"", "holds no text")
+    refuse(b"\n \n\n", "holds no text")
+    refuse(b"t1 t2\nt3\nt4\n", "no document breaks", "empty line between documents")
+    refuse(b"t1 t2\nt3\n\n\n", "no document breaks")
+    refuse(b"t1\n\nt2 \xff\n", "bad.txt, line 3", "UTF-8")
+    corpus.unlink()
+    corpus.mkdir()
+    refuse(None, "is not a file", "prepare_data.py")
+
+
+def test_refused_settings(small, tmp_path, refused, script):
+    arguments, output = small
+    refused("pregenerate_training_data", *arguments, "--max_seq_len", 4, words=("--max_seq_len 4", "at least 8"))
+    refused("pregenerate_training_data", *arguments, "--masked_lm_prob", 1.5, words=("--masked_lm_prob", "1.5"))
+    refused("pregenerate_training_data", *arguments, "--num_workers", 0, words=("--num_workers",))
+    refused("pregenerate_training_data", *arguments, "--bert_model", tmp_path / "nowhere", words=("does not exist",))
+    (tmp_path / "bert").mkdir()
+    refused("pregenerate_training_data", *arguments, "--bert_model", tmp_path / "bert", words=("vocab.txt",))
+    (tmp_path / "bert" / "vocab.txt").write_bytes((tmp_path / "vocab.txt").read_bytes())
+    (tmp_path / "bert" / "config.json").write_text('{"max_position_embeddings": 39}')
+    refused("pregenerate_training_data", *arguments, "--bert_model", tmp_path / "bert",
+            words=("--max_seq_len 40", "39 positions"))
+    assert not output.exists()
+
+    output.mkdir()
+    (output / "epoch_7.json").write_text("precious")
+    refused("pregenerate_training_data", *arguments, words=("already holds epoch_7.json", "--overwrite_output_dir"))
+    refused("pregenerate_training_data", *arguments, "--overwrite_output_dir", "--train_corpus", tmp_path / "vocab.txt",
+            words=("no document breaks",))
+    assert contents(output) == {"epoch_7.json": b"precious"}
+    assert script("pregenerate_training_data", *arguments, "--overwrite_output_dir")[0] == 0
+    assert "epoch_7.json" not in contents(output) and len(contents(output)) == 4
+
+
+def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):
+    arguments, _ = small
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "corpus.txt").rename(tmp_path / "data" / "corpus.txt")
+    arguments = [*arguments[2:-1], "--train_corpus", "corpus.txt"]  # without --do_lower_case
+    status, out, err = script("pregenerate_training_data", *arguments, "--do_whole_word_mask")
+    assert status == 0, err
+    assert "taking data/corpus.txt" in out
+    assert "no capital letters" in out and "--do_whole_word_mask changes nothing" in out
+
+
+def write_articles(path: Path, texts: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"id": "1", "url": "", "title": "T", "text": text}) + "\n" for text in texts))
+
+
+PARAGRAPH = "The first sentence is here. A second one follows it! Does a third\n\none end so? It does."
+SENTENCES = ["The first sentence is here.", "A second one follows it!", "Does a third one end so?", "It does."]
+
+
+def test_prepare_data(tmp_path, script):
+    articles = tmp_path / "wiki"
+    write_articles(articles / "AB" / "wiki_00", ["Last of all.", "", PARAGRAPH])
+    write_articles(articles / "AA" / "wiki_10", ["Third article."])
+    write_articles(articles / "AA" / "wiki_09",
+                   [PARAGRAPH + "\nUnicode: naïve\u2028中文\u0085end.", "\n \n", "Two\r\nlines."])
+    (articles / "AA" / "notes.txt").write_text("not an article")
+    status, out, err = script("prepare_data", "--input_dir", articles, "--output_file", tmp_path / "deep" / "out.txt",
+                              "--train_splitter")
+    assert status == 0, err
+    expected = [[*SENTENCES, "Unicode: naïve 中文 end."], ["Two lines."], ["Third article."], ["Last of all."],
+                SENTENCES]
+    assert (tmp_path / "deep" / "out.txt").read_bytes() \
+        == "\n".join("".join(f"{line}\n" for line in document) for document in expected).encode()
+    assert "5 articles, 12 sentences" in out and "skipped 2 articles without text" in out
+    assert "a Punkt model trained on" in out
+
+
+def run_prepare_data(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own, with an empty home, and no way to reach a network."""
+    command = [sys.executable, str(ROOT / "prepare_data.py"), "--input_dir", "wiki", "--output_file", "out.txt"]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env={"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT),
+                               "http_proxy": "http://127.0.0.1:9", **environment})
+
+
+def test_punkt_model_installed_or_out_of_reach(tmp_path):
+    write_articles(tmp_path / "wiki" / "wiki_00", [PARAGRAPH])
+    done = run_prepare_data(tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "WARNING: punkt_tab cannot be had" in done.stdout and "trained on" in done.stdout
+    assert (tmp_path / "out.txt").read_text().splitlines() == SENTENCES
+
+    # A stand-in for punkt_tab, of which one can tell that it was used: to it "here." is an abbreviation.
+    trainer = PunktTrainer()
+    trainer.train(PARAGRAPH)
+    params = trainer.get_params()
+    params.abbrev_types.add("here")
+    params.ortho_context.clear()
+    folder = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    save_punkt_params(params, folder)
+    done = run_prepare_data(tmp_path, NLTK_DATA=str(tmp_path / "nltk_data"))
+    assert done.returncode == 0 and done.stderr == ""
+    assert "NLTK's punkt_tab for English" in done.stdout
+    assert (tmp_path / "out.txt").read_text().splitlines() == [" ".join(SENTENCES[:2]), *SENTENCES[2:]]
+
+
+def test_bad_extracted_files(tmp_path, refused):
+    output = tmp_path / "out.txt"
+    output.write_text("precious")
+    arguments = ["--input_dir", tmp_path / "wiki", "--output_file", output, "--train_splitter"]
+    good = b'{"text": "One sentence. Another."}\n'
+
+    def refuse(content: bytes | None, *words: str) -> None:
+        if content is not None:
+            (tmp_path / "wiki" / "AA" / "wiki_00").write_bytes(content)
+        refused("prepare_data", *arguments, words=words)
+        assert output.read_text() == "precious"
+        assert {path.name for path in tmp_path.iterdir()} <= {"wiki", "out.txt"}
+
+    refuse(None, "wiki does not exist", "WikiExtractor")
+    (tmp_path / "wiki" / "AA").mkdir(parents=True)
+    refuse(None, "holds no wiki_* files", "WikiExtractor")
+    refuse(good + b'<doc id="12">\n', "wiki_00, line 2", "--json")
+    refuse(good + good[:20], "wiki_00, line 2", "not a JSON object")
+    for line in (b'{"title": "x"}', b"[1]", b'"text"', b'{"text": null}', b'{"text": "\\ud800"}', b"3"):
+        refuse(good + line, "wiki_00, line 2", "field `text`")
+    refuse(good + b'{"text": "caf\xe9"}\n', "wiki_00, line 2", "UTF-8")
+    refuse(b'{"text": ""}\n{"text": " \\n "}\n', "none of the 2 articles")
+    refuse(b"", "none of the 0 articles")
+    (tmp_path / "wiki" / "AA" / "wiki_00.bz2").write_bytes(b"BZh9")
+    refuse(good, "wiki_00.bz2", "--compress")
+
+
+def test_refusal_on_the_command_line(tmp_path):
+    """What the in-process checks above stand for: exit status 2, one line on stderr, nothing else."""
+    (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL_TOKENS))
+    (tmp_path / "corpus.txt").write_text("one\ntwo\n")
+    for arguments, message in (
+            ([], "pregenerate_training_data.py: error: the following arguments are required: --train_corpus"),
+            (["--train_corpus", "corpus.txt", "--bert_model", "vocab.txt", "--output_dir", "out"],
+             "pregenerate_training_data.py: error: corpus.txt has no document breaks")):
+        done = subprocess.run([sys.executable, str(ROOT / "pregenerate_training_data.py"), *arguments], cwd=tmp_path,
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(message), done.stderr
+        assert not list(tmp_path.glob("out/*"))
+
+
+def test_no_torch_before_it_is_needed():
+    code = ("import sys, pregenerate_training_data, prepare_data; "
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,114 @@
+"""Losses and layer maps against numbers worked out by hand and naive loops; BertAdam against the definition."""
+import math
+
+import pytest
+import torch
+
+from transformer.distillation import attention_loss, hidden_loss, layer_map, prediction_loss, soft_cross_entropy
+from transformer.files import InputError
+from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.optimization import BertAdam, parameter_groups
+
+
+@pytest.mark.parametrize("teacher,student,mapping,attention,hidden", [
+    # the paper's g(m) = 3 m for TinyBERT4 and BERT-base, layers counted from 1
+    (12, 4, "uniform", [2, 5, 8, 11], [0, 3, 6, 9, 12]),
+    (12, 6, "uniform", [1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10, 12]),
+    (12, 4, "top", [8, 9, 10, 11], [0, 9, 10, 11, 12]),
+    (12, 4, "bottom", [0, 1, 2, 3], [0, 1, 2, 3, 4]),
+    (2, 2, "uniform", [0, 1], [0, 1, 2]),
+    (3, 2, "top", [1, 2], [0, 2, 3]),
+])
+def test_layer_map(teacher, student, mapping, attention, hidden):
+    assert layer_map(teacher, student, mapping) == (list(enumerate(attention)), list(enumerate(hidden)))
+
+
+@pytest.mark.parametrize("teacher,student,mapping", [(12, 5, "uniform"), (4, 6, "uniform"), (4, 6, "top")])
+def test_layer_map_refuses(teacher, student, mapping):
+    with pytest.raises(InputError, match=f"{teacher}.*{student}"):
+        layer_map(teacher, student, mapping)
+
+
+def test_attention_loss_by_hand():
+    student = [torch.tensor([[[[1.0, -9999.0]]]]), torch.tensor([[[[2.0, 0.0]]]])]
+    teacher = [torch.full((1, 1, 1, 2), 7.0), torch.tensor([[[[3.0, -10001.0]]]]), torch.tensor([[[[2.0, -100.0]]]])]
+    # pair (0, 1): ((1 - 3)^2 + (0 - 0)^2) / 2 = 2; pair (1, 2): (0 + 0) / 2, since -100 counts as 0
+    assert attention_loss(student, teacher, [(0, 1), (1, 2)]).item() == 2.0
+    # -99.9 is a score, not a padded position: (0 - -99.9)^2 / 2
+    teacher[2][0, 0, 0, 1] = -99.9
+    assert attention_loss(student, teacher, [(1, 2)]).item() == pytest.approx(99.9 ** 2 / 2, rel=1e-6)
+
+
+def test_hidden_loss_counts_padding_and_sums_layers():
+    student = [torch.zeros(1, 2, 2), torch.ones(1, 2, 2)]
+    teacher = [torch.tensor([[[1.0, 1.0], [3.0, 3.0]]]), torch.full((1, 2, 2), 9.0), torch.full((1, 2, 2), 2.0)]
+    # (1 + 1 + 9 + 9) / 4 + (1 + 1 + 1 + 1) / 4
+    assert hidden_loss(student, teacher, [(0, 0), (1, 2)]).item() == 6.0
+
+
+def test_soft_cross_entropy_by_hand():
+    student, teacher = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(4), 0.0]])
+    # softmax of teacher .8 .2, of student .25 .75; mean over 2 classes
+    wanted = -(0.8 * math.log(0.25) + 0.2 * math.log(0.75)) / 2
+    assert soft_cross_entropy(student, teacher).item() == pytest.approx(wanted, abs=1e-6)
+    # t = 0.5 doubles the logits: teacher 16/17 1/17, student 1/10 9/10
+    wanted = -(16 / 17 * math.log(0.1) + 1 / 17 * math.log(0.9)) / 2
+    assert soft_cross_entropy(student, teacher, 0.5).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_prediction_loss_targets():
+    student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
+    assert prediction_loss(student, teacher, None).item() == 2.0                          # ((1-3)^2 + 0) / 2
+    assert prediction_loss(student, teacher, torch.tensor([1.0, 5.0])).item() == 4.5      # (0 + (2-5)^2) / 2
+    logits = torch.tensor([[0.0, math.log(3)]])
+    assert prediction_loss(logits, -logits, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule,rates", [
+    ("warmup_linear", [0, .5, 8 / 8, 7 / 8, 6 / 8, 5 / 8]),
+    ("warmup_constant", [0, .5, 1, 1, 1, 1]),
+    ("none", [1] * 6),
+])
+def test_schedules(schedule, rates):
+    """warmup 0.2 of 10 steps: step 0 -> 0, 1 -> 1/2, then (10 - s) / 8 for the linear one."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = BertAdam([weight], lr=0.1, warmup=0.2, t_total=10, schedule=schedule, weight_decay=0)
+    for rate in rates:
+        assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
+        weight.grad = torch.tensor([1.0])
+        optimizer.step()
+
+
+def test_bert_adam_equals_the_definition():
+    """A naive scalar loop: clip per tensor, no bias correction, decay inside the update."""
+    torch.manual_seed(2)
+    tensors = [torch.nn.Parameter(torch.randn(3)), torch.nn.Parameter(torch.randn(2))]
+    optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:], "weight_decay": 0.0}],
+                         lr=0.05, warmup=0.1, t_total=10)
+    values = [tensor.tolist() for tensor in tensors]
+    means, squares = [[0.0] * len(v) for v in values], [[0.0] * len(v) for v in values]
+    for step in range(6):
+        gradients = [torch.randn(3) * 4, torch.randn(2) * 0.1]
+        for tensor, gradient in zip(tensors, gradients):
+            tensor.grad = gradient.clone()
+        optimizer.step()
+        rate = 0.05 * (step / 10 / 0.1 if step / 10 < 0.1 else (step / 10 - 1) / (0.1 - 1))
+        for k, decay in ((0, 0.1), (1, 0.0)):
+            norm = math.sqrt(sum(g * g for g in gradients[k].tolist()))
+            for i, gradient in enumerate(gradients[k].tolist()):
+                gradient *= min(1.0, 1.0 / (norm + 1e-6))
+                means[k][i] = 0.9 * means[k][i] + 0.1 * gradient
+                squares[k][i] = 0.999 * squares[k][i] + 0.001 * gradient ** 2
+                values[k][i] -= rate * (means[k][i] / (math.sqrt(squares[k][i]) + 1e-6) + decay * values[k][i])
+    for tensor, wanted in zip(tensors, values):
+        torch.testing.assert_close(tensor.detach(), torch.tensor(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_biases_and_layer_norms_are_not_decayed():
+    model = TinyBertForSequenceClassification(BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1,
+                                                         num_attention_heads=1, intermediate_size=4), num_labels=2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, kept = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, 0.01))
+    assert len(decayed) + len(kept) == len(names)
+    assert all(name.endswith("weight") and "LayerNorm" not in name for name in decayed)
+    assert all(name.endswith("bias") or "LayerNorm" in name for name in kept)

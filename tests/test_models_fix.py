@@ -1,0 +1,292 @@
+"""get_bert_models.py and fix_teacher_layers.py: what arrives is checked, every layout gives the same logits."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import fix_teacher_layers
+import get_bert_models
+from transformer.download import REVISIONS
+from transformer.files import InputError
+from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.weights import read_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+SIZES = {"vocab_size": len(VOCAB), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 40, "max_position_embeddings": 32}
+IDS = torch.tensor([[2, 7, 8, 9, 3, 10, 11, 3], [2, 12, 4, 3, 14, 3, 0, 0]])
+SEGMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1, 0, 0]])
+MASK = torch.tensor([[1] * 8, [1] * 6 + [0] * 2])
+
+
+def hf_model(name: str, **extra):
+    """A random model of Hugging Face, with weights large enough that wrong ones cannot go unnoticed."""
+    torch.manual_seed(1)
+    config = transformers.BertConfig(**SIZES, initializer_range=0.3, attn_implementation="eager", **extra)
+    return getattr(transformers, name)(config).eval()
+
+
+@torch.no_grad()
+def hf_output(model, field: str) -> torch.Tensor:
+    return model(input_ids=IDS, token_type_ids=SEGMENTS, attention_mask=MASK)[field]
+
+
+def folder_of(path: Path, model, state=None, weights: str = "pytorch_model.bin") -> Path:
+    """A model folder in the layout of the hub, holding `state` (by default the model's)."""
+    path.mkdir(parents=True)
+    config = {**SIZES, "initializer_range": 0.3, "model_type": "bert", "architectures": [type(model).__name__],
+              "position_embedding_type": "absolute"}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    state = {name: tensor.clone() for name, tensor in (state or model.state_dict()).items()}
+    if weights.endswith(".bin"):
+        torch.save(state, path / weights)
+    else:
+        save_file(state, path / weights)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def old_names(state):
+    return {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+            for name, tensor in state.items()}
+
+
+def bare(state):
+    return {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+
+
+def with_buffers(state):
+    return {**state, "bert.embeddings.position_ids": torch.arange(32)[None]}
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("layout", [dict, old_names, bare, with_buffers, lambda state: old_names(bare(state))],
+                         ids=["prefixed", "gamma_beta", "bare", "position_ids", "bare_gamma_beta"])
+def test_every_layout_gives_hugging_faces_logits(tmp_path, layout, weights):
+    model = hf_model("BertForSequenceClassification", num_labels=3)
+    folder = folder_of(tmp_path / "teacher", model, layout(model.state_dict()), weights)
+    fix_teacher_layers.main([str(folder)])
+    assert sorted(contents(folder)) == ["config.json", "pytorch_model.bin", "vocab.txt"]
+    ours = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    with torch.no_grad():
+        logits, _, hidden = ours(IDS, SEGMENTS, MASK)
+    torch.testing.assert_close(logits, hf_output(model, "logits"), atol=1e-5, rtol=0)
+    assert json.loads((folder / "config.json").read_text())["classifier_relu"] is False
+    again = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    torch.testing.assert_close(hf_output(again, "logits"), logits, atol=1e-5, rtol=0)
+
+    before = contents(folder)
+    fix_teacher_layers.main(["--model_dir", str(folder)])
+    assert contents(folder) == before
+
+
+def test_bare_encoder(tmp_path):
+    model = hf_model("BertModel")
+    folder = folder_of(tmp_path / "encoder", model, old_names(model.state_dict()), "model.safetensors")
+    fix_teacher_layers.main([str(folder)])
+    with torch.no_grad():
+        hidden, _, pooled = BertModel.from_pretrained(folder).eval()(IDS, SEGMENTS, MASK)
+    torch.testing.assert_close(hidden[-1], hf_output(model, "last_hidden_state"), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pooled, hf_output(model, "pooler_output"), atol=1e-5, rtol=0)
+    assert "classifier_relu" not in json.loads((folder / "config.json").read_text())
+
+
+def test_the_masked_lm_head_is_kept_and_a_sibling_gets_a_classifier(tmp_path, capsys):
+    model = hf_model("BertForPreTraining")
+    folder = folder_of(tmp_path / "bert-base-uncased-mnli", model, weights="model.safetensors")
+    fix_teacher_layers.main([str(folder)])
+    assert "classifier added (3 labels of MNLI" in capsys.readouterr().out
+    with torch.no_grad():
+        logits = BertForMaskedLM.from_pretrained(folder).eval()(IDS, SEGMENTS, MASK)
+    torch.testing.assert_close(logits, hf_output(model, "prediction_logits"), atol=1e-4, rtol=1e-5)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["classifier_relu"] is True
+    assert config["id2label"] == {"0": "contradiction", "1": "entailment", "2": "neutral"}
+    classifier = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=3).classifier
+    assert classifier.bias.eq(0).all() and 0.15 < classifier.weight.std() < 0.45
+    before = contents(folder)
+    fix_teacher_layers.main([str(folder)])
+    assert contents(folder) == before
+
+
+def test_a_plain_model_gets_no_classifier(tmp_path):
+    folder = folder_of(tmp_path / "bert-base-uncased", hf_model("BertForPreTraining"))
+    fix_teacher_layers.main([str(folder)])
+    assert not [name for name in read_weights(folder) if name.startswith("classifier")]
+
+
+def test_the_head_convention_is_not_overwritten_and_tinybert_keeps_its_relu(tmp_path):
+    model = hf_model("BertForSequenceClassification")
+    folder = folder_of(tmp_path / "a", model)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "classifier_relu": True, "mine": [1]}))
+    fix_teacher_layers.main([str(folder)])
+    assert json.loads((folder / "config.json").read_text()) == {**config, "classifier_relu": True, "mine": [1]}
+    tiny = TinyBertForSequenceClassification.from_scratch(folder, num_labels=2, fit_size=48)
+    folder = folder_of(tmp_path / "b", model, tiny.state_dict())
+    fix_teacher_layers.main([str(folder)])
+    assert json.loads((folder / "config.json").read_text())["classifier_relu"] is True
+
+
+def test_both_formats_side_by_side(tmp_path, capsys):
+    model = hf_model("BertForSequenceClassification")
+    folder = folder_of(tmp_path / "same", model)
+    save_file(old_names(model.state_dict()), folder / "model.safetensors")
+    fix_teacher_layers.main([str(folder)])
+    assert not (folder / "model.safetensors").exists()  # nothing is lost with it
+    folder = folder_of(tmp_path / "other", model)
+    save_file({**model.state_dict(), "classifier.bias": torch.ones(2)}, folder / "model.safetensors")
+    capsys.readouterr()
+    fix_teacher_layers.main([str(folder)])
+    assert (folder / "model.safetensors").exists() and "warning" in capsys.readouterr().out
+
+
+def spoil_weights(folder):
+    (folder / "pytorch_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes()[:5000])
+
+
+def spoil_state(folder):
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    del state["bert.encoder.layer.1.output.dense.bias"]
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+def spoil_vocab(folder):
+    (folder / "vocab.txt").write_text("\n".join(VOCAB[:-1]) + "\n")
+
+
+def spoil_config(folder):
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:40])
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (spoil_weights, "pytorch_model.bin"), (spoil_state, "layer.1.output.dense.bias"), (spoil_vocab, "30 pieces"),
+    (spoil_config, "config.json"), (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt")])
+def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message):
+    folder = folder_of(tmp_path / "x-rte", hf_model("BertForSequenceClassification"))
+    spoil(folder)
+    before = contents(folder)
+    with pytest.raises((InputError, OSError), match=message):
+        fix_teacher_layers.main([str(folder)])
+    assert contents(folder) == before and not (folder / ".fixing").exists()
+
+
+def test_default_folders_and_contradictions(tmp_path):
+    assert [str(path) for path in fix_teacher_layers.parse_args([]).folders] == [
+        "models/bert-base-uncased", *(f"models/bert-base-uncased-{task}" for task in ("mrpc", "sst2", "cola", "rte"))]
+    result = subprocess.run([sys.executable, str(ROOT / "fix_teacher_layers.py"), "a", "--model_dir", "b"],
+                            cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "--model_dir" in result.stderr
+
+
+# --- get_bert_models.py
+
+@pytest.fixture(scope="module")
+def hub_files(tmp_path_factory):
+    """{repository: {file: bytes}} of tiny models under the real names."""
+    folder = tmp_path_factory.mktemp("hub")
+    base = hf_model("BertForPreTraining")
+    files = {"google-bert/bert-base-uncased": contents(folder_of(folder / "base", base, weights="model.safetensors"))}
+    for task in ("mrpc", "sst2", "cola", "rte"):
+        model = hf_model("BertForSequenceClassification")
+        files[f"JeremiahZ/bert-base-uncased-{task}"] = contents(folder_of(folder / task, model))  # .bin only
+    return files
+
+
+@pytest.fixture
+def hub(hub_files, monkeypatch):
+    """A local server in the hub's layout. Imported here: the class belongs to the tests of downloads."""
+    from tests.test_download import Server
+    server = Server()
+    for repository, files in hub_files.items():
+        for name, content in files.items():
+            server.files[f"/{repository}/resolve/{REVISIONS.get(repository, 'main')}/{name}"] = content
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.close()
+
+
+def test_without_arguments_the_five_models(hub, tmp_path, monkeypatch, capsys, hub_files):
+    monkeypatch.chdir(tmp_path)
+    get_bert_models.main([])
+    assert sorted(path.name for path in Path("models").iterdir()) == \
+        ["bert-base-uncased", *(f"bert-base-uncased-{task}" for task in ("cola", "mrpc", "rte", "sst2"))]
+    got = contents(Path("models/bert-base-uncased"))
+    manifest = json.loads(got.pop("manifest.json"))
+    assert got == hub_files["google-bert/bert-base-uncased"] and sorted(manifest["files"]) == sorted(got)
+    assert "pytorch_model.bin" in contents(Path("models/bert-base-uncased-rte"))
+    parameters = sum(parameter.numel() for parameter in hf_model("BertForPreTraining").parameters())
+    out = capsys.readouterr().out
+    assert f"models/bert-base-uncased: {parameters:,} parameters, 2 layers, hidden size 24, " \
+           "heads: pooler, masked LM, next sentence\n" in out
+    assert "heads: pooler, classifier (2 labels)" in out
+    requests = len(hub.requests)
+    get_bert_models.main([])
+    fix_teacher_layers.main([])
+    get_bert_models.main([])  # the fixed folders are complete too
+    assert len(hub.requests) == requests
+
+
+def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path, monkeypatch):
+    path = f"/google-bert/bert-base-uncased/resolve/{REVISIONS['google-bert/bert-base-uncased']}/model.safetensors"
+    content = hub.files.pop(path)
+    arguments = ["--models", "bert-base-uncased", "--output_dir", str(tmp_path)]
+    with pytest.raises(InputError, match="pytorch_model.bin: not found"):
+        get_bert_models.main(arguments)
+    folder = tmp_path / "bert-base-uncased"
+    assert sorted(contents(folder)) == ["config.json", "vocab.txt"]  # no manifest: not complete
+    hub.files[path] = content
+    before = len(hub.requests)
+    get_bert_models.main(arguments)
+    assert len(hub.requests) == before + 1 and (folder / "manifest.json").is_file()
+    (folder / "vocab.txt").write_text("changed")
+    with pytest.raises(InputError, match="vocab.txt changed"):
+        get_bert_models.main(arguments)
+    (folder / "vocab.txt").unlink()
+    get_bert_models.main(arguments)
+    assert (folder / "vocab.txt").read_text().split("\n")[:-1] == VOCAB
+
+
+@pytest.mark.parametrize("address", [False, True])
+def test_a_mirror(hub_files, tmp_path, address):
+    mirror = tmp_path / "mirror"
+    for name, content in hub_files["JeremiahZ/bert-base-uncased-rte"].items():
+        (mirror / "some-bert").mkdir(parents=True, exist_ok=True)
+        (mirror / "some-bert" / name).write_bytes(content)
+    get_bert_models.main(["--models", "anyone/some-bert", "--output_dir", str(tmp_path / "m"),
+                          "--mirror", mirror.as_uri() if address else str(mirror)])
+    got = contents(tmp_path / "m" / "some-bert")
+    del got["manifest.json"]
+    assert got == hub_files["JeremiahZ/bert-base-uncased-rte"]
+
+
+@pytest.mark.parametrize("key, value", [("num_hidden_layers", 3), ("hidden_size", 48), ("vocab_size", 32)])
+def test_files_that_do_not_belong_together(hub, tmp_path, key, value):
+    path = "/JeremiahZ/bert-base-uncased-rte/resolve/main/config.json"
+    hub.files[path] = json.dumps({**json.loads(hub.files[path]), key: value}).encode()
+    with pytest.raises(InputError, match=key):
+        get_bert_models.main(["--models", "rte", "--output_dir", str(tmp_path)])
+    assert not (tmp_path / "bert-base-uncased-rte" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name, message", [("stsb", "finetune_teacher.py"), ("../x/y", "unknown model"),
+                                           ("google-bert/absent", "not found")])
+def test_bad_models_end_with_one_line_and_status_2(hub, tmp_path, name, message):
+    result = subprocess.run([sys.executable, str(ROOT / "get_bert_models.py"), "--models", name], cwd=tmp_path,
+                            capture_output=True, text=True, env={**os.environ})
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,311 @@
+"""The training scripts on tiny models: what they compute, save and hand to the next step."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_bad_input import edit_config, general, train
+
+import finetune_teacher
+import task_distill
+from transformer.files import read_json
+from transformer.glue import TASKS, get_task
+from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.runtime import shuffled_batches
+from transformer.weights import read_weights, write_bin
+
+
+def without_dropout(tiny, *folders):
+    for folder in folders:
+        edit_config(tiny / folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(script, name, arguments):
+    status, out, err = script(name, *arguments)
+    assert status == 0, err
+    return out
+
+
+def assert_equal_weights(first, second, tolerance):
+    first, second = read_weights(first), read_weights(second)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=tolerance)
+
+
+def test_general_task_and_evaluation_chain(tiny, script):
+    """Each step's folder is the next one's input; what is handed on is what the README says."""
+    out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
+    assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
+    assert {path.name for path in (tiny / "gd").iterdir()} == {
+        "pytorch_model.bin", "config.json", "vocab.txt", "run.json", "metrics.jsonl", "log.txt",
+        "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
+    logged = lines(tiny / "gd" / "metrics.jsonl")
+    assert [line["step"] for line in logged] == [2, 4]
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["att_loss"] + line["rep_loss"])
+        assert line["eval_att_loss"] > 0 and line["eval_rep_loss"] > 0
+    assert_equal_weights(tiny / "gd", _folder_of(tiny / "gd" / "step_4_pytorch_model.bin", tiny / "step4"), 0)
+
+    run(script, "task_distill", train(tiny, student_model=tiny / "gd", output_dir=tiny / "stage1", aug_train=True))
+    state = read_weights(tiny / "stage1")
+    assert state["fit_dense.weight"].shape == (16, 8)
+    run(script, "task_distill", train(tiny, student_model=tiny / "stage1", output_dir=tiny / "stage2",
+                                      pred_distill=True, eval_step=1))
+    assert not any(name.startswith("fit_dense") for name in read_weights(tiny / "stage2"))
+    scores = [line["acc"] for line in lines(tiny / "stage2" / "metrics.jsonl")]
+    assert len(scores) == 3  # 24 examples in batches of 8
+    for _ in range(2):  # evaluations share a folder
+        out = run(script, "task_distill", [
+            "--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--student_model",
+            tiny / "stage2", "--output_dir", tiny / "tmp", "--do_lower_case", "--max_seq_length", 24, "--no_cuda"])
+    evaluated = lines(tiny / "tmp" / "metrics.jsonl")
+    assert len(evaluated) == 2 and evaluated[0] == evaluated[1]
+    assert evaluated[0]["acc"] == max(scores), "the best checkpoint is the one that is kept"
+    assert evaluated[0]["acc_and_f1"] == pytest.approx((evaluated[0]["acc"] + evaluated[0]["f1"]) / 2)
+    record = read_json(tiny / "stage2" / "run.json")
+    assert record["finished"] and record["settings"]["learning_rate"] == 3e-5 and record["kept"]["acc"] == max(scores)
+
+
+def _folder_of(weights, folder):
+    folder.mkdir()
+    weights.rename(folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("stage", [{}, {"pred_distill": True}])
+def test_accumulation_does_not_change_task_distillation(stage, tiny, script):
+    without_dropout(tiny, "general", "teacher_mrpc")
+    for accumulation in (1, 4):
+        run(script, "task_distill", train(tiny, gradient_accumulation_steps=accumulation, learning_rate=1e-2,
+                                          output_dir=tiny / f"out{accumulation}", **stage))
+    # the classifier of a general student is random, so the seed must make it the same
+    assert_equal_weights(tiny / "out1", tiny / "out4", 2e-6)
+    before = read_weights(tiny / "general")["bert.encoder.layer.0.output.dense.weight"]
+    moved = (read_weights(tiny / "out1")["bert.encoder.layer.0.output.dense.weight"] - before).abs().max()
+    assert moved > 1e-3
+
+
+def test_accumulation_and_reduced_memory_do_not_change_general_distillation(tiny, script):
+    without_dropout(tiny, "config", "bert")
+    for name, changes in (("plain", {}), ("accumulated", {"gradient_accumulation_steps": 2}),
+                          ("mapped", {"reduce_memory": True})):
+        run(script, "general_distill", general(tiny, output_dir=tiny / name, learning_rate=1e-2, **changes))
+    assert_equal_weights(tiny / "plain", tiny / "accumulated", 2e-6)
+    assert_equal_weights(tiny / "plain", tiny / "mapped", 0)
+    assert not [path for path in (tiny / "mapped").iterdir() if path.is_dir()]
+
+
+def test_same_seed_same_bytes_other_seed_other_student(tiny, script):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(script, "general_distill", general(tiny, output_dir=tiny / name, seed=seed))
+    assert_equal_weights(tiny / "a", tiny / "b", 0)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(read_weights(tiny / "a")[name], read_weights(tiny / "c")[name])
+
+
+def test_continue_train_starts_from_the_weights(tiny, script):
+    run(script, "general_distill", general(tiny, student_model=tiny / "general", continue_train=True,
+                                           learning_rate=1e-9, weight_decay=0, output_dir=tiny / "on"))
+    assert_equal_weights(tiny / "on", tiny / "general", 1e-6)
+
+
+def test_fraction_of_an_epoch(tiny, script):
+    run(script, "general_distill", general(tiny, num_train_epochs=1.5))
+    assert read_json(tiny / "out" / "run.json")["steps"] == 3  # 2 steps of 8 in 20 sequences, then half of 2
+
+
+def test_general_distillation_equals_a_plain_loop(tiny, script):
+    """Four steps written out: same batches, losses summed, gradients clipped per tensor, warm-up and linear decay."""
+    from transformer.modeling import BertModel
+    without_dropout(tiny, "general", "bert")
+    run(script, "general_distill", general(tiny, student_model=tiny / "general", continue_train=True,
+                                           learning_rate=1e-2, warmup_proportion=0.5, eval_step=1))
+    vocab = (tiny / "vocab.txt").read_text().splitlines()
+    student = TinyBertForPreTraining.from_pretrained(tiny / "general", fit_size=16)
+    teacher = BertModel.from_pretrained(tiny / "bert").eval()
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in student.named_parameters()}
+    step = 0
+    for epoch in range(2):
+        instances = lines(tiny / "json" / f"epoch_{epoch}.json")
+        for rows in shuffled_batches(20, 8, 42, epoch):
+            ids, segments, mask = torch.zeros(3, 8, 32, dtype=torch.long)
+            for b, row in enumerate(rows):
+                for s, (token, segment) in enumerate(zip(instances[row]["tokens"], instances[row]["segment_ids"])):
+                    ids[b, s], segments[b, s], mask[b, s] = vocab.index(token), segment, 1
+            scores, hidden = student(ids, segments, mask)
+            with torch.no_grad():
+                teacher_hidden, teacher_scores, _ = teacher(ids, segments, mask)
+            loss = sum(((a * (a > -100)) - (b * (b > -100))).square().mean()
+                       for a, b in zip(scores, (teacher_scores[1], teacher_scores[3])))
+            loss = loss + sum((a - b).square().mean() for a, b in zip(hidden, teacher_hidden[::2]))
+            assert lines(tiny / "out" / "metrics.jsonl")[step]["loss"] == pytest.approx(loss.item(), abs=1e-4)
+            student.zero_grad()
+            loss.backward()
+            rate = 1e-2 * (step / 4 / 0.5 if step / 4 < 0.5 else (1 - step / 4) / 0.5)
+            for name, parameter in student.named_parameters():
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad * min(1.0, 1.0 / (parameter.grad.norm().item() + 1e-6))
+                m, v = moments[name]
+                m.mul_(0.9).add_(0.1 * gradient)
+                v.mul_(0.999).add_(0.001 * gradient ** 2)
+                decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.01
+                parameter.data -= rate * (m / (v.sqrt() + 1e-6) + decay * parameter.data)
+            step += 1
+    assert step == 4
+    wanted, trained = student.state_dict(), read_weights(tiny / "out")
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=2e-5)
+
+
+def test_best_checkpoint_is_kept_also_when_its_score_is_0(tiny, script):
+    run(script, "task_distill", train(tiny, "CoLA", "cola", pred_distill=True, learning_rate=1e-9))
+    record = read_json(tiny / "out" / "run.json")
+    assert record["kept"]["mcc"] <= 0 and (tiny / "out" / "pytorch_model.bin").is_file()
+
+
+def test_matched_set_stays_the_matched_set(tiny, script):
+    dev = tiny / "glue" / "MNLI" / "dev_mismatched.tsv"
+    rows = dev.read_text().splitlines()
+    dev.write_text("\n".join([rows[0], *(row.rsplit("\t", 1)[0] + "\tneutral" for row in rows[1:])]) + "\n")
+    evaluation = ["--do_eval", "--data_dir", tiny / "glue" / "MNLI", "--student_model", tiny / "student_mnli",
+                  "--output_dir", tiny / "tmp", "--do_lower_case", "--max_seq_length", 24, "--no_cuda"]
+    run(script, "task_distill", [*evaluation, "--task_name", "mnli-mm"])
+    first = lines(tiny / "tmp" / "metrics.jsonl")[0]
+    assert set(first) == {"task", "model", "acc", "acc_mismatched"} and first["acc"] != first["acc_mismatched"]
+    # the same model with its classes in another order, which id2label tells
+    state = read_weights(tiny / "student_mnli")
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name][[1, 2, 0]]
+    write_bin(tiny / "student_mnli" / "pytorch_model.bin", state)
+    edit_config(tiny / "student_mnli", id2label={"0": "ENTAILMENT", "1": "NEUTRAL", "2": "CONTRADICTION"})
+    run(script, "task_distill", [*evaluation, "--task_name", "MNLI"])
+    assert lines(tiny / "tmp" / "metrics.jsonl")[1] == first
+
+
+def spy_on_training(monkeypatch):
+    """Record (module in train mode, gradients on) of every classifier call, and the labels the prediction loss got."""
+    modes, labels = set(), []
+    forward, loss = TinyBertForSequenceClassification.forward, task_distill.prediction_loss
+
+    def spied_forward(self, *args, **kwargs):
+        modes.add((self.training, torch.is_grad_enabled()))
+        return forward(self, *args, **kwargs)
+
+    def spied_loss(student, teacher, gold, temperature):
+        labels.append(gold)
+        return loss(student, teacher, gold, temperature)
+
+    monkeypatch.setattr(TinyBertForSequenceClassification, "forward", spied_forward)
+    monkeypatch.setattr(task_distill, "prediction_loss", spied_loss)
+    return modes, labels
+
+
+@pytest.mark.parametrize("preset,teacher_mode", [("paper", False), ("code", True)])
+def test_presets_teacher_mode_and_regression_targets(preset, teacher_mode, tiny, script, monkeypatch):
+    modes, labels = spy_on_training(monkeypatch)
+    run(script, "task_distill", train(tiny, "STS-B", "stsb", pred_distill=True, preset=preset))
+    # the student trains with gradients; the teacher's training calls have none; dev-set scoring is in eval mode
+    assert modes == {(True, True), (teacher_mode, False), (False, False)}
+    assert all((gold is not None) == (preset == "code") for gold in labels) and labels
+
+
+@pytest.mark.parametrize("task,stage,preset,epochs,length,rate", [
+    ("CoLA", False, "paper", 50, 64, 5e-5), ("SST-2", False, "paper", 20, 64, 5e-5),
+    ("MNLI", False, "paper", 10, 128, 5e-5), ("RTE", False, "paper", 20, 128, 5e-5),
+    ("CoLA", True, "paper", 3, 64, 3e-5), ("MRPC", True, "code", 3, 128, 5e-5), ("CoLA", False, "code", 3, 128, 5e-5)])
+def test_presets_fill_in_what_is_not_given(task, stage, preset, epochs, length, rate):
+    base = ["--data_dir", "d", "--task_name", task, "--student_model", "s", "--teacher_model", "t", "--output_dir", "o",
+            "--preset", preset, *(["--pred_distill"] if stage else [])]
+    args = task_distill.parse_args(base)
+    task_distill.resolve(args, get_task(task))
+    assert (args.num_train_epochs, args.max_seq_length, args.learning_rate) == (epochs, length, rate)
+    args = task_distill.parse_args([*base, "--num_train_epochs", "7", "--max_seq_length", "9", "--learning_rate", "1"])
+    task_distill.resolve(args, get_task(task))
+    assert (args.num_train_epochs, args.max_seq_length, args.learning_rate) == (7, 9, 1.0)
+
+
+def test_paper_table_of_epochs_and_lengths():
+    assert {t.name: (t.intermediate_epochs, t.max_seq_length) for t in TASKS.values()} == {
+        "CoLA": (50, 64), "SST-2": (20, 64), "MRPC": (20, 128), "STS-B": (20, 128), "QQP": (10, 128),
+        "MNLI": (10, 128), "QNLI": (10, 128), "RTE": (20, 128), "WNLI": (20, 128)}
+
+
+def test_layer_mapping_changes_what_is_learned(tiny, script):
+    for mapping in ("uniform", "top", "bottom"):
+        run(script, "task_distill", train(tiny, layer_mapping=mapping, output_dir=tiny / mapping))
+    losses = {lines(tiny / mapping / "metrics.jsonl")[-1]["loss"] for mapping in ("uniform", "top", "bottom")}
+    assert len(losses) == 3
+
+
+def test_encoded_examples_are_kept_and_found_again(tiny, script, monkeypatch):
+    run(script, "task_distill", train(tiny, aug_train=True, cache_dir=tiny / "cache", output_dir=tiny / "a"))
+    assert len(list((tiny / "cache").glob("mrpc_*.npz"))) == 2  # train and dev
+    monkeypatch.setattr("transformer.features.read_rows", None)  # nothing is read from the text again
+    run(script, "task_distill", train(tiny, aug_train=True, cache_dir=tiny / "cache", output_dir=tiny / "b"))
+    assert_equal_weights(tiny / "a", tiny / "b", 0)
+
+
+def test_input_paths_with_and_without_data(tiny, script, monkeypatch):
+    monkeypatch.chdir(tiny)
+    (tiny / "data").mkdir()
+    (tiny / "json").rename(tiny / "data" / "json")
+    out = run(script, "general_distill", general(tiny, pregenerated_data="json"))
+    assert "json does not exist: taking data/json" in out
+    out = run(script, "task_distill", train(tiny, data_dir="data/glue/MRPC", output_dir=tiny / "out2"))
+    assert "taking glue/MRPC" in out
+
+
+def finetune(tiny, **changes):
+    flags = {"tasks": "mrpc", "glue_dir": tiny / "glue", "models_dir": tiny, "max_seq_length": 24,
+             "train_batch_size": 8, "num_train_epochs": 2} | changes
+    return ["--no_cuda", *(part for name, value in flags.items()
+                           for part in ([f"--{name}"] if value is True else [f"--{name}", value]))]
+
+
+def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
+    out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert", learning_rate=2e-3, num_train_epochs=60))
+    folder = tiny / "final_mrpc_teacher"
+    record = read_json(folder / "run.json")
+    assert record["finished"] and record["acc"] > record["before"]["acc"] and record["acc"] > 0.8, record
+    assert read_json(folder / "config.json")["classifier_relu"] is True and "newly initialised" in out
+    best = max(line["acc"] for line in lines(folder / "metrics.jsonl"))
+    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
+    sequences = finetune_teacher.encode_file(
+        get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", finetune_teacher.load_tokenizer(folder, True), 24)
+    answers = finetune_teacher.score(model, get_task("mrpc"), sequences, [0, 1], 5, torch.device("cpu"))
+    assert answers["acc"] == best
+    weights = (folder / "pytorch_model.bin").read_bytes()
+    assert "skipped" in run(script, "finetune_teacher", finetune(tiny))
+    assert (folder / "pytorch_model.bin").read_bytes() == weights
+
+
+def test_finetune_teacher_keeps_a_head_with_its_convention(tiny, script):
+    edit_config(tiny / "teacher_mnli", classifier_relu=False,
+                id2label={"0": "neutral", "1": "contradiction", "2": "entailment"})
+    head = read_weights(tiny / "teacher_mnli")["classifier.weight"]
+    run(script, "finetune_teacher", finetune(tiny, tasks="MNLI", model=tiny / "teacher_mnli", learning_rate=1e-9))
+    config = read_json(tiny / "final_mnli_teacher" / "config.json")
+    assert config["classifier_relu"] is False and config["id2label"]["0"] == "contradiction"
+    torch.testing.assert_close(read_weights(tiny / "final_mnli_teacher")["classifier.weight"], head[[1, 2, 0]],
+                               rtol=0, atol=1e-6)
+
+
+def test_finetune_regression(tiny, script):
+    run(script, "finetune_teacher", finetune(tiny, tasks="STS-B", model=tiny / "bert"))
+    record = read_json(tiny / "final_stsb_teacher" / "run.json")
+    assert record["corr"] == pytest.approx((record["pearson"] + record["spearmanr"]) / 2)
+    assert read_weights(tiny / "final_stsb_teacher")["classifier.weight"].shape == (1, 16)
+
+
+def test_batches_are_a_permutation_without_the_rest():
+    batches = [rows.tolist() for rows in shuffled_batches(23, 5, seed=3, epoch=1)]
+    assert [len(rows) for rows in batches] == [5, 5, 5, 5]
+    assert len(set(np.concatenate(batches))) == 20 and max(np.concatenate(batches)) < 23
+    assert batches == [rows.tolist() for rows in shuffled_batches(23, 5, seed=3, epoch=1)]
+    assert batches != [rows.tolist() for rows in shuffled_batches(23, 5, seed=3, epoch=2)]

@@ -1,0 +1,190 @@
+"""BERT's tokenizer: text to words (BasicTokenizer), words to pieces (WordpieceTokenizer), both at once and fast
+(BertTokenizer)."""
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformer.files import InputError, read_lines, sha256_of
+
+SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+_REMEMBERED_WORDS = 1 << 18    # about 60 MB of pieces at most
+_LONGEST_REMEMBERED_WORD = 100  # characters
+
+# The blocks that BERT takes for ideographs. Hangul, Hiragana and Katakana are written with spaces or left whole.
+_CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+               (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+
+
+def load_vocab(path: str | Path) -> dict[str, int]:
+    """Read a vocabulary file, one piece a line, into {piece: id}, ids counted from 0.
+
+    Raises InputError when it is missing, not UTF-8, has an empty or repeated line, or lacks a special token.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"vocabulary file {path} does not exist")
+    vocab: dict[str, int] = {}
+    for number, piece in enumerate(read_lines(path), 1):
+        if not piece:
+            raise InputError(f"{path}, line {number}: empty; a vocabulary has one piece on every line")
+        if piece in vocab:
+            raise InputError(f"{path}, line {number}: piece {piece!r} again (first on line {vocab[piece] + 1})")
+        vocab[piece] = number - 1
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+        raise InputError(f"{path} is no BERT vocabulary: it lacks {', '.join(missing)}")
+    return vocab
+
+
+class _Cleaning(dict):
+    """Code point -> what it becomes before the text is split at whitespace; filled as code points turn up.
+
+    Made for str.translate: nothing for what is dropped, a space for whitespace, spaces around ideographs.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if character in "\t\n\r" or category == "Zs":
+            result = " "
+        elif code in (0, 0xFFFD) or category.startswith("C"):
+            result = ""
+        elif any(first <= code <= last for first, last in _CJK_RANGES):
+            result = f" {character} "
+        else:
+            result = character
+        self[code] = result
+        return result
+
+
+_CLEANING = _Cleaning()
+
+
+def is_punctuation(character: str) -> bool:
+    """Whether BERT splits words at `character`: Unicode punctuation and every ASCII symbol, `$` and `^` too."""
+    code = ord(character)
+    if 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126:
+        return True
+    return unicodedata.category(character).startswith("P")
+
+
+class BasicTokenizer:
+    """Splits text into words and punctuation marks; lower-cases and strips accents where `do_lower_case`.
+
+    A whitespace-separated word that is one of `[UNK] [SEP] [PAD] [CLS] [MASK]` stays whole. Lower-casing is
+    Python's, as in BERT: a capital sigma that ends a word becomes the final sigma.
+    """
+
+    def __init__(self, do_lower_case: bool = True):
+        self.do_lower_case = do_lower_case
+
+    def words(self, text: str) -> list[str]:
+        """Clean the text and split it at whitespace; every ideograph is a word."""
+        # Cleaning comes first: str.split() would also split at control characters that have to vanish (U+0085,
+        # U+001C to U+001F). It rightly splits at U+2028 and U+2029, which cleaning leaves alone.
+        return text.translate(_CLEANING).split()
+
+    def split_word(self, word: str) -> list[str]:
+        """Split one result of words() further, at punctuation; empty when stripping accents leaves nothing."""
+        if word in SPECIAL_TOKENS:
+            return [word]
+        if self.do_lower_case:
+            word = "".join(character for character in unicodedata.normalize("NFD", word.lower())
+                           if unicodedata.category(character) != "Mn")
+        return "".join(f" {character} " if is_punctuation(character) else character for character in word).split()
+
+    def tokenize(self, text: str) -> list[str]:
+        """Words and punctuation marks of `text`, in order."""
+        return [token for word in self.words(text) for token in self.split_word(word)]
+
+
+class WordpieceTokenizer:
+    """Splits a word into pieces of the vocabulary, always taking the longest that fits; later pieces start with ##."""
+
+    def __init__(self, vocab: dict[str, int], unk_token: str = "[UNK]", max_input_chars_per_word: int = 100):
+        self.vocab = vocab
+        self.unk_token = unk_token
+        self.max_input_chars_per_word = max_input_chars_per_word
+
+    def tokenize(self, text: str) -> list[str]:
+        """Pieces of the whitespace-separated words of `text`; a word too long or without a match is `unk_token`."""
+        return [piece for word in text.split() for piece in self._split_word(word)]
+
+    def _split_word(self, word: str) -> list[str]:
+        if len(word) > self.max_input_chars_per_word:
+            return [self.unk_token]
+        pieces = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for end in range(len(word), start, -1):
+                piece = prefix + word[start:end]
+                if piece in self.vocab:
+                    break
+            else:
+                return [self.unk_token]
+            pieces.append(piece)
+            start = end
+        return pieces
+
+
+class BertTokenizer:
+    """BasicTokenizer followed by WordpieceTokenizer, with the same result and a memory for words met before.
+
+    Attributes: vocab (piece -> id), ids_to_tokens (id -> piece), do_lower_case, max_len (longest sequence the model
+    takes, in pieces; the caller's to respect), vocab_fingerprint (SHA-256 of the vocabulary file).
+    """
+
+    def __init__(self, vocab_file: str | Path, do_lower_case: bool = True, max_len: int = 512):
+        self.vocab = load_vocab(vocab_file)
+        self.ids_to_tokens = list(self.vocab)
+        self.vocab_fingerprint = sha256_of(vocab_file)
+        self.do_lower_case = do_lower_case
+        self.max_len = max_len
+        self.basic_tokenizer = BasicTokenizer(do_lower_case)
+        self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
+        self._remembered: dict[str, list[int]] = {}
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, do_lower_case: bool = True, max_len: int = 512) -> BertTokenizer:
+        """The tokenizer of a model folder (its vocab.txt), or of a vocabulary file."""
+        path = Path(path)
+        return cls(path / "vocab.txt" if path.is_dir() else path, do_lower_case, max_len)
+
+    @property
+    def is_uncased(self) -> bool:
+        """Whether no piece has a capital letter, bracketed ones such as [CLS] aside: such a vocabulary needs
+        do_lower_case, or every word with a capital becomes [UNK]."""
+        return not any(character.isupper() for piece in self.vocab
+                       if not (piece.startswith("[") and piece.endswith("]")) for character in piece)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the pieces of `text`, without [CLS] or [SEP] around them."""
+        ids: list[int] = []
+        for word in self.basic_tokenizer.words(text):
+            remembered = self._remembered.get(word)
+            ids += self._encode_word(word) if remembered is None else remembered
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        ids = [self.vocab[piece] for token in self.basic_tokenizer.split_word(word)
+               for piece in self.wordpiece_tokenizer.tokenize(token)]
+        if len(word) <= _LONGEST_REMEMBERED_WORD:
+            if len(self._remembered) >= _REMEMBERED_WORDS:
+                self._remembered.clear()  # the frequent words are back soon
+            self._remembered[word] = ids
+        return ids
+
+    def tokenize(self, text: str) -> list[str]:
+        """Pieces of `text`."""
+        return self.convert_ids_to_tokens(self.encode(text))
+
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of pieces that are in the vocabulary; KeyError for one that is not."""
+        return [self.vocab[token] for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
+        """Pieces for ids."""
+        return [self.ids_to_tokens[index] for index in ids]

@@ -96,10 +96,12 @@ def epoch_files(folder: Path, epochs: int) -> list[tuple[Path, Path]]:
     return [there[epoch % len(there)] for epoch in range(epochs)]
 
 
-def examples_in(metrics: Path, max_seq_length: int) -> int:
-    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer than asked for."""
+def examples_in(metrics: Path, max_seq_length: int, lower_case: bool) -> int:
+    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer or cased."""
     try:
         facts = read_json(metrics)
+        if lower_case and not facts.get("do_lower_case", True):
+            raise InputError(f"{metrics}: the data are cased: drop --do_lower_case, or generate them with it")
         count, longest = int(facts["num_training_examples"]), int(facts["max_seq_len"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{metrics} does not tell num_training_examples and max_seq_len: "
@@ -144,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(args.seed)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
     files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
-    counts = [examples_in(metrics, args.max_seq_length) for _, metrics in files]
+    counts = [examples_in(metrics, args.max_seq_length, args.do_lower_case) for _, metrics in files]
     shares = [min(1.0, args.num_train_epochs - epoch) for epoch in range(len(files))]  # 2.5 epochs: 1, 1, 0.5
     teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
 

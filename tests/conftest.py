@@ -10,9 +10,13 @@ import torch
 
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
-from transformer.glue import name_labels, get_task
-from transformer.modeling import BertConfig, BertForPreTraining, TinyBertForPreTraining, \
-    TinyBertForSequenceClassification
+from transformer.glue import get_task, name_labels
+from transformer.modeling import (
+    BertConfig,
+    BertForPreTraining,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help
 
@@ -62,7 +66,8 @@ def tiny(tmp_path) -> Path:
         for role, sizes in (("teacher", TEACHER), ("student", STUDENT)):
             config = BertConfig(**sizes)
             name_labels(config.extra, task)
-            save_model(TinyBertForSequenceClassification(config, task.num_labels), tmp_path / f"{role}_{task.key}", vocab)
+            model = TinyBertForSequenceClassification(config, task.num_labels)
+            save_model(model, tmp_path / f"{role}_{task.key}", vocab)
     (tmp_path / "config").mkdir()
     BertConfig(**STUDENT).to_json_file(tmp_path / "config" / "config.json")
     for epoch in range(2):
@@ -82,7 +87,7 @@ def tiny(tmp_path) -> Path:
 
 @pytest.fixture
 def script(capfd, monkeypatch):
-    """Call a script by name, as the command line does: script("task_distill", "--flag", value) -> (status, out, err)."""
+    """Call a script as the command line does: script("task_distill", "--flag", value) -> (status, out, err)."""
     def call(name: str, *argv) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", [f"{name}.py"])
         main = importlib.import_module(name).main

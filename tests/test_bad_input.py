@@ -185,7 +185,8 @@ def test_flags_that_cannot_be(name, changes, words, tiny, refused):
 
 def test_several_processes_are_refused(tiny, refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for name, arguments in (("general_distill", general(tiny)), ("task_distill", train(tiny)), ("finetune_teacher", [])):
+    scripts = {"general_distill": general(tiny), "task_distill": train(tiny), "finetune_teacher": []}
+    for name, arguments in scripts.items():
         refused(name, *arguments, words=("WORLD_SIZE",))
 
 
@@ -213,6 +214,12 @@ def test_damaged_epoch_data(tiny, refused):
     refused("general_distill", *general(tiny), words=("epoch_0.json, line 1", "ostrich"))
     (tiny / "json" / "epoch_0_metrics.json").write_text("{}")
     refused("general_distill", *general(tiny), words=("epoch_0_metrics.json", "num_training_examples"))
+
+
+def test_cased_data_for_an_uncased_run(tiny, refused):
+    (tiny / "json" / "epoch_1_metrics.json").write_text(
+        json.dumps({"num_training_examples": 20, "max_seq_len": 32, "do_lower_case": False}))
+    refused("general_distill", *general(tiny, do_lower_case=True), words=("epoch_1_metrics.json", "cased"))
 
 
 def test_a_model_without_masked_lm_head_is_refused(tiny):

@@ -7,8 +7,16 @@ from conftest import PIECES, write_lines
 
 from transformer.features import encode, truncate_pair
 from transformer.files import InputError
-from transformer.glue import TASKS, chance_level, class_order, compute_metrics, get_task, parse_label, read_rows, \
-    task_folder
+from transformer.glue import (
+    TASKS,
+    chance_level,
+    class_order,
+    compute_metrics,
+    get_task,
+    parse_label,
+    read_rows,
+    task_folder,
+)
 from transformer.tokenization import BertTokenizer
 
 
@@ -98,7 +106,8 @@ def test_chance_level():
 
 def test_encoding_against_the_definition(tmp_path):
     tokenizer = BertTokenizer(write_lines(tmp_path / "vocab.txt", PIECES))
-    pairs = [(["the cat sees", "a bird"], 1.0), (["cat", "dog " * 9], 0.0), (["a b c d e f g h i", "j k"], 2.0), (["", "x"], 3.0)]
+    pairs = [(["the cat sees", "a bird"], 1.0), (["cat", "dog " * 9], 0.0), (["a b c d e f g h i", "j k"], 2.0),
+             (["", "x"], 3.0)]
     sequences = encode(iter(pairs), tokenizer, 10)
     assert sequences.tokens.dtype == np.uint16 and len(sequences) == 4
     ids, segments, mask = sequences.batch(np.array([0, 1, 2, 3]), 12)
@@ -126,7 +135,8 @@ def test_single_sentences(tmp_path):
     assert ids.tolist() == [[2, *[PIECES.index("cat")] * 6, 3]] and segments.sum() == 0 and mask.sum() == 8
 
 
-@pytest.mark.parametrize("first,second,room,wanted", [(3, 3, 6, (3, 3)), (5, 2, 4, (2, 2)), (2, 5, 3, (2, 1)), (0, 4, 2, (0, 2))])
+@pytest.mark.parametrize("first,second,room,wanted", [
+    (3, 3, 6, (3, 3)), (5, 2, 4, (2, 2)), (2, 5, 3, (2, 1)), (0, 4, 2, (0, 2))])
 def test_the_longer_one_is_cut(first, second, room, wanted):
     a, b = list(range(first)), list(range(second))
     truncate_pair(a, b, room)

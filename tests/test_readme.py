@@ -34,7 +34,7 @@ def test_every_command_is_accepted_by_its_script():
 
 def test_every_flag_exists_somewhere():
     shell = (ROOT / "reproduce.sh").read_text()
-    helps = {path.name: subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, cwd=ROOT).stdout
+    helps = {path.name: subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True).stdout
              for path in ROOT.glob("*.py")}
     assert len(helps) == 9
     known = set(re.findall(r"--\w+", shell + "".join(helps.values()))) | {"--json"}  # WikiExtractor's
@@ -44,14 +44,16 @@ def test_every_flag_exists_somewhere():
 def test_links_and_make_targets():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", TEXT, re.M)}
+    titles = re.findall(r"^#+ (.*)$", TEXT, re.M)
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make (\w+)", TEXT, re.M)) | set(re.findall(r"`make (\w+)`", TEXT)) <= targets
 
 
 def test_the_order_of_the_steps():
-    order = ["conda env create", "mkdir -p data models", "glove.840B.300d.zip", "download_glue.py", "mv glue_data data/",
+    order = ["conda env create", "mkdir -p data models", "glove.840B.300d.zip", "download_glue.py",
+             "mv glue_data data/",
              "wikiextractor.WikiExtractor", "prepare_data.py", "get_bert_models.py", "pregenerate_training_data.py",
              "tinybert_4l_config", "tinybert_6l_config", "data_augmentation.py", "fix_teacher_layers.py",
              "finetune_teacher.py", "models/tmp_distilled_tinybert_4l_rte", "--pred_distill", "--do_eval"]

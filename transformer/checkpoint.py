@@ -42,13 +42,7 @@ def load_tokenizer(folder: str | Path, do_lower_case: bool) -> BertTokenizer:
     if len(tokenizer.vocab) != vocab_size:
         raise InputError(f"{folder}: {VOCAB_NAME} has {len(tokenizer.vocab)} pieces and config.json says "
                          f"vocab_size {vocab_size}: the files do not belong together")
-    if not do_lower_case and is_uncased(tokenizer):
+    if not do_lower_case and tokenizer.is_uncased:
         print(f"warning: {folder}/{VOCAB_NAME} is uncased and --do_lower_case is not given: "
               "capitalised words become [UNK]", flush=True)
     return tokenizer
-
-
-def is_uncased(tokenizer: BertTokenizer) -> bool:
-    """Whether no wordpiece has a capital letter, the bracketed special tokens aside."""
-    return not any(any(map(str.isupper, piece)) for piece in tokenizer.vocab
-                   if not (piece.startswith("[") and piece.endswith("]")))

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 def add_run_flags(parser: Parser, preset: bool = False) -> argparse._ArgumentGroup:
     """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=int, default=42, help="seed of every random choice")
+    group.add_argument("--seed", type=seed, default=42, help="seed of every random choice")
     if preset:
         group.add_argument("--preset", choices=("paper", "code"), default="paper",
                            help="defaults as the paper says, or as the published code behaves; an explicit flag wins")
@@ -43,6 +43,14 @@ def proportion(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """argparse type: a whole number from 0 on, as numpy's generators take it."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 

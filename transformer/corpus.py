@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 _BUFFERED_VALUES = 1 << 20  # that an array in a file keeps in memory
 
 
-def token_typecode(vocab_size: int) -> str:
-    """array/numpy type code of token ids: two bytes each where the vocabulary allows, else four."""
-    return "H" if vocab_size <= 1 << 16 else "i"
-
-
 class GrowingArray:
     """A flat array of integers that grows at its end, in memory or in a file."""
 
@@ -130,7 +125,7 @@ def map_corpus(folder: Path, tokenizer: BertTokenizer) -> Corpus:
 
 
 def _corpus_files(tokenizer: BertTokenizer) -> tuple[tuple[str, str], ...]:
-    return ("tokens", token_typecode(len(tokenizer.vocab))), ("sentence_offsets", "q"), ("document_offsets", "q")
+    return ("tokens", tokenizer.id_typecode), ("sentence_offsets", "q"), ("document_offsets", "q")
 
 
 @dataclass(frozen=True)
@@ -297,7 +292,7 @@ def read_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     folder = memory_map_dir and Path(memory_map_dir)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    tokens = growing("tokens", token_typecode(len(tokenizer.vocab)))
+    tokens = growing("tokens", tokenizer.id_typecode)
     offsets, first_lengths = growing("offsets", "q"), growing("first_lengths", "i")
     offsets.extend([0])
     end = count = 0

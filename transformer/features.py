@@ -65,7 +65,7 @@ def truncate_pair(first: list[int], second: list[int], room: int) -> None:
 def encode(texts: Iterable[tuple[list[str], float]], tokenizer: BertTokenizer, max_seq_length: int) -> Sequences:
     """Encode (texts, label) pairs, one or two texts each, to at most max_seq_length wordpieces, specials included."""
     cls, sep = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
-    tokens = array("H" if len(tokenizer.vocab) <= 1 << 16 else "i")
+    tokens = array(tokenizer.id_typecode)
     offsets, first_lengths, labels = array("q", [0]), array("i"), array("f")
     for pair, label in texts:
         first, *rest = (tokenizer.encode(text) for text in pair)

@@ -154,6 +154,11 @@ class BertTokenizer:
         return cls(path / "vocab.txt" if path.is_dir() else path, do_lower_case, max_len)
 
     @property
+    def id_typecode(self) -> str:
+        """Type code (of array and numpy) of ids: two bytes each where the vocabulary allows, else four."""
+        return "H" if len(self.vocab) <= 1 << 16 else "i"
+
+    @property
     def is_uncased(self) -> bool:
         """Whether no piece has a capital letter, bracketed ones such as [CLS] aside: such a vocabulary needs
         do_lower_case, or every word with a capital becomes [UNK]."""

@@ -44,17 +44,22 @@ for student in "${students[@]}"; do
         { echo "reproduce.sh: error: unknown student $student: 4l or 6l" >&2; exit 2; }
 done
 
+for task in "${tasks[@]}"; do
+    [[ " RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI " == *" $task "* ]] ||
+        { echo "reproduce.sh: error: unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI" >&2; exit 2; }
+done
+
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '-'; }
 
 # The steps in order. Those of one stage stand on one line and do not depend on each other.
-stages=("glove glue wiki bert" extract sentences pregenerate)
-stages+=("$(printf 'general_%s ' "${students[@]}")")
-augment=() teachers=() chains=()
+glue=() augment=() teachers=()
 for task in "${tasks[@]}"; do
-    augment+=("augment_$(key "$task")")
+    glue+=("glue_$(key "$task")")
+    [[ $task == WNLI ]] || augment+=("augment_$(key "$task")")  # the paper does not augment WNLI
     teachers+=("teacher_$(key "$task")")
 done
-stages+=("${augment[*]}" fix "${teachers[*]}")
+stages=("glove ${glue[*]} wiki bert" extract sentences pregenerate "$(printf 'general_%s ' "${students[@]}")")
+stages+=("${augment[*]-}" fix "${teachers[*]}")
 for stage in intermediate prediction eval; do
     chains=()
     for task in "${tasks[@]}"; do
@@ -73,11 +78,14 @@ run_step() {
     task=$(task_of "$step")
     student=$(cut -d_ -f2 <<<"$step")
     [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
+    # the paper trains the prediction stage of STS-B on the original rows
+    local aug_train=--aug_train
+    if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
     case $step in
         glove)
             [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" data/glove.zip &&
                 python -m zipfile -e data/glove.zip data; } ;;
-        glue) python "$kit/download_glue.py" --tasks "${tasks[@]}" --data_dir data/glue_data ;;
+        glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki) fetch "$WIKI_URL" data/wiki.xml.bz2 ;;
         bert) python "$kit/get_bert_models.py" ;;
         extract) python -m wikiextractor.WikiExtractor data/wiki.xml.bz2 --json -o data/extracted_wiki ;;
@@ -100,12 +108,9 @@ run_step() {
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/distilled_tinybert_$student" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
-                --overwrite_output_dir --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 --aug_train \
+                --overwrite_output_dir --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
                 --do_lower_case ${INTERMEDIATE_FLAGS:-} ;;
         prediction_*)
-            # the paper trains the prediction stage of STS-B on the original rows
-            local aug_train=--aug_train
-            [[ $task == STS-B ]] && aug_train=
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
                 --data_dir "data/glue_data/$task" --task_name "$task" $aug_train --do_lower_case \

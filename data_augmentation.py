@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from transformer.cli import Parser, add_run_flags, positive, proportion, run_script
+from transformer.cli import Parser, add_run_flags, positive, print_settings, proportion, run_script
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +45,7 @@ from transformer.checkpoint import load_tokenizer
 from transformer.files import InputError, atomic_write, find_input, read_lines, write_json
 from transformer.glue import Task, get_task, parse_label, read_rows, task_folder
 from transformer.modeling import BertForMaskedLM
-from transformer.runtime import print_settings, select_device
+from transformer.runtime import select_device
 from transformer.tokenization import BertTokenizer
 
 PAPER_COPIES = 20

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, run_script
+from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import HOSTS, base_url, fetch, unzip
-from transformer.files import InputError, atomic_write, read_lines
+from transformer.files import InputError, atomic_write, find_input, read_lines
 from transformer.glue import TASKS, Task, get_task, parse_label, read_rows
 
 DIAGNOSTIC = "diagnostic"  # the AX set: a test set for models of MNLI, without labels
@@ -154,6 +154,7 @@ def get_diagnostic(data_dir: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Get and check each task in turn; a task that is done costs only its check."""
     args = parse_args(argv)
+    print_settings(args)
     print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {base_url('GLUE_BASE')})", flush=True)
     args.data_dir.mkdir(parents=True, exist_ok=True)
     for name in args.tasks:
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         task = get_task(name)
         if not (args.data_dir / name).is_dir():
             if name == "MRPC":
-                build_mrpc(args.data_dir, args.path_to_mrpc)
+                build_mrpc(args.data_dir, args.path_to_mrpc and find_input(args.path_to_mrpc))
             else:
                 unpack_task(task, args.data_dir)
         check_task(task, args.data_dir)

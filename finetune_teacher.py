@@ -8,7 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from transformer.cli import Parser, add_run_flags, positive, positive_float, proportion, run_script
+from transformer.cli import (
+    Parser,
+    add_run_flags,
+    decay,
+    positive,
+    positive_float,
+    print_settings,
+    proportion,
+    run_script,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
     train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
     train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
-    train.add_argument("--weight_decay", "--wd", type=float, default=0.01,
+    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
                        help="decoupled decay of weights, per unit of learning rate")
     device = parser.add_argument_group("device")
     device.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
@@ -53,7 +62,7 @@ from tqdm import tqdm
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
 from transformer.features import encode_file, show
 from transformer.files import InputError, find_input, read_json, require_empty_folder
-from transformer.glue import Task, class_order, get_task, name_labels, task_folder
+from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.runtime import (
@@ -61,8 +70,8 @@ from transformer.runtime import (
     RunRecord,
     check_length,
     format_metrics,
-    print_settings,
     refuse_several_processes,
+    require_finished,
     score,
     seed_everything,
     select_device,
@@ -78,6 +87,28 @@ def start_folder(task: Task, args: argparse.Namespace) -> Path:
         return find_input(args.model)
     sibling = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
     return sibling if sibling.is_dir() else find_input(Path(args.models_dir) / "bert-base-uncased")
+
+
+def teacher_folder(task: Task, args: argparse.Namespace) -> Path:
+    """Where the teacher of a task goes."""
+    return Path(args.output_dir or Path(args.models_dir) / f"final_{task.key}_teacher")
+
+
+def is_pending(task: Task, args: argparse.Namespace) -> bool:
+    """Whether a task is still to be done; InputError where something that it needs is missing.
+
+    Asked of all tasks before the first is trained, so that a bad last one is not found out hours later.
+    """
+    output_dir = teacher_folder(task, args)
+    run = read_json(output_dir / RUN_NAME) if (output_dir / RUN_NAME).is_file() else {}
+    if run.get("finished") and not args.overwrite_output_dir:
+        print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
+        return False
+    require_finished(start_folder(task, args))
+    for name in ("train.tsv", *task.dev_files):
+        next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
+    require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
+    return True
 
 
 def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
@@ -96,12 +127,7 @@ def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
 
 def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None:
     """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
-    output_dir = Path(args.output_dir or Path(args.models_dir) / f"final_{task.key}_teacher")
-    run = read_json(output_dir / RUN_NAME) if (output_dir / RUN_NAME).is_file() else {}
-    if run.get("finished") and not args.overwrite_output_dir:
-        print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
-        return
-    require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
+    output_dir = teacher_folder(task, args)
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
@@ -155,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     tasks = [get_task(name) for name in args.tasks]
     device = select_device(args.no_cuda)
     print_settings(args)
-    for task in tasks:
+    for task in [task for task in tasks if is_pending(task, args)]:
         finetune(task, args, device)
 
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, run_script
+from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import DEFAULT_MODELS, MANIFEST_NAME, write_manifest
 
 
@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError, find_input, read_json, write_json
 from transformer.glue import TASKS, Task, name_labels
 from transformer.modeling import CONFIG_NAME, BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import (
@@ -152,9 +152,9 @@ def fix_folder(folder: Path, seed: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Fix each folder in turn."""
     args = parse_args(argv)
-    print(f"fixing {', '.join(map(str, args.folders))}", flush=True)
+    print_settings(args)
     for folder in args.folders:
-        print(fix_folder(folder, args.seed), flush=True)
+        print(fix_folder(find_input(folder), args.seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from transformer.cli import Parser, add_run_flags, positive, positive_float, proportion, run_script
+from transformer.cli import (
+    Parser,
+    add_run_flags,
+    decay,
+    positive,
+    positive_float,
+    print_settings,
+    proportion,
+    run_script,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,12 +38,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
                        help="forward passes that one optimizer step is split into")
     train.add_argument("--learning_rate", type=positive_float, default=5e-5, help="peak rate of BertAdam")
-    train.add_argument("--weight_decay", "--wd", type=float, default=0.01,
+    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
                        help="decoupled decay of weights, per unit of learning rate")
     train.add_argument("--num_train_epochs", type=positive_float, default=3.0, help="passes, one epoch file each")
     train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
     train.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
                        help="teacher layers the student learns from (paper, table 4)")
+    train.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
+                       help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--do_eval", action="store_true",
                             help="at every log also measure the losses without dropout on the first 100 batches")
@@ -46,6 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     device.add_argument("--fp16", action="store_true", help="half precision with gradient scaling; needs a GPU")
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
+    if {"attn", "embd", "hidn"} == set(args.without):
+        parser.error("--without attn embd hidn leaves no loss")
     if args.fp16 and args.no_cuda:
         parser.error("--fp16 needs a GPU and --no_cuda forbids it: drop one of them")
     return args
@@ -65,7 +78,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
 from transformer.corpus import read_epoch
-from transformer.distillation import attention_loss, check_pair, hidden_loss, layer_map
+from transformer.distillation import ablate, attention_loss, check_pair, hidden_loss, layer_map
 from transformer.features import Sequences, show
 from transformer.files import InputError, find_input, read_json, require_empty_folder
 from transformer.modeling import BertModel, TinyBertForPreTraining
@@ -73,8 +86,8 @@ from transformer.optimization import BertAdam, parameter_groups
 from transformer.runtime import (
     RunRecord,
     check_length,
+    count_steps,
     micro_batch_size,
-    print_settings,
     refuse_several_processes,
     seed_everything,
     select_device,
@@ -100,12 +113,12 @@ def examples_in(metrics: Path, max_seq_length: int, lower_case: bool) -> int:
     """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer or cased."""
     try:
         facts = read_json(metrics)
-        if lower_case and not facts.get("do_lower_case", True):
-            raise InputError(f"{metrics}: the data are cased: drop --do_lower_case, or generate them with it")
         count, longest = int(facts["num_training_examples"]), int(facts["max_seq_len"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{metrics} does not tell num_training_examples and max_seq_len: "
                          "generate the data again") from None
+    if lower_case and not facts.get("do_lower_case", True):
+        raise InputError(f"{metrics}: the data are cased: drop --do_lower_case, or generate them with it")
     if longest > max_seq_length:
         raise InputError(f"{metrics}: the data have up to {longest} wordpieces, more than "
                          f"--max_seq_length {max_seq_length}: set it to {longest}")
@@ -147,25 +160,30 @@ def main(argv: list[str] | None = None) -> None:
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
     files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
     counts = [examples_in(metrics, args.max_seq_length, args.do_lower_case) for _, metrics in files]
-    shares = [min(1.0, args.num_train_epochs - epoch) for epoch in range(len(files))]  # 2.5 epochs: 1, 1, 0.5
+    total_steps = count_steps([steps_per_epoch(count, args.train_batch_size, str(epoch_json))
+                               for (epoch_json, _), count in zip(files, counts)], args.num_train_epochs)
     teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
 
     tokenizer = load_tokenizer(teacher_folder, do_lower_case=True)  # only names become ids: the text is split already
     teacher = BertModel.from_pretrained(teacher_folder, add_pooler=False).to(device)
     build = TinyBertForPreTraining.from_pretrained if args.continue_train else TinyBertForPreTraining.from_scratch
     student = build(student_folder, fit_size=teacher.config.hidden_size).to(device)
+    if args.continue_train and load_tokenizer(student_folder, do_lower_case=True).vocab != tokenizer.vocab:
+        raise InputError(f"student and teacher vocabularies differ: {student_folder / VOCAB_NAME} and "
+                         f"{teacher_folder / VOCAB_NAME}")
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
-    pairs = layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping)
+    pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
+                   args.without)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
 
     output_dir = require_empty_folder(args.output_dir, args.overwrite_output_dir)
+    for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
+        earlier.unlink()
     print_settings(args)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=output_dir)) if args.reduce_memory else None
-        total_steps = int(sum(steps_per_epoch(count, args.train_batch_size, str(epoch_json)) * share
-                              for (epoch_json, _), count, share in zip(files, counts, shares)))
         data = read_epoch(*files[0], tokenizer, args.max_seq_length, scratch)
         show(data, tokenizer)
         optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
@@ -190,6 +208,7 @@ def main(argv: list[str] | None = None) -> None:
                         att_loss, rep_loss = distillation_losses(student, teacher, batch, pairs)
                     scaler.scale((att_loss + rep_loss) / args.gradient_accumulation_steps).backward()
                     window += torch.stack([att_loss.detach(), rep_loss.detach(), torch.ones_like(att_loss)])
+                learning_rate = optimizer.learning_rate()
                 scaler.unscale_(optimizer)
                 scaler.step(optimizer)
                 scaler.update()
@@ -201,17 +220,18 @@ def main(argv: list[str] | None = None) -> None:
                     window.zero_()
                     if not np.isfinite(att_loss + rep_loss):
                         raise InputError(f"the loss is {att_loss + rep_loss} at step {step}: lower --learning_rate")
-                    values = {"step": step, "loss": att_loss + rep_loss, "att_loss": att_loss, "rep_loss": rep_loss}
+                    values = {"step": step, "loss": att_loss + rep_loss, "att_loss": att_loss, "rep_loss": rep_loss,
+                              "learning_rate": learning_rate}
                     if args.do_eval:
                         values |= evaluate(student, teacher, data, args, pairs, device)
                     progress.set_postfix(att=f"{att_loss:.3f}", rep=f"{rep_loss:.3f}")
                     record.log(**values)
                     record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
                     write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
+                    save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
                 if step == total_steps:
                     break
         progress.close()
-    save_model(student, output_dir, teacher_folder / VOCAB_NAME)
     record.finish(**values)
     print(f"student in {output_dir}: att_loss {values['att_loss']:.4f}, rep_loss {values['rep_loss']:.4f}", flush=True)
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, run_script
+from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import (
     DEFAULT_MODELS,
     HUB_MODELS,
@@ -106,6 +106,7 @@ def get_model(folder: Path, base: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Get each model in turn."""
     args = parse_args(argv)
+    print_settings(args)
     source = args.mirror.rstrip("/") if args.mirror else base_url("HF_ENDPOINT")
     print(f"into {args.output_dir}: {', '.join(args.models)} (from {source})", flush=True)
     for name, repository in args.models.items():

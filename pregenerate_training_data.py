@@ -10,7 +10,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, positive, proportion, run_script
+from transformer.cli import Parser, add_run_flags, positive, print_settings, proportion, run_script
 
 SHORTEST = 8  # wordpieces: [CLS], two [SEP], and something to split
 
@@ -114,13 +114,16 @@ def generators(num_workers: int, sampler: InstanceSampler, worker_facts: tuple,
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
-    """InputError if instances are longer than the model takes; a warning if the casing does not fit its vocabulary."""
+    """InputError if vocabulary or length do not fit the model's config.json; a warning if the casing does not fit."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is no model configuration: expected a JSON object")
+    if config.get("vocab_size", len(tokenizer.vocab)) != len(tokenizer.vocab):
+        raise InputError(f"{args.bert_model}: the vocabulary has {len(tokenizer.vocab)} pieces and config.json says "
+                         f"vocab_size {config['vocab_size']}: the files do not belong together")
     positions = config.get("max_position_embeddings", args.max_seq_len)
-    if args.max_seq_len > positions:
+    if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
     if tokenizer.is_uncased and not args.do_lower_case:
         print(f"WARNING: the vocabulary of {args.bert_model} has no capital letters, and --do_lower_case is not given: "
@@ -153,8 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = InstanceSettings(args.seed, args.max_seq_len, args.short_seq_prob, args.masked_lm_prob,
                                 args.max_predictions_per_seq, mask_at_least_one=args.preset == "code",
                                 whole_word=args.do_whole_word_mask, one_seq=args.one_seq)
-    for name, value in vars(args).items():
-        print(f"  {name} = {value}")
+    print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
         print("WARNING: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, run_script
+from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.files import InputError, atomic_write, find_input, read_lines
 
 DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt model counts as out of reach
@@ -113,6 +113,7 @@ def load_splitter() -> Callable[[str], list[str]] | None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    print_settings(args)
     files = find_extracted_files(args.input_dir)
     print(f"Splitting {len(files)} files below {args.input_dir} into sentences -> {args.output_file}", flush=True)
     splitter = None if args.train_splitter else load_splitter()

@@ -27,26 +27,28 @@ GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
 GLOVE_FILE=${GLOVE_FILE:-glove.840B.300d.txt}
 WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-pages-articles.xml.bz2}
 
+die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
+
 while (($#)); do
+    if [[ $1 == --tasks || $1 == --students || $1 == --from ]] && (($# < 2)); then die "$1 needs a value"; fi
     case $1 in
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
-        -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
-        *) echo "reproduce.sh: error: unknown argument $1 (see --help)" >&2; exit 2 ;;
+        -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
+        *) die "unknown argument $1 (see --help)" ;;
     esac
 done
 IFS=, read -ra tasks <<<"$tasks"
 IFS=, read -ra students <<<"$students"
 for student in "${students[@]}"; do
-    [[ $student == 4l || $student == 6l ]] ||
-        { echo "reproduce.sh: error: unknown student $student: 4l or 6l" >&2; exit 2; }
+    [[ $student == 4l || $student == 6l ]] || die "unknown student $student: 4l or 6l"
 done
 
 for task in "${tasks[@]}"; do
     [[ " RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI " == *" $task "* ]] ||
-        { echo "reproduce.sh: error: unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI" >&2; exit 2; }
+        die "unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI"
 done
 
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '-'; }
@@ -70,7 +72,12 @@ done
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
 
-fetch() { python -c 'import sys; from transformer.download import fetch; fetch(*sys.argv[1:])' "$@"; }
+fetch() {
+    python -c 'import sys
+from transformer.cli import run_script
+from transformer.download import fetch
+sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
+}
 
 # What each step does: the commands of the README.
 run_step() {
@@ -83,38 +90,38 @@ run_step() {
     if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
     case $step in
         glove)
-            [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" data/glove.zip &&
-                python -m zipfile -e data/glove.zip data; } ;;
+            [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
+                python -m zipfile -e "data/${GLOVE_URL##*/}" data; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
-        wiki) fetch "$WIKI_URL" data/wiki.xml.bz2 ;;
+        wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
         bert) python "$kit/get_bert_models.py" ;;
-        extract) python -m wikiextractor.WikiExtractor data/wiki.xml.bz2 --json -o data/extracted_wiki ;;
+        extract) python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
         sentences) python "$kit/prepare_data.py" ;;
         pregenerate)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
-                --output_dir data/json_wiki --overwrite_output_dir ${PREGENERATE_FLAGS:-} ;;
+                --output_dir data/json_wiki $overwrite ${PREGENERATE_FLAGS:-} ;;
         general_*)
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
                 --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
-                --output_dir "models/distilled_tinybert_$student" --overwrite_output_dir ${GENERAL_FLAGS:-} ;;
+                --output_dir "models/distilled_tinybert_$student" $overwrite ${GENERAL_FLAGS:-} ;;
         augment_*)
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
                 --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" ${AUGMENT_FLAGS:-} ;;
         fix) python "$kit/fix_teacher_layers.py" ;;
-        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" --overwrite_output_dir ${TEACHER_FLAGS:-} ;;
+        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $overwrite ${TEACHER_FLAGS:-} ;;
         intermediate_*)
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/distilled_tinybert_$student" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
-                --overwrite_output_dir --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
+                $overwrite --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
                 --do_lower_case ${INTERMEDIATE_FLAGS:-} ;;
         prediction_*)
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
                 --data_dir "data/glue_data/$task" --task_name "$task" $aug_train --do_lower_case \
-                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" --overwrite_output_dir \
+                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" $overwrite \
                 --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
                 --train_batch_size 32 ${PREDICTION_FLAGS:-} ;;
         eval_*)
@@ -130,6 +137,9 @@ run_step() {
 step() {
     local log=results/steps/$1.log mark=results/steps/$1.seconds begin=$SECONDS
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
+    # what an earlier try of this script left is overwritten; what anything else made is not
+    local overwrite=
+    if [[ -e $log ]]; then overwrite=--overwrite_output_dir; fi
     if ! run_step "$1" >"$log" 2>&1; then
         { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
         return 1
@@ -143,13 +153,13 @@ if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
     # shellcheck disable=SC2068
     printf '%s\n' ${stages[@]} | grep -qx "$from" ||
-        { echo "reproduce.sh: error: no step $from; --list shows them" >&2; exit 2; }
+        die "no step $from; --list shows them"
     for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do rm -f "results/steps/$name.seconds"; done
 fi
 for stage in "${stages[@]}"; do
     for name in $stage; do
         if ((JOBS > 1)); then
-            while (($(jobs -rp | wc -l) >= JOBS)); do wait -n || true; done
+            while (($(jobs -rp | wc -l) >= JOBS)); do sleep 0.2; done  # wait -n is not in the bash of macOS
             step "$name" &
         else
             step "$name"

@@ -9,7 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from transformer.cli import Parser, add_run_flags, positive, positive_float, proportion, run_script
+from transformer.cli import (
+    Parser,
+    add_run_flags,
+    decay,
+    positive,
+    positive_float,
+    print_settings,
+    proportion,
+    run_script,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +41,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     stage.add_argument("--temperature", type=positive_float, default=1.0, help="of the soft cross-entropy")
     stage.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
                        help="teacher layers the student learns from (paper, table 4)")
+    stage.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
+                       help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+    stage.add_argument("--hard_labels", action="store_true",
+                       help="prediction stage from the labels in the data, not from the teacher (paper, table 3)")
     stage.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
     train = parser.add_argument_group("training")
     train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
@@ -39,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="forward passes that one optimizer step is split into")
     train.add_argument("--learning_rate", type=positive_float,
                        help="rate of BertAdam (default 5e-5; prediction stage of the paper preset: 3e-5)")
-    train.add_argument("--weight_decay", "--wd", type=float, default=0.01,
+    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
                        help="decoupled decay of weights, per unit of learning rate")
     train.add_argument("--num_train_epochs", type=positive_float,
                        help="passes over the data (default paper: 20, MNLI QQP QNLI 10, CoLA 50, "
@@ -62,8 +75,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
     if args.temperature != 1.0 and not args.pred_distill:
         parser.error("--temperature is for the prediction stage: add --pred_distill, or drop it")
-    if args.layer_mapping != "uniform" and args.pred_distill:
-        parser.error("--layer_mapping is for the intermediate stage: drop it, or drop --pred_distill")
+    if (args.layer_mapping != "uniform" or args.without) and args.pred_distill:
+        parser.error("--layer_mapping and --without are for the intermediate stage: drop them, or drop --pred_distill")
+    if args.hard_labels and not args.pred_distill:
+        parser.error("--hard_labels is for the prediction stage: add --pred_distill, or drop it")
+    if {"attn", "embd", "hidn"} == set(args.without):
+        parser.error("--without attn embd hidn leaves no loss")
     return args
 
 
@@ -78,7 +95,7 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
-from transformer.distillation import attention_loss, check_pair, hidden_loss, layer_map, prediction_loss
+from transformer.distillation import ablate, attention_loss, check_pair, hidden_loss, layer_map, prediction_loss
 from transformer.features import Sequences, encode_file, show
 from transformer.files import InputError, find_input, require_empty_folder
 from transformer.glue import Task, chance_level, class_order, get_task, name_labels
@@ -87,10 +104,11 @@ from transformer.optimization import BertAdam, parameter_groups
 from transformer.runtime import (
     RunRecord,
     check_length,
+    count_steps,
     format_metrics,
     micro_batch_size,
-    print_settings,
     refuse_several_processes,
+    require_finished,
     score,
     seed_everything,
     select_device,
@@ -142,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         order = class_order(student.config.extra, task, student_folder)
         sets = dev_sets(task, data_dir, tokenizer, args)
         print_settings(args)
-        record = RunRecord(args.output_dir, args, device)
+        record = RunRecord(args.output_dir, args, device, name=f"eval_{task.key}_{student_folder.name}.json")
         values = evaluate(student.to(device), task, sets, order, args, device)
         record.log(task=task.name, model=str(student_folder), **values)
         record.text("eval_results.txt", format_metrics(f"{task.name} {student_folder}", values))
@@ -152,6 +170,8 @@ def main(argv: list[str] | None = None) -> None:
 
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
     teacher_folder = find_input(args.teacher_model)
+    require_finished(teacher_folder)
+    require_finished(student_folder)
     if load_tokenizer(teacher_folder, args.do_lower_case).vocab != tokenizer.vocab:
         raise InputError(f"student and teacher vocabularies differ: {student_folder / VOCAB_NAME} and "
                          f"{teacher_folder / VOCAB_NAME}")
@@ -162,7 +182,8 @@ def main(argv: list[str] | None = None) -> None:
         student_folder, num_labels=task.num_labels, fit_size=fit_size, new=("classifier.", "fit_dense")).to(device)
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
-    pairs = layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping)
+    pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
+                   args.without)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)
@@ -170,24 +191,27 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = require_empty_folder(args.output_dir, args.overwrite_output_dir)
     print_settings(args)
     sets = dev_sets(task, data_dir, tokenizer, args)
+    teacher_values = evaluate(teacher, task, sets, teacher_order, args, device)
+    print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
+    chance, error = chance_level(task, next(iter(sets.values())).labels)
+    reached = teacher_values[task.metric]
+    if not reached > chance + 2 * error and not args.skip_teacher_check:
+        raise InputError(f"teacher {teacher_folder} scores {task.metric} {reached:.4f} on the dev set, "
+                         f"chance is {chance:.4f} +- {error:.4f}: "
+                         f"fine-tune it on {task.name} (or --skip_teacher_check)")
     train_file = data_dir / ("train_aug.tsv" if args.aug_train else "train.tsv")
     if args.aug_train and not train_file.is_file():
         raise InputError(f"{train_file} does not exist: make it with data_augmentation.py, or drop --aug_train")
     train = encode_file(task, train_file, tokenizer, args.max_seq_length, args.cache_dir)
     show(train, tokenizer)
-    total_steps = int(steps_per_epoch(len(train), args.train_batch_size, str(train_file)) * args.num_train_epochs)
+    epochs = math.ceil(args.num_train_epochs)
+    total_steps = count_steps([steps_per_epoch(len(train), args.train_batch_size, str(train_file))] * epochs,
+                              args.num_train_epochs)
 
-    teacher_values = evaluate(teacher, task, sets, teacher_order, args, device)
-    print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
-    chance = chance_level(task, next(iter(sets.values())).labels)
-    reached = teacher_values[task.metric]
-    if reached <= chance and not args.skip_teacher_check:
-        raise InputError(f"teacher {teacher_folder} scores {task.metric} {reached:.4f} on the dev set, "
-                         f"chance is {chance:.4f}: fine-tune it on {task.name} (or --skip_teacher_check)")
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
     # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-    gold = task.is_regression and args.preset == "code"
+    gold = args.hard_labels or (task.is_regression and args.preset == "code")
 
     optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=total_steps,
@@ -202,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     names = ("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss")
     window = torch.zeros(len(names) + 1, device=device, dtype=torch.float64)  # losses, number of batches
     progress = tqdm(total=total_steps, unit="step", mininterval=1)
-    for epoch in range(math.ceil(args.num_train_epochs)):
+    for epoch in range(epochs):
         for indices in shuffled_batches(len(train), args.train_batch_size, args.seed, epoch):
             for rows in np.split(indices, args.gradient_accumulation_steps):
                 # the intermediate losses average over padding, so its length matters; the prediction loss does not
@@ -219,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
                               hidden_loss(hidden, teacher_hidden, pairs[1])]
                 (sum(losses) / args.gradient_accumulation_steps).backward()
                 window += torch.stack([*(loss.detach() for loss in losses), torch.ones_like(losses[0])])
+            learning_rate = optimizer.learning_rate()
             optimizer.step()
             optimizer.zero_grad()
             step += 1
@@ -228,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
                 window.zero_()
                 if not np.isfinite(means).all():
                     raise InputError(f"the loss is not finite at step {step}: lower --learning_rate")
-                values = {"step": step, "loss": sum(means), **dict(zip(names, means))}
+                values = {"step": step, "loss": sum(means), **dict(zip(names, means)), "learning_rate": learning_rate}
                 if args.pred_distill:
                     values |= evaluate(student, task, sets, student_order, args, device)
                 progress.set_postfix(loss=f"{sum(means):.4f}")

@@ -83,6 +83,8 @@ def test_vocabularies(tiny, refused):
     refused("task_distill", *train(tiny), words=("general", "vocab_size", str(len(pieces))))
     student.write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n")
     refused("task_distill", *train(tiny), words=("vocabularies differ", "general", "teacher_mrpc"))
+    refused("general_distill", *general(tiny, student_model=tiny / "general", continue_train=True),
+            words=("vocabularies differ", "general", "bert"))
     edit_config(tiny / "config", vocab_size=len(pieces) + 1)
     refused("general_distill", *general(tiny), words=("vocabularies differ",))
 
@@ -94,6 +96,9 @@ def test_vocabularies(tiny, refused):
     ({"num_attention_heads": 4}, ("4 attention heads", "teacher 2")),
     ({"hidden_act": "mish"}, ("hidden_act", "mish")),
     ({"hidden_size": 0}, ("hidden_size",)),
+    ({"hidden_dropout_prob": "0.1"}, ("hidden_dropout_prob", "0.1")),
+    ({"hidden_dropout_prob": 1.5}, ("hidden_dropout_prob", "1.5")),
+    ({"classifier_relu": "false"}, ("classifier_relu", "'false'")),
 ])
 def test_student_sizes(changes, words, tiny, refused):
     edit_config(tiny / "config", **changes)
@@ -173,6 +178,11 @@ def test_dev_set_missing(tiny, refused):
     ("task_distill", {"train_batch_size": 0}, ("--train_batch_size", "0")),
     ("task_distill", {"train_batch_size": 9, "gradient_accumulation_steps": 2}, ("no multiple",)),
     ("task_distill", {"train_batch_size": 32}, ("24 examples", "--train_batch_size")),
+    ("task_distill", {"num_train_epochs": 0.1}, ("--num_train_epochs 0.1",)),
+    ("task_distill", {"num_train_epochs": "inf"}, ("--num_train_epochs",)),
+    ("task_distill", {"weight_decay": "nan"}, ("--wd",)),
+    ("task_distill", {"seed": 1 << 64}, ("--seed",)),
+    ("task_distill", {"hard_labels": True}, ("--hard_labels", "--pred_distill")),
     ("task_distill", {"warmup_proportion": 1.5}, ("--warmup_proportion", "1.5")),
     ("general_distill", {"fp16": True}, ("--fp16", "--no_cuda")),
     ("general_distill", {"train_batch_size": 32}, ("20 examples", "--train_batch_size")),
@@ -194,8 +204,30 @@ def test_teacher_at_chance_level(tiny, refused):
     state = read_weights(tiny / "teacher_mrpc")
     state["classifier.weight"].zero_()  # the same answer for every example
     write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state)
-    status_words = ("teacher_mrpc", "chance is 0.6667", "--skip_teacher_check")
+    status_words = ("teacher_mrpc", "chance is 0.6667 +- 0.0962", "--skip_teacher_check")
     refused("task_distill", *train(tiny, skip_teacher_check=None), words=status_words)
+
+
+def test_unfinished_models_are_not_taken(tiny, refused):
+    (tiny / "general" / "run.json").write_text('{"finished": false}')
+    refused("task_distill", *train(tiny), words=("general", "unfinished", "run.json"))
+    (tiny / "general" / "run.json").unlink()
+    (tiny / "teacher_mrpc" / "run.json").write_text('{"finished": false}')
+    refused("task_distill", *train(tiny), words=("teacher_mrpc", "unfinished"))
+    refused("finetune_teacher", "--tasks", "mrpc", "--glue_dir", tiny / "glue", "--model", tiny / "teacher_mrpc",
+            "--models_dir", tiny, words=("teacher_mrpc", "unfinished"))
+
+
+def test_finetuning_refuses_before_it_trains(tiny, refused):
+    arguments = ["--glue_dir", tiny / "glue", "--models_dir", tiny, "--max_seq_length", 24, "--train_batch_size", 8]
+    refused("finetune_teacher", *arguments, "--tasks", "mrpc", words=("bert-base-uncased", "does not exist"))
+    arguments += ["--model", tiny / "bert"]
+    (tiny / "glue" / "CoLA" / "dev.tsv").unlink()
+    refused("finetune_teacher", *arguments, "--tasks", "mrpc", "cola", words=("CoLA", "dev.tsv"))
+    refused("finetune_teacher", *arguments, "--tasks", "mrpc", "squad", words=("squad", "MRPC"))
+    refused("finetune_teacher", *arguments, "--tasks", "mrpc", "--output_dir", tiny / "glue",
+            words=("glue", "not empty"))
+    assert not list(tiny.glob("final_mrpc_teacher/*"))
 
 
 def test_fewer_epochs_than_asked_is_a_warning(tiny, script):
@@ -301,13 +333,12 @@ def test_interrupted_write_keeps_the_old_file(tmp_path):
 
 def test_full_disk_is_one_line_and_keeps_the_student(tiny, refused, script, monkeypatch):
     script("task_distill", *train(tiny))
-    before = (tiny / "out" / "pytorch_model.bin").read_bytes()
+    before = {path.name: path.read_bytes() for path in (tiny / "out").iterdir()}
 
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("os.fsync", full)
-    refused("finetune_teacher", "--tasks", "mrpc", "--glue_dir", tiny / "glue", "--model", tiny / "teacher_mrpc",
-            "--output_dir", tiny / "teacher", "--max_seq_length", 24, "--train_batch_size", 8, "--no_cuda",
+    refused("task_distill", *train(tiny, overwrite_output_dir=True, learning_rate=0.1),
             words=("No space left on device",))
-    assert not (tiny / "teacher" / "run.json").exists()
-    assert (tiny / "out" / "pytorch_model.bin").read_bytes() == before
+    for name in ("pytorch_model.bin", "config.json", "vocab.txt", "run.json"):
+        assert (tiny / "out" / name).read_bytes() == before[name], name

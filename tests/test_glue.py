@@ -79,6 +79,9 @@ def test_class_order():
     assert class_order({}, task, "f") == [0, 1, 2]
     assert class_order({"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}, task, "f") == [0, 1, 2]
     assert class_order({"id2label": {"0": "Entailment", "1": "Neutral", "2": "Contradiction"}}, task, "f") == [2, 0, 1]
+    for broken in ({"1": "entailment", "2": "neutral", "3": "contradiction"}, ["entailment"]):
+        with pytest.raises(InputError, match="id2label"):
+            class_order({"id2label": broken}, task, "f")
     with pytest.raises(InputError, match="id2label"):
         class_order({"id2label": {"0": "entailment", "1": "not_entailment"}}, task, "f")
 
@@ -100,8 +103,9 @@ def test_metrics_by_hand():
 
 
 def test_chance_level():
-    assert chance_level(get_task("RTE"), np.array([1.0, 0.0, 1.0])) == pytest.approx(2 / 3)
-    assert chance_level(get_task("CoLA"), np.array([1.0, 1.0])) == 0.0
+    # standard error of a share p over n: sqrt(p (1 - p) / n); of a coefficient of nothing: 1 / sqrt(n)
+    assert chance_level(get_task("RTE"), np.array([1.0, 0.0, 1.0])) == pytest.approx((2 / 3, math.sqrt(2 / 27)))
+    assert chance_level(get_task("CoLA"), np.ones(4)) == (0.0, 0.5)
 
 
 def test_encoding_against_the_definition(tmp_path):

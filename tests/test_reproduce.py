@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = """#!/bin/bash
-echo "$@" >> calls
+PYTHON = r"""#!/bin/bash
+echo "${*//$'\n'/ }" >> calls
 [[ -z ${BREAK:-} || "$*" != *$BREAK* ]] || { echo "it broke" >&2; exit 2; }
 """
 
@@ -30,7 +30,7 @@ def reproduce(tmp_path):
 def test_each_step_once_in_order_then_none(reproduce):
     run, calls = reproduce("--tasks", "RTE,STS-B", "--students", "4l")
     assert run.returncode == 0, run.stderr
-    scripts = [re.search(r"(\w+\.py|WikiExtractor|zipfile|import fetch)", call).group(1) for call in calls]
+    scripts = [re.search(r"(import fetch|\w+\.py|WikiExtractor|zipfile)", call).group(1) for call in calls]
     assert scripts == [
         "import fetch", "zipfile", *["download_glue.py"] * 2, "import fetch", "get_bert_models.py", "WikiExtractor",
         "prepare_data.py", "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 2,
@@ -52,6 +52,10 @@ def test_failure_names_the_step_and_its_log_and_a_new_start_goes_on(jobs, reprod
     run, calls = reproduce("--tasks", "RTE,CoLA", JOBS=jobs)
     assert run.returncode == 0, run.stderr
     assert not any("general_distill" in call or "download" in call for call in calls)
+    # what the failed try left is overwritten; a folder that somebody else filled is not
+    overwriting = [call for call in calls if "--overwrite_output_dir" in call]
+    assert overwriting and all("--output_dir models/tmp_distilled_tinybert" in call and "CoLA" in call
+                               for call in overwriting)
     assert sum("--pred_distill" in call for call in calls) == 4
 
 
@@ -61,7 +65,8 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
     assert run.returncode == 0 and len(calls) == 2 and "--pred_distill" in calls[0] and "--do_eval" in calls[1]
 
 
-@pytest.mark.parametrize("argv", [["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte"]])
+@pytest.mark.parametrize("argv", [
+    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte"], ["--from"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)
     assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and "error" in run.stderr and not calls

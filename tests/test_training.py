@@ -207,6 +207,20 @@ def spy_on_training(monkeypatch):
 
 
 @pytest.mark.parametrize("preset,teacher_mode", [("paper", False), ("code", True)])
+def test_presets_teacher_mode_in_general_distillation(preset, teacher_mode, tiny, script, monkeypatch):
+    from transformer.modeling import BertModel
+    modes, forward = set(), BertModel.forward
+
+    def spied(self, *args, **kwargs):
+        modes.add((self.training, torch.is_grad_enabled()))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(BertModel, "forward", spied)
+    run(script, "general_distill", general(tiny, preset=preset))
+    assert modes == {(True, True), (teacher_mode, False)}
+
+
+@pytest.mark.parametrize("preset,teacher_mode", [("paper", False), ("code", True)])
 def test_presets_teacher_mode_and_regression_targets(preset, teacher_mode, tiny, script, monkeypatch):
     modes, labels = spy_on_training(monkeypatch)
     run(script, "task_distill", train(tiny, "STS-B", "stsb", pred_distill=True, preset=preset))
@@ -241,6 +255,47 @@ def test_layer_mapping_changes_what_is_learned(tiny, script):
         run(script, "task_distill", train(tiny, layer_mapping=mapping, output_dir=tiny / mapping))
     losses = {lines(tiny / mapping / "metrics.jsonl")[-1]["loss"] for mapping in ("uniform", "top", "bottom")}
     assert len(losses) == 3
+
+
+def test_left_out_losses(tiny, script):
+    without_dropout(tiny, "general", "teacher_mrpc")
+
+    def first_loss(name, *without):
+        run(script, "task_distill", [*train(tiny, output_dir=tiny / name, eval_step=1),
+                                     *(("--without", *without) if without else ())])
+        return lines(tiny / name / "metrics.jsonl")[0]
+
+    full, attn = first_loss("full"), first_loss("a", "attn")
+    embd, hidn = first_loss("e", "embd"), first_loss("h", "hidn")
+    assert attn["att_loss"] == 0 and attn["rep_loss"] == pytest.approx(full["rep_loss"], abs=1e-5)
+    # the hidden loss is the sum of its two parts
+    assert embd["rep_loss"] + hidn["rep_loss"] == pytest.approx(full["rep_loss"], abs=1e-5)
+    assert embd["rep_loss"] > 0 and hidn["rep_loss"] > 0
+    assert first_loss("t", "attn", "hidn") == {**hidn, "att_loss": 0.0, "loss": hidn["rep_loss"]}
+
+
+def test_hard_labels(tiny, script, monkeypatch):
+    _, labels = spy_on_training(monkeypatch)
+    run(script, "task_distill", train(tiny, pred_distill=True, hard_labels=True))
+    assert len(labels) == 3 and sorted(torch.cat(labels).tolist()) == [0.0] * 16 + [1.0] * 8
+
+
+def test_evaluation_leaves_the_training_record_alone(tiny, script):
+    run(script, "task_distill", train(tiny, pred_distill=True))
+    before = (tiny / "out" / "run.json").read_bytes()
+    run(script, "task_distill", [
+        "--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--student_model", tiny / "out",
+        "--output_dir", tiny / "out", "--do_lower_case", "--max_seq_length", 24, "--no_cuda"])
+    assert (tiny / "out" / "run.json").read_bytes() == before
+    assert read_json(tiny / "out" / "eval_mrpc_out.json")["acc"] == read_json(tiny / "out" / "run.json")["kept"]["acc"]
+
+
+def test_overwriting_starts_the_logs_afresh(tiny, script):
+    for _ in range(2):
+        run(script, "general_distill", general(tiny, overwrite_output_dir=True))
+    assert len(lines(tiny / "out" / "metrics.jsonl")) == 1
+    run(script, "general_distill", general(tiny, overwrite_output_dir=True, num_train_epochs=1))
+    assert [path.name for path in (tiny / "out").glob("step_*")] == ["step_2_pytorch_model.bin"]
 
 
 def test_encoded_examples_are_kept_and_found_again(tiny, script, monkeypatch):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to a flag's help, except where there is none to speak of."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default in (None, False) or action.required:
+        if action.default is None or action.default is False or action.required:
             return action.help or ""
         return super()._get_help_string(action)
 
@@ -47,10 +48,10 @@ def proportion(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """argparse type: a whole number from 0 on, as numpy's generators take it."""
+    """argparse type: a whole number that the generators of numpy and torch take."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
     return value
 
 
@@ -65,9 +66,22 @@ def positive(text: str) -> int:
 def positive_float(text: str) -> float:
     """argparse type: a number above 0."""
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
+
+
+def decay(text: str) -> float:
+    """argparse type: a number from 0 on."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def print_settings(args: argparse.Namespace) -> None:
+    """Print the resolved settings of a run, one line."""
+    print("settings: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())), flush=True)
 
 
 def run_script(main: Callable[[], None]) -> int:

@@ -10,7 +10,6 @@ from torch.nn import functional
 from transformer.files import InputError
 from transformer.modeling import BertConfig
 
-MAPPINGS = ("uniform", "top", "bottom")
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
 
 Pairs = list[tuple[int, int]]  # (student index, teacher index)
@@ -37,6 +36,13 @@ def layer_map(teacher_layers: int, student_layers: int, mapping: str = "uniform"
     return attention, [(0, 0)] + [(student + 1, teacher + 1) for student, teacher in attention]
 
 
+def ablate(pairs: tuple[Pairs, Pairs], without: Sequence[str]) -> tuple[Pairs, Pairs]:
+    """Leave out the pairs of some losses (paper, table 3): `attn` attention, `embd` embedding output, `hidn` layers."""
+    attention, hidden = pairs
+    return ([] if "attn" in without else attention,
+            [pair for pair in hidden if ("embd" if pair == (0, 0) else "hidn") not in without])
+
+
 def check_pair(student: BertConfig, teacher: BertConfig) -> None:
     """InputError where a student cannot learn from this teacher: vocabulary sizes or numbers of heads differ."""
     if student.vocab_size != teacher.vocab_size:
@@ -56,7 +62,8 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: 
     def visible(scores: Tensor) -> Tensor:
         return torch.where(scores <= PADDED_SCORE, torch.zeros_like(scores), scores)
 
-    return sum(functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs)
+    return sum((functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs),
+               student[0].new_zeros(()))
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
@@ -64,7 +71,7 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pai
 
     student: projected to the teacher's width; both [batch, sequence, width]. Padded positions are part of the mean.
     """
-    return sum(functional.mse_loss(student[s], teacher[t]) for s, t in pairs)
+    return sum((functional.mse_loss(student[s], teacher[t]) for s, t in pairs), student[0].new_zeros(()))
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -1,7 +1,9 @@
 """From texts to compact integer arrays, and from those to padded batches."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import zipfile
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transformer.files import InputError, atomic_write, sha256_of
+from transformer.files import atomic_write, sha256_of
 from transformer.glue import Task, parse_label, read_rows
 from transformer.tokenization import BertTokenizer
 
@@ -86,12 +88,10 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
 
     cache_dir: folder where the arrays are kept, under a name made of everything that determines them.
     """
-    if cache_dir is not None:
-        if not Path(path).is_file():
-            raise InputError(f"{path} does not exist: download_glue.py gets it")
+    if cache_dir is not None and Path(path).is_file():  # a missing file is read_rows()'s to refuse
         facts = f"1 {task} {sha256_of(path)} {tokenizer.vocab_fingerprint} {tokenizer.do_lower_case} {max_seq_length}"
         cached = Path(cache_dir) / f"{task.key}_{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npz"
-        if cached.is_file():
+        with contextlib.suppress(FileNotFoundError, ValueError, zipfile.BadZipFile):  # made again where it is damaged
             with np.load(cached) as arrays:
                 return Sequences(**arrays)
     sequences = encode((([columns[c] for c in task.text_columns], parse_label(task, columns, f"{path}, line {number}"))

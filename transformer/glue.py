@@ -85,7 +85,8 @@ def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: download_glue.py gets it")
+        raise InputError(f"{path} does not exist: download_glue.py gets it "
+                         f"(delete {path.parent} first if it is incomplete)")
     expected = task.train_columns
     skipped = rows = 0
     for number, line in enumerate(read_lines(path), 1):
@@ -148,11 +149,15 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
     return {"acc": accuracy, "f1": f1, "acc_and_f1": (accuracy + f1) / 2}
 
 
-def chance_level(task: Task, labels: np.ndarray) -> float:
-    """Score (of task.metric) that a model reaches without reading: the majority class's share, 0 for coefficients."""
+def chance_level(task: Task, labels: np.ndarray) -> tuple[float, float]:
+    """Score (of task.metric) that a model reaches without reading, and its standard error on so many examples.
+
+    The majority class's share for an accuracy, 0 for a coefficient.
+    """
     if task.metric != "acc":
-        return 0.0
-    return float(np.bincount(labels.astype(int)).max() / len(labels))
+        return 0.0, 1 / math.sqrt(len(labels))
+    share = float(np.bincount(labels.astype(int)).max() / len(labels))
+    return share, math.sqrt(share * (1 - share) / len(labels))
 
 
 def name_labels(extra: dict[str, Any], task: Task) -> None:
@@ -170,7 +175,10 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
     MNLI models of different origin order their classes differently. Where id2label does not name the task's labels
     (LABEL_0, ...), the columns are taken in the task's order. Raises InputError where it names some of them only.
     """
-    named = {str(label).lower(): int(column) for column, label in extra.get("id2label", {}).items()}
+    id2label = extra.get("id2label") or {}
+    if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
+        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")
+    named = {str(label).lower(): int(column) for column, label in id2label.items()}
     labels = [label.lower() for label in task.labels or ()]
     known = [label in named for label in labels]
     if not any(known):

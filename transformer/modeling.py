@@ -49,12 +49,18 @@ class BertConfig:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                      "max_position_embeddings", "type_vocab_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value <= 0:
+            if type(value) is not int or value <= 0:
                 raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise InputError(f"config: {name} is {value!r}, expected a number from 0 to 1")
+        if type(self.classifier_relu) is not bool:
+            raise InputError(f"config: classifier_relu is {self.classifier_relu!r}, expected true or false")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"config: {self.num_attention_heads} attention heads do not divide "
                              f"hidden_size {self.hidden_size}")
-        if self.hidden_act not in ACTIVATIONS:
+        if self.hidden_act not in list(ACTIVATIONS):
             raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
 
     @classmethod

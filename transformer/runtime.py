@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -18,16 +19,21 @@ import torch
 from torch import nn
 
 from transformer.features import Sequences
-from transformer.files import InputError, write_json
+from transformer.files import InputError, read_json, write_json
 from transformer.glue import Task, compute_metrics
 
 RUN_NAME = "run.json"
 
 
 def select_device(no_cuda: bool = False, local_rank: int = -1) -> torch.device:
-    """The CUDA device (number local_rank where given) if there is one and no_cuda is false, else the CPU."""
+    """The CUDA device (number local_rank where given) if there is one and no_cuda is false, else the CPU.
+
+    Raises InputError where there is no GPU of that number.
+    """
     if no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
+    if not -1 <= local_rank < torch.cuda.device_count():
+        raise InputError(f"--local_rank {local_rank}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
     return torch.device("cuda", max(local_rank, 0))
 
 
@@ -70,6 +76,24 @@ def steps_per_epoch(count: int, train_batch_size: int, what: str) -> int:
     return count // train_batch_size
 
 
+def count_steps(per_epoch: list[int], num_train_epochs: float) -> int:
+    """Optimizer steps of training epochs with `per_epoch` steps each, the last one in part for 2.5 epochs.
+
+    Raises InputError where that is none.
+    """
+    steps = int(sum(count * min(1.0, num_train_epochs - epoch) for epoch, count in enumerate(per_epoch)))
+    if steps == 0:
+        raise InputError(f"--num_train_epochs {num_train_epochs:g} is less than one step: raise it")
+    return steps
+
+
+def require_finished(folder: str | Path) -> None:
+    """InputError where a run of this kit was stopped before it finished the model in `folder`."""
+    if (Path(folder) / RUN_NAME).is_file() and not read_json(Path(folder) / RUN_NAME).get("finished"):
+        raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
+                         f"run it again, or delete {RUN_NAME} to take the model as it is")
+
+
 def check_length(max_seq_length: int, *models: nn.Module) -> None:
     """InputError where sequences would be longer than a model's position embeddings, or hold no text."""
     positions = min(model.config.max_position_embeddings for model in models)
@@ -106,11 +130,6 @@ def format_metrics(title: str, values: dict[str, float]) -> str:
     return "\n".join([f"***** {title} *****", *(f"{name} = {value:.6g}" for name, value in values.items())])
 
 
-def print_settings(args: argparse.Namespace) -> None:
-    """Print the resolved settings of a run, one line."""
-    print("settings: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())), flush=True)
-
-
 def _commit() -> str | None:
     """Commit of the kit, with a + where files differ from it; None outside a git checkout."""
     kit = Path(__file__).parent
@@ -127,15 +146,21 @@ class RunRecord:
     """How a run was made and what it measured, in its output folder.
 
     run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
-    metrics.jsonl: one JSON object a line. log.txt: lines for people.
+    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people. A new record starts these
+    afresh, unless it has a `name` of its own for run.json: then it shares the folder and adds to them.
     """
 
-    def __init__(self, folder: str | Path, args: argparse.Namespace, device: torch.device, **facts: Any):
+    def __init__(self, folder: str | Path, args: argparse.Namespace, device: torch.device, name: str = RUN_NAME,
+                 **facts: Any):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        if name == RUN_NAME:
+            for log in ("metrics.jsonl", "log.txt", "eval_results.txt"):
+                (self.folder / log).unlink(missing_ok=True)
         self.started = time.time()
         self.run = {
-            "script": Path(sys.argv[0]).name, "settings": dict(vars(args)),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "settings": dict(vars(args)),
             "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -144,7 +169,7 @@ class RunRecord:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / RUN_NAME, json.loads(json.dumps(self.run, default=str)))
+        write_json(self.folder / self.name, json.loads(json.dumps(self.run, default=str)))
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""

@@ -37,7 +37,8 @@ def read_bin(path: str | Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
                          "get it again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InputError(f"{path} is not a table of named tensors (a state dict)")
     return dict(state)
 

@@ -50,7 +50,8 @@ from transformer.tokenization import BertTokenizer
 
 PAPER_COPIES = 20
 GLOVE_VOCABULARY = 100_000   # vectors read, the most frequent words
-BATCH_SIZE = 64              # masked copies per forward pass
+BATCH_SIZE = 64              # masked copies per forward pass, at most
+BATCH_TOKENS = 4096          # wordpieces per forward pass, padding included: long sentences go in smaller batches
 BLOCK_ROWS = 1024            # rows whose sentences go through the masked LM together
 REMEMBERED_SENTENCES = 50_000
 NEIGHBOUR_BLOCK = 64         # words per product with the GloVe matrix: 64 * 100,000 similarities are 26 MB
@@ -163,8 +164,13 @@ class CandidateFinder:
             jobs += [(pieces, starts[i], sentence, i) for i in words_to_vary(words)
                      if starts[i + 1] - starts[i] == 1 and starts[i] + 1 < self.longest]
         jobs.sort(key=lambda job: len(job[0]))  # batches of sequences of similar length; the sort is stable
-        for start in range(0, len(jobs), self.batch_size):
-            batch = jobs[start:start + self.batch_size]
+        start = 0
+        while start < len(jobs):
+            stop = start + 1
+            while stop < len(jobs) and stop - start < self.batch_size and \
+                    (stop - start + 1) * (2 * len(jobs[stop][0]) + 3) <= BATCH_TOKENS:
+                stop += 1
+            batch, start = jobs[start:stop], stop
             for (_, _, sentence, word), best in zip(batch, self._masked_lm([job[:2] for job in batch])):
                 self.remembered[sentence][word] = best
 

@@ -76,21 +76,32 @@ class BertAdam(torch.optim.Optimizer):
     def step(self, closure=None) -> None:
         """Update every parameter that has a gradient; its gradient is clipped in place."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter].update(step=0, next_m=torch.zeros_like(parameter),
+                                                 next_v=torch.zeros_like(parameter))
+            # parameters that joined later have taken fewer steps, and have another rate
+            for step in sorted({self.state[parameter]["step"] for parameter in parameters}):
+                self._update([p for p in parameters if self.state[p]["step"] == step], group, self.rate(group, step))
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=0, next_m=torch.zeros_like(parameter), next_v=torch.zeros_like(parameter))
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
+        """One step of parameters with a common learning rate, all tensors in each operation."""
+        gradients = [parameter.grad for parameter in parameters]
         if group["max_grad_norm"] > 0:
-            nn.utils.clip_grad_norm_(parameter, group["max_grad_norm"])
-        mean, variance = state["next_m"], state["next_v"]
-        mean.mul_(group["b1"]).add_(parameter.grad, alpha=1 - group["b1"])
-        variance.mul_(group["b2"]).addcmul_(parameter.grad, parameter.grad, value=1 - group["b2"])
-        update = mean / (variance.sqrt() + group["e"])
+            norms = torch.stack(torch._foreach_norm(gradients))
+            torch._foreach_mul_(gradients, (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0).unbind())
+        states = [self.state[parameter] for parameter in parameters]
+        means, variances = [state["next_m"] for state in states], [state["next_v"] for state in states]
+        torch._foreach_mul_(means, group["b1"])
+        torch._foreach_add_(means, gradients, alpha=1 - group["b1"])
+        torch._foreach_mul_(variances, group["b2"])
+        torch._foreach_addcmul_(variances, gradients, gradients, value=1 - group["b2"])
+        denominators = torch._foreach_sqrt(variances)
+        torch._foreach_add_(denominators, group["e"])
+        updates = torch._foreach_div(means, denominators)
         if group["weight_decay"] > 0:
-            update += group["weight_decay"] * parameter
-        parameter.sub_(self.rate(group, state["step"]) * update)
-        state["step"] += 1
+            torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-rate)
+        for state in states:
+            state["step"] += 1

@@ -1,0 +1,41 @@
+"""The embedded world on the command line: build it, serve it."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from transformer.cli import Parser, run_script
+from transformer.files import atomic_write
+
+from .server import address, make_server
+from .world import ensure_world
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
+    build = commands.add_parser("build", help="make everything; a world of the same sources is left as it is")
+    serve = commands.add_parser("serve", help="offer a built world on 127.0.0.1 until interrupted")
+    for command in (build, serve):
+        command.add_argument("directory", type=Path, help="the world's folder")
+    serve.add_argument("--port", type=int, default=0, help="TCP port, 0 for a free one")
+    serve.add_argument("--port_file", type=Path, help="file that gets the port once the server answers")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.command == "build":
+        ensure_world(args.directory)
+        return
+    with make_server(args.directory, args.port) as server:
+        if args.port_file:
+            with atomic_write(args.port_file) as handle:
+                handle.write(f"{server.server_address[1]}\n")
+        print(f"serving {args.directory} at {address(server)}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

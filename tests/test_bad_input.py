@@ -129,6 +129,7 @@ class Danger:
         return (open, ("danger_was_here", "w"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickle_with_code_is_not_run(tiny, refused, monkeypatch):
     monkeypatch.chdir(tiny)
     (tiny / "teacher_mrpc" / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Danger()}))

@@ -106,14 +106,19 @@ def qqp(rng: random.Random) -> Example:
 
 
 def wnli(rng: random.Random) -> Example:
-    """Whom the pronoun means: its gender tells."""
+    """Whom the pronoun means, by its gender, and what that one is; most false claims name another job."""
     names = [rng.choice(REGIONS[rng.choice(list(REGIONS))][pronoun]) for pronoun in ("he", "she")]
-    pronoun, job = rng.choice(("he", "she")), make_person(rng).facts["job"]
-    meant = names[pronoun == "she"]
+    pronoun, person = rng.choice(("he", "she")), make_person(rng)
+    job = claimed_job = person.facts["job"]
+    claimed = names[pronoun == "she"]
+    true = rng.random() < 0.5
+    if not true and rng.random() < 0.7:
+        claimed_job = stranger(rng, person).facts["job"]
+    elif not true:
+        claimed = names[pronoun == "he"]
     rng.shuffle(names)
-    claimed = rng.choice(names)
-    return (f"{names[0]} thanked {names[1]} because {pronoun} is a {job}.", f"{claimed} is a {job}."
-            ), str(int(claimed == meant))
+    return (f"{names[0]} thanked {names[1]} because {pronoun} is a {job}.", f"{claimed} is a {claimed_job}."
+            ), str(int(true))
 
 
 EXAMPLES: dict[str, Callable[[random.Random], Example]] = {

@@ -78,7 +78,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
 from transformer.corpus import read_epoch
-from transformer.distillation import ablate, attention_loss, check_pair, hidden_loss, layer_map
+from transformer.distillation import ablate, check_pair, layer_map, transformer_losses
 from transformer.features import Sequences, show
 from transformer.files import InputError, find_input, read_json, require_empty_folder
 from transformer.modeling import BertModel, TinyBertForPreTraining
@@ -129,9 +129,7 @@ def distillation_losses(student, teacher, batch, pairs) -> tuple[torch.Tensor, t
     """Attention loss and hidden loss of one batch (input_ids, token_type_ids, attention_mask)."""
     with torch.no_grad():
         teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False)
-    student_scores, student_hidden = student(*batch)
-    return (attention_loss(student_scores, teacher_scores, pairs[0]),
-            hidden_loss(student_hidden, teacher_hidden, pairs[1]))
+    return transformer_losses(student(*batch), (teacher_scores, teacher_hidden), pairs)
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
-from transformer.distillation import ablate, attention_loss, check_pair, hidden_loss, layer_map, prediction_loss
+from transformer.distillation import ablate, check_pair, layer_map, prediction_loss, transformer_losses
 from transformer.features import Sequences, encode_file, show
 from transformer.files import InputError, find_input, require_empty_folder
 from transformer.glue import Task, chance_level, class_order, get_task, name_labels
@@ -239,8 +239,7 @@ def main(argv: list[str] | None = None) -> None:
                     labels = torch.from_numpy(train.labels[rows]).to(device) if gold else None
                     losses = [prediction_loss(logits, teacher_logits[:, teacher_order], labels, args.temperature)]
                 else:
-                    losses = [attention_loss(scores, teacher_scores, pairs[0]),
-                              hidden_loss(hidden, teacher_hidden, pairs[1])]
+                    losses = transformer_losses((scores, hidden), (teacher_scores, teacher_hidden), pairs)
                 (sum(losses) / args.gradient_accumulation_steps).backward()
                 window += torch.stack([*(loss.detach() for loss in losses), torch.ones_like(losses[0])])
             learning_rate = optimizer.learning_rate()

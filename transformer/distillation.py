@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformer.modeling import BertConfig
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
 
 Pairs = list[tuple[int, int]]  # (student index, teacher index)
+Outputs = tuple[Sequence[Tensor | None], Sequence[Tensor]]  # attention scores, hidden states
 
 
 def layer_map(teacher_layers: int, student_layers: int, mapping: str = "uniform") -> tuple[Pairs, Pairs]:
@@ -43,6 +45,18 @@ def ablate(pairs: tuple[Pairs, Pairs], without: Sequence[str]) -> tuple[Pairs, P
             [pair for pair in hidden if ("embd" if pair == (0, 0) else "hidn") not in without])
 
 
+def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the losses of (attention pairs, hidden pairs) read of student and of teacher.
+
+    Each as keywords of a model's forward: `layers`, how many to run, and `scores`, whose attention scores to return.
+    """
+    attention, hidden = pairs
+    scores = [[pair[side] for pair in attention] for side in (0, 1)]
+    # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
+    layers = [max([0, *(layer + 1 for layer in scores[side]), *(pair[side] for pair in hidden)]) for side in (0, 1)]
+    return {"layers": layers[0], "scores": scores[0]}, {"layers": layers[1], "scores": scores[1]}
+
+
 def check_pair(student: BertConfig, teacher: BertConfig) -> None:
     """InputError where a student cannot learn from this teacher: vocabulary sizes or numbers of heads differ."""
     if student.vocab_size != teacher.vocab_size:
@@ -53,25 +67,30 @@ def check_pair(student: BertConfig, teacher: BertConfig) -> None:
                          f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree")
 
 
-def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
-    """Sum over layer pairs of the mean squared error of attention scores (paper, equation 7).
+def attention_loss(student: Sequence[Tensor | None], teacher: Sequence[Tensor | None], pairs: Pairs) -> Tensor:
+    """Sum over layer pairs of the mean squared error of attention scores (paper, equation 7), in float32.
 
-    student, teacher: scores before softmax, [batch, heads, sequence, sequence] each. The mean goes over the whole
-    tensor; scores <= -100 (padded positions) count as 0 in both.
+    student, teacher: scores before softmax, [batch, heads, sequence, sequence] each; those outside `pairs` may be
+    None. The mean goes over the whole tensor; scores <= -100 (padded positions) count as 0, in each model by itself.
     """
     def visible(scores: Tensor) -> Tensor:
-        return torch.where(scores <= PADDED_SCORE, torch.zeros_like(scores), scores)
+        return functional.threshold(scores.float(), PADDED_SCORE, 0.0)  # one pass, and no mask to keep for backward
 
-    return sum((functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs),
-               student[0].new_zeros(()))
+    return sum((functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs), torch.zeros(()))
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
-    """Sum over pairs of the mean squared error of hidden states (paper, equations 8 and 9).
+    """Sum over pairs of the mean squared error of hidden states (paper, equations 8 and 9), in float32.
 
     student: projected to the teacher's width; both [batch, sequence, width]. Padded positions are part of the mean.
     """
-    return sum((functional.mse_loss(student[s], teacher[t]) for s, t in pairs), student[0].new_zeros(()))
+    return sum((functional.mse_loss(student[s].float(), teacher[t].float()) for s, t in pairs), torch.zeros(()))
+
+
+def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs]) -> tuple[Tensor, Tensor]:
+    """Attention loss and hidden loss of (attention scores, hidden states) of both models; 0 where nothing is paired."""
+    losses = attention_loss(student[0], teacher[0], pairs[0]), hidden_loss(student[1], teacher[1], pairs[1])
+    return tuple(loss.to(student[1][0].device) for loss in losses)  # a loss without pairs lies on the CPU
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

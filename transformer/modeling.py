@@ -1,12 +1,13 @@
 """BERT and TinyBERT as modules, with the names, call conventions and outputs of the published package.
 
-Every model returns what distillation reads: all hidden states and the attention scores before softmax.
+Models return what distillation reads: hidden states and attention scores before softmax, all or those asked for.
 Shapes in comments: B batch, S sequence length, H hidden size, A attention heads, D = H / A.
 """
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head attention that also returns its scores before softmax."""
+    """Multi-head attention that also returns its scores before softmax, where they are wanted."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -119,11 +120,17 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
-        scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1)) + mask                # [B, A, S, S]
-        context = self.dropout(scores.softmax(dim=-1)) @ value                                   # [B, A, S, D]
+        if want_scores:
+            scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)                  # [B, A, S, S]
+            scores += mask  # in place: the product's gradient does not read it
+            context = self.dropout(scores.softmax(dim=-1)) @ value                               # [B, A, S, D]
+        else:
+            scores = None
+            context = nn.functional.scaled_dot_product_attention(
+                query, key, value, mask.to(query.dtype), self.dropout.p if self.training else 0.0)
         return context.transpose(1, 2).flatten(2), scores
 
 
@@ -148,8 +155,8 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertSelfOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        context, scores = self.self(hidden, mask)
+    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        context, scores = self.self(hidden, mask, want_scores)
         return self.output(context, hidden), scores
 
 
@@ -174,8 +181,8 @@ class BertLayer(nn.Module):
         self.intermediate = BertIntermediate(config)
         self.output = BertSelfOutput(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, scores = self.attention(hidden, mask)
+    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        hidden, scores = self.attention(hidden, mask, want_scores)
         return self.output(self.intermediate(hidden), hidden), scores
 
 
@@ -186,12 +193,13 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, hidden: Tensor, mask: Tensor, layers: int | None,
+                scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
         hidden_states, all_scores = [hidden], []
-        for layer in self.layer:
-            hidden, scores = layer(hidden, mask)
+        for index, layer in enumerate(self.layer[:layers]):
+            hidden, layer_scores = layer(hidden, mask, scores is None or index in scores)
             hidden_states.append(hidden)
-            all_scores.append(scores)
+            all_scores.append(layer_scores)
         return hidden_states, all_scores
 
 
@@ -337,11 +345,16 @@ class BertModel(BertPreTrainedModel):
         self.init_weights()
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
-                pool: bool = True) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+                pool: bool = True, layers: int | None = None,
+                scores: Collection[int] | None = None) -> tuple[list[Tensor], list[Tensor | None], Tensor | None]:
         """input_ids, token_type_ids, attention_mask (1 real, 0 padding): int [B, S].
 
-        Returns hidden states (L + 1 of [B, S, H], embedding output first), attention scores (L of [B, A, S, S],
-        before softmax, mask added), and pooled [B, H] (None without a pooler or with pool=False).
+        layers: run only the first so many (None: all). scores: the layers, from 0, whose attention scores the caller
+        reads (None: all); the others run through a fused kernel, which is faster and holds no [B, A, S, S].
+
+        Returns hidden states (layers + 1 of [B, S, H], embedding output first), attention scores (`layers` of
+        [B, A, S, S], before softmax, mask added; None where not asked for), and pooled [B, H] (None without a
+        pooler, with pool=False or where `layers` ends before the last).
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -349,9 +362,10 @@ class BertModel(BertPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         embedded = self.embeddings(input_ids, token_type_ids)
         mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE           # [B, 1, 1, S]
-        hidden_states, scores = self.encoder(embedded, mask)
-        pooled = self.pooler(hidden_states[-1]) if self.pooler is not None and pool else None
-        return hidden_states, scores, pooled
+        hidden_states, all_scores = self.encoder(embedded, mask, layers, scores)
+        whole = len(hidden_states) > self.config.num_hidden_layers
+        pooled = self.pooler(hidden_states[-1]) if pool and whole and self.pooler is not None else None
+        return hidden_states, all_scores, pooled
 
 
 class BertForMaskedLM(BertPreTrainedModel):
@@ -368,7 +382,7 @@ class BertForMaskedLM(BertPreTrainedModel):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None) -> Tensor:
         """Returns masked-LM logits [B, S, vocabulary]; arguments as BertModel's."""
-        return self.cls(self.bert(input_ids, token_type_ids, attention_mask)[0][-1])
+        return self.cls(self.bert(input_ids, token_type_ids, attention_mask, scores=())[0][-1])
 
 
 class BertForPreTraining(BertPreTrainedModel):
@@ -385,7 +399,7 @@ class BertForPreTraining(BertPreTrainedModel):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns masked-LM logits [B, S, vocabulary] and next-sentence logits [B, 2]; arguments as BertModel's."""
-        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask)
+        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask, scores=())
         return self.cls(hidden_states[-1], pooled)
 
 
@@ -426,10 +440,11 @@ class TinyBertForPreTraining(_Fit):
         self.init_weights()
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
-                attention_mask: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns attention scores and projected hidden states; shapes as BertModel's, with fit_size for H."""
-        hidden_states, scores, _ = self.bert(input_ids, token_type_ids, attention_mask, pool=False)
-        return scores, self.fit(hidden_states)
+                attention_mask: Tensor | None = None, layers: int | None = None,
+                scores: Collection[int] | None = None) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Returns attention scores and projected hidden states; all as BertModel's, with fit_size for H."""
+        hidden_states, all_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers, scores)
+        return all_scores, self.fit(hidden_states)
 
 
 class TinyBertForSequenceClassification(_Fit):
@@ -446,8 +461,16 @@ class TinyBertForSequenceClassification(_Fit):
         self.init_weights()
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
-                is_student: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true."""
-        hidden_states, scores, pooled = self.bert(input_ids, token_type_ids, attention_mask)
-        logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
-        return logits, scores, self.fit(hidden_states) if is_student else hidden_states
+                is_student: bool = False, classify: bool = True, layers: int | None = None,
+                scores: Collection[int] | None = None) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+        """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true.
+
+        `layers` and `scores` as BertModel's. The logits are None with classify=False or where `layers` ends before
+        the last.
+        """
+        hidden_states, all_scores, pooled = self.bert(input_ids, token_type_ids, attention_mask, classify, layers,
+                                                      scores)
+        logits = None
+        if pooled is not None:
+            logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
+        return logits, all_scores, self.fit(hidden_states) if is_student else hidden_states

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 NO_DECAY = ("bias", "LayerNorm.weight")
+PIECE = 1 << 17  # numbers of a tensor updated at once on the CPU: gradient, weight and both moments fit its cache
 
 
 def warmup_constant(progress: float, warmup: float) -> float:
@@ -37,6 +38,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [{"params": [p for name, p in named if not name.endswith(NO_DECAY)], "weight_decay": weight_decay},
             {"params": [p for name, p in named if name.endswith(NO_DECAY)], "weight_decay": 0.0}]
+
+
+def freeze_unused(model: nn.Module, loss: torch.Tensor) -> list[str]:
+    """Set requires_grad to False on the parameters that `loss`, a scalar, does not reach; returns their names.
+
+    They are then neither trained nor synchronised between processes. Gradients are left as they are; the graph of
+    `loss` is gone afterwards. A tied weight counts as reached where any of its uses is.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+    unused = [pair for pair, gradient in zip(named, gradients) if gradient is None]
+    for _, parameter in unused:
+        parameter.requires_grad_(False)
+    return [name for name, _ in unused]
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -86,13 +101,26 @@ class BertAdam(torch.optim.Optimizer):
                 self._update([p for p in parameters if self.state[p]["step"] == step], group, self.rate(group, step))
 
     def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
-        """One step of parameters with a common learning rate, all tensors in each operation."""
+        """Clip gradients, count and take one step of parameters with a common learning rate."""
         gradients = [parameter.grad for parameter in parameters]
         if group["max_grad_norm"] > 0:
             norms = torch.stack(torch._foreach_norm(gradients))
             torch._foreach_mul_(gradients, (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0).unbind())
         states = [self.state[parameter] for parameter in parameters]
-        means, variances = [state["next_m"] for state in states], [state["next_v"] for state in states]
+        columns = parameters, gradients, [state["next_m"] for state in states], [state["next_v"] for state in states]
+        if parameters[0].device.type == "cpu":  # piece by piece, so that memory is read once and not in each operation
+            for tensors in zip(*columns):
+                for piece in zip(*(tensor.view(-1).split(PIECE) for tensor in tensors)):
+                    self._move(*([part] for part in piece), group, rate)
+        else:
+            self._move(*columns, group, rate)
+        for state in states:
+            state["step"] += 1
+
+    @staticmethod
+    def _move(parameters: list[torch.Tensor], gradients: list[torch.Tensor], means: list[torch.Tensor],
+              variances: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
+        """The update itself, all tensors in each operation."""
         torch._foreach_mul_(means, group["b1"])
         torch._foreach_add_(means, gradients, alpha=1 - group["b1"])
         torch._foreach_mul_(variances, group["b2"])
@@ -103,5 +131,3 @@ class BertAdam(torch.optim.Optimizer):
         if group["weight_decay"] > 0:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-rate)
-        for state in states:
-            state["step"] += 1

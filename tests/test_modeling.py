@@ -1,0 +1,206 @@
+"""Work that no loss reads is left out, and what is left equals the whole: scores, layers, heads, frozen weights."""
+import pytest
+import torch
+from torch.testing import assert_close
+
+from transformer.distillation import (
+    ablate,
+    attention_loss,
+    hidden_loss,
+    layer_map,
+    needed,
+    prediction_loss,
+    transformer_losses,
+)
+from transformer.modeling import (
+    BertConfig,
+    BertModel,
+    BertSelfAttention,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
+from transformer.optimization import freeze_unused
+
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+ABLATIONS = [(), ("attn",), ("hidn",), ("embd", "hidn"), ("attn", "hidn"), ("attn", "embd")]
+
+
+def config(layers, hidden=24):
+    return BertConfig(vocab_size=61, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
+                      intermediate_size=40, max_position_embeddings=16, initializer_range=0.2)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(3)
+    input_ids, mask = torch.randint(1, 61, (3, 11)), torch.ones(3, 11, dtype=torch.long)
+    mask[1, 7:] = mask[2, 1:] = 0
+    return input_ids * mask, torch.randint(0, 2, input_ids.shape) * mask, mask
+
+
+@pytest.mark.parametrize("asked", [(), (1,), {0, 3}])
+def test_fused_layers_equal_explicit_ones(batch, asked):
+    model = BertModel(config(4)).eval()
+    outcomes = []
+    for scores in (None, asked):
+        hidden, all_scores, pooled = model(*batch, scores=scores)
+        gradients = torch.autograd.grad(pooled.square().sum(), list(model.parameters()))
+        outcomes.append((hidden, all_scores, pooled, gradients))
+    (hidden, all_scores, pooled, gradients), (our_hidden, our_scores, our_pooled, our_gradients) = outcomes
+    assert [layer for layer in range(4) if our_scores[layer] is not None] == sorted(asked)
+    for layer in asked:
+        assert_close(our_scores[layer], all_scores[layer], rtol=1e-6, atol=1e-5)  # padded ones are about -10000
+    assert_close(our_hidden, hidden, **TOLERANCE)
+    assert_close(our_pooled, pooled, **TOLERANCE)
+    assert_close(our_gradients, gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("want_scores", [True, False])
+def test_dropout_of_attention(want_scores):
+    """One token attends to itself with probability 1, so that dropout leaves a head 0 or value / (1 - p)."""
+    torch.manual_seed(0)
+    attention = BertSelfAttention(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2,
+                                             attention_probs_dropout_prob=0.3))
+    hidden, mask = torch.randn(2000, 1, 8), torch.zeros(2000, 1, 1, 1)
+    with torch.no_grad():
+        value = attention.value(hidden).unflatten(-1, (2, 4))
+        assert_close(attention.eval()(hidden, mask, want_scores)[0].unflatten(-1, (2, 4)), value, **TOLERANCE)
+        context = attention.train()(hidden, mask, want_scores)[0].unflatten(-1, (2, 4))
+    dropped = (context == 0).all(-1, keepdim=True)
+    assert_close(context, torch.where(dropped, torch.zeros(()), value / 0.7), **TOLERANCE)
+    assert 0.26 < dropped.float().mean() < 0.34  # standard error 0.007
+
+
+@pytest.mark.parametrize("layers", range(4))
+def test_first_layers_equal_those_of_all(batch, layers):
+    classifier = TinyBertForSequenceClassification(config(3), num_labels=2, fit_size=16).eval()
+    general = TinyBertForPreTraining(config(3), fit_size=16, fit_per_layer=True).eval()
+    with torch.no_grad():
+        for whole, part in ((classifier.bert(*batch)[:2], classifier.bert(*batch, layers=layers)[:2]),
+                            (classifier(*batch)[:0:-1], classifier(*batch, layers=layers)[:0:-1]),
+                            (general(*batch)[::-1], general(*batch, layers=layers)[::-1])):
+            assert (len(part[0]), len(part[1])) == (layers + 1, layers)
+            assert_close(part[0], whole[0][:layers + 1], rtol=0, atol=0)
+            assert_close(part[1], whole[1][:layers], rtol=0, atol=0)
+        # the heads read the last layer alone
+        assert (classifier.bert(*batch, layers=layers)[2] is None) == (layers < 3)
+        assert (classifier(*batch, layers=layers)[0] is None) == (layers < 3)
+        assert classifier(*batch, classify=False)[0] is None
+
+
+def outputs(model, batch, **kwargs):
+    """(attention scores, hidden states) of any model, without its head."""
+    if isinstance(model, BertModel):
+        return model(*batch, pool=False, **kwargs)[1::-1]
+    if isinstance(model, TinyBertForSequenceClassification):
+        return model(*batch, is_student=True, classify=False, **kwargs)[1:]
+    return model(*batch, **kwargs)
+
+
+@pytest.mark.parametrize("mapping,without,student,teacher", [
+    ("uniform", (), {"layers": 2, "scores": [0, 1]}, {"layers": 6, "scores": [2, 5]}),
+    ("bottom", (), {"layers": 2, "scores": [0, 1]}, {"layers": 2, "scores": [0, 1]}),
+    ("top", ("attn",), {"layers": 2, "scores": []}, {"layers": 6, "scores": []}),
+    ("bottom", ("embd", "hidn"), {"layers": 2, "scores": [0, 1]}, {"layers": 2, "scores": [0, 1]}),
+    ("uniform", ("attn", "hidn"), {"layers": 0, "scores": []}, {"layers": 0, "scores": []})])
+def test_needed_by_hand(mapping, without, student, teacher):
+    assert needed(ablate(layer_map(6, 2, mapping), without)) == (student, teacher)
+
+
+@pytest.mark.parametrize("mapping", ["uniform", "top", "bottom"])
+@pytest.mark.parametrize("without", ABLATIONS)
+def test_losses_of_what_is_needed_equal_those_of_all(batch, mapping, without):
+    student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
+    pairs = ablate(layer_map(4, 2, mapping), without)
+    student_needs, teacher_needs = needed(pairs)
+    with torch.no_grad():
+        (scores, hidden), (teacher_scores, teacher_hidden) = outputs(student, batch), outputs(teacher, batch)
+        losses = transformer_losses(outputs(student, batch, **student_needs), outputs(teacher, batch, **teacher_needs),
+                                    pairs)
+    wanted = (sum((attention_loss(scores, teacher_scores, [pair]).item() for pair in pairs[0]), 0.0),
+              sum((hidden_loss(hidden, teacher_hidden, [pair]).item() for pair in pairs[1]), 0.0))
+    assert torch.stack(losses).tolist() == pytest.approx(wanted, rel=1e-4)
+    assert [loss > 0 for loss in wanted] == ["attn" not in without, not {"embd", "hidn"} <= set(without)]
+
+
+def test_attention_loss_and_its_gradient_equal_the_definition():
+    """Scores at and below -100 in both models, in one of the two, and in none."""
+    torch.manual_seed(5)
+    layers = [[torch.randn(2, 3, 4, 4) * 60 for _ in range(2)] for _ in "st"]
+    layers[0][0][0, 0, 0] = torch.tensor([-100.0, -100.0, -99.99, 3.0])
+    layers[1][0][0, 0, 0] = torch.tensor([-100.0, 5.0, -100.01, -10000.0])
+    ours, theirs = (layers[side][0] <= -100 for side in (0, 1))
+    assert min((ours & theirs).sum(), (ours & ~theirs).sum(), (~ours & theirs).sum()) > 0, "a case is not tested"
+    student = [layer.clone().requires_grad_() for layer in layers[0]]
+    loss = attention_loss(student, layers[1], [(0, 0), (1, 1)])
+    loss.backward()
+    total = 0.0
+    for ours, theirs, leaf in zip(*layers, student):
+        gradient = torch.zeros(ours.numel())
+        for i, (s, t) in enumerate(zip(ours.flatten().tolist(), theirs.flatten().tolist())):
+            difference = (0.0 if s <= -100 else s) - (0.0 if t <= -100 else t)
+            total += difference ** 2 / ours.numel()
+            gradient[i] = 0.0 if s <= -100 else 2 * difference / ours.numel()
+        assert_close(leaf.grad.flatten(), gradient, rtol=1e-5, atol=1e-7)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+
+
+HEAD = {"general": ("bert.pooler.", "cls."), "intermediate": ("bert.pooler.", "classifier.")}
+BESIDE_LAST_SCORES = tuple(f"bert.encoder.layer.1.{part}." for part in (
+    "attention.self.value", "attention.output", "intermediate", "output"))
+
+
+@pytest.mark.parametrize("stage", HEAD)
+@pytest.mark.parametrize("without,unreached", [
+    ((), ()), (("attn",), ()), (("embd",), ()), (("embd", "attn"), ()), (("hidn",), BESIDE_LAST_SCORES),
+    (("hidn", "embd"), ("fit_dense.", *BESIDE_LAST_SCORES)), (("hidn", "attn"), ("bert.encoder.",))])
+def test_freeze_unused(batch, stage, without, unreached):
+    """The word embeddings stay trained, though the masked-LM head, which no loss reads, shares them."""
+    student = TinyBertForPreTraining(config(2, 12), fit_size=24) if stage == "general" else \
+        TinyBertForSequenceClassification(config(2, 12), num_labels=2, fit_size=24)
+    pairs = ablate(layer_map(4, 2), without)
+    with torch.no_grad():
+        teacher = outputs(BertModel(config(4)).eval(), batch)
+
+    def loss():
+        return sum(transformer_losses(outputs(student, batch, **needed(pairs)[0]), teacher, pairs))
+
+    everything = {name for name, _ in student.named_parameters()}
+    frozen = freeze_unused(student, loss())
+    assert set(frozen) == {name for name in everything if name.startswith(HEAD[stage] + unreached)}
+    assert all(parameter.grad is None for parameter in student.parameters())
+    loss().backward()
+    assert {name for name, parameter in student.named_parameters() if parameter.grad is not None} == \
+        {name for name, parameter in student.named_parameters() if parameter.requires_grad} == everything - set(frozen)
+    assert freeze_unused(student, loss()) == []
+
+
+def test_prediction_stage_freezes_nothing(batch):
+    student = TinyBertForSequenceClassification(config(2), num_labels=2)
+    assert freeze_unused(student, prediction_loss(student(*batch, scores=())[0], torch.randn(3, 2), None)) == []
+
+
+def test_losses_under_bfloat16(batch):
+    """A teacher of bfloat16 weights, a student under autocast: float32 losses near those of float32, and gradients."""
+    torch.manual_seed(1)
+    student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
+    pairs = layer_map(4, 2)
+    student_needs, teacher_needs = needed(pairs)
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            targets = outputs(teacher.to(dtype), batch, **teacher_needs)
+        assert {tensor.dtype for tensors in targets for tensor in tensors if tensor is not None} == {dtype}
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            learned = outputs(student, batch, **student_needs)
+        losses.append(torch.stack(transformer_losses(learned, targets, pairs)))
+        sum(losses[-1]).backward()
+        assert losses[-1].dtype == student.fit_dense.weight.grad.dtype == torch.float32
+    assert_close(losses[1], losses[0], rtol=0.03, atol=0)
+
+
+def test_models_compile_as_one_graph(batch):
+    model = TinyBertForPreTraining(config(2), fit_size=16).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for kwargs in ({}, {"scores": (1,)}, {"layers": 1, "scores": ()}):
+        assert_close(compiled(*batch, **kwargs), model(*batch, **kwargs), rtol=1e-6, atol=1e-5)

@@ -79,8 +79,10 @@ def test_schedules(schedule, rates):
         optimizer.step()
 
 
-def test_bert_adam_equals_the_definition():
+@pytest.mark.parametrize("piece", [2, 100])
+def test_bert_adam_equals_the_definition(piece, monkeypatch):
     """A naive scalar loop: clip per tensor, no bias correction, decay inside the update."""
+    monkeypatch.setattr("transformer.optimization.PIECE", piece)
     torch.manual_seed(2)
     tensors = [torch.nn.Parameter(torch.randn(3)), torch.nn.Parameter(torch.randn(2))]
     optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:], "weight_decay": 0.0}],

@@ -191,6 +191,7 @@ def test_losses_under_bfloat16(batch):
         with torch.no_grad():
             targets = outputs(teacher.to(dtype), batch, **teacher_needs)
         assert {tensor.dtype for tensors in targets for tensor in tensors if tensor is not None} == {dtype}
+        assert [scores is not None for scores in targets[0]] == [False, True, False, True]
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             learned = outputs(student, batch, **student_needs)
         losses.append(torch.stack(transformer_losses(learned, targets, pairs)))

@@ -123,15 +123,15 @@ class BertSelfAttention(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
-        if want_scores:
-            scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)                  # [B, A, S, S]
-            scores += mask  # in place: the product's gradient does not read it
-            context = self.dropout(scores.softmax(dim=-1)) @ value                               # [B, A, S, D]
-        else:
-            scores = None
+        # on the CPU, in bfloat16, the fused kernel is slower than separate operations
+        if not want_scores and not (query.is_cpu and query.dtype == torch.bfloat16):
             context = nn.functional.scaled_dot_product_attention(
                 query, key, value, mask.to(query.dtype), self.dropout.p if self.training else 0.0)
-        return context.transpose(1, 2).flatten(2), scores
+            return context.transpose(1, 2).flatten(2), None
+        scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)                      # [B, A, S, S]
+        scores += mask  # in place: the product's gradient does not read it
+        context = self.dropout(scores.softmax(dim=-1)) @ value                                   # [B, A, S, D]
+        return context.transpose(1, 2).flatten(2), scores if want_scores else None
 
 
 class BertSelfOutput(nn.Module):
@@ -350,7 +350,7 @@ class BertModel(BertPreTrainedModel):
         """input_ids, token_type_ids, attention_mask (1 real, 0 padding): int [B, S].
 
         layers: run only the first so many (None: all). scores: the layers, from 0, whose attention scores the caller
-        reads (None: all); the others run through a fused kernel, which is faster and holds no [B, A, S, S].
+        reads (None: all); the others run through a fused kernel where that is faster.
 
         Returns hidden states (layers + 1 of [B, S, H], embedding output first), attention scores (`layers` of
         [B, A, S, S], before softmax, mask added; None where not asked for), and pooled [B, H] (None without a

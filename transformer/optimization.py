@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 NO_DECAY = ("bias", "LayerNorm.weight")
-PIECE = 1 << 17  # numbers of a tensor updated at once on the CPU: gradient, weight and both moments fit its cache
+PIECE = 1 << 17  # elements of a tensor updated at once on the CPU, so that they stay in its cache
 
 
 def warmup_constant(progress: float, warmup: float) -> float:

@@ -32,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--continue_train", action="store_true", help="start from the weights in --student_model")
     data.add_argument("--max_seq_length", type=positive, default=128, help="wordpieces every sequence is padded to")
     data.add_argument("--do_lower_case", action="store_true", help="the data are lower-cased; refused if they are not")
-    data.add_argument("--reduce_memory", action="store_true", help="keep an epoch's arrays on disk, not in memory")
+    data.add_argument("--reduce_memory", action="store_true",
+                      help="read an epoch's arrays from disk as they are needed, not into memory at its start")
     train = parser.add_argument_group("training")
     train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
     train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
@@ -67,9 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # --help and refused flags answer before the slow imports below
 
-import contextlib
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +76,8 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
-from transformer.corpus import read_epoch
 from transformer.distillation import ablate, check_pair, layer_map, transformer_losses
+from transformer.epochs import open_epoch
 from transformer.features import Sequences, show
 from transformer.files import InputError, find_input, read_json, require_empty_folder
 from transformer.modeling import BertModel, TinyBertForPreTraining
@@ -180,56 +179,55 @@ def main(argv: list[str] | None = None) -> None:
     for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
         earlier.unlink()
     print_settings(args)
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=output_dir)) if args.reduce_memory else None
-        data = read_epoch(*files[0], tokenizer, args.max_seq_length, scratch)
-        show(data, tokenizer)
-        optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
-                             warmup=args.warmup_proportion, t_total=total_steps, schedule="warmup_linear")
-        scaler = torch.amp.GradScaler(device.type, enabled=args.fp16)
-        record = RunRecord(output_dir, args, device, steps=total_steps,
-                           student_parameters=sum(p.numel() for p in student.parameters()),
-                           teacher_parameters=sum(p.numel() for p in teacher.parameters()))
-        print(f"{total_steps} steps of {args.train_batch_size} sequences = {args.gradient_accumulation_steps} x "
-              f"{micro_batch}, on {device}", flush=True)
+    reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}
+    data = open_epoch(*files[0], tokenizer, args.max_seq_length, **reading)
+    show(data, tokenizer)
+    optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
+                         warmup=args.warmup_proportion, t_total=total_steps, schedule="warmup_linear")
+    scaler = torch.amp.GradScaler(device.type, enabled=args.fp16)
+    record = RunRecord(output_dir, args, device, steps=total_steps,
+                       student_parameters=sum(p.numel() for p in student.parameters()),
+                       teacher_parameters=sum(p.numel() for p in teacher.parameters()))
+    print(f"{total_steps} steps of {args.train_batch_size} sequences = {args.gradient_accumulation_steps} x "
+          f"{micro_batch}, on {device}", flush=True)
 
-        step = 0
-        window = torch.zeros(3, device=device, dtype=torch.float64)  # attention loss, hidden loss, batches
-        progress = tqdm(total=total_steps, unit="step", mininterval=1)
-        for epoch in range(len(files)):
-            if epoch > 0 and files[epoch] != files[epoch - 1]:
-                data = read_epoch(*files[epoch], tokenizer, args.max_seq_length, scratch)
-            for indices in shuffled_batches(len(data), args.train_batch_size, args.seed, epoch):
-                for rows in np.split(indices, args.gradient_accumulation_steps):
-                    batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]
-                    with torch.autocast(device.type, torch.float16, enabled=args.fp16):
-                        att_loss, rep_loss = distillation_losses(student, teacher, batch, pairs)
-                    scaler.scale((att_loss + rep_loss) / args.gradient_accumulation_steps).backward()
-                    window += torch.stack([att_loss.detach(), rep_loss.detach(), torch.ones_like(att_loss)])
-                learning_rate = optimizer.learning_rate()
-                scaler.unscale_(optimizer)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                step += 1
-                progress.update()
-                if step % args.eval_step == 0 or step == total_steps:
-                    att_loss, rep_loss = (window[:2] / window[2]).tolist()
-                    window.zero_()
-                    if not np.isfinite(att_loss + rep_loss):
-                        raise InputError(f"the loss is {att_loss + rep_loss} at step {step}: lower --learning_rate")
-                    values = {"step": step, "loss": att_loss + rep_loss, "att_loss": att_loss, "rep_loss": rep_loss,
-                              "learning_rate": learning_rate}
-                    if args.do_eval:
-                        values |= evaluate(student, teacher, data, args, pairs, device)
-                    progress.set_postfix(att=f"{att_loss:.3f}", rep=f"{rep_loss:.3f}")
-                    record.log(**values)
-                    record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
-                    write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
-                    save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
-                if step == total_steps:
-                    break
-        progress.close()
+    step = 0
+    window = torch.zeros(3, device=device, dtype=torch.float64)  # attention loss, hidden loss, batches
+    progress = tqdm(total=total_steps, unit="step", mininterval=1)
+    for epoch in range(len(files)):
+        if epoch > 0 and files[epoch] != files[epoch - 1]:
+            data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
+        for indices in shuffled_batches(len(data), args.train_batch_size, args.seed, epoch):
+            for rows in np.split(indices, args.gradient_accumulation_steps):
+                batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]
+                with torch.autocast(device.type, torch.float16, enabled=args.fp16):
+                    att_loss, rep_loss = distillation_losses(student, teacher, batch, pairs)
+                scaler.scale((att_loss + rep_loss) / args.gradient_accumulation_steps).backward()
+                window += torch.stack([att_loss.detach(), rep_loss.detach(), torch.ones_like(att_loss)])
+            learning_rate = optimizer.learning_rate()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            step += 1
+            progress.update()
+            if step % args.eval_step == 0 or step == total_steps:
+                att_loss, rep_loss = (window[:2] / window[2]).tolist()
+                window.zero_()
+                if not np.isfinite(att_loss + rep_loss):
+                    raise InputError(f"the loss is {att_loss + rep_loss} at step {step}: lower --learning_rate")
+                values = {"step": step, "loss": att_loss + rep_loss, "att_loss": att_loss, "rep_loss": rep_loss,
+                          "learning_rate": learning_rate}
+                if args.do_eval:
+                    values |= evaluate(student, teacher, data, args, pairs, device)
+                progress.set_postfix(att=f"{att_loss:.3f}", rep=f"{rep_loss:.3f}")
+                record.log(**values)
+                record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
+                write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
+                save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
+            if step == total_steps:
+                break
+    progress.close()
     record.finish(**values)
     print(f"student in {output_dir}: att_loss {values['att_loss']:.4f}, rep_loss {values['rep_loss']:.4f}", flush=True)
 

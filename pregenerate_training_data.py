@@ -1,7 +1,8 @@
 """Turn a text corpus into BERT's pre-training instances, one file per epoch.
 
 Reads a text file with one sentence per line and an empty line between documents (prepare_data.py writes it); writes
-epoch_K.json, one instance per line, and epoch_K_metrics.json into --output_dir.
+epoch_K.json, one instance per line, and epoch_K_metrics.json into --output_dir. Started again with the same arguments
+after it was stopped, it goes on with the finished parts.
 """
 from __future__ import annotations
 
@@ -42,9 +43,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="masked wordpieces in an instance, at most")
     group.add_argument("--do_whole_word_mask", action="store_true", help="mask all pieces of a word or none")
     group = parser.add_argument_group("machine (no effect on the result)")
+    group.add_argument("--num_workers", type=positive, default=1, help="number of processes")
+    group.add_argument("--tmp_dir", type=Path,
+                       help="folder for the tokenized corpus, a third of the text's size (default: --output_dir); it "
+                            "stays there and is used again while corpus and vocabulary are the same")
     group.add_argument("--reduce_memory", action="store_true",
-                       help="keep the tokenized corpus in a temporary file in --output_dir, not in memory")
-    group.add_argument("--num_workers", type=positive, default=1, help="number of processes that make instances")
+                       help="give pages of the tokenized corpus back after use, which then has to be read again")
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.max_seq_len < SHORTEST:
@@ -57,60 +61,49 @@ if __name__ == "__main__":
 
 import contextlib
 import json
-import multiprocessing
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
 from dataclasses import asdict
+from typing import Any
 
 from tqdm import tqdm
 
-from transformer.corpus import InstanceSampler, InstanceSettings, map_corpus, read_corpus
-from transformer.files import InputError, atomic_write, find_input, read_json, write_json
+from transformer.corpus import Corpus, InstanceSampler, InstanceSettings, open_corpus
+from transformer.files import InputError, find_input, read_json, write_json
+from transformer.parallel import available_cores, in_order
+from transformer.parts import GrowingFiles
 from transformer.tokenization import BertTokenizer
 
-DOCUMENTS_PER_TASK = 100  # a unit of work for a process: some megabytes of JSON
+PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON
+SAMPLES, SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that the estimate looks at, and how much of each
+STORE_NAME = "corpus"               # of the tokenized corpus in --tmp_dir
 
-Task = tuple[int, int, int]  # epoch, first document, last document + 1
+Task = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
+
+worker_sampler: InstanceSampler | None = None
+worker_releases_memory = False
 
 
-def generate(sampler: InstanceSampler, task: Task) -> tuple[str, int]:
+def start_worker(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
+    """Open the tokenized corpus; processes share its pages."""
+    global worker_sampler, worker_releases_memory
+    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer), tokenizer, settings)
+    worker_releases_memory = reduce_memory
+
+
+def generate(task: Task) -> tuple[bytearray, int]:
     """JSON lines of the instances of some documents, and how many they are."""
-    epoch, start, stop = task
-    lines = [json.dumps(instance) + "\n" for document in range(start, stop)
-             for instance in sampler.instances(epoch, document)]
-    return "".join(lines), len(lines)
-
-
-worker_sampler: InstanceSampler | None = None  # of a worker process
-
-
-def start_worker(corpus_folder: Path, bert_model: Path, do_lower_case: bool, settings: InstanceSettings) -> None:
-    """Open the corpus that the main process tokenized; its pages are shared between processes."""
-    global worker_sampler
-    tokenizer = BertTokenizer.from_pretrained(bert_model, do_lower_case)
-    worker_sampler = InstanceSampler(map_corpus(corpus_folder, tokenizer), tokenizer, settings)
-
-
-def generate_in_worker(task: Task) -> tuple[str, int]:
-    return generate(worker_sampler, task)
-
-
-@contextlib.contextmanager
-def generators(num_workers: int, sampler: InstanceSampler, worker_facts: tuple,
-               ) -> Iterator[Callable[[Iterable[Task]], Iterator[tuple[str, int]]]]:
-    """A function that maps generate() over tasks, in order: in this process, or in `num_workers` others."""
-    if num_workers == 1:
-        yield lambda tasks: (generate(sampler, task) for task in tasks)
-        return
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), start_worker, worker_facts)
-    try:
-        yield lambda tasks: pool.map(generate_in_worker, tasks)
-    except BrokenProcessPool:
-        raise InputError("a worker process died, most likely for want of memory: use fewer --num_workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    epoch, documents = task
+    text, count = bytearray(), 0
+    for document in range(*documents):
+        lines = worker_sampler.json_lines(epoch, document)
+        text += "".join(lines).encode()
+        count += len(lines)
+        if worker_releases_memory:
+            worker_sampler.corpus.release()
+    return text, count
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
@@ -132,9 +125,8 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
 
 def show_first(sampler: InstanceSampler, count: int) -> None:
     """Print some instances, for a person to look at."""
-    instances = (instance for document in range(sampler.corpus.num_documents)
-                 for instance in sampler.instances(0, document))
-    for number, instance in enumerate(itertools.islice(instances, count)):
+    lines = (line for document in range(sampler.corpus.num_documents) for line in sampler.json_lines(0, document))
+    for number, instance in enumerate(map(json.loads, itertools.islice(lines, count))):
         print(f"instance {number}: {' '.join(instance['tokens'])}\n"
               f"  segment_ids {' '.join(map(str, instance['segment_ids']))}  "
               f"is_random_next {instance['is_random_next']}  "
@@ -142,53 +134,132 @@ def show_first(sampler: InstanceSampler, count: int) -> None:
               flush=True)
 
 
+def read_samples(corpus: Path) -> bytes:
+    """Lines from places all over a text file, with an empty line between the places."""
+    size = corpus.stat().st_size
+    samples = []
+    with open(corpus, "rb") as handle:
+        for place in range(SAMPLES):
+            handle.seek(size * place // SAMPLES)
+            skipped = handle.readline() if place else b""  # most likely the rest of a line
+            samples.append(handle.read(max(min(SAMPLE_BYTES, size // SAMPLES) - len(skipped), 0)) + handle.readline())
+    return b"\n\n".join(samples).decode("utf-8", "ignore").encode()
+
+
+def estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings: InstanceSettings) -> None:
+    """Print what the run will make and take, judged by samples; InputError where the disk is too small for it."""
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(InputError):  # samples without any text
+        sample = Path(temporary) / "sample.txt"
+        sample.write_bytes(read_samples(args.train_corpus))
+        started = time.perf_counter()
+        with open_corpus(sample, tokenizer, Path(temporary) / STORE_NAME) as (corpus, _):
+            tokenized = time.perf_counter()
+            sampler = InstanceSampler(corpus, tokenizer, settings)
+            lines = [line for document in range(corpus.num_documents) for line in sampler.json_lines(0, document)]
+            generated = time.perf_counter()
+        scale = args.train_corpus.stat().st_size / sample.stat().st_size
+        epochs = args.epochs_to_generate
+        store_bytes = scale * sum(map(len, corpus.maps))
+        epochs_bytes = scale * epochs * sum(map(len, lines))
+        seconds = scale * (tokenized - started + epochs * (generated - tokenized))
+        print(f"estimate: {scale * len(lines):,.0f} instances in each epoch; {epochs_bytes / 1e9:,.2f} GB for {epochs} "
+              f"epochs in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
+              f"{seconds / 60 / min(args.num_workers, available_cores()):,.1f} minutes", flush=True)
+        free = {}
+        for folder, needed in ((args.output_dir, epochs_bytes), (args.tmp_dir, store_bytes)):
+            there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            device = folder.stat().st_dev
+            free[device] = free.get(device, shutil.disk_usage(folder).free) - max(needed - there, 0)
+            if free[device] < 0:
+                raise OSError(f"{folder} lacks about {-free[device] / 1e9:,.2f} GB of free disk: make room, name "
+                              "another --output_dir or --tmp_dir, or lower --epochs_to_generate")
+
+
+def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
+    """Numbers of the epochs that are complete; InputError where one was made from other facts than these."""
+    epochs = set()
+    for epoch_json in output_dir.glob("epoch_*.json"):
+        number = epoch_json.stem.removeprefix("epoch_")
+        if number.isdecimal():
+            metrics_json = output_dir / f"epoch_{number}_metrics.json"
+            metrics = read_json(metrics_json) if metrics_json.is_file() else {}
+            other = [name for name, value in facts.items() if metrics.get(name) != value]
+            if other:
+                raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {other[0]}: "
+                                 "name another --output_dir, or add --overwrite_output_dir")
+            epochs.add(int(number))
+    return epochs
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.train_corpus, args.bert_model = find_input(args.train_corpus), find_input(args.bert_model)
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise InputError(f"--output_dir {args.output_dir} is a file: name a folder")
-    old_files = sorted(args.output_dir.glob("epoch_*.json"))
-    if old_files and not args.overwrite_output_dir:
-        raise InputError(f"{args.output_dir} already holds {old_files[0].name}: name another --output_dir, "
-                         "or add --overwrite_output_dir")
+    args.tmp_dir = args.tmp_dir or args.output_dir
+    for folder in (args.output_dir, args.tmp_dir):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: name a folder")
+    if not args.train_corpus.is_file():
+        raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
+                         "wrote")
     tokenizer = BertTokenizer.from_pretrained(args.bert_model, args.do_lower_case)
     check_model(args, tokenizer)
     settings = InstanceSettings(args.seed, args.max_seq_len, args.short_seq_prob, args.masked_lm_prob,
                                 args.max_predictions_per_seq, mask_at_least_one=args.preset == "code",
                                 whole_word=args.do_whole_word_mask, one_seq=args.one_seq)
+    facts = {"vocab_sha256": tokenizer.vocab_fingerprint, "do_lower_case": args.do_lower_case, **asdict(settings)}
+    if not args.overwrite_output_dir:
+        epochs_there(args.output_dir, facts)
     print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
         print("WARNING: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    # Beside the output, not in /tmp, which often lies in memory itself. Workers always share the corpus as files.
-    with tempfile.TemporaryDirectory(prefix=".corpus_", dir=args.output_dir) as temporary:
-        corpus_folder = Path(temporary)
-        in_files = args.reduce_memory or args.num_workers > 1
-        corpus = read_corpus(args.train_corpus, tokenizer, corpus_folder if in_files else None)
+    args.tmp_dir.mkdir(parents=True, exist_ok=True)
+    estimate(args, tokenizer, settings)
+    store = args.tmp_dir / STORE_NAME
+    with contextlib.ExitStack() as stack:
+        corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))
         print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
-              f"{len(corpus.tokens):,} wordpieces", flush=True)
-        sampler = InstanceSampler(corpus, tokenizer, settings)
-        show_first(sampler, 2)
-        for path in old_files:  # all of them first: epochs of two runs must not mix
-            path.unlink()
-        worker_facts = (corpus_folder, args.bert_model, args.do_lower_case, settings)
-        with generators(args.num_workers, sampler, worker_facts) as generated:
-            for epoch in range(args.epochs_to_generate):
-                tasks = [(epoch, start, min(start + DOCUMENTS_PER_TASK, corpus.num_documents))
-                         for start in range(0, corpus.num_documents, DOCUMENTS_PER_TASK)]
-                count = 0
-                with atomic_write(args.output_dir / f"epoch_{epoch}.json") as output:
-                    for lines, instances in tqdm(generated(tasks), desc=f"epoch {epoch}", total=len(tasks),
-                                                 unit=f" x {DOCUMENTS_PER_TASK} documents", disable=None):
-                        output.write(lines)
-                        count += instances
-                # Written last: where it stands, its epoch is complete.
-                write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
-                    "num_training_examples": count, "max_seq_len": args.max_seq_len,
-                    "vocab_sha256": tokenizer.vocab_fingerprint, "do_lower_case": args.do_lower_case,
-                    "train_corpus": str(args.train_corpus), "preset": args.preset, **asdict(settings)})
-                print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances", flush=True)
+              f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)
+        show_first(InstanceSampler(corpus, tokenizer, settings), 2)
+        facts["corpus_sha256"] = manifest["corpus_sha256"]
+        if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
+            for path in [*args.output_dir.glob("epoch_*.json"), *args.output_dir.glob("epoch_*.unfinished/*")]:
+                path.unlink()
+        there = epochs_there(args.output_dir, facts)
+        epochs = [epoch for epoch in range(args.epochs_to_generate) if epoch not in there]
+        parts = []
+        for documents in corpus.document_ranges(PART_WORDPIECES):
+            parts.append(documents)
+            if args.reduce_memory:
+                corpus.release()
+        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", ["instances"],
+                                                           {**facts, "part_wordpieces": PART_WORDPIECES}))
+                   for epoch in epochs}
+        tasks = [(epoch, documents) for epoch in epochs for documents in parts[len(growing[epoch].records):]]
+        worker_facts = (store, tokenizer, settings, args.reduce_memory)
+        results = stack.enter_context(contextlib.closing(
+            in_order(generate, tasks, args.num_workers, start_worker, worker_facts)))
+        for epoch in epochs:
+            files = growing[epoch]
+            done = len(files.records)
+            if done:
+                print(f"epoch {epoch}: {done} of {len(parts)} parts are there already", flush=True)
+            for text, count in tqdm(itertools.islice(results, len(parts) - done), desc=f"epoch {epoch}",
+                                     initial=done, total=len(parts), unit=" parts", disable=None):
+                files.append([text], instances=count)
+            files.save()
+            count = sum(record["instances"] for record in files.records)
+            # Before epoch_K.json: where that stands, its epoch is complete.
+            write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
+                "num_training_examples": count, "max_seq_len": args.max_seq_len, "train_corpus": str(args.train_corpus),
+                "preset": args.preset, **facts})
+            os.replace(files.folder / "instances", args.output_dir / f"epoch_{epoch}.json")
+            print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances", flush=True)
+    for epoch in range(args.epochs_to_generate):
+        shutil.rmtree(args.output_dir / f"epoch_{epoch}.unfinished", ignore_errors=True)
+    if not epochs:
+        print(f"{args.output_dir}: all {args.epochs_to_generate} epochs are there already", flush=True)
 
 
 if __name__ == "__main__":

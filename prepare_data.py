@@ -10,16 +10,24 @@ import argparse
 import contextlib
 import io
 import json
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.files import InputError, atomic_write, find_input, read_lines
+from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
+from transformer.files import InputError, atomic_write, find_input
+from transformer.parallel import in_order
+from transformer.parts import byte_ranges, decode_lines, line_number, read_range
 
+LANGUAGES = ("czech danish dutch english estonian finnish french german greek italian malayalam norwegian polish "
+             "portuguese russian slovene spanish swedish turkish").split()  # those of NLTK's punkt_tab
 DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt model counts as out of reach
-SAMPLE_CHARACTERS = 4_000_000  # of the corpus, to train a Punkt model on: about 5 seconds
+SAMPLE_CHARACTERS = 500_000    # of the corpus, to train a Punkt model on; more come no nearer to punkt_tab
+PART_BYTES = 1 << 20           # of an extracted file, a worker's task; WikiExtractor's files are about as big
+REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,9 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="folder with WikiExtractor's wiki_* files, at any depth")
     group.add_argument("--output_file", type=Path, default=Path("data/wiki_for_bert.txt"),
                        help="text file to write: a sentence per line, an empty line between articles")
+    group.add_argument("--language", choices=LANGUAGES, default="english",
+                       help="language of the articles: chooses the model of NLTK's punkt_tab that splits sentences")
     group.add_argument("--train_splitter", action="store_true",
-                       help="train the sentence splitter on the first 4 million characters of the corpus even where "
-                            "NLTK's English model (punkt_tab) can be had")
+                       help=f"train the sentence splitter on the first {SAMPLE_CHARACTERS:,} characters of the corpus "
+                            "even where punkt_tab can be had")
+    group = parser.add_argument_group("machine (no effect on the result)")
+    group.add_argument("--num_workers", type=positive, default=1, help="number of processes that split articles")
     add_run_flags(parser)
     return parser.parse_args(argv)
 
@@ -40,8 +52,10 @@ if __name__ == "__main__":
     parse_args()  # --help and refused flags answer before the slow imports below
 
 import nltk
-from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTokenizer, PunktTrainer
+from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTrainer, load_punkt_params
 from tqdm import tqdm
+
+Part = tuple[Path, int, int]  # a file, and from which byte to which
 
 
 def find_extracted_files(folder: Path) -> list[Path]:
@@ -60,47 +74,57 @@ def find_extracted_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """The `text` of every article in one of WikiExtractor's files; InputError names the file and line of a bad one."""
-    for number, line in enumerate(read_lines(path), 1):
+def read_texts(part: Part) -> Iterator[str]:
+    """The `text` of every article in a part of a file; InputError names the file and line of a bad one."""
+    path, start, stop = part
+
+    def bad_line(index: int, problem: str) -> InputError:
+        return InputError(f"{path}, line {line_number(path, start) + index}: {problem}; run WikiExtractor with --json")
+
+    for index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))):
         if not line.strip():
             continue
         try:
             text = json.loads(line)["text"]
             text.encode("utf-8")  # JSON can spell half of a surrogate pair, which no text file can hold
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not a JSON object ({error.msg}); "
-                             "run WikiExtractor with --json") from None
+            raise bad_line(index, f"not a JSON object ({error.msg})") from None
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError, RecursionError):
-            raise InputError(f"{path}, line {number}: expected a JSON object with a string in the field `text`; "
-                             "run WikiExtractor with --json") from None
+            raise bad_line(index, "expected a JSON object with a string in the field `text`") from None
         yield text
 
 
-def train_splitter(files: list[Path]) -> Callable[[str], list[str]]:
-    """A Punkt sentence splitter trained on the first articles of the corpus."""
+def train_splitter(parts: list[Part]) -> PunktParameters:
+    """A Punkt model trained on the first articles of the corpus."""
     trainer = PunktTrainer()
     seen = 0
-    for text in (text for path in files for text in read_texts(path)):
+    for text in (text for part in parts for text in read_texts(part)):
         trainer.train(text, finalize=False)
         seen += len(text)
         if seen >= SAMPLE_CHARACTERS:
             break
     print(f"Sentence splitter: a Punkt model trained on {seen:,} characters of the corpus", flush=True)
-    return PunktSentenceTokenizer(trainer.get_params()).tokenize
+    return trainer.get_params()
 
 
-def load_splitter() -> Callable[[str], list[str]] | None:
-    """NLTK's English Punkt model, downloaded unless it is there; None, with a warning, if it cannot be had."""
+def installed_splitter(language: str) -> PunktParameters:
+    """NLTK's Punkt model of a language; LookupError where it is not installed."""
+    params = load_punkt_params(nltk.data.find(f"tokenizers/punkt_tab/{language}/"))
+    print(f"Sentence splitter: NLTK's punkt_tab for {language.title()}", flush=True)
+    return params
+
+
+def load_splitter(language: str) -> PunktParameters | None:
+    """NLTK's Punkt model of a language, downloaded unless it is there; None, with a warning, if it cannot be had."""
     with contextlib.suppress(LookupError):
-        return PunktTokenizer("english").tokenize
-    print("NLTK's punkt_tab is not installed: downloading it", flush=True)
+        return installed_splitter(language)
+    print(f"NLTK's punkt_tab for {language.title()} is not installed: downloading it", flush=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # nltk itself would wait for ever
     problem = io.StringIO()
     try:
         nltk.download("punkt_tab", quiet=True, print_error_to=problem)
-        return PunktTokenizer("english").tokenize
+        return installed_splitter(language)
     except (LookupError, OSError) as error:
         reason = " ".join(problem.getvalue().replace("[nltk_data]", "").split()) or type(error).__name__
     finally:
@@ -111,38 +135,59 @@ def load_splitter() -> Callable[[str], list[str]] | None:
     return None
 
 
+splitter: PunktSentenceTokenizer | None = None  # of a worker process
+
+
+def start_worker(params: PunktParameters) -> None:
+    global splitter
+    params.ortho_context = Counter(params.ortho_context)  # a defaultdict would keep every word it is asked for
+    splitter = PunktSentenceTokenizer(params)
+
+
+def split_part(part: Part) -> tuple[bytes, Counter]:
+    """The articles of a part as they stand in the output file, and counts of what they hold and of those left out."""
+    documents = []
+    counts = Counter()
+    for text in read_texts(part):
+        if REDIRECT.match(text):
+            counts["redirects"] += 1
+            continue
+        # Newlines inside a sentence become spaces: in the output they end sentences and documents.
+        lines = [line for line in (" ".join(sentence.split()) for sentence in splitter.tokenize(text)) if line]
+        if lines:
+            documents.append("\n".join(lines) + "\n")
+            counts.update(articles=1, sentences=len(lines))
+        else:
+            counts["empty"] += 1
+    return "\n".join(documents).encode(), counts
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     print_settings(args)
     files = find_extracted_files(args.input_dir)
     print(f"Splitting {len(files)} files below {args.input_dir} into sentences -> {args.output_file}", flush=True)
-    splitter = None if args.train_splitter else load_splitter()
-    if splitter is None:
-        splitter = train_splitter(files)
-    else:
-        print("Sentence splitter: NLTK's punkt_tab for English", flush=True)
+    parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, PART_BYTES)]
+    params = None if args.train_splitter else load_splitter(args.language)
+    if params is None:
+        params = train_splitter(parts)
 
-    articles = sentences = empty = 0
+    counts = Counter()
     shown: list[str] = []
-    with atomic_write(args.output_file) as output:
-        for path in tqdm(files, unit=" files", disable=None):
-            for text in read_texts(path):
-                # Newlines inside a sentence become spaces: in the output they end sentences and documents.
-                lines = [line for line in (" ".join(sentence.split()) for sentence in splitter(text)) if line]
-                if not lines:
-                    empty += 1
-                    continue
-                output.write(("\n" if articles else "") + "\n".join(lines) + "\n")
-                articles += 1
-                sentences += len(lines)
-                shown += lines[:2 - len(shown)]
-        if not articles:
-            raise InputError(f"none of the {empty} articles below {args.input_dir} holds any text; "
+    with atomic_write(args.output_file, "wb") as output, \
+            contextlib.closing(in_order(split_part, parts, args.num_workers, start_worker, (params,))) as results:
+        for text, part_counts in tqdm(results, total=len(parts), unit=" MB", disable=None):
+            output.write(b"\n" + text if text and counts["articles"] else text)
+            counts += part_counts
+            if len(shown) < 2:
+                shown += [line for line in text.decode().split("\n") if line][:2 - len(shown)]
+        if not counts["articles"]:
+            raise InputError(f"none of the {counts.total()} articles below {args.input_dir} holds any text; "
                              "is it a whole dump?")
     for line in shown:
         print(f"  {line}")
-    print(f"Wrote {args.output_file}: {articles:,} articles, {sentences:,} sentences; "
-          f"skipped {empty:,} articles without text (redirects and the like)", flush=True)
+    print(f"Wrote {args.output_file}: {counts['articles']:,} articles, {counts['sentences']:,} sentences; skipped "
+          f"{counts['empty']:,} articles without text and {counts['redirects']:,} redirects", flush=True)
 
 
 if __name__ == "__main__":

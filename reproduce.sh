@@ -8,6 +8,7 @@
 #
 # Environment, for other sizes and places than the README's (the last of two equal flags counts):
 #   JOBS                       runs side by side in the steps of single tasks (default 1)
+#   WORKERS                    processes of the steps that make text and instances (default: one for each core)
 #   CONFIG_4L, CONFIG_6L       folders with the students' config.json
 #   GLOVE_URL, WIKI_URL        where the word vectors and the Wikipedia dump come from
 #   GLOVE_FILE                 the text file in the word vectors' zip
@@ -21,6 +22,7 @@ students=4l,6l
 from=
 list=false
 JOBS=${JOBS:-1}
+WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
 CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
 CONFIG_6L=${CONFIG_6L:-$kit/tinybert_6l_config}
 GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
@@ -96,11 +98,11 @@ run_step() {
         wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
         bert) python "$kit/get_bert_models.py" ;;
         extract) python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
-        sentences) python "$kit/prepare_data.py" ;;
+        sentences) python "$kit/prepare_data.py" --num_workers "$WORKERS" ;;
         pregenerate)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
-                --output_dir data/json_wiki $overwrite ${PREGENERATE_FLAGS:-} ;;
+                --output_dir data/json_wiki --num_workers "$WORKERS" ${PREGENERATE_FLAGS:-} ;;  # goes on by itself
         general_*)
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \

@@ -4,20 +4,29 @@ Most corpora here have a word of their own at every position, so that a token te
 """
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import math
+import os
 import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import types
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
-from transformer.corpus import InstanceSampler, InstanceSettings, read_corpus, read_epoch, truncate
-from transformer.files import InputError
+import pregenerate_training_data
+from transformer import corpus as corpus_module
+from transformer import parts
+from transformer.corpus import Corpus, InstanceSampler, InstanceSettings, open_corpus, truncate
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +47,18 @@ def numbered_corpus(folder: Path, sentence_lengths: list[list[int]]) -> tuple[Pa
                        for document in documents)
     (folder / "corpus.txt").write_text(text + "\n", encoding="utf-8")
     return folder / "corpus.txt", BertTokenizer(vocab), documents
+
+
+def read_corpus(path: Path, tokenizer: BertTokenizer, store: str = "store") -> Corpus:
+    with open_corpus(path, tokenizer, path.parent / store) as (corpus, _):
+        return corpus
+
+
+def draw(sampler: InstanceSampler, epoch: int, document: int) -> list[dict]:
+    lines = sampler.json_lines(epoch, document)
+    instances = [json.loads(line) for line in lines]
+    assert [json.dumps(instance) + "\n" for instance in instances] == lines
+    return instances
 
 
 def unmask(instance: dict) -> list[str]:
@@ -90,7 +111,9 @@ def test_corpus_arrays(mixed, tmp_path):
         == [[[i + 6 for i in sentence] for sentence in document] for document in documents]
 
 
-def test_line_ends_and_empty_lines(tmp_path):
+@pytest.mark.parametrize("part_bytes", [1, 3, 7, 1 << 22])
+def test_line_ends_and_empty_lines(tmp_path, monkeypatch, part_bytes):
+    monkeypatch.setattr(corpus_module, "PART_BYTES", part_bytes)
     vocab = write_vocab(tmp_path / "vocab.txt", "abcde")
     tokenizer = BertTokenizer(vocab)
     plain = b"a b\nc\n\nd\n\ne a\n"
@@ -154,7 +177,7 @@ def test_instances_as_the_naive_procedure(mixed, change):
     count = 0
     for index in range(0, len(documents), 3):
         expected = naive_instances(documents, index, settings, random.Random(f"{settings.seed} 2 {index}"))
-        instances = list(sampler.instances(2, index))
+        instances = draw(sampler, 2, index)
         assert [(*halves(instance), instance["is_random_next"]) for instance in instances] == expected
         assert all(not instance["masked_lm_positions"] for instance in instances)
         count += len(instances)
@@ -165,11 +188,13 @@ def test_instances_as_the_naive_procedure(mixed, change):
 def test_every_instance_holds_what_bert_prescribes(mixed, one_seq):
     corpus, tokenizer, documents = mixed
     document_of = {i: d for d, document in enumerate(documents) for sentence in document for i in sentence}
-    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(one_seq=one_seq, max_seq_len=64))
+    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(one_seq=one_seq, max_seq_len=64, masked_lm_prob=0.15))
     lengths = Counter()
     for index in range(len(documents)):
-        for instance in sampler.instances(0, index):
-            first, second = halves(instance)
+        for instance in draw(sampler, 0, index):
+            positions = instance["masked_lm_positions"]
+            assert positions == sorted(set(positions)) and len(positions) == len(instance["masked_lm_labels"]) >= 1
+            first, second = halves(instance)  # the numbers run on, so the labels restore what was masked
             assert 1 <= len(first) and 1 <= len(second) and len(first) + len(second) <= 61
             lengths[len(instance["tokens"])] += 1
             assert first == list(range(first[0], first[0] + len(first)))  # in order, nothing left out inside
@@ -193,7 +218,7 @@ def test_unused_sentences_are_put_back(single_words, one_seq):
     sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(one_seq=one_seq, max_seq_len=32))
     for index, document in enumerate(documents):
         expected = document[0][0]
-        for instance in sampler.instances(1, index):
+        for instance in draw(sampler, 1, index):
             first, second = halves(instance)
             assert first[0] == expected
             expected = first[-1] + 1
@@ -214,7 +239,7 @@ def test_shares(single_words):
     sizes = [len(document) for document in documents]
     for epoch in range(60):
         for index in range(len(documents)):
-            instances = list(sampler.instances(epoch, index))
+            instances = draw(sampler, epoch, index)
             for number, instance in enumerate(instances):
                 first, second = halves(instance)
                 if number == 0 and not instance["is_random_next"]:
@@ -268,7 +293,7 @@ def test_masking_shares(mixed):
     sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(masked_lm_prob=0.15, max_predictions_per_seq=17))
     kinds, places, total = Counter(), 0.0, 0
     for index in range(len(documents)):
-        for instance in sampler.instances(0, index):
+        for instance in draw(sampler, 0, index):
             positions, tokens = instance["masked_lm_positions"], instance["tokens"]
             assert len(positions) == min(17, max(1, round(0.15 * len(tokens))), len(tokens) - 3)
             assert positions == sorted(set(positions))
@@ -300,13 +325,17 @@ def test_whole_word_masking(tmp_path):
     corpus = read_corpus(tmp_path / "corpus.txt", tokenizer)
     by_whole_word = {}
     apart = 0
+    kinds = Counter()
     for whole_word in (True, False):
-        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(masked_lm_prob=0.2, whole_word=whole_word))
+        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(masked_lm_prob=0.15, whole_word=whole_word))
         broken = instances = 0
-        for instance in (i for document in range(corpus.num_documents) for i in sampler.instances(0, document)):
+        for instance in (i for document in range(corpus.num_documents) for i in draw(sampler, 0, document)):
             original, masked = unmask(instance), set(instance["masked_lm_positions"])
-            assert len(masked) <= min(20, max(1, round(0.2 * len(original))))
+            assert len(masked) <= min(20, max(1, round(0.15 * len(original))))
             instances += 1
+            for position in masked:
+                new = instance["tokens"][position]
+                kinds["mask" if new == "[MASK]" else "kept" if new == original[position] else "other"] += 1
             # A ## piece shares the fate of the piece before it, unless truncation left it first in its half.
             broken += any(token.startswith("##") and original[i - 1] not in ("[CLS]", "[SEP]")
                           and (i in masked) != (i - 1 in masked) for i, token in enumerate(original))
@@ -317,6 +346,9 @@ def test_whole_word_masking(tmp_path):
     assert by_whole_word[True][0] == 0
     assert apart > 0  # no word reaches over a [SEP]
     assert by_whole_word[False][0] > by_whole_word[False][1] / 2
+    # Of the 10% that become one of the 5 pieces at random, a fifth stay as they are.
+    for kind, share in (("mask", 0.8), ("kept", 0.12), ("other", 0.08)):
+        assert_share(kinds[kind], sum(kinds.values()), share)
 
 
 def test_presets_differ_in_one_masked_piece_only(mixed):
@@ -324,7 +356,7 @@ def test_presets_differ_in_one_masked_piece_only(mixed):
     paper = InstanceSampler(corpus, tokenizer, InstanceSettings())
     code = InstanceSampler(corpus, tokenizer, InstanceSettings(mask_at_least_one=True))
     for index in range(0, len(documents), 4):
-        for ours, theirs in zip(paper.instances(0, index), code.instances(0, index), strict=True):
+        for ours, theirs in zip(draw(paper, 0, index), draw(code, 0, index), strict=True):
             assert ours["masked_lm_positions"] == ours["masked_lm_labels"] == []
             assert len(theirs["masked_lm_positions"]) == len(theirs["masked_lm_labels"]) == 1
             assert unmask(theirs) == ours["tokens"]
@@ -336,7 +368,7 @@ def test_seed_epoch_and_document_change_instances(mixed):
 
     def instances(seed: int, epoch: int) -> list[dict]:
         sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(seed=seed))
-        return [instance for document in range(20) for instance in sampler.instances(epoch, document)]
+        return [instance for document in range(20) for instance in draw(sampler, epoch, document)]
 
     assert instances(1, 0) == instances(1, 0)
     assert instances(1, 0) != instances(2, 0) != instances(1, 1)
@@ -352,23 +384,209 @@ def small(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_machine_flags_do_not_change_the_result(small, script):
+def test_machine_flags_do_not_change_the_result(small, script, tmp_path, monkeypatch):
     arguments, output = small
-    results = []
-    for flags in ([], ["--reduce_memory"], ["--num_workers", "2"], ["--num_workers", "2", "--reduce_memory"]):
+    results, stores = [], []
+    for flags in ([], ["--reduce_memory"], ["--num_workers", "2"], ["--num_workers", "3", "--reduce_memory"]):
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
         status, out, err = script("pregenerate_training_data", *arguments, "--masked_lm_prob", "0.15", *flags,
-                                  "--overwrite_output_dir")
+                                  "--overwrite_output_dir", "--tmp_dir", tmp_path / "store")
         assert status == 0 and "250 documents" in out and "instance 1: [CLS]" in out, err
+        assert {path.name for path in output.iterdir()} == set(contents(output))
         results.append(contents(output))
+        stores.append(contents(tmp_path / "store" / "corpus"))
+        del stores[-1]["progress.jsonl"]
+        monkeypatch.setattr(corpus_module, "PART_BYTES", 3000)  # one part, then several
+        monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
     assert set(results[0]) == {"epoch_0.json", "epoch_0_metrics.json", "epoch_1.json", "epoch_1_metrics.json"}
     assert results[0]["epoch_0.json"] != results[0]["epoch_1.json"]
-    assert all(result == results[0] for result in results)
+    instances = [{name: data for name, data in result.items() if "metrics" not in name} for result in results]
+    assert all(other == instances[0] for other in instances)
+    assert all(other == results[1] for other in results[2:])
+    assert stores[1] == stores[2] == stores[3]
+    assert all(stores[1][name] == stores[0][name] for name in corpus_module.STORE_FILES)
 
 
-def test_files_of_a_run_and_reading_them_back(small, script, tmp_path):
+def test_store_is_reused_while_nothing_changed(small, script, tmp_path, monkeypatch):
+    arguments, output = small
+    monkeypatch.setattr(corpus_module, "PART_BYTES", 3000)
+    tokenized = []
+    original = corpus_module.tokenize_part
+
+    def watch(text_file, tokenizer, text_range):
+        if text_file.name == "corpus.txt":  # not the estimate's sample
+            tokenized.append(text_range)
+        return original(text_file, tokenizer, text_range)
+
+    monkeypatch.setattr(corpus_module, "tokenize_part", watch)
+
+    def run(*flags) -> int:
+        tokenized.clear()
+        status, _, err = script("pregenerate_training_data", *arguments, "--tmp_dir", tmp_path / "store", *flags)
+        assert status == 0, err
+        return len(tokenized)
+
+    everything = run()
+    assert everything == -(-(tmp_path / "corpus.txt").stat().st_size // 3000) > 3
+    first = contents(output)
+    assert run() == 0 and contents(output) == first
+    assert run("--seed", 1, "--output_dir", tmp_path / "other") == 0
+    text = (tmp_path / "corpus.txt").read_bytes()
+    (tmp_path / "corpus.txt").write_bytes(text[:-20] + text[-20:].replace(b"t", b"T"))  # the same tokens, another text
+    assert run("--overwrite_output_dir") == 1  # the last part
+    assert contents(output)["epoch_1.json"] == first["epoch_1.json"]
+    (tmp_path / "corpus.txt").write_bytes(text + b"\nt1\n\nt2\n")
+    assert 1 <= run("--overwrite_output_dir") <= 2
+    tokens = tmp_path / "store" / "corpus" / "tokens"
+    os.truncate(tokens, tokens.stat().st_size // 2)  # a damaged store
+    assert 1 < run("--overwrite_output_dir") < everything
+    vocab = (tmp_path / "vocab.txt").read_text()
+    (tmp_path / "vocab.txt").write_text(vocab + "more\n")
+    assert run("--overwrite_output_dir") == everything
+    corpus, tokenizer = Corpus.map(tmp_path / "store" / "corpus", BertTokenizer(tmp_path / "vocab.txt")), \
+        BertTokenizer(tmp_path / "vocab.txt")
+    fresh = read_corpus(tmp_path / "corpus.txt", tokenizer, "fresh")
+    for name in corpus_module.STORE_FILES:
+        assert np.array_equal(getattr(corpus, name), getattr(fresh, name))
+
+
+def test_only_one_run_has_a_store_and_an_output_folder(small, refused, tmp_path):
+    arguments, output = small
+    tokenizer = BertTokenizer(tmp_path / "vocab.txt")
+    with open_corpus(tmp_path / "corpus.txt", tokenizer, output / "corpus"):
+        refused("pregenerate_training_data", *arguments, words=("another run is working in", "corpus"))
+
+
+RUN_WITH_SMALL_PARTS = """
+import sys, pregenerate_training_data, transformer.corpus, transformer.parts
+from transformer.cli import run_script
+transformer.parts._SECONDS_BETWEEN_SAVES = 0
+transformer.corpus.PART_BYTES, pregenerate_training_data.PART_WORDPIECES = 4000, 2500
+sys.exit(run_script(lambda: pregenerate_training_data.main(sys.argv[1:])))
+"""
+
+
+def test_killed_at_random_moments(tmp_path):
+    """kill -9 in the middle, five times, each run going on where the last one was stopped."""
+    rng = random.Random(5)
+    numbered_corpus(tmp_path, [[rng.randint(1, 12) for _ in range(rng.randint(1, 9))] for _ in range(500)])
+
+    def start(output: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", RUN_WITH_SMALL_PARTS, "--train_corpus", "corpus.txt",
+                                 "--bert_model", "vocab.txt", "--output_dir", output, "--do_lower_case",
+                                 "--num_workers", "2", "--masked_lm_prob", "0.15", "--max_seq_len", "40"],
+                                cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def progress(output: str) -> int:
+        return sum(path.stat().st_size for path in (tmp_path / output).rglob("*") if path.suffix != ".jsonl")
+
+    whole = start("whole")
+    assert whole.wait(60) == 0, whole.stderr.read()
+    total = progress("whole")
+    for moment in sorted(rng.random() for _ in range(5)):
+        run = start("killed")
+        while run.poll() is None and progress("killed") < moment * total:
+            time.sleep(0.001)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "epoch_2.json").exists()
+        for name, data in contents(tmp_path / "killed").items():
+            assert data == (tmp_path / "whole" / name).read_bytes()  # what stands under a final name is whole
+        for _ in range(1000):  # the workers end by themselves
+            try:
+                os.killpg(run.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("a worker outlives the main process")
+    last = start("killed")
+    out, err = last.communicate(timeout=60)
+    assert last.returncode == 0 and "parts of corpus.txt are tokenized already" in out, err
+    assert "parts are there already" in out or "epoch_2" in out
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {*contents(tmp_path / "whole"), "corpus"}
+
+
+@pytest.mark.parametrize("name", ["tokens", "instances"])
+def test_full_disk_keeps_what_is_finished(small, script, monkeypatch, name):
+    arguments, output = small
+    monkeypatch.setattr(corpus_module, "PART_BYTES", 1500)
+    monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
+    monkeypatch.setattr(parts, "_SECONDS_BETWEEN_SAVES", 0)
+    append = parts.GrowingFiles.append
+
+    def full(files, blocks, **record):
+        if len(files.records) == 3 and (files.folder / name).exists() and files.folder.is_relative_to(output):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(files, blocks, **record)
+
+    monkeypatch.setattr(parts.GrowingFiles, "append", full)
+    status, _, err = script("pregenerate_training_data", *arguments)
+    assert status == 2 and "No space left on device" in err and len(err.splitlines()) == 1
+    assert not list(output.glob("epoch_*.json"))
+    monkeypatch.setattr(parts.GrowingFiles, "append", append)
+    status, out, err = script("pregenerate_training_data", *arguments)
+    assert status == 0 and f"{'epoch 0: ' if name == 'instances' else ''}3 of " in out, err
+
+
+def test_disk_too_small_is_refused_before_the_work(small, refused, monkeypatch, tmp_path):
+    arguments, output = small
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=100_000))
+    refused("pregenerate_training_data", *arguments, words=("lacks about", "GB", "--output_dir", "--tmp_dir"))
+    assert not list(output.iterdir())
+
+
+def test_estimate(small, script, tmp_path):
+    arguments, output = small
+    status, out, err = script("pregenerate_training_data", *arguments)
+    assert status == 0, err
+    promised = int(re.search(r"estimate: ([\d,]+) instances", out)[1].replace(",", ""))
+    made = json.loads((output / "epoch_0_metrics.json").read_text())["num_training_examples"]
+    assert abs(promised / made - 1) < 0.1
+
+
+@pytest.mark.parametrize("documents", [[[1] * 70_000, [3, 4]], [[1]] * 100_000, [[500_000], [2, 2]]],
+                         ids=["a document over 2^16 sentences", "100,000 one-word documents", "one giant sentence"])
+def test_unusual_corpora(tmp_path, script, documents):
+    """Words of a vocabulary of 1,000 in order, so that a token tells its place modulo 1,000."""
+    vocab = write_vocab(tmp_path / "vocab.txt", [".", *(f"t{i}" for i in range(1000))])
+    words = (f"t{i % 1000}" for i in itertools.count())
+    text = "\n\n".join("\n".join(" ".join(itertools.islice(words, length)) for length in document)
+                       for document in documents)
+    (tmp_path / "corpus.txt").write_text(text)
+    status, out, err = script("pregenerate_training_data", "--train_corpus", tmp_path / "corpus.txt",
+                              "--bert_model", vocab, "--output_dir", tmp_path / "out", "--epochs_to_generate", 1,
+                              "--do_lower_case", "--short_seq_prob", 0)
+    assert status == 0, err
+    corpus = Corpus.map(tmp_path / "out" / "corpus", BertTokenizer(vocab))
+    assert np.array_equal(corpus.tokens, np.arange(sum(map(sum, documents))) % 1000 + 6)
+    assert np.diff(corpus.sentence_offsets).tolist() == [length for document in documents for length in document]
+    assert np.diff(corpus.document_offsets).tolist() == list(map(len, documents))
+    covered = count = 0
+    with open(tmp_path / "out" / "epoch_0.json") as lines:
+        for instance in map(json.loads, lines):
+            count += 1
+            tokens = instance["tokens"]
+            first_length = instance["segment_ids"].count(0)
+            assert tokens[0] == "[CLS]" and tokens[first_length - 1] == tokens[-1] == "[SEP]" and len(tokens) <= 128
+            assert instance["segment_ids"] == [0] * first_length + [1] * (len(tokens) - first_length)
+            for half in (tokens[1:first_length - 1], tokens[first_length:-1]):
+                numbers = [int(token[1:]) for token in half]
+                assert numbers == [(numbers[0] + i) % 1000 for i in range(len(numbers))]
+            covered += first_length - 2 if instance["is_random_next"] else len(tokens) - 3
+    # One-sentence documents and chunks give one instance each; sentences of one word are used up without a gap.
+    if len(documents) > 2:
+        assert count == len(documents)
+    elif len(documents[0]) == 70_000:
+        assert 70_007 - 3 * count <= covered <= 70_007  # a random second half of 3 or 4 words may not fit
+
+
+def test_files_of_a_run(small, script, tmp_path):
     arguments, output = small
     assert script("pregenerate_training_data", *arguments, "--preset", "code", "--epochs_to_generate", "1")[0] == 0
     lines = (output / "epoch_0.json").read_text().splitlines()
@@ -377,54 +595,6 @@ def test_files_of_a_run_and_reading_them_back(small, script, tmp_path):
     assert (metrics["num_training_examples"], metrics["max_seq_len"], metrics["seed"]) == (len(lines), 40, 42)
     assert all(set(instance) == {"tokens", "segment_ids", "is_random_next", "masked_lm_positions", "masked_lm_labels"}
                and len(instance["masked_lm_positions"]) == 1 for instance in instances)
-
-    tokenizer = BertTokenizer(tmp_path / "vocab.txt")
-    for folder in (None, tmp_path / "maps"):
-        sequences = read_epoch(output / "epoch_0.json", output / "epoch_0_metrics.json", tokenizer, 40, folder)
-        assert isinstance(sequences.tokens, np.memmap) == (folder is not None)
-        assert (sequences.tokens.dtype, sequences.offsets.dtype, sequences.first_lengths.dtype) \
-            == (np.uint16, np.int64, np.int32)
-        assert len(sequences) == len(instances) and sequences.labels is None
-        for number, instance in enumerate(instances):
-            ids = sequences.tokens[sequences.offsets[number]:sequences.offsets[number + 1]]
-            assert tokenizer.convert_ids_to_tokens(ids) == instance["tokens"]
-            assert sequences.first_lengths[number] == instance["segment_ids"].count(0)
-
-    # The published script writes these two keys only; then nothing is known of the vocabulary.
-    (output / "epoch_0_metrics.json").write_text(json.dumps({"num_training_examples": len(lines), "max_seq_len": 40}))
-    assert len(read_epoch(output / "epoch_0.json", output / "epoch_0_metrics.json", tokenizer, 40)) == len(lines)
-
-
-def test_reading_damaged_epochs(tmp_path):
-    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "ab"))
-    good = {"tokens": ["[CLS]", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 1, 1], "is_random_next": True,
-            "masked_lm_positions": [], "masked_lm_labels": []}
-    epoch, metrics = tmp_path / "epoch_0.json", tmp_path / "epoch_0_metrics.json"
-
-    def refuse(message: str, *instances, **recorded) -> None:
-        epoch.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in instances))
-        metrics.write_text(json.dumps({"num_training_examples": len(instances), "max_seq_len": 8, **recorded}))
-        with pytest.raises(InputError, match=message):
-            read_epoch(epoch, metrics, tokenizer, 5)
-
-    refuse("holds 2 instances.* says 3", good, good, num_training_examples=3)
-    refuse("line 2: token 'c' is not in the vocabulary", good, good | {"tokens": ["[CLS]", "c", "[SEP]", "b", "[SEP]"]})
-    refuse("line 1: 6 wordpieces, more than --max_seq_length 5; .*--max_seq_len 8",
-           good | {"tokens": ["[CLS]", "a", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 0, 1, 1]})
-    refuse("another vocabulary", good, vocab_sha256="0" * 64)
-    refuse("no num_training_examples", good, num_training_examples=None)
-    for bad in (json.dumps(good)[:40], "[]", "", good | {"segment_ids": [0, 0, 1, 0, 1]}, good | {"tokens": []},
-                good | {"segment_ids": [0, 0, 0, 1]}, good | {"tokens": [1, [2], 3, 4, 5]}, {"tokens": ["[CLS]"]}):
-        refuse("line 2: ", good, bad)
-    epoch.write_bytes(b"\xff\n")
-    with pytest.raises(InputError, match="line 1: not valid UTF-8"):
-        read_epoch(epoch, metrics, tokenizer, 5)
-    epoch.unlink()
-    with pytest.raises(InputError, match="epoch_0.json does not exist"):
-        read_epoch(epoch, metrics, tokenizer, 5)
-    metrics.unlink()
-    with pytest.raises(InputError, match="epoch_0_metrics.json does not exist"):
-        read_epoch(epoch, metrics, tokenizer, 5)
 
 
 def test_bad_corpora(small, tmp_path, refused):
@@ -436,7 +606,7 @@ def test_bad_corpora(small, tmp_path, refused):
         if content is not None:
             corpus.write_bytes(content)
         refused("pregenerate_training_data", *arguments, words=words)
-        assert not output.exists() or not list(output.iterdir())
+        assert not contents(output) if output.exists() else True
 
     refuse(None, "bad.txt does not exist")
     refuse(b"", "holds no text")
@@ -471,6 +641,9 @@ def test_refused_settings(small, tmp_path, refused, script):
     assert contents(output) == {"epoch_7.json": b"precious"}
     assert script("pregenerate_training_data", *arguments, "--overwrite_output_dir")[0] == 0
     assert "epoch_7.json" not in contents(output) and len(contents(output)) == 4
+    refused("pregenerate_training_data", *arguments, "--seed", 7, words=("epoch_", "another seed"))
+    (tmp_path / "corpus.txt").write_text((tmp_path / "corpus.txt").read_text() + "t1\n")
+    refused("pregenerate_training_data", *arguments, words=("epoch_", "another corpus_sha256"))
 
 
 def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):
@@ -485,90 +658,6 @@ def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):
     assert "no capital letters" in out and "--do_whole_word_mask changes nothing" in out
 
 
-def write_articles(path: Path, texts: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"id": "1", "url": "", "title": "T", "text": text}) + "\n" for text in texts))
-
-
-PARAGRAPH = "The first sentence is here. A second one follows it! Does a third\n\none end so? It does."
-SENTENCES = ["The first sentence is here.", "A second one follows it!", "Does a third one end so?", "It does."]
-
-
-def test_prepare_data(tmp_path, script):
-    articles = tmp_path / "wiki"
-    write_articles(articles / "AB" / "wiki_00", ["Last of all.", "", PARAGRAPH])
-    write_articles(articles / "AA" / "wiki_10", ["Third article."])
-    write_articles(articles / "AA" / "wiki_09",
-                   [PARAGRAPH + "\nUnicode: naïve\u2028中文\u0085end.", "\n \n", "Two\r\nlines."])
-    (articles / "AA" / "notes.txt").write_text("not an article")
-    status, out, err = script("prepare_data", "--input_dir", articles, "--output_file", tmp_path / "deep" / "out.txt",
-                              "--train_splitter")
-    assert status == 0, err
-    expected = [[*SENTENCES, "Unicode: naïve 中文 end."], ["Two lines."], ["Third article."], ["Last of all."],
-                SENTENCES]
-    assert (tmp_path / "deep" / "out.txt").read_bytes() \
-        == "\n".join("".join(f"{line}\n" for line in document) for document in expected).encode()
-    assert "5 articles, 12 sentences" in out and "skipped 2 articles without text" in out
-    assert "a Punkt model trained on" in out
-
-
-def run_prepare_data(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:
-    """In a process of its own, with an empty home, and no way to reach a network."""
-    command = [sys.executable, str(ROOT / "prepare_data.py"), "--input_dir", "wiki", "--output_file", "out.txt"]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT),
-                               "http_proxy": "http://127.0.0.1:9", **environment})
-
-
-def test_punkt_model_installed_or_out_of_reach(tmp_path):
-    write_articles(tmp_path / "wiki" / "wiki_00", [PARAGRAPH])
-    done = run_prepare_data(tmp_path)
-    assert done.returncode == 0 and done.stderr == ""
-    assert "WARNING: punkt_tab cannot be had" in done.stdout and "trained on" in done.stdout
-    assert (tmp_path / "out.txt").read_text().splitlines() == SENTENCES
-
-    # A stand-in for punkt_tab, of which one can tell that it was used: to it "here." is an abbreviation.
-    trainer = PunktTrainer()
-    trainer.train(PARAGRAPH)
-    params = trainer.get_params()
-    params.abbrev_types.add("here")
-    params.ortho_context.clear()
-    folder = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
-    folder.mkdir(parents=True)
-    save_punkt_params(params, folder)
-    done = run_prepare_data(tmp_path, NLTK_DATA=str(tmp_path / "nltk_data"))
-    assert done.returncode == 0 and done.stderr == ""
-    assert "NLTK's punkt_tab for English" in done.stdout
-    assert (tmp_path / "out.txt").read_text().splitlines() == [" ".join(SENTENCES[:2]), *SENTENCES[2:]]
-
-
-def test_bad_extracted_files(tmp_path, refused):
-    output = tmp_path / "out.txt"
-    output.write_text("precious")
-    arguments = ["--input_dir", tmp_path / "wiki", "--output_file", output, "--train_splitter"]
-    good = b'{"text": "One sentence. Another."}\n'
-
-    def refuse(content: bytes | None, *words: str) -> None:
-        if content is not None:
-            (tmp_path / "wiki" / "AA" / "wiki_00").write_bytes(content)
-        refused("prepare_data", *arguments, words=words)
-        assert output.read_text() == "precious"
-        assert {path.name for path in tmp_path.iterdir()} <= {"wiki", "out.txt"}
-
-    refuse(None, "wiki does not exist", "WikiExtractor")
-    (tmp_path / "wiki" / "AA").mkdir(parents=True)
-    refuse(None, "holds no wiki_* files", "WikiExtractor")
-    refuse(good + b'<doc id="12">\n', "wiki_00, line 2", "--json")
-    refuse(good + good[:20], "wiki_00, line 2", "not a JSON object")
-    for line in (b'{"title": "x"}', b"[1]", b'"text"', b'{"text": null}', b'{"text": "\\ud800"}', b"3"):
-        refuse(good + line, "wiki_00, line 2", "field `text`")
-    refuse(good + b'{"text": "caf\xe9"}\n', "wiki_00, line 2", "UTF-8")
-    refuse(b'{"text": ""}\n{"text": " \\n "}\n', "none of the 2 articles")
-    refuse(b"", "none of the 0 articles")
-    (tmp_path / "wiki" / "AA" / "wiki_00.bz2").write_bytes(b"BZh9")
-    refuse(good, "wiki_00.bz2", "--compress")
-
-
 def test_refusal_on_the_command_line(tmp_path):
     """What the in-process checks above stand for: exit status 2, one line on stderr, nothing else."""
     (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL_TOKENS))
@@ -581,7 +670,7 @@ def test_refusal_on_the_command_line(tmp_path):
                               capture_output=True, text=True, timeout=60)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(message), done.stderr
-        assert not list(tmp_path.glob("out/*"))
+        assert not list(tmp_path.glob("out/epoch*"))
 
 
 def test_no_torch_before_it_is_needed():

@@ -9,6 +9,7 @@ import types
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,15 +230,24 @@ def test_wordpiece_by_hand():
 
 
 def test_memory_is_bounded_and_changes_nothing(monkeypatch, cased_vocab):
-    monkeypatch.setattr(tokenization, "_REMEMBERED_WORDS", 50)
+    monkeypatch.setattr(tokenization, "_REMEMBERED", 50)
     tokenizer = BertTokenizer(cased_vocab, do_lower_case=False)
     for line in make_lines(500, seed=2) * 2 + ["ab" * 60] * 2:
         pieces = [piece for word in tokenizer.basic_tokenizer.tokenize(line)
                   for piece in tokenizer.wordpiece_tokenizer.tokenize(word)]
         assert tokenizer.tokenize(line) == pieces
         assert tokenizer.encode(line) == tokenizer.convert_tokens_to_ids(pieces)
-        assert len(tokenizer._remembered) <= 50
-    assert max(map(len, tokenizer._remembered)) <= 100
+        assert np.frombuffer(tokenizer.encode_to_bytes(line), tokenizer.id_typecode).tolist() == tokenizer.encode(line)
+        assert len(tokenizer._chunks) <= 50 and len(tokenizer._chunks._words) <= 50
+    assert max(map(len, tokenizer._chunks)) <= 100
+
+
+def test_a_vocabulary_of_more_than_two_bytes(tmp_path):
+    pieces = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(1 << 16))]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    tokenizer = BertTokenizer(tmp_path / "vocab.txt")
+    assert tokenizer.id_typecode == "i" and tokenizer.encode("w65535 w0 x") == [65540, 5, 0]
+    assert np.frombuffer(tokenizer.encode_to_bytes("w65535 w0"), np.int32).tolist() == [65540, 5]
 
 
 def test_caller_cannot_change_what_is_remembered():

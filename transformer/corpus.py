@@ -1,66 +1,78 @@
-"""The pre-training corpus: sentences as integer arrays, instances drawn from them, and instances read back."""
+"""The pre-training corpus: a text file as a store of wordpieces on disk, and BERT's instances drawn from it."""
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import random
+import shutil
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from transformer.files import InputError, read_json, read_lines
+from transformer.files import InputError, write_json
+from transformer.parallel import in_order
+from transformer.parts import GrowingFiles, byte_ranges, decode_lines, read_range
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
-if TYPE_CHECKING:
-    from transformer.features import Sequences
-
-_BUFFERED_VALUES = 1 << 20  # that an array in a file keeps in memory
-
-
-class GrowingArray:
-    """A flat array of integers that grows at its end, in memory or in a file."""
-
-    def __init__(self, typecode: str, path: Path | None = None):
-        self._typecode = typecode
-        self._path = path
-        self._values = array(typecode)
-        if path is not None:
-            path.write_bytes(b"")
-
-    def extend(self, values: Iterable[int]) -> None:
-        """Append `values`."""
-        self._values.extend(values)
-        if self._path is not None and len(self._values) >= _BUFFERED_VALUES:
-            self._flush()
-
-    def _flush(self) -> None:
-        with open(self._path, "ab") as handle:
-            self._values.tofile(handle)
-        self._values = array(self._typecode)
-
-    def finish(self) -> np.ndarray:
-        """The whole array, 1-dimensional, a read-only np.memmap where it is in a file; it grows no more after this."""
-        if self._path is None:
-            return np.asarray(self._values)
-        self._flush()
-        return map_array(self._typecode, self._path)
+PART_BYTES = 1 << 20        # of text that a process tokenizes at a time
+STORE_FILES = ("tokens", "sentence_offsets", "document_offsets")
+MANIFEST_NAME = "manifest.json"
+_STORE_VERSION = 1          # raised when the same text would make other arrays
 
 
-def map_array(typecode: str, path: Path) -> np.ndarray:
-    """The array in a file of a GrowingArray, not read until it is used."""
-    if not path.stat().st_size:
-        return np.zeros(0, dtype=typecode)  # the operating system maps no empty file
-    return np.memmap(path, dtype=typecode, mode="r")
+class Part(NamedTuple):
+    """A part of the text as wordpieces: flat arrays as bytes, counts from the start of the part."""
+    sha256: str              # of the text
+    tokens: bytes            # the tokenizer's id_typecode [wordpieces]
+    sentence_ends: bytes     # int64 [sentences], where each ends in `tokens`
+    document_ends: bytes     # int64 [empty lines], the number of sentences before each
+    left_out: int            # lines that are neither empty nor have a wordpiece
+
+
+def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[int, int]) -> Part:
+    """Tokenize one of byte_ranges(): a sentence per line, an empty line between documents."""
+    content = read_range(text_file, *text_range)
+    digest = hashlib.sha256(content).hexdigest()
+    sentences: list[bytes] = []
+    lengths, document_ends = array("q"), array("q")
+    left_out = 0
+    for line in decode_lines(text_file, text_range[0], content):
+        ids = tokenizer.encode_to_bytes(line)
+        if ids:
+            sentences.append(ids)
+            lengths.append(len(ids))
+        elif line.strip():
+            left_out += 1
+        else:
+            document_ends.append(len(lengths))
+    ends = np.cumsum(lengths, dtype=np.int64) // array(tokenizer.id_typecode).itemsize
+    return Part(digest, b"".join(sentences), ends.tobytes(), document_ends.tobytes(), left_out)
+
+
+_worker_tokenize = None  # tokenize_part of a worker process
+
+
+def _start_tokenizing(text_file: Path, tokenizer: BertTokenizer) -> None:
+    global _worker_tokenize
+    _worker_tokenize = partial(tokenize_part, text_file, tokenizer)
+
+
+def _tokenize_in_worker(text_range: tuple[int, int]) -> Part:
+    return _worker_tokenize(text_range)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text corpus as wordpiece ids; no sentence and no document is empty.
+    """A text corpus as wordpiece ids, memory-mapped; no sentence and no document is empty.
 
     tokens: uint16 or int32 [wordpieces]; sentence_offsets: int64 [sentences + 1], where each sentence begins in
     `tokens`; document_offsets: int64 [documents + 1], where each document begins in `sentence_offsets`.
@@ -68,6 +80,22 @@ class Corpus:
     tokens: np.ndarray
     sentence_offsets: np.ndarray
     document_offsets: np.ndarray
+    maps: list[mmap.mmap]
+
+    @classmethod
+    def map(cls, folder: Path, tokenizer: BertTokenizer) -> Corpus:
+        """The arrays of a complete store in `folder`, not read until they are used."""
+        maps = []
+        for name in STORE_FILES:
+            with open(folder / name, "rb") as handle:
+                maps.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+        return cls(*(np.frombuffer(mapped, typecode) for mapped, typecode in
+                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps)
+
+    def release(self) -> None:
+        """Give the memory of the pages read so far back; they are read from the file again when needed."""
+        for mapped in self.maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     @property
     def num_documents(self) -> int:
@@ -77,55 +105,97 @@ class Corpus:
     def num_sentences(self) -> int:
         return len(self.sentence_offsets) - 1
 
+    def document_ranges(self, wordpieces: int) -> Iterator[tuple[int, int]]:
+        """All documents in consecutive (first, last + 1) of about `wordpieces` each."""
+        def start(document: int) -> int:
+            return int(self.sentence_offsets[self.document_offsets[document]])
 
-def read_corpus(path: str | Path, tokenizer: BertTokenizer, folder: Path | None = None) -> Corpus:
-    """Tokenize a text file with one sentence per line and an empty line between documents.
+        first = 0
+        while first < self.num_documents:
+            stop = bisect_left(range(self.num_documents), start(first) + wordpieces, first + 1, key=start)
+            yield first, stop
+            first = stop
 
-    folder: where the arrays are kept in files, for map_corpus() too; None keeps them in memory. Lines without a
-    wordpiece (control characters only) are left out. Raises InputError when the file is not UTF-8, holds no text,
-    or has no document breaks: the random second halves of instances come from other documents.
+
+@contextmanager
+def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, num_workers: int = 1,
+                ) -> Iterator[tuple[Corpus, dict[str, Any]]]:
+    """Tokenize a text file, a sentence per line and an empty line between documents, into a store in `folder`.
+
+    Gives the corpus and its manifest (corpus_sha256 tells its text). What stands in the folder already is kept as far
+    as it comes from the same beginning of the same text by the same tokenizer: all of it, or what a killed run had
+    finished. Lines without a wordpiece (control characters only) are left out. Until the block ends the store is
+    nobody else's.
+    Raises InputError when the file is not UTF-8, holds no text, or has no document breaks (the random second halves
+    of instances come from other documents), and when another run has the store.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"training corpus {path} is not a file: name the text file that prepare_data.py wrote")
-    arrays = [GrowingArray(typecode, folder and folder / name) for name, typecode in _corpus_files(tokenizer)]
-    tokens, sentence_offsets, document_offsets = arrays
-    num_tokens = num_sentences = num_documents = document_start = without_pieces = 0
-    sentence_offsets.extend([0])
-    document_offsets.extend([0])
-    for line in tqdm(read_lines(path), desc="tokenizing", unit=" lines", unit_scale=True, disable=None):
-        ids = tokenizer.encode(line)
-        if ids:
-            tokens.extend(ids)
-            num_tokens += len(ids)
-            num_sentences += 1
-            sentence_offsets.extend([num_tokens])
-        elif line.strip():
-            without_pieces += 1
-        elif num_sentences > document_start:  # the first empty line after a document
-            document_offsets.extend([num_sentences])
-            num_documents += 1
-            document_start = num_sentences
-    if num_sentences > document_start:
-        document_offsets.extend([num_sentences])
-        num_documents += 1
-    if without_pieces:
-        print(f"{path}: left out {without_pieces} lines without any wordpiece", flush=True)
-    if not num_sentences:
-        raise InputError(f"{path} holds no text")
-    if num_documents < 2:
-        raise InputError(f"{path} has no document breaks: put an empty line between documents (prepare_data.py does); "
-                         "instances need sentences from other documents")
-    return Corpus(*(values.finish() for values in arrays))
+    text_file = Path(text_file)
+    if not text_file.is_file():
+        raise InputError(f"training corpus {text_file} is not a file: name the text file that prepare_data.py wrote")
+    ranges = byte_ranges(text_file, PART_BYTES)
+    facts = {"version": _STORE_VERSION, "vocab_sha256": tokenizer.vocab_fingerprint,
+             "do_lower_case": tokenizer.do_lower_case}
+    with GrowingFiles(folder, STORE_FILES, facts) as store:
+        reused = _unchanged(store.records, text_file, ranges)
+        if reused < len(ranges):
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        store.keep(reused)
+        if reused:
+            print(f"{folder}: {reused} of {len(ranges)} parts of {text_file} are tokenized already", flush=True)
+        with tqdm(total=len(ranges), initial=reused, desc="tokenizing", unit=" parts", disable=None) as progress, \
+                closing(in_order(_tokenize_in_worker, ranges[reused:], num_workers, _start_tokenizing,
+                                 (text_file, tokenizer))) as parts:
+            for text_range, part in zip(ranges[reused:], parts, strict=True):
+                _append(store, part, text_range, text_range == ranges[-1], array(tokenizer.id_typecode).itemsize)
+                progress.update()
+        store.save()
+        problem = _problem(store, text_file)
+        if problem:
+            shutil.rmtree(folder)
+            raise InputError(problem)
+        corpus = Corpus.map(folder, tokenizer)
+        text_sha256 = hashlib.sha256("".join(record["sha256"] for record in store.records).encode()).hexdigest()
+        manifest = {**facts, "train_corpus": str(text_file), "corpus_sha256": text_sha256,
+                    "documents": corpus.num_documents, "sentences": corpus.num_sentences,
+                    "wordpieces": len(corpus.tokens), "left_out": store.records[-1]["left_out"]}
+        if reused < len(ranges):
+            write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
+        yield corpus, manifest
 
 
-def map_corpus(folder: Path, tokenizer: BertTokenizer) -> Corpus:
-    """The corpus that read_corpus() with the same tokenizer left in `folder`."""
-    return Corpus(*(map_array(typecode, folder / name) for name, typecode in _corpus_files(tokenizer)))
+def _unchanged(records: list[dict[str, Any]], text_file: Path, ranges: list[tuple[int, int]]) -> int:
+    """How many of the first parts in a store come from this very text."""
+    for number, (record, text_range) in enumerate(zip(records, ranges, strict=False)):
+        if (record["range"], record["is_last"]) != (list(text_range), text_range == ranges[-1]) \
+                or record["sha256"] != hashlib.sha256(read_range(text_file, *text_range)).hexdigest():
+            return number
+    return min(len(records), len(ranges))
 
 
-def _corpus_files(tokenizer: BertTokenizer) -> tuple[tuple[str, str], ...]:
-    return ("tokens", tokenizer.id_typecode), ("sentence_offsets", "q"), ("document_offsets", "q")
+def _append(store: GrowingFiles, part: Part, text_range: tuple[int, int], is_last: bool, item: int) -> None:
+    """Add a part to a store, with what it counts from its own start now counted from the start of the text."""
+    before = store.records[-1] if store.records else {"sentences": 0, "document_end": 0, "left_out": 0}
+    sentence_ends = np.frombuffer(part.sentence_ends, np.int64) + store.sizes[0] // item
+    sentences = before["sentences"] + len(sentence_ends)
+    document_ends = np.frombuffer(part.document_ends, np.int64) + before["sentences"]
+    # Of several empty lines in a row the first ends a document; the end of the text ends the last one.
+    document_ends = np.unique(np.append(document_ends, [sentences] if is_last else []).astype(np.int64))
+    document_ends = document_ends[document_ends > before["document_end"]]
+    first = b"" if store.records else bytes(8)  # where the first sentence and the first document begin: at 0
+    store.append([part.tokens, first + sentence_ends.tobytes(), first + document_ends.tobytes()],
+                 range=list(text_range), is_last=is_last, sha256=part.sha256, sentences=sentences,
+                 document_end=int(document_ends[-1]) if len(document_ends) else before["document_end"],
+                 left_out=before["left_out"] + part.left_out)
+
+
+def _problem(store: GrowingFiles, text_file: Path) -> str | None:
+    """Why a text cannot be used."""
+    if not store.sizes[0]:
+        return f"{text_file} holds no text"
+    if store.sizes[2] < 3 * 8:
+        return (f"{text_file} has no document breaks: put an empty line between documents (prepare_data.py does); "
+                "instances need sentences from other documents")
+    return None
 
 
 @dataclass(frozen=True)
@@ -156,23 +226,27 @@ class InstanceSampler:
         self.settings = settings
         self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
         self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
+        self._json_names = [json.dumps(piece) for piece in tokenizer.vocab]
         self._continues_word = [piece.startswith("##") for piece in tokenizer.vocab]
         # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
         self._replacements = [i for piece, i in tokenizer.vocab.items() if piece not in SPECIAL_TOKENS]
 
-    def instances(self, epoch: int, document: int) -> Iterator[dict[str, Any]]:
-        """The instances of one document, with the keys of a line of epoch_K.json."""
+    def json_lines(self, epoch: int, document: int) -> list[str]:
+        """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
         key = f"{self.settings.seed} {epoch} {document}"
-        mask_rng = random.Random(key + " mask")  # its own, so that masking does not change what is masked
-        names = self.tokenizer.convert_ids_to_tokens
+        masks = self.settings.masked_lm_prob > 0 or self.settings.mask_at_least_one
+        mask_rng = random.Random(key + " mask") if masks else None  # its own: masking changes nothing else
+        names = self._json_names.__getitem__
+        lines = []
         for first, second, is_random_next in self.pairs(document, random.Random(key)):
             tokens = [self._cls, *first, self._sep, *second, self._sep]
-            positions, labels = self.mask(tokens, mask_rng)
-            yield {"tokens": names(tokens),
-                   "segment_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1),
-                   "is_random_next": is_random_next,
-                   "masked_lm_positions": positions,
-                   "masked_lm_labels": names(labels)}
+            positions, labels = self.mask(tokens, mask_rng) if masks else ([], [])
+            segments = "0, " * (len(first) + 2) + "1, " * (len(second) + 1)
+            lines.append(f'{{"tokens": [{", ".join(map(names, tokens))}], "segment_ids": [{segments[:-2]}], '
+                         f'"is_random_next": {"true" if is_random_next else "false"}, '
+                         f'"masked_lm_positions": {positions}, '
+                         f'"masked_lm_labels": [{", ".join(map(names, labels))}]}}\n')
+        return lines
 
     def pairs(self, document: int, rng: random.Random) -> Iterator[tuple[list[int], list[int], bool]]:
         """Token ids of both halves and is_random_next, for chunk after chunk of the document's sentences.
@@ -222,8 +296,6 @@ class InstanceSampler:
         round(length * masked_lm_prob), at least 1, are chosen; a word that would exceed that is passed over.
         """
         settings = self.settings
-        if not settings.masked_lm_prob and not settings.mask_at_least_one:
-            return [], []
         words: list[list[int]] = []
         for position, token in enumerate(tokens):
             if token in (self._cls, self._sep):
@@ -265,68 +337,3 @@ def truncate(first: list[int], second: list[int], room: int, rng: random.Random)
         from_front = rng.getrandbits(len(tokens) - length).bit_count()
         shortened.append(tokens[from_front:from_front + length])
     return shortened[0], shortened[1]
-
-
-def read_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
-               memory_map_dir: str | Path | None = None) -> Sequences:
-    """Read the instances of one epoch (epoch_K.json, epoch_K_metrics.json) into flat arrays, without labels.
-
-    memory_map_dir: folder for the arrays, which are then np.memmap; None keeps them in memory. Raises InputError when
-    a file is missing or damaged, the number of instances is not that of the metrics, a token is not in the
-    vocabulary, the recorded vocabulary is another one, or a sequence is longer than max_seq_length.
-    """
-    from transformer.features import Sequences  # loads torch, which pregenerate_training_data.py can do without
-    epoch_json = Path(epoch_json)
-    metrics = read_json(metrics_json)
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("num_training_examples"), int):
-        raise InputError(f"{metrics_json} has no num_training_examples: generate the data again")
-    if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
-        raise InputError(f"{epoch_json} was generated with another vocabulary than this model's vocab.txt: generate "
-                         "the data again with --bert_model set to this model, or use the model it was made with")
-    if not epoch_json.is_file():
-        raise InputError(f"{epoch_json} does not exist: pregenerate_training_data.py makes it")
-
-    def growing(name: str, typecode: str) -> GrowingArray:
-        return GrowingArray(typecode, folder and folder / f"{epoch_json.stem}.{name}")
-
-    folder = memory_map_dir and Path(memory_map_dir)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    tokens = growing("tokens", tokenizer.id_typecode)
-    offsets, first_lengths = growing("offsets", "q"), growing("first_lengths", "i")
-    offsets.extend([0])
-    end = count = 0
-    for line in tqdm(read_lines(epoch_json), desc=epoch_json.name, total=metrics["num_training_examples"],
-                     unit=" instances", unit_scale=True, disable=None):
-        count += 1
-        ids, first_length = _parse_instance(line, tokenizer, f"{epoch_json}, line {count}")
-        if len(ids) > max_seq_length:
-            raise InputError(f"{epoch_json}, line {count}: {len(ids)} wordpieces, more than --max_seq_length "
-                             f"{max_seq_length}; the data was generated with --max_seq_len "
-                             f"{metrics.get('max_seq_len', 'unknown')}: set --max_seq_length to that")
-        tokens.extend(ids)
-        end += len(ids)
-        offsets.extend([end])
-        first_lengths.extend([first_length])
-    if count != metrics["num_training_examples"]:
-        raise InputError(f"{epoch_json} holds {count} instances, {metrics_json} says "
-                         f"{metrics['num_training_examples']}: it may be cut short, generate it again")
-    return Sequences(tokens.finish(), offsets.finish(), first_lengths.finish())
-
-
-def _parse_instance(line: str, tokenizer: BertTokenizer, where: str) -> tuple[list[int], int]:
-    """Token ids of a line of epoch_K.json and the length of its segment 0."""
-    try:
-        instance = json.loads(line)
-        pieces, segments = instance["tokens"], instance["segment_ids"]
-        first_length = segments.count(0)
-        if not pieces or segments != [0] * first_length + [1] * (len(pieces) - first_length):
-            raise ValueError
-        ids = [tokenizer.vocab.get(piece) for piece in pieces]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{where}: not an instance (a JSON object with tokens and segment_ids of the same length, "
-                         "zeros before ones); it may be cut short, generate the data again") from None
-    if None in ids:
-        raise InputError(f"{where}: token {pieces[ids.index(None)]!r} is not in the vocabulary; generate the data "
-                         "again with --bert_model set to this model")
-    return ids, first_length

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import zipfile
 from array import array
@@ -44,18 +45,29 @@ class Sequences:
 
         Padded with 0 to `length`, or to the longest of the batch. Raises ValueError where `length` is too small.
         """
-        lengths = self.offsets[indices + 1] - self.offsets[indices]
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
         longest = int(lengths.max())
         length = longest if length is None else length
         if longest > length:
             raise ValueError(f"an example of {longest} wordpieces does not fit into {length}")
-        columns = np.arange(length)
-        mask = columns < lengths[:, None]                                              # bool [batch, length]
-        input_ids = np.zeros(mask.shape, dtype=np.int64)
-        input_ids[mask] = self.tokens[(self.offsets[indices, None] + columns)[mask]]
-        segments = mask & (columns >= self.first_lengths[indices, None])
-        return torch.from_numpy(input_ids), torch.from_numpy(segments.astype(np.int64)), \
-            torch.from_numpy(mask.astype(np.int64))
+        tokens = self.tokens
+        if starts.max() + length <= len(tokens):  # cut whole windows of `length`, with what follows the examples
+            windows = np.ndarray((len(tokens) - length + 1, length), tokens.dtype, tokens, strides=2 * tokens.strides)
+            input_ids = windows[starts].astype(np.int64)
+        else:
+            input_ids = tokens.take(starts[:, None] + np.arange(length), mode="clip").astype(np.int64)
+        leading_ones = _leading_ones(length)
+        mask = leading_ones.take(lengths, axis=0)
+        input_ids *= mask
+        segments = mask - leading_ones.take(self.first_lengths[indices], axis=0)
+        return torch.from_numpy(input_ids), torch.from_numpy(segments), torch.from_numpy(mask)
+
+
+@functools.lru_cache(maxsize=4)
+def _leading_ones(length: int) -> np.ndarray:
+    """int64 [length + 1, length]: row k is k ones, then zeros. Copying rows of it is faster than comparing."""
+    return np.tri(length + 1, length, -1, dtype=np.int64)
 
 
 def truncate_pair(first: list[int], second: list[int], room: int) -> None:

@@ -50,14 +50,15 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Index arrays [batch_size] over a permutation of `count` examples set by (seed, epoch).
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Index arrays [batch_size] over a permutation of `count` examples set by (seed, epoch), from batch `start` on.
 
-    The incomplete last batch is dropped, as published.
+    uint32, int64 where the examples are too many for it. The incomplete last batch is dropped, as published.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    for start in range(0, count - batch_size + 1, batch_size):
-        yield order[start:start + batch_size]
+    order = np.arange(count, dtype=np.uint32 if count < 1 << 32 else np.int64)
+    np.random.default_rng((seed, epoch)).shuffle(order)
+    for begin in range(start * batch_size, count - batch_size + 1, batch_size):
+        yield order[begin:begin + batch_size]
 
 
 def micro_batch_size(train_batch_size: int, accumulation: int) -> int:

@@ -2,15 +2,18 @@
 (BertTokenizer)."""
 from __future__ import annotations
 
+import re
 import unicodedata
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
 from transformer.files import InputError, read_lines, sha256_of
 
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-_REMEMBERED_WORDS = 1 << 18    # about 60 MB of pieces at most
-_LONGEST_REMEMBERED_WORD = 100  # characters
+_REMEMBERED = 1 << 18      # texts, about 60 MB with their ids
+_LONGEST_REMEMBERED = 100  # characters
+_ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[!-/:-@\[-`{-~]").findall  # words and punctuation marks of ASCII text
 
 # The blocks that BERT takes for ideographs. Hangul, Hiragana and Katakana are written with spaces or left whole.
 _CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
@@ -110,9 +113,10 @@ class WordpieceTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """Pieces of the whitespace-separated words of `text`; a word too long or without a match is `unk_token`."""
-        return [piece for word in text.split() for piece in self._split_word(word)]
+        return [piece for word in text.split() for piece in self.split_word(word)]
 
-    def _split_word(self, word: str) -> list[str]:
+    def split_word(self, word: str) -> list[str]:
+        """Pieces of one word, which holds no whitespace."""
         if len(word) > self.max_input_chars_per_word:
             return [self.unk_token]
         pieces = []
@@ -130,6 +134,46 @@ class WordpieceTokenizer:
         return pieces
 
 
+class _Memory(dict):
+    """Piece ids, as the bytes of an integer array, of texts met before; of bounded size."""
+
+    def remember(self, text: str, ids: bytes) -> bytes:
+        if len(text) <= _LONGEST_REMEMBERED:
+            if len(self) >= _REMEMBERED:
+                self.clear()  # the frequent ones are back soon
+            self[text] = ids
+        return ids
+
+
+class _Words(_Memory):
+    """Ids of words and punctuation marks as BasicTokenizer gives them."""
+
+    def __init__(self, vocab: dict[str, int], typecode: str, wordpiece: WordpieceTokenizer):
+        super().__init__()
+        self._ids = {piece: array(typecode, [index]).tobytes() for piece, index in vocab.items()}
+        self._wordpiece = wordpiece
+
+    def __missing__(self, word: str) -> bytes:
+        return self.remember(word, b"".join(map(self._ids.__getitem__, self._wordpiece.split_word(word))))
+
+
+class _Chunks(_Memory):
+    """Ids of what stands between two spaces of a text: no piece reaches over a space."""
+
+    def __init__(self, basic: BasicTokenizer, words: _Words):
+        super().__init__()
+        self._basic = basic
+        self._words = words
+
+    def __missing__(self, chunk: str) -> bytes:
+        if chunk.isascii() and chunk.isprintable() and chunk not in SPECIAL_TOKENS:
+            # Here cleaning and accents have nothing to do: only case, and splitting off whatever is no letter or digit.
+            words = _ASCII_WORDS(chunk.lower() if self._basic.do_lower_case else chunk)
+        else:
+            words = self._basic.tokenize(chunk)
+        return self.remember(chunk, b"".join(map(self._words.__getitem__, words)))
+
+
 class BertTokenizer:
     """BasicTokenizer followed by WordpieceTokenizer, with the same result and a memory for words met before.
 
@@ -145,7 +189,7 @@ class BertTokenizer:
         self.max_len = max_len
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
-        self._remembered: dict[str, list[int]] = {}
+        self._chunks = _Chunks(self.basic_tokenizer, _Words(self.vocab, self.id_typecode, self.wordpiece_tokenizer))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, do_lower_case: bool = True, max_len: int = 512) -> BertTokenizer:
@@ -167,20 +211,11 @@ class BertTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the pieces of `text`, without [CLS] or [SEP] around them."""
-        ids: list[int] = []
-        for word in self.basic_tokenizer.words(text):
-            remembered = self._remembered.get(word)
-            ids += self._encode_word(word) if remembered is None else remembered
-        return ids
+        return array(self.id_typecode, self.encode_to_bytes(text)).tolist()
 
-    def _encode_word(self, word: str) -> list[int]:
-        ids = [self.vocab[piece] for token in self.basic_tokenizer.split_word(word)
-               for piece in self.wordpiece_tokenizer.tokenize(token)]
-        if len(word) <= _LONGEST_REMEMBERED_WORD:
-            if len(self._remembered) >= _REMEMBERED_WORDS:
-                self._remembered.clear()  # the frequent words are back soon
-            self._remembered[word] = ids
-        return ids
+    def encode_to_bytes(self, text: str) -> bytes:
+        """The same ids as the bytes of an array of id_typecode: the fast way to many of them."""
+        return b"".join(map(self._chunks.__getitem__, text.split(" ")))
 
     def tokenize(self, text: str) -> list[str]:
         """Pieces of `text`."""

@@ -1,0 +1,178 @@
+"""Time and memory of the corpus steps: sentences, wordpieces, instances; for corpora of one to eight times a size.
+
+    python benchmarks/bench_pregenerate.py [--megabytes 8] [--runs 3]
+
+The corpus is the documentation of botocore; twice the corpus has every sentence twice, shuffled anew. Memory is that of
+all processes of a step together (PSS). The naive implementation, in this file, does what the definition says a sentence
+at a time with lists of strings; it too makes three epochs.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench_tokenizer import VOCAB
+from english import documents
+from measure import ROOT, machine, print_table, run
+
+SENTENCES = 40  # of a document
+
+TOKENIZE = """
+import sys
+from pathlib import Path
+from transformer.corpus import open_corpus
+from transformer.tokenization import BertTokenizer
+if __name__ == "__main__":
+    corpus, vocab, store, workers = sys.argv[1:]
+    with open_corpus(corpus, BertTokenizer(vocab), Path(store), int(workers)):
+        pass
+"""
+
+
+def naive(corpus: str, vocab: str, output: str) -> None:
+    """Tokenize all of a corpus into lists of strings, then write three epochs of instances of 128 wordpieces."""
+    from transformer.tokenization import BasicTokenizer, WordpieceTokenizer, load_vocab
+    basic, wordpiece = BasicTokenizer(), WordpieceTokenizer(load_vocab(vocab))
+    texts: list[list[list[str]]] = [[]]
+    with open(corpus, encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                texts[-1].append([piece for word in basic.tokenize(line) for piece in wordpiece.tokenize(word)])
+            else:
+                texts.append([])
+    rng = random.Random(42)
+    sizes = [len(text) for text in texts]
+    cumulated = [sum(sizes[:1])]
+    for size in sizes[1:]:
+        cumulated.append(cumulated[-1] + size)
+    for epoch in range(3):
+        with open(f"{output}/epoch_{epoch}.json", "w") as handle:
+            for index, document in enumerate(texts):
+                for instance in naive_instances(texts, cumulated, index, document, rng):
+                    handle.write(json.dumps(instance) + "\n")
+
+
+def naive_instances(texts, cumulated, index, document, rng):
+    """Instances of one document, as BERT's procedure builds them."""
+    room = 125
+    target = rng.randint(2, room) if rng.random() < 0.1 else room
+    chunk, length, i = [], 0, 0
+    while i < len(document):
+        chunk.append(document[i])
+        length += len(document[i])
+        if i == len(document) - 1 or length >= target:
+            split = rng.randrange(1, len(chunk)) if len(chunk) >= 2 else 1
+            first = [token for sentence in chunk[:split] for token in sentence]
+            second = []
+            random_next = len(chunk) == 1 or rng.random() < 0.5
+            if random_next:
+                other = index
+                while other == index:
+                    other = rng.choices(range(len(texts)), cum_weights=cumulated)[0]
+                for sentence in texts[other][rng.randrange(len(texts[other])):]:
+                    second += sentence
+                    if len(second) >= target - len(first):
+                        break
+                i -= len(chunk) - split
+            else:
+                second = [token for sentence in chunk[split:] for token in sentence]
+            while len(first) + len(second) > room:
+                longer = first if len(first) > len(second) else second
+                if rng.random() < 0.5:
+                    del longer[0]
+                else:
+                    longer.pop()
+            yield {"tokens": ["[CLS]", *first, "[SEP]", *second, "[SEP]"],
+                   "segment_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1), "is_random_next": random_next,
+                   "masked_lm_positions": [], "masked_lm_labels": []}
+            chunk, length = [], 0
+        i += 1
+
+
+def write_corpora(folder: Path, sentences: list[str], times: int) -> None:
+    """corpus.txt, and extracted/wiki_NN with the same documents, of `times` times the sentences."""
+    rng = random.Random(0)
+    (folder / "extracted").mkdir(parents=True)
+    with open(folder / "corpus.txt", "w", encoding="utf-8") as corpus:
+        for copy in range(times):
+            rng.shuffle(sentences)
+            texts = [sentences[i:i + SENTENCES] for i in range(0, len(sentences), SENTENCES)]
+            corpus.writelines("\n".join(text) + "\n\n" for text in texts)
+            for start in range(0, len(texts), 200):
+                with open(folder / "extracted" / f"wiki_{copy}_{start:05}", "w", encoding="utf-8") as extracted:
+                    extracted.writelines(json.dumps({"text": " ".join(text)}) + "\n"
+                                         for text in texts[start:start + 200])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=float, default=8, help="size of the smallest corpus")
+    parser.add_argument("--runs", type=int, default=3, help="runs of every step, of which the median counts")
+    args = parser.parse_args()
+    sentences = [sentence for document in documents(int(args.megabytes * 1e6)) for sentence in document]
+    print(machine("numpy", "nltk"))
+    print(f"medians of {args.runs} runs; every step starts Python anew\n")
+    rows = []
+
+    def measure(step: str, times: int, size: float, prepare: Callable[[], None], *command: object,
+                baseline: float | None = None) -> float:
+        """Add a row for a step, a run of Python with `command`; its seconds."""
+        measured = []
+        for _ in range(args.runs):
+            prepare()
+            measured.append(run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}))
+        seconds = statistics.median(one.seconds for one in measured)
+        rows.append([step, f"{times}x", f"{seconds:.2f}", f"{size / seconds:.2f}",
+                     f"{size / seconds / baseline:.1f}" if baseline else "",
+                     f"{max(one.peak_memory for one in measured) / 1e6:.0f}"])
+        return seconds
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        output, store, text = folder / "output", folder / "store", folder / "sentences.txt"
+
+        def afresh(path: Path) -> Callable[[], None]:
+            return lambda: (shutil.rmtree(path, ignore_errors=True), path.mkdir())
+
+        for times in (1, 2, 4, 8):
+            source = folder / f"{times}x"
+            write_corpora(source, sentences, times)
+            corpus = source / "corpus.txt"
+            size = corpus.stat().st_size / 1e6
+            if times == 1:
+                naive_rate = size / measure("naive", times, size, afresh(output), __file__, "--naive", corpus, VOCAB,
+                                            output)
+            for workers in (1, 2):
+                name = f"{workers} worker{'s' * (workers > 1)}"
+                tokenizing = measure(f"tokenize, {name}", times, size, afresh(store), "-c", TOKENIZE, corpus, VOCAB,
+                                     store / "corpus", workers)
+                generating = measure(
+                    f"3 epochs of the tokenized corpus, {name}", times, size, afresh(output),
+                    "pregenerate_training_data.py", "--train_corpus", corpus, "--bert_model", VOCAB, "--do_lower_case",
+                    "--output_dir", output, "--tmp_dir", store, "--reduce_memory", "--num_workers", workers)
+                both = tokenizing + generating
+                rows.append([f"both, {name}", f"{times}x", f"{both:.2f}", f"{size / both:.2f}",
+                             f"{size / both / naive_rate:.1f}", ""])
+            shutil.rmtree(output)
+            if times == 8:
+                seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", times, size, lambda: None,
+                                   "prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
+                                   "--train_splitter", "--num_workers", workers) for workers in (1, 2)]
+            shutil.rmtree(source)
+    print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
+    print(f"\nprepare_data.py: 2 workers are {seconds[0] / seconds[1]:.2f} times as fast as 1")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--naive"]:
+        naive(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,335 @@
+"""Epochs of instances as arrays: what is read back, what is converted again and what is not, and batches of them."""
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transformer import epochs
+from transformer.epochs import open_epoch
+from transformer.features import Sequences
+from transformer.files import InputError
+from transformer.parts import byte_ranges
+from transformer.runtime import shuffled_batches
+from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+
+ROOT = Path(__file__).parent.parent
+PIECES = [*"abcdefgh", "##b", "é", "\u2028"]
+
+
+def write_epoch(folder: Path, count: int, seed: int = 0) -> list[dict]:
+    """vocab.txt, epoch_0.json with `count` random instances, and the metrics that the published script writes."""
+    rng = random.Random(seed)
+    instances = []
+    for _ in range(count):
+        first, second = rng.choices(PIECES, k=rng.randint(1, 9)), rng.choices(PIECES, k=rng.randint(1, 9))
+        instances.append({"tokens": ["[CLS]", *first, "[SEP]", *second, "[SEP]"],
+                          "segment_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1), "is_random_next": True,
+                          "masked_lm_positions": [1], "masked_lm_labels": [first[0]]})
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *PIECES]) + "\n", encoding="utf-8")
+    lines = (json.dumps(instance, ensure_ascii=rng.random() < 0.5) + "\n" for instance in instances)
+    (folder / "epoch_0.json").write_text("".join(lines), encoding="utf-8")
+    (folder / "epoch_0_metrics.json").write_text(json.dumps({"num_training_examples": count, "max_seq_len": 21}))
+    return instances
+
+
+def opened(folder: Path, max_seq_length: int = 21, **options) -> Sequences:
+    return open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json", BertTokenizer(folder / "vocab.txt"),
+                      max_seq_length, **options)
+
+
+def read_back(sequences: Sequences) -> list[tuple[list[str], int]]:
+    names = [*SPECIAL_TOKENS, *PIECES]
+    return [([names[i] for i in sequences.tokens[begin:end]], int(first_length)) for begin, end, first_length
+            in zip(sequences.offsets[:-1], sequences.offsets[1:], sequences.first_lengths, strict=True)]
+
+
+def expected(instances: list[dict]) -> list[tuple[list[str], int]]:
+    return [(instance["tokens"], instance["segment_ids"].count(0)) for instance in instances]
+
+
+def array_files(folder: Path) -> dict[str, bytes]:
+    (arrays,) = (folder / "epoch_0.arrays").iterdir()
+    return {name: (arrays / name).read_bytes() for name in ("tokens", "offsets", "first_lengths")}
+
+
+def swap_json(path: Path) -> None:
+    """Other content of the same size and time of change."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("many_pieces", [False, True])
+def test_arrays_hold_the_json_which_is_read_once(tmp_path, in_memory, many_pieces):
+    instances = write_epoch(tmp_path, 50)
+    if many_pieces:
+        with open(tmp_path / "vocab.txt", "a") as vocab:
+            vocab.writelines(f"piece{i}\n" for i in range(1 << 16))
+    for _ in range(2):
+        sequences = opened(tmp_path, in_memory=in_memory)
+        assert read_back(sequences) == expected(instances) and sequences.labels is None
+        assert sequences.tokens.dtype == (np.int32 if many_pieces else np.uint16)
+        assert (sequences.offsets.dtype, sequences.first_lengths.dtype) == (np.int64, np.int32)
+        assert isinstance(sequences.tokens.base, np.memmap) != in_memory
+        swap_json(tmp_path / "epoch_0.json")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_line_ends_byte_order_mark_and_any_layout(tmp_path, end):
+    instances = write_epoch(tmp_path, 20)
+    lines = [json.dumps(dict(reversed(instance.items())), separators=(" , ", ":\t")) for instance in instances]
+    text = end.join(lines) + end if end else "\n".join(lines)
+    (tmp_path / "epoch_0.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_back(opened(tmp_path, num_workers=1, part_bytes=300)) == expected(instances)
+
+
+def test_number_of_workers_and_parts_change_nothing(tmp_path):
+    instances = write_epoch(tmp_path, 200)
+    results = []
+    for workers, part_bytes in ((1, 1 << 24), (1, 777), (2, 4000)):
+        assert read_back(opened(tmp_path, num_workers=workers, part_bytes=part_bytes)) == expected(instances)
+        results.append(array_files(tmp_path))
+        shutil.rmtree(tmp_path / "epoch_0.arrays")
+    assert results[0] == results[1] == results[2]
+
+
+def test_another_json_is_converted_beside_mapped_arrays(tmp_path):
+    old_instances = write_epoch(tmp_path, 300)
+    old = opened(tmp_path)
+    new_instances = write_epoch(tmp_path, 20, seed=1)
+    assert read_back(opened(tmp_path)) == expected(new_instances)
+    assert read_back(old) == expected(old_instances)
+    assert len(list((tmp_path / "epoch_0.arrays").iterdir())) == 1  # the old one takes no more room
+    with open(tmp_path / "vocab.txt", "a") as vocab:
+        vocab.write("new\n")
+    assert read_back(opened(tmp_path)) == expected(new_instances)
+    assert len(list((tmp_path / "epoch_0.arrays").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["tokens", "offsets", "first_lengths", "manifest.json", "half a manifest", "facts"])
+def test_damaged_arrays_are_converted_again(tmp_path, damage):
+    instances = write_epoch(tmp_path, 60)
+    opened(tmp_path, num_workers=1, part_bytes=2000)
+    whole = array_files(tmp_path)
+    (arrays,) = (tmp_path / "epoch_0.arrays").iterdir()
+    manifest = (arrays / "manifest.json").read_text()
+    if damage == "manifest.json":
+        (arrays / damage).unlink()
+    elif damage == "half a manifest":
+        (arrays / "manifest.json").write_text(manifest[:50])
+    elif damage == "facts":
+        (arrays / "manifest.json").write_text(manifest.replace('"format": ', '"format": 9'))
+    else:
+        os.truncate(arrays / damage, len(whole[damage]) // 2)
+    assert read_back(opened(tmp_path, num_workers=1, part_bytes=2000)) == expected(instances)
+    assert array_files(tmp_path) == whole and (arrays / "manifest.json").read_text() == manifest
+
+
+STOPPING = """
+import sys, time
+from pathlib import Path
+from transformer import epochs, parts, tokenization
+
+folder, stop_at, parse, count = Path(sys.argv[1]), int(sys.argv[2]), epochs._parse_part, 0
+
+def parse_part(part):
+    global count
+    count += 1
+    with open(folder / "parsed", "a") as log:
+        log.write(f"{part[1]}\\n")
+    while count == stop_at and not (folder / "go").exists():
+        time.sleep(0.01)
+    return parse(part)
+
+epochs._parse_part, parts._SECONDS_BETWEEN_SAVES = parse_part, 0
+epochs.open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
+                  tokenization.BertTokenizer(folder / "vocab.txt"), 21, num_workers=1, part_bytes=2000)
+"""
+
+
+def start_stopping(folder: Path, stop_at: int) -> subprocess.Popen:
+    """A process that opens the epoch, notes in the file `parsed` where each part begins that it parses, and stops
+    before the end of part `stop_at` until there is a file `go`."""
+    return subprocess.Popen([sys.executable, "-c", STOPPING, folder, str(stop_at)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def wait_for_parts(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (folder / "parsed").exists() or len(parsed(folder)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def parsed(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "parsed").read_text().split()]
+
+
+def test_killed_conversion_goes_on(tmp_path):
+    instances = write_epoch(tmp_path, 60)
+    parts = [start for start, _ in byte_ranges(tmp_path / "epoch_0.json", 2000)]
+    process = start_stopping(tmp_path, 4)
+    wait_for_parts(tmp_path, 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.glob("epoch_0.arrays/*/manifest.json"))
+    (tmp_path / "go").touch()
+    start_stopping(tmp_path, 0).communicate()
+    assert len(parts) > 4 and parsed(tmp_path) == parts[:4] + parts[3:]  # the three finished ones are not done again
+    continued = array_files(tmp_path)
+    assert read_back(opened(tmp_path)) == expected(instances)
+    shutil.rmtree(tmp_path / "epoch_0.arrays")
+    opened(tmp_path)
+    assert array_files(tmp_path) == continued
+
+
+def test_two_at_once_convert_once(tmp_path):
+    instances = write_epoch(tmp_path, 60)
+    first = start_stopping(tmp_path, 2)
+    wait_for_parts(tmp_path, 2)
+    second = start_stopping(tmp_path, 0)
+    assert second.stdout.readline() == f"another process makes {tmp_path}/epoch_0.arrays: waiting for it\n"
+    (tmp_path / "go").touch()
+    for process in (first, second):
+        process.communicate()
+        assert process.returncode == 0
+    assert parsed(tmp_path) == [start for start, _ in byte_ranges(tmp_path / "epoch_0.json", 2000)]
+    assert read_back(opened(tmp_path)) == expected(instances)
+
+
+@pytest.mark.parametrize("how", ["no folder", "no file"])
+def test_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, how):
+    data, fallback = tmp_path / "data", tmp_path / "out"
+    instances = write_epoch(data, 10)
+    if how == "no folder":
+        (data / "epoch_0.arrays").write_text("no place for a folder")  # even root cannot make one here
+    else:
+        access = os.access
+        monkeypatch.setattr(epochs.os, "access", lambda path, mode: data not in path.parents and access(path, mode))
+    with pytest.raises(InputError, match="make .*data/epoch_0.arrays writable"):
+        opened(data)
+    assert read_back(opened(data, fallback=fallback)) == expected(instances)
+    assert f"{data}/epoch_0.arrays cannot be written\nthe arrays go to {fallback}/epoch_0.arrays" \
+        in capsys.readouterr().out
+    swap_json(data / "epoch_0.json")
+    assert read_back(opened(data, fallback=fallback)) == expected(instances)
+    assert not list(data.glob("epoch_0.arrays/*/*"))
+
+
+def test_json_that_changes_meanwhile(tmp_path, monkeypatch):
+    write_epoch(tmp_path, 10)
+    parse = epochs._parse_part
+
+    def change(part):
+        os.utime(tmp_path / "epoch_0.json", (1, 1))
+        return parse(part)
+
+    monkeypatch.setattr(epochs, "_parse_part", change)
+    with pytest.raises(InputError, match="epoch_0.json changed while it was read"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 24, 1])
+def test_reading_damaged_epochs(tmp_path, part_bytes):
+    write_epoch(tmp_path, 1)
+    good = {"tokens": ["[CLS]", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 1, 1], "is_random_next": True,
+            "masked_lm_positions": [], "masked_lm_labels": []}
+    epoch, metrics = tmp_path / "epoch_0.json", tmp_path / "epoch_0_metrics.json"
+
+    def refuse(message: str, *instances, **recorded) -> None:
+        epoch.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in instances))
+        metrics.write_text(json.dumps({"num_training_examples": len(instances), "max_seq_len": 8, **recorded}))
+        for _ in range(2):  # arrays made at the first time excuse nothing at the second
+            with pytest.raises(InputError, match=message):
+                opened(tmp_path, 5, num_workers=1, part_bytes=part_bytes)
+
+    refuse("holds 2 instances.* says 3", good, good, num_training_examples=3)
+    refuse("line 2: token 'z' is not in the vocabulary", good, good | {"tokens": ["[CLS]", "z", "[SEP]", "b", "[SEP]"]})
+    refuse("line 2: token None is not in the voc", good, good | {"tokens": ["[CLS]", None, "[SEP]", "b", "[SEP]"]})
+    refuse("line 2: 6 wordpieces, more than --max_seq_length 5; .*--max_seq_len 8", good,
+           good | {"tokens": ["[CLS]", "a", "a", "[SEP]", "b", "[SEP]"], "segment_ids": [0, 0, 0, 0, 1, 1]})
+    refuse("another vocabulary", good, vocab_sha256="0" * 64)
+    refuse("no num_training_examples", good, num_training_examples=None)
+    refuse("holds no instances")
+    for bad in (json.dumps(good)[:40], "[]", "", good | {"segment_ids": [0, 0, 1, 0, 1]}, good | {"tokens": []},
+                good | {"segment_ids": [0, 0, 0, 1]}, good | {"tokens": [[2], "a", "a", "a", "a"]},
+                {"tokens": ["[CLS]"]}, good | {"segment_ids": 5}, "[" * 100_000):
+        refuse("line 2: not an instance", good, bad)
+    epoch.write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(InputError, match="holds 0 instances.* says 2"):
+        opened(tmp_path)
+    epoch.write_bytes(json.dumps(good).encode() + b"\n\xff\n")
+    with pytest.raises(InputError, match="line 2: not valid UTF-8"):
+        opened(tmp_path, 5, num_workers=1, part_bytes=part_bytes)
+    epoch.unlink()
+    with pytest.raises(InputError, match="epoch_0.json does not exist"):
+        opened(tmp_path)
+    metrics.unlink()
+    with pytest.raises(InputError, match="epoch_0_metrics.json does not exist"):
+        opened(tmp_path)
+
+
+def test_error_in_a_worker_names_the_line(tmp_path):
+    instances = write_epoch(tmp_path, 100)
+    lines = [json.dumps(instance) for instance in instances]
+    lines[70] = lines[70][:30]
+    (tmp_path / "epoch_0.json").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="epoch_0.json, line 71: not an instance"):
+        opened(tmp_path, num_workers=2, part_bytes=4000)
+
+
+@pytest.mark.parametrize("index_type", [np.int64, np.uint32])
+@pytest.mark.parametrize("token_type", [np.uint16, np.int32])
+def test_batches_against_rows(token_type, index_type):
+    rng = np.random.default_rng(0)
+    for trial in range(60):
+        lengths = rng.integers(1, rng.integers(2, 40), rng.integers(1, 30))
+        examples = [rng.integers(1, 60_000, length) for length in lengths]
+        first_lengths = np.array([rng.integers(0, length + 1) for length in lengths], dtype=np.int32)
+        tokens = np.concatenate(examples).astype(token_type)
+        tokens.flags.writeable = False
+        sequences = Sequences(tokens, np.append(0, lengths.cumsum()), first_lengths)
+        rows = rng.integers(0, len(lengths), rng.integers(1, 9)).astype(index_type)
+        longest = int(lengths[rows].max())
+        length = (None, longest, longest + 1, 50)[trial % 4]
+        batch = [tensor.tolist() for tensor in sequences.batch(rows, length)]
+        for number, row in enumerate(rows):
+            padding = [0] * ((length or longest) - lengths[row])
+            first = int(first_lengths[row])
+            assert batch[0][number] == [*examples[row].tolist(), *padding]
+            assert batch[1][number] == [*[0] * first, *[1] * (lengths[row] - first), *padding]
+            assert batch[2][number] == [*[1] * lengths[row], *padding]
+        assert {str(tensor.dtype) for tensor in sequences.batch(rows, length)} == {"torch.int64"}
+        with pytest.raises(ValueError, match=f"{longest} wordpieces does not fit into {longest - 1}"):
+            sequences.batch(rows, longest - 1)
+
+
+def test_shuffled_batches():
+    def batches(**changes) -> list[list[int]]:
+        settings = {"count": 103, "batch_size": 10, "seed": 3, "epoch": 1} | changes
+        return [rows.tolist() for rows in shuffled_batches(**settings)]
+
+    whole = batches()
+    assert [len(rows) for rows in whole] == [10] * 10
+    assert sorted(sum(batches(batch_size=1), [])) == list(range(103))
+    assert sum(whole, []) == np.random.default_rng((3, 1)).permutation(103)[:100].tolist()
+    for start in (0, 1, 7, 10, 11):
+        assert batches(start=start) == whole[start:]
+    assert whole == batches() and whole != batches(epoch=2) != batches(seed=4) != whole
+
+
+def test_no_torch_in_workers():
+    assert subprocess.run([sys.executable, "-c", "import sys, transformer.epochs; sys.exit('torch' in sys.modules)"],
+                          cwd=ROOT).returncode == 0

@@ -1,0 +1,63 @@
+"""Work shared out to processes, with the results in order."""
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from transformer.files import InputError
+
+# Linux processes begin as copies of this one: they start at once and share the memory of what is loaded already.
+# Elsewhere that is not safe, and they import what they need anew.
+_CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable, tasks: Iterable, num_workers: int, start_worker: Callable | None = None,
+             facts: tuple = ()) -> Iterator:
+    """Results of `function` for each task, in the order of the tasks, computed by `num_workers` processes.
+
+    start_worker(*facts) prepares a worker once; it keeps what it needs in globals of its module. One worker is this
+    process itself. Few results wait for their turn, so that memory does not grow with the number of tasks. Close the
+    iterator (contextlib.closing) where it may be left before its end. Raises InputError when a worker dies.
+    """
+    if num_workers == 1:
+        if start_worker:
+            start_worker(*facts)
+        yield from map(function, tasks)
+        return
+    pool = ProcessPoolExecutor(num_workers, _CONTEXT, _start, (start_worker, facts))
+    waiting: deque = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) >= 2 * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise InputError("a worker process died, most likely for want of memory: use fewer workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(start_worker: Callable | None, facts: tuple) -> None:
+    # Nothing else tells a worker that the main process was killed: it would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if start_worker:
+        start_worker(*facts)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -10,12 +10,14 @@ import sys
 
 from transformer.cli import (
     Parser,
+    add_device_flags,
     add_run_flags,
     decay,
     positive,
     positive_float,
     print_settings,
     proportion,
+    resolve_device_flags,
     run_script,
 )
 
@@ -30,23 +32,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
     data.add_argument("--overwrite_output_dir", action="store_true", help="train again where a teacher is there")
+    data.add_argument("--resume", action="store_true", help="go on with a teacher whose training was stopped")
     data.add_argument("--cased", action="store_true", help="keep capitals: for a cased vocabulary")
     data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
     train = parser.add_argument_group("training")
-    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step")
+    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
+    train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
+                       help="forward passes that one optimizer step is split into")
     train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
     train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
     train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
     train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
     train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
                        help="decoupled decay of weights, per unit of learning rate")
-    device = parser.add_argument_group("device")
-    device.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+    train.add_argument("--save_steps", type=positive,
+                       help="also save the state for --resume every so many steps (default: after each epoch alone)")
+    add_device_flags(parser)
     add_run_flags(parser)
     args = parser.parse_args(argv)
     if args.output_dir and len(args.tasks) > 1:
         parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
-    return args
+    return resolve_device_flags(parser, args)
 
 
 if __name__ == "__main__":
@@ -65,16 +71,22 @@ from transformer.files import InputError, find_input, read_json, require_empty_f
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
+from transformer.record import RUN_NAME, RunRecord, format_metrics, require_finished
+from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
-    RUN_NAME,
-    RunRecord,
+    Losses,
+    Processes,
+    batch_at,
     check_length,
-    format_metrics,
-    refuse_several_processes,
-    require_finished,
+    join_processes,
+    locate,
+    micro_batch_size,
+    mixed,
+    pieces,
     score,
     seed_everything,
-    select_device,
+    seed_step,
+    set_precision,
     shuffled_batches,
     steps_per_epoch,
 )
@@ -107,7 +119,8 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     require_finished(start_folder(task, args))
     for name in ("train.tsv", *task.dev_files):
         next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
-    require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
+    if not (args.resume and run):
+        require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
     return True
 
 
@@ -125,9 +138,9 @@ def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
     return model
 
 
-def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None:
+def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
-    output_dir = teacher_folder(task, args)
+    output_dir, device = teacher_folder(task, args), processes.device
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
@@ -137,52 +150,107 @@ def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None
     dev = encode_file(task, data_dir / task.dev_files[0], tokenizer, args.max_seq_length)
     train = encode_file(task, data_dir / "train.tsv", tokenizer, args.max_seq_length)
     show(train, tokenizer)
-    per_epoch = steps_per_epoch(len(train), args.train_batch_size, str(data_dir / "train.tsv"))
+    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
+    micro_batch_size(batch_size, accumulation, processes.world)
+    per_epoch = steps_per_epoch(len(train), batch_size, str(data_dir / "train.tsv"))
     total_steps = per_epoch * args.num_train_epochs
     order = list(range(task.num_labels))
+    trained = processes.wrap(model)
+    if args.compile:
+        trained = torch.compile(trained)
     optimizer = BertAdam(parameter_groups(model, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=total_steps)
-    before = score(model, task, dev, order, args.eval_batch_size, device)
-    record = RunRecord(output_dir, args, device, task=task.name, start=str(folder), steps=total_steps, before=before)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
+    losses = Losses(("loss",), processes)
+
+    states = States(output_dir, result_settings(vars(args), tasks=task.name, start=folder, examples=len(train)))
+    state = states.newest(device) if args.resume else None
+    step, best, kept = 0, -math.inf, {}
+    if state:
+        step, best, kept = state["step"], state["best"], state["kept"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        losses.restore(state["losses"])
+    elif processes.is_first:
+        states.clear()
+    before = score(model, task, dev, order, args.eval_batch_size, processes) if not state else state["before"]
+    record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], task=task.name,
+                       start=str(folder), steps=total_steps, before=before, resumed_from=step)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
 
-    best, kept = -math.inf, {}
-    progress = tqdm(total=total_steps, unit="step", desc=task.name, mininterval=1)
-    for epoch in range(args.num_train_epochs):
-        model.train()
-        total = torch.zeros((), device=device)
-        for rows in shuffled_batches(len(train), args.train_batch_size, args.seed, epoch):
-            logits, _, _ = model(*(t.to(device) for t in train.batch(rows)))
-            labels = torch.from_numpy(train.labels[rows]).to(device)
-            loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
-                functional.cross_entropy(logits, labels.long())
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            total += loss.detach()
-            progress.update()
-        values = {"epoch": epoch + 1, "loss": total.item() / per_epoch,
-                  **score(model, task, dev, order, args.eval_batch_size, device)}
-        if not math.isfinite(values["loss"]):
-            raise InputError(f"{task.name}: the loss is not finite in epoch {epoch + 1}: lower --learning_rate")
-        record.log(task=task.name, **values)
-        record.text("eval_results.txt", format_metrics(f"epoch {epoch + 1}", values))
-        if values[task.metric] > best:
-            best, kept = values[task.metric], values
-            save_model(model, output_dir, folder / VOCAB_NAME)
+    def require_finite() -> None:
+        bad = losses.bad_step()
+        if bad is not None:
+            batch = batch_at(bad, [len(train)] * args.num_train_epochs, batch_size, args.seed)
+            raise InputError(f"{task.name}: the loss is not finite at step {bad + 1}, whose batch holds the examples "
+                             f"{batch.tolist()}; last good state: {states.last or 'none'}; lower --learning_rate")
+
+    progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
+                    disable=not processes.is_first)
+    first_epoch, first_batch = locate(step, [per_epoch] * args.num_train_epochs)
+    model.train()
+    with StopSignals() as stop:
+        for epoch in range(first_epoch, args.num_train_epochs):
+            start = first_batch if epoch == first_epoch else 0
+            for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
+                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
+                    seed_step(args.seed, step, piece)
+                    batch = [t.to(device) for t in train.batch(rows)]
+                    labels = torch.from_numpy(train.labels[rows]).to(device)
+                    with processes.synchronised(trained, number == accumulation):
+                        with mixed(args.precision, device):
+                            logits = trained(*batch, scores=())[0].float()
+                        loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
+                            functional.cross_entropy(logits, labels.long())
+                        scaler.scale(loss / accumulation).backward()
+                    losses.add(step, (loss,))
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                record.count(train.lengths_of(indices))
+                step += 1
+                progress.update()
+
+                if step % per_epoch == 0:
+                    require_finite()
+                    values = {"epoch": epoch + 1, "step": step, **losses.means(),
+                              **score(model, task, dev, order, args.eval_batch_size, processes)}
+                    progress.set_postfix({name: f"{values[name]:.4f}" for name in ("loss", task.metric)})
+                    record.log(task=task.name, **values, **record.speed())
+                    record.text("eval_results.txt", format_metrics(f"epoch {epoch + 1}", values))
+                    if values[task.metric] > best:
+                        best, kept = values[task.metric], values
+                        if processes.is_first:
+                            save_model(model, output_dir, folder / VOCAB_NAME)
+                stopping = processes.any(stop.received is not None)
+                if stopping or states.is_due(step, args.save_steps, per_epoch, processes):
+                    require_finite()
+                    sums = losses.totals()
+                    if processes.is_first:
+                        states.save(step, best=best, kept=kept, before=before, model=model.state_dict(),
+                                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
+                                    logs=record.sizes())
+                if stopping:
+                    stop.end(step)
     progress.close()
     record.finish(**kept)
+    if processes.is_first:
+        states.clear()
     print(format_metrics(f"{task.name} teacher in {output_dir}", kept), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    refuse_several_processes()
     tasks = [get_task(name) for name in args.tasks]
-    device = select_device(args.no_cuda)
+    processes = join_processes(args.no_cuda, args.local_rank)
+    set_precision(args.precision, processes.device)
     print_settings(args)
-    for task in [task for task in tasks if is_pending(task, args)]:
-        finetune(task, args, device)
+    pending = [task for task in tasks if is_pending(task, args)]
+    processes.wait()  # before the first process writes what the others still look for
+    for task in pending:
+        finetune(task, args, processes)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import sys
 
 from transformer.cli import (
     Parser,
+    add_device_flags,
     add_run_flags,
     decay,
     positive,
     positive_float,
     print_settings,
     proportion,
+    resolve_device_flags,
     run_script,
 )
 
@@ -29,6 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="folder with the student's config.json (random weights); a checkpoint with --continue_train")
     data.add_argument("--output_dir", required=True, help="folder to write the student to; must be empty")
     data.add_argument("--overwrite_output_dir", action="store_true", help="write into a folder that is not empty")
+    data.add_argument("--resume", action="store_true",
+                      help="go on with the run that was stopped in --output_dir; start it where there is none")
     data.add_argument("--continue_train", action="store_true", help="start from the weights in --student_model")
     data.add_argument("--max_seq_length", type=positive, default=128, help="wordpieces every sequence is padded to")
     data.add_argument("--do_lower_case", action="store_true", help="the data are lower-cased; refused if they are not")
@@ -52,17 +56,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                             help="at every log also measure the losses without dropout on the first 100 batches")
     evaluation.add_argument("--eval_batch_size", type=positive, default=8, help="sequences per batch of --do_eval")
     evaluation.add_argument("--eval_step", type=positive, default=1000, help="optimizer steps between logs and saves")
-    device = parser.add_argument_group("device")
-    device.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
-    device.add_argument("--local_rank", type=int, default=-1, help="number of the GPU to use")
-    device.add_argument("--fp16", action="store_true", help="half precision with gradient scaling; needs a GPU")
+    evaluation.add_argument("--save_steps", type=positive,
+                            help="also save the state for --resume every so many steps (default: when logging alone)")
+    add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if {"attn", "embd", "hidn"} == set(args.without):
         parser.error("--without attn embd hidn leaves no loss")
-    if args.fp16 and args.no_cuda:
-        parser.error("--fp16 needs a GPU and --no_cuda forbids it: drop one of them")
-    return args
+    return resolve_device_flags(parser, args)
 
 
 if __name__ == "__main__":
@@ -75,21 +76,30 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
-from transformer.distillation import ablate, check_pair, layer_map, transformer_losses
+from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
+from transformer.distillation import ablate, check_pair, layer_map, needed, transformer_losses
 from transformer.epochs import open_epoch
 from transformer.features import Sequences, show
-from transformer.files import InputError, find_input, read_json, require_empty_folder
+from transformer.files import InputError, find_input, read_json
 from transformer.modeling import BertModel, TinyBertForPreTraining
-from transformer.optimization import BertAdam, parameter_groups
+from transformer.optimization import BertAdam, freeze_unused, parameter_groups
+from transformer.record import RunRecord, open_output
+from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
-    RunRecord,
+    Losses,
+    Processes,
+    batch_at,
     check_length,
     count_steps,
+    freeze,
+    join_processes,
+    locate,
     micro_batch_size,
-    refuse_several_processes,
+    mixed,
+    pieces,
     seed_everything,
-    select_device,
+    seed_step,
+    set_precision,
     shuffled_batches,
     steps_per_epoch,
 )
@@ -124,111 +134,160 @@ def examples_in(metrics: Path, max_seq_length: int, lower_case: bool) -> int:
     return count
 
 
-def distillation_losses(student, teacher, batch, pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def distillation_losses(student, teacher, batch, pairs, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention loss and hidden loss of one batch (input_ids, token_type_ids, attention_mask)."""
+    of_student, of_teacher = needed(pairs)
     with torch.no_grad():
-        teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False)
-    return transformer_losses(student(*batch), (teacher_scores, teacher_hidden), pairs)
+        teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, **of_teacher)
+    with mixed(precision, batch[0].device):
+        outputs = student(*batch, **of_student)
+    return transformer_losses(outputs, (teacher_scores, teacher_hidden), pairs)
 
 
 @torch.no_grad()
-def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs, device) -> dict[str, float]:
+def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs, processes: Processes) -> dict:
     """Mean losses without dropout over the first 100 batches of `data`."""
     modes = student.training, teacher.training
     student.eval()
     teacher.eval()
-    batches = np.array_split(np.arange(min(len(data), 100 * args.eval_batch_size)),
-                             -(-min(len(data), 100 * args.eval_batch_size) // args.eval_batch_size))
-    losses = [torch.stack(distillation_losses(
-        student, teacher, [t.to(device) for t in data.batch(rows, args.max_seq_length)], pairs)) for rows in batches]
+    losses = Losses(("eval_att_loss", "eval_rep_loss"), processes)
+    starts = range(0, min(len(data), 100 * args.eval_batch_size), args.eval_batch_size)
+    for start in starts[processes.rank::processes.world]:
+        rows = np.arange(start, min(start + args.eval_batch_size, len(data)))
+        batch = [t.to(processes.device) for t in data.batch(rows, args.max_seq_length)]
+        losses.add(0, distillation_losses(student, teacher, batch, pairs, args.precision))
     student.train(modes[0])
     teacher.train(modes[1])
-    attention, hidden = torch.stack(losses).mean(0).tolist()
-    return {"eval_att_loss": attention, "eval_rep_loss": hidden}
+    return losses.means()
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    refuse_several_processes()
-    device = select_device(args.no_cuda, args.local_rank)
-    if args.fp16 and device.type != "cuda":
-        raise InputError("--fp16 needs a GPU and there is none: drop the flag")
+    processes = join_processes(args.no_cuda, args.local_rank)
+    device = processes.device
+    set_precision(args.precision, device)
     seed_everything(args.seed)
-    micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
+    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
+    micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
     counts = [examples_in(metrics, args.max_seq_length, args.do_lower_case) for _, metrics in files]
-    total_steps = count_steps([steps_per_epoch(count, args.train_batch_size, str(epoch_json))
-                               for (epoch_json, _), count in zip(files, counts)], args.num_train_epochs)
+    per_epoch = [steps_per_epoch(count, batch_size, str(epoch_json)) for (epoch_json, _), count in zip(files, counts)]
+    total_steps = count_steps(per_epoch, args.num_train_epochs)
     teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
 
     tokenizer = load_tokenizer(teacher_folder, do_lower_case=True)  # only names become ids: the text is split already
     teacher = BertModel.from_pretrained(teacher_folder, add_pooler=False).to(device)
     build = TinyBertForPreTraining.from_pretrained if args.continue_train else TinyBertForPreTraining.from_scratch
     student = build(student_folder, fit_size=teacher.config.hidden_size).to(device)
-    if args.continue_train and load_tokenizer(student_folder, do_lower_case=True).vocab != tokenizer.vocab:
-        raise InputError(f"student and teacher vocabularies differ: {student_folder / VOCAB_NAME} and "
-                         f"{teacher_folder / VOCAB_NAME}")
+    if args.continue_train:
+        require_same_vocabulary(student_folder, teacher_folder)
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
     pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
                    args.without)
+    freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
 
-    output_dir = require_empty_folder(args.output_dir, args.overwrite_output_dir)
-    for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
-        earlier.unlink()
+    output_dir = Path(args.output_dir)
+    if processes.any(processes.is_first and open_output(output_dir, args.resume, args.overwrite_output_dir)):
+        print(f"{output_dir} is finished: nothing to resume", flush=True)
+        return
     print_settings(args)
     reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}
     data = open_epoch(*files[0], tokenizer, args.max_seq_length, **reading)
     show(data, tokenizer)
+    sample = [t.to(device) for t in data.batch(np.arange(1), args.max_seq_length)]
+    freeze_unused(student, sum(distillation_losses(student, teacher, sample, pairs, args.precision)))
+    trained, guide = processes.wrap(student), teacher
+    if args.compile:
+        trained, guide = torch.compile(trained), torch.compile(teacher)
     optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=total_steps, schedule="warmup_linear")
-    scaler = torch.amp.GradScaler(device.type, enabled=args.fp16)
-    record = RunRecord(output_dir, args, device, steps=total_steps,
-                       student_parameters=sum(p.numel() for p in student.parameters()),
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
+    losses = Losses(("att_loss", "rep_loss"), processes)
+
+    states = States(output_dir, result_settings(vars(args), examples=counts))
+    state = states.newest(device) if args.resume else None
+    step, values = 0, {}
+    if state:
+        step, values = state["step"], state["values"]
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        losses.restore(state["losses"])
+    elif processes.is_first:
+        states.clear()
+        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
+            earlier.unlink()
+    record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
+                       steps=total_steps, student_parameters=sum(p.numel() for p in student.parameters()),
+                       trained_parameters=sum(p.numel() for p in student.parameters() if p.requires_grad),
                        teacher_parameters=sum(p.numel() for p in teacher.parameters()))
-    print(f"{total_steps} steps of {args.train_batch_size} sequences = {args.gradient_accumulation_steps} x "
+    print(f"{total_steps} steps of {batch_size} sequences = {processes.world} processes x {accumulation} x "
           f"{micro_batch}, on {device}", flush=True)
 
-    step = 0
-    window = torch.zeros(3, device=device, dtype=torch.float64)  # attention loss, hidden loss, batches
-    progress = tqdm(total=total_steps, unit="step", mininterval=1)
-    for epoch in range(len(files)):
-        if epoch > 0 and files[epoch] != files[epoch - 1]:
-            data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
-        for indices in shuffled_batches(len(data), args.train_batch_size, args.seed, epoch):
-            for rows in np.split(indices, args.gradient_accumulation_steps):
-                batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]
-                with torch.autocast(device.type, torch.float16, enabled=args.fp16):
-                    att_loss, rep_loss = distillation_losses(student, teacher, batch, pairs)
-                scaler.scale((att_loss + rep_loss) / args.gradient_accumulation_steps).backward()
-                window += torch.stack([att_loss.detach(), rep_loss.detach(), torch.ones_like(att_loss)])
-            learning_rate = optimizer.learning_rate()
-            scaler.unscale_(optimizer)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            step += 1
-            progress.update()
-            if step % args.eval_step == 0 or step == total_steps:
-                att_loss, rep_loss = (window[:2] / window[2]).tolist()
-                window.zero_()
-                if not np.isfinite(att_loss + rep_loss):
-                    raise InputError(f"the loss is {att_loss + rep_loss} at step {step}: lower --learning_rate")
-                values = {"step": step, "loss": att_loss + rep_loss, "att_loss": att_loss, "rep_loss": rep_loss,
-                          "learning_rate": learning_rate}
-                if args.do_eval:
-                    values |= evaluate(student, teacher, data, args, pairs, device)
-                progress.set_postfix(att=f"{att_loss:.3f}", rep=f"{rep_loss:.3f}")
-                record.log(**values)
-                record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
-                write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
-                save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
-            if step == total_steps:
-                break
+    def require_finite() -> None:
+        bad = losses.bad_step()
+        if bad is not None:
+            raise InputError(f"the loss is not finite at step {bad + 1}, whose batch holds the examples "
+                             f"{batch_at(bad, counts, batch_size, args.seed).tolist()}; last good state: "
+                             f"{states.last or 'none'}; lower --learning_rate")
+
+    def save_state() -> None:
+        require_finite()
+        sums = losses.totals()
+        if processes.is_first:
+            states.save(step, values=values, student=student.state_dict(), optimizer=optimizer.state_dict(),
+                        scaler=scaler.state_dict(), losses=sums, logs=record.sizes())
+
+    progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
+    first_epoch, first_batch = locate(step, per_epoch)
+    with StopSignals() as stop:
+        for epoch in range(first_epoch, len(files)):
+            if epoch > 0:
+                data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
+            start = first_batch if epoch == first_epoch else 0
+            for indices in shuffled_batches(len(data), batch_size, args.seed, epoch, start):
+                if step == total_steps:
+                    break
+                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
+                    seed_step(args.seed, step, piece)
+                    batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]
+                    with processes.synchronised(trained, number == accumulation):
+                        att_loss, rep_loss = distillation_losses(trained, guide, batch, pairs, args.precision)
+                        scaler.scale((att_loss + rep_loss) / accumulation).backward()
+                    losses.add(step, (att_loss, rep_loss))
+                learning_rate = optimizer.learning_rate()
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                record.count(data.lengths_of(indices))
+                step += 1
+                progress.update()
+
+                if step % args.eval_step == 0 or step == total_steps:
+                    require_finite()
+                    means = losses.means()
+                    values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
+                    if args.do_eval:
+                        values |= evaluate(student, teacher, data, args, pairs, processes)
+                    progress.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
+                    record.log(**values, **record.speed())
+                    record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
+                    if processes.is_first:
+                        write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
+                        save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
+                stopping = processes.any(stop.received is not None)
+                if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
+                    save_state()
+                if stopping:
+                    stop.end(step)
     progress.close()
     record.finish(**values)
+    if processes.is_first:
+        states.clear()
     print(f"student in {output_dir}: att_loss {values['att_loss']:.4f}, rep_loss {values['rep_loss']:.4f}", flush=True)
 
 

@@ -46,3 +46,10 @@ def load_tokenizer(folder: str | Path, do_lower_case: bool) -> BertTokenizer:
         print(f"warning: {folder}/{VOCAB_NAME} is uncased and --do_lower_case is not given: "
               "capitalised words become [UNK]", flush=True)
     return tokenizer
+
+
+def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
+    """InputError where two model folders have different vocabularies: the student could not learn from the teacher."""
+    if load_tokenizer(student, True).vocab != load_tokenizer(teacher, True).vocab:
+        raise InputError(f"student and teacher vocabularies differ: {Path(student) / VOCAB_NAME} and "
+                         f"{Path(teacher) / VOCAB_NAME}")

@@ -40,6 +40,10 @@ class Sequences:
         """Wordpieces per example, specials included: int64 [n]."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Wordpieces of the examples `indices`: int64 [batch]."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
     def batch(self, indices: np.ndarray, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """input_ids, token_type_ids, attention_mask of the examples `indices`: int64 [batch, length].
 

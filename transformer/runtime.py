@@ -1,46 +1,120 @@
 """Running a script: device, seeds, batches, predictions, and the record of how a run was made."""
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import os
-import platform
 import random
-import shlex
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from transformer.features import Sequences
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError
 from transformer.glue import Task, compute_metrics
 
-RUN_NAME = "run.json"
 
+@dataclass(frozen=True)
+class Processes:
+    """This process among all that train together: one without torchrun, several (on one or more machines) with it.
 
-def select_device(no_cuda: bool = False, local_rank: int = -1) -> torch.device:
-    """The CUDA device (number local_rank where given) if there is one and no_cuda is false, else the CPU.
-
-    Raises InputError where there is no GPU of that number.
+    rank: number of this process, 0 the one that writes; world: how many there are; device: what this one computes on.
     """
-    if no_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if not -1 <= local_rank < torch.cuda.device_count():
-        raise InputError(f"--local_rank {local_rank}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
-    return torch.device("cuda", max(local_rank, 0))
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of `values` over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def smallest(self, values: Tensor) -> Tensor:
+        """The smallest of `values` of all processes, element by element, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MIN)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return bool(self.total(torch.tensor(int(flag))))
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+    def synchronised(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+        """Around forward and backward of one piece of a batch: gradients are averaged after the last one only."""
+        return wrapped.no_sync() if self.world > 1 and not last else contextlib.nullcontext()
+
+    def wrap(self, student: nn.Module) -> nn.Module:
+        """The student as it is trained: with gradients averaged over the processes. All its trainable parameters have
+        to take part in every loss (see optimization.freeze_unused)."""
+        return DistributedDataParallel(student) if self.world > 1 else student
 
 
-def refuse_several_processes() -> None:
-    """InputError under torchrun with more than one process: each would do all of the work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("several processes (WORLD_SIZE above 1) are not supported: start one, without torchrun")
+def join_processes(no_cuda: bool = False, local_rank: int = -1) -> Processes:
+    """This process, with its device, after joining those that torchrun started; the first alone prints to stdout.
+
+    The device is the CUDA device of the process's number on its machine (or local_rank, without torchrun), the CPU
+    where there is none or with no_cuda. Raises InputError where there is no GPU of that number.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and not no_cuda:
+        if not -1 <= local_rank < torch.cuda.device_count():
+            raise InputError(f"GPU {local_rank} was asked for and this machine has {torch.cuda.device_count()}: start "
+                             "as many processes as there are GPUs")
+        device = torch.device("cuda", max(local_rank, 0))
+        torch.cuda.set_device(device)
+    if world == 1:
+        return Processes(0, 1, device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    processes = Processes(dist.get_rank(), world, device)
+    if not processes.is_first:
+        sys.stdout = open(os.devnull, "w")
+    return processes
+
+
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_precision(precision: str, device: torch.device) -> None:
+    """Make fp32 matrix products exact, or TensorFloat-32 with tf32. InputError where the device lacks the precision."""
+    if precision in ("tf32", "fp16") and device.type != "cuda":
+        raise InputError(f"--precision {precision} needs a GPU and there is none (or --no_cuda): take fp32 or bf16")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+def mixed(precision: str, device: torch.device) -> torch.autocast:
+    """Context of a student's forward pass: its matrix products in 16 bits with bf16 and fp16."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
+
+
+def freeze(teacher: nn.Module, precision: str) -> None:
+    """Make a teacher's weights constants, of 16 bits with bf16 and fp16."""
+    teacher.requires_grad_(False)
+    if PRECISIONS[precision]:
+        teacher.to(PRECISIONS[precision])
+
+
+def seed_step(seed: int, step: int, piece: int) -> None:
+    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which piece of its
+    batch it is alone, so that a run can go on from any step, and with other processes."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, piece)).generate_state(1, np.uint64)[0] >> 1))
 
 
 def seed_everything(seed: int) -> None:
@@ -61,12 +135,21 @@ def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: 
         yield order[begin:begin + batch_size]
 
 
-def micro_batch_size(train_batch_size: int, accumulation: int) -> int:
-    """Sequences of one forward pass: train_batch_size is the total over accumulation. InputError if not whole."""
-    if train_batch_size % accumulation:
-        raise InputError(f"--train_batch_size {train_batch_size} is no multiple of "
-                         f"--gradient_accumulation_steps {accumulation}")
-    return train_batch_size // accumulation
+def micro_batch_size(train_batch_size: int, accumulation: int, world: int = 1) -> int:
+    """Sequences of one forward pass: train_batch_size is the total over accumulation and processes.
+
+    Raises InputError if that is not a whole number.
+    """
+    if train_batch_size % (accumulation * world):
+        raise InputError(f"--train_batch_size {train_batch_size} is no multiple of --gradient_accumulation_steps "
+                         f"{accumulation}" + f" x {world} processes" * (world > 1))
+    return train_batch_size // (accumulation * world)
+
+
+def pieces(indices: np.ndarray, accumulation: int, processes: Processes) -> list[tuple[int, np.ndarray]]:
+    """What this process has to do of a batch: (number of the piece, its indices), `accumulation` of them."""
+    every = list(enumerate(np.split(indices, accumulation * processes.world)))
+    return every[processes.rank::processes.world]
 
 
 def steps_per_epoch(count: int, train_batch_size: int, what: str) -> int:
@@ -88,11 +171,58 @@ def count_steps(per_epoch: list[int], num_train_epochs: float) -> int:
     return steps
 
 
-def require_finished(folder: str | Path) -> None:
-    """InputError where a run of this kit was stopped before it finished the model in `folder`."""
-    if (Path(folder) / RUN_NAME).is_file() and not read_json(Path(folder) / RUN_NAME).get("finished"):
-        raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
-                         f"run it again, or delete {RUN_NAME} to take the model as it is")
+def batch_at(step: int, counts: Sequence[int], batch_size: int, seed: int) -> np.ndarray:
+    """Indices of the batch of optimizer step `step`, from 0, where epoch e goes over counts[e] examples."""
+    epoch, number = locate(step, [count // batch_size for count in counts])
+    return next(shuffled_batches(counts[epoch], batch_size, seed, epoch, number))
+
+
+def locate(step: int, per_epoch: Sequence[int]) -> tuple[int, int]:
+    """(epoch, batch in it) of optimizer step `step`, from 0, where epoch e has per_epoch[e] steps."""
+    epoch = 0
+    while epoch < len(per_epoch) and step >= per_epoch[epoch]:
+        step -= per_epoch[epoch]
+        epoch += 1
+    return epoch, step
+
+
+_NEVER = 1 << 62  # a step that no run reaches
+
+
+class Losses:
+    """Losses since the last log. They are summed up on the device, so that a step never waits for the device."""
+
+    def __init__(self, names: Sequence[str], processes: Processes):
+        self.names = names
+        self._processes = processes
+        self.sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=processes.device)  # and the number of them
+        self._bad_step = torch.full((), _NEVER, device=processes.device)
+
+    def add(self, step: int, losses: Sequence[Tensor]) -> None:
+        """Add the losses of one forward pass of optimizer step `step`."""
+        values = torch.stack([loss.detach() for loss in losses])
+        self.sums += torch.cat([values, values.new_ones(1)])
+        self._bad_step = torch.where(values.isfinite().all(), self._bad_step, self._bad_step.clamp(max=step))
+
+    def bad_step(self) -> int | None:
+        """The first step with a loss that is not finite, in any process; None where there is none."""
+        step = int(self._processes.smallest(self._bad_step.clone()))
+        return None if step == _NEVER else step
+
+    def totals(self) -> Tensor:
+        """Sums so far of all processes, for a state that the first one writes."""
+        return self._processes.total(self.sums.clone())
+
+    def restore(self, totals: Tensor) -> None:
+        """Go on from totals()."""
+        if self._processes.is_first:
+            self.sums.copy_(totals)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss over all forward passes since the last call, of all processes."""
+        sums = self.totals()
+        self.sums.zero_()
+        return dict(zip(self.names, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
 
 def check_length(max_seq_length: int, *models: nn.Module) -> None:
@@ -104,85 +234,26 @@ def check_length(max_seq_length: int, *models: nn.Module) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, sequences: Sequences, batch_size: int, device: torch.device) -> np.ndarray:
+def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: Processes) -> np.ndarray:
     """Logits [examples, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
 
-    Batches hold examples of similar length, padded to their longest: padding does not change a logit.
+    Batches hold examples of similar length, padded to their longest: padding does not change a logit. Processes share
+    the batches, and all of them get all logits.
     """
     was_training = model.training
     model.eval()
-    logits = np.empty((len(sequences), model.num_labels), dtype=np.float32)
+    logits = torch.zeros(len(sequences), model.num_labels)
     order = np.argsort(sequences.lengths, kind="stable")
-    for indices in np.array_split(order, -(-len(order) // batch_size)):
-        logits[indices] = model(*(t.to(device) for t in sequences.batch(indices)))[0].float().cpu().numpy()
+    batches = np.array_split(order, -(-len(order) // batch_size))
+    for indices in batches[processes.rank::processes.world]:
+        batch = (t.to(processes.device) for t in sequences.batch(indices))
+        logits[indices] = model(*batch, scores=())[0].float().cpu()
     model.train(was_training)
-    return logits
+    return processes.total(logits).numpy()  # exact: of every logit, all but one process have 0
 
 
 def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,
-          device: torch.device) -> dict[str, float]:
+          processes: Processes) -> dict[str, float]:
     """Metrics of a classifier on labelled sequences; `order` is the model's column for each class of the task."""
-    logits = predict(model, sequences, batch_size, device)[:, order]
+    logits = predict(model, sequences, batch_size, processes)[:, order]
     return compute_metrics(task, logits[:, 0] if task.is_regression else logits.argmax(axis=1), sequences.labels)
-
-
-def format_metrics(title: str, values: dict[str, float]) -> str:
-    """A block for people: the title between asterisks, then one `name = value` a line."""
-    return "\n".join([f"***** {title} *****", *(f"{name} = {value:.6g}" for name, value in values.items())])
-
-
-def _commit() -> str | None:
-    """Commit of the kit, with a + where files differ from it; None outside a git checkout."""
-    kit = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=kit, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=kit, capture_output=True, text=True,
-                                 timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
-
-
-class RunRecord:
-    """How a run was made and what it measured, in its output folder.
-
-    run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
-    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people. A new record starts these
-    afresh, unless it has a `name` of its own for run.json: then it shares the folder and adds to them.
-    """
-
-    def __init__(self, folder: str | Path, args: argparse.Namespace, device: torch.device, name: str = RUN_NAME,
-                 **facts: Any):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.name = name
-        if name == RUN_NAME:
-            for log in ("metrics.jsonl", "log.txt", "eval_results.txt"):
-                (self.folder / log).unlink(missing_ok=True)
-        self.started = time.time()
-        self.run = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "settings": dict(vars(args)),
-            "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                         "processor": platform.machine(), "threads": torch.get_num_threads()},
-            **facts, "finished": False}
-        self._write()
-
-    def _write(self) -> None:
-        write_json(self.folder / self.name, json.loads(json.dumps(self.run, default=str)))
-
-    def log(self, **values: Any) -> None:
-        """Append a line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(values) + "\n")
-
-    def text(self, name: str, text: str) -> None:
-        """Append a line to the file `name` (log.txt, eval_results.txt)."""
-        with open(self.folder / name, "a", encoding="utf-8") as handle:
-            handle.write(text + "\n")
-
-    def finish(self, **results: Any) -> None:
-        """Write the results and the seconds that the run took; this marks the folder as complete."""
-        self.run.update(results, seconds=round(time.time() - self.started, 1), finished=True)
-        self._write()

@@ -1,0 +1,137 @@
+"""The record of a run in its output folder: how it was made and what it measured."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transformer.curves import draw_curves
+from transformer.files import InputError, read_json, require_empty_folder, write_json
+from transformer.runtime import Processes
+
+RUN_NAME = "run.json"
+_LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
+
+
+def require_finished(folder: str | Path) -> None:
+    """InputError where a run of this kit was stopped before it finished the model in `folder`."""
+    if (Path(folder) / RUN_NAME).is_file() and not read_json(Path(folder) / RUN_NAME).get("finished"):
+        raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
+                         f"run it again, or delete {RUN_NAME} to take the model as it is")
+
+
+def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
+    """Make the output folder of a training run; true where resume finds a finished run in it.
+
+    Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
+    """
+    run = Path(folder) / RUN_NAME
+    if resume and run.is_file():
+        return bool(read_json(run).get("finished"))
+    require_empty_folder(folder, overwrite)
+    return False
+
+
+def format_metrics(title: str, values: dict[str, float]) -> str:
+    """A block for people: the title between asterisks, then one `name = value` a line."""
+    return "\n".join([f"***** {title} *****", *(f"{name} = {value:.6g}" for name, value in values.items())])
+
+
+def _commit() -> str | None:
+    """Commit of the kit, with a + where files differ from it; None outside a git checkout."""
+    kit = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=kit, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=kit, capture_output=True, text=True,
+                                 timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+class RunRecord:
+    """How a run was made and what it measured, in its output folder.
+
+    run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
+    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people. A new record starts these
+    afresh, unless it has a `name` of its own for run.json: then it shares the folder and adds to them. Of several
+    processes the first alone writes.
+    """
+
+    def __init__(self, folder: str | Path, args: argparse.Namespace, processes: Processes, name: str = RUN_NAME,
+                 log_sizes: dict[str, int] | None = None, **facts: Any):
+        """log_sizes: sizes() of an earlier record of the same run: what was logged after that is cut off."""
+        self.folder = Path(folder)
+        self.name = name
+        self._device = processes.device
+        self._writes = processes.is_first
+        self._started = self._counted_from = time.time()
+        self._sequences = self._wordpieces = 0
+        self.run = {
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "settings": dict(vars(args)),
+            "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "hardware": {"device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+                         "processor": platform.machine(), "threads": torch.get_num_threads(),
+                         "processes": processes.world},
+            **facts, "finished": False}
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for log in _LOGS if name == RUN_NAME else ():
+                if (self.folder / log).is_file():
+                    os.truncate(self.folder / log, (log_sizes or {}).get(log, 0))
+        self._write()
+
+    def _write(self) -> None:
+        if self._writes:
+            write_json(self.folder / self.name, json.loads(json.dumps(self.run, default=str)))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes in each log."""
+        return {log: (self.folder / log).stat().st_size for log in _LOGS if (self.folder / log).is_file()}
+
+    def count(self, lengths: np.ndarray, processes: int = 1) -> None:
+        """Note that sequences of these lengths went through training, in each of `processes`."""
+        self._sequences += len(lengths) * processes
+        self._wordpieces += int(lengths.sum()) * processes
+
+    def speed(self) -> dict[str, float]:
+        """Sequences and wordpieces (padding left out) a second since the last call, and the memory in use, in GB: of
+        this process at its peak, on the GPU at its peak where there is one."""
+        seconds = time.time() - self._counted_from
+        values = {"sequences_per_s": self._sequences / seconds, "wordpieces_per_s": self._wordpieces / seconds,
+                  "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin"
+                                                                                   else 1e9 / 1024)}
+        if self._device.type == "cuda":
+            values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        self._sequences = self._wordpieces = 0
+        self._counted_from = time.time()
+        return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        self.text("metrics.jsonl", json.dumps(values))
+
+    def text(self, name: str, text: str) -> None:
+        """Append a line to the file `name` (log.txt, eval_results.txt)."""
+        if self._writes:
+            with open(self.folder / name, "a", encoding="utf-8") as handle:
+                handle.write(text + "\n")
+
+    def finish(self, **results: Any) -> None:
+        """Write the results and the seconds that the run took, which marks the folder as complete, and draw curves."""
+        self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
+        self._write()
+        if self._writes and (self.folder / "metrics.jsonl").is_file():
+            draw_curves(self.folder)

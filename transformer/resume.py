@@ -1,0 +1,134 @@
+"""Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from transformer.files import InputError, atomic_write
+from transformer.runtime import Processes
+
+_KEPT = 2               # states; the one before is there in case that the last is damaged
+_SHARE_OF_TIME = 0.05   # that saving at evaluations may take
+
+# Settings that do not change the result of a run: another value is no reason to refuse --resume.
+_FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "no_cuda", "local_rank",
+                  "reduce_memory", "cache_dir"}
+
+
+def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """What the result of a run follows from: its settings, less those that cannot change it, and `facts`."""
+    return {name: str(value) for name, value in {**settings, **facts}.items() if name not in _FREE_SETTINGS}
+
+
+class States:
+    """The states of a run, state_STEP.pt in its output folder. Each holds everything that the rest of the run follows
+    from: weights, optimizer, step, best score, settings. Data order and dropout follow from seed and step alone.
+
+    settings: what the result follows from, compared when a run goes on.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]):
+        self.folder = Path(folder)
+        self.settings = settings
+        self._started = time.monotonic()
+        self._spent = 0.0  # seconds, by saving
+
+    def _paths(self) -> list[Path]:
+        """States from the oldest to the newest."""
+        return sorted(self.folder.glob("state_*.pt"), key=_step)
+
+    def save(self, step: int, **state: Any) -> None:
+        """Write a state, read it back, and only then give it its name; then delete the oldest beyond two.
+
+        state: tensors, numbers, strings, and lists and dicts of them.
+        """
+        started = time.monotonic()
+        with atomic_write(self.folder / f"state_{step}.pt", "wb") as handle:
+            torch.save({"step": step, "settings": self.settings, **state}, handle)
+            handle.flush()
+            _read(Path(handle.name), "cpu")
+        for path in self._paths()[:-_KEPT]:
+            path.unlink()
+        self._spent += time.monotonic() - started
+
+    def is_due(self, step: int, save_steps: int | None, eval_step: int, processes: Processes) -> bool:
+        """Whether to save after this step: every save_steps steps, and at evaluations as long as saving has not taken
+        more than a twentieth of the time."""
+        if save_steps and step % save_steps == 0:
+            return True
+        cheap = self._spent <= _SHARE_OF_TIME * (time.monotonic() - self._started)
+        return step % eval_step == 0 and processes.any(processes.is_first and cheap)
+
+    @property
+    def last(self) -> Path | None:
+        """The newest state."""
+        return max(self._paths(), default=None, key=_step)
+
+    def newest(self, device: torch.device) -> dict[str, Any] | None:
+        """The newest state that can be read, or None; a damaged one is passed over, with a warning.
+
+        Raises InputError naming the first setting that differs from those of the stopped run.
+        """
+        for path in reversed(self._paths()):
+            try:
+                state = _read(path, device)
+            except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"warning: {path} cannot be read ({reason}): taking the one before", flush=True)
+                continue
+            for name in self.settings.keys() | state["settings"].keys():
+                before, now = state["settings"].get(name), self.settings.get(name)
+                if before != now:
+                    raise InputError(f"--resume: {name} was {before} and is {now} now, which changes the result: give "
+                                     f"it as before, or start anew in another --output_dir")
+            print(f"going on from {path}", flush=True)
+            return state
+        return None
+
+    def clear(self) -> None:
+        """Delete all states: the run is finished, or starts anew."""
+        for path in self._paths():
+            path.unlink()
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("state_"))
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+class StopSignals:
+    """Inside a with statement, the first SIGTERM or SIGINT only sets `received`, so that the run can end after its step
+    with a saved state; the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Callable | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def end(self, step: int) -> NoReturn:
+        """End the process after step `step`, whose state is saved, with the status of the signal."""
+        print(f"stopped by {self.received.name} after step {step}: the same command with --resume goes on", flush=True)
+        raise SystemExit(128 + self.received)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.received = signal.Signals(number)
+        self.__exit__()
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")

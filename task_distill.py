@@ -11,12 +11,14 @@ import sys
 
 from transformer.cli import (
     Parser,
+    add_device_flags,
     add_run_flags,
     decay,
     positive,
     positive_float,
     print_settings,
     proportion,
+    resolve_device_flags,
     run_script,
 )
 
@@ -31,7 +33,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
     data.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
-    data.add_argument("--cache_dir", help="folder that keeps the encoded examples for the next run")
+    data.add_argument("--resume", action="store_true",
+                      help="go on with the run that was stopped in --output_dir; start it where there is none")
+    data.add_argument("--cache_dir", help="folder that keeps encoded examples and teacher logits for the next run "
+                                          "(default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true", help="lower-case the text: for uncased vocabularies")
@@ -43,6 +48,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="teacher layers the student learns from (paper, table 4)")
     stage.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
                        help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+    stage.add_argument("--dynamic_padding", action="store_true",
+                       help="intermediate stage: pad to the longest of each batch, not to --max_seq_length; faster, and "
+                            "changes the losses, which average over padding")
     stage.add_argument("--hard_labels", action="store_true",
                        help="prediction stage from the labels in the data, not from the teacher (paper, table 3)")
     stage.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
@@ -63,25 +71,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     evaluation.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set; no training")
     evaluation.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch")
     evaluation.add_argument("--eval_step", type=positive, default=50, help="optimizer steps between logs and saves")
-    device = parser.add_argument_group("device")
-    device.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+    evaluation.add_argument("--save_steps", type=positive,
+                            help="also save the state for --resume every so many steps (default: when logging alone)")
+    add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.do_eval:
-        for flag in ("pred_distill", "aug_train", "teacher_model"):
+        for flag in ("pred_distill", "aug_train", "teacher_model", "resume"):
             if getattr(args, flag):
                 parser.error(f"--do_eval only scores the student and --{flag} is for training: drop one of them")
     elif not args.teacher_model:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
     if args.temperature != 1.0 and not args.pred_distill:
         parser.error("--temperature is for the prediction stage: add --pred_distill, or drop it")
-    if (args.layer_mapping != "uniform" or args.without) and args.pred_distill:
-        parser.error("--layer_mapping and --without are for the intermediate stage: drop them, or drop --pred_distill")
+    if (args.layer_mapping != "uniform" or args.without or args.dynamic_padding) and args.pred_distill:
+        parser.error("--layer_mapping, --without and --dynamic_padding are for the intermediate stage: drop them, or "
+                     "drop --pred_distill (which always pads to the longest of a batch: that changes nothing there)")
     if args.hard_labels and not args.pred_distill:
         parser.error("--hard_labels is for the prediction stage: add --pred_distill, or drop it")
     if {"attn", "embd", "hidn"} == set(args.without):
         parser.error("--without attn embd hidn leaves no loss")
-    return args
+    return resolve_device_flags(parser, args)
 
 
 if __name__ == "__main__":
@@ -94,24 +104,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
-from transformer.distillation import ablate, check_pair, layer_map, prediction_loss, transformer_losses
+from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
+from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
 from transformer.features import Sequences, encode_file, show
-from transformer.files import InputError, find_input, require_empty_folder
+from transformer.files import InputError, find_input
 from transformer.glue import Task, chance_level, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.optimization import BertAdam, parameter_groups
+from transformer.optimization import BertAdam, freeze_unused, parameter_groups
+from transformer.record import RunRecord, format_metrics, open_output, require_finished
+from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
-    RunRecord,
+    Losses,
+    Processes,
+    batch_at,
     check_length,
     count_steps,
-    format_metrics,
+    freeze,
+    join_processes,
+    locate,
     micro_batch_size,
-    refuse_several_processes,
-    require_finished,
+    mixed,
+    pieces,
     score,
     seed_everything,
-    select_device,
+    seed_step,
+    set_precision,
     shuffled_batches,
     steps_per_epoch,
 )
@@ -134,47 +151,60 @@ def dev_sets(task: Task, folder: Path, tokenizer, args: argparse.Namespace) -> d
             for name in task.dev_files}
 
 
-def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], args, device) -> dict[str, float]:
+def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], args, processes) -> dict[str, float]:
     """Metrics on the dev sets; those of a second set carry its name, so that the first stays what it is."""
     values: dict[str, float] = {}
     for name, sequences in sets.items():
         suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = score(model, task, sequences, order, args.eval_batch_size, device)
+        metrics = score(model, task, sequences, order, args.eval_batch_size, processes)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values
 
 
+def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
+    """--do_eval: score the student, print the scores, and add them to the output folder's collection."""
+    student_folder = find_input(args.student_model)
+    student = TinyBertForSequenceClassification.from_pretrained(student_folder, num_labels=task.num_labels)
+    check_length(args.max_seq_length, student)
+    order = class_order(student.config.extra, task, student_folder)
+    sets = dev_sets(task, find_input(args.data_dir), load_tokenizer(student_folder, args.do_lower_case), args)
+    print_settings(args)
+    record = RunRecord(args.output_dir, args, processes, name=f"eval_{task.key}_{student_folder.name}.json")
+    values = evaluate(student.to(processes.device), task, sets, order, args, processes)
+    record.log(task=task.name, model=str(student_folder), **values)
+    record.text("eval_results.txt", format_metrics(f"{task.name} {student_folder}", values))
+    record.finish(task=task.name, **values)
+    print(format_metrics(f"Eval results {task.name}", values), flush=True)
+
+
+def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
+    """InputError where a teacher's dev score is no better than chance."""
+    chance, error = chance_level(task, labels)
+    if not reached > chance + 2 * error:
+        raise InputError(f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} "
+                         f"+- {error:.4f}: fine-tune it on {task.name} (or --skip_teacher_check)")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    refuse_several_processes()
     task = get_task(args.task_name)
     resolve(args, task)
-    device = select_device(args.no_cuda)
+    processes = join_processes(args.no_cuda, args.local_rank)
+    device = processes.device
+    set_precision(args.precision, device)
     seed_everything(args.seed)
-    data_dir, student_folder = find_input(args.data_dir), find_input(args.student_model)
-    tokenizer = load_tokenizer(student_folder, args.do_lower_case)
-
     if args.do_eval:
-        student = TinyBertForSequenceClassification.from_pretrained(student_folder, num_labels=task.num_labels)
-        check_length(args.max_seq_length, student)
-        order = class_order(student.config.extra, task, student_folder)
-        sets = dev_sets(task, data_dir, tokenizer, args)
-        print_settings(args)
-        record = RunRecord(args.output_dir, args, device, name=f"eval_{task.key}_{student_folder.name}.json")
-        values = evaluate(student.to(device), task, sets, order, args, device)
-        record.log(task=task.name, model=str(student_folder), **values)
-        record.text("eval_results.txt", format_metrics(f"{task.name} {student_folder}", values))
-        record.finish(task=task.name, **values)
-        print(format_metrics(f"Eval results {task.name}", values), flush=True)
+        evaluate_only(args, task, processes)
         return
 
-    micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
+    data_dir, student_folder = find_input(args.data_dir), find_input(args.student_model)
     teacher_folder = find_input(args.teacher_model)
+    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
+    micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)
     require_finished(student_folder)
-    if load_tokenizer(teacher_folder, args.do_lower_case).vocab != tokenizer.vocab:
-        raise InputError(f"student and teacher vocabularies differ: {student_folder / VOCAB_NAME} and "
-                         f"{teacher_folder / VOCAB_NAME}")
+    require_same_vocabulary(student_folder, teacher_folder)
+    tokenizer = load_tokenizer(student_folder, args.do_lower_case)
     teacher = TinyBertForSequenceClassification.from_pretrained(teacher_folder, num_labels=task.num_labels).to(device)
     # the projection is a part of the intermediate stage alone; the student that is handed on has none
     fit_size = None if args.pred_distill else teacher.config.hidden_size
@@ -184,89 +214,145 @@ def main(argv: list[str] | None = None) -> None:
     check_length(args.max_seq_length, student, teacher)
     pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
                    args.without)
+    of_student, of_teacher = needed(pairs)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)
 
-    output_dir = require_empty_folder(args.output_dir, args.overwrite_output_dir)
+    output_dir = Path(args.output_dir)
+    if processes.any(processes.is_first and open_output(output_dir, args.resume, args.overwrite_output_dir)):
+        print(f"{output_dir} is finished: nothing to resume", flush=True)
+        return
     print_settings(args)
     sets = dev_sets(task, data_dir, tokenizer, args)
-    teacher_values = evaluate(teacher, task, sets, teacher_order, args, device)
+    teacher_values = evaluate(teacher, task, sets, teacher_order, args, processes)
     print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
-    chance, error = chance_level(task, next(iter(sets.values())).labels)
-    reached = teacher_values[task.metric]
-    if not reached > chance + 2 * error and not args.skip_teacher_check:
-        raise InputError(f"teacher {teacher_folder} scores {task.metric} {reached:.4f} on the dev set, "
-                         f"chance is {chance:.4f} +- {error:.4f}: "
-                         f"fine-tune it on {task.name} (or --skip_teacher_check)")
+    if not args.skip_teacher_check:
+        require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
     train_file = data_dir / ("train_aug.tsv" if args.aug_train else "train.tsv")
     if args.aug_train and not train_file.is_file():
         raise InputError(f"{train_file} does not exist: make it with data_augmentation.py, or drop --aug_train")
     train = encode_file(task, train_file, tokenizer, args.max_seq_length, args.cache_dir)
     show(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
-    total_steps = count_steps([steps_per_epoch(len(train), args.train_batch_size, str(train_file))] * epochs,
-                              args.num_train_epochs)
+    per_epoch = [steps_per_epoch(len(train), batch_size, str(train_file))] * epochs
+    total_steps = count_steps(per_epoch, args.num_train_epochs)
 
+    freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
     # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
     gold = args.hard_labels or (task.is_regression and args.preset == "code")
+    ask_teacher = not args.pred_distill or (teacher.training and not gold)
+    targets = None
+    if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
+        targets = cached_logits(teacher, train, args.eval_batch_size, processes, cache_dir, output_dir)
+    # the intermediate losses average over padding, so its length matters; the prediction loss does not
+    length = None if args.pred_distill or args.dynamic_padding else args.max_seq_length
 
+    def batch_losses(student, teacher, rows: np.ndarray) -> list[torch.Tensor]:
+        """Of some examples: the prediction loss, or attention loss and hidden loss."""
+        batch = [t.to(device) for t in train.batch(rows, length)]
+        if ask_teacher:
+            with torch.no_grad():
+                teacher_logits, *teacher_outputs = teacher(*batch, classify=args.pred_distill, **of_teacher)
+        with mixed(args.precision, device):
+            logits, *outputs = student(*batch, is_student=not args.pred_distill, classify=args.pred_distill,
+                                       **of_student)
+        if not args.pred_distill:
+            return list(transformer_losses(outputs, teacher_outputs, pairs))
+        labels = torch.from_numpy(train.labels[rows]).to(device) if gold else None
+        if targets is not None:
+            teacher_logits = torch.from_numpy(targets[rows]).to(device)
+        return [prediction_loss(logits.float(), None if gold else teacher_logits.float()[:, teacher_order], labels,
+                                args.temperature)]
+
+    freeze_unused(student, sum(batch_losses(student, teacher, np.arange(1))))
+    trained, guide = processes.wrap(student), teacher
+    if args.compile:
+        trained, guide = torch.compile(trained), torch.compile(teacher)
     optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=total_steps,
                          schedule="warmup_linear" if args.pred_distill else "none")
-    record = RunRecord(output_dir, args, device, steps=total_steps, teacher=teacher_values,
-                       student_parameters=sum(p.numel() for p in student.parameters()))
-    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, "
-          f"{total_steps} steps of {args.train_batch_size} = {args.gradient_accumulation_steps} x {micro_batch}, "
-          f"on {device}", flush=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
+    losses = Losses(("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss"), processes)
 
-    step, best = 0, -math.inf
-    names = ("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss")
-    window = torch.zeros(len(names) + 1, device=device, dtype=torch.float64)  # losses, number of batches
-    progress = tqdm(total=total_steps, unit="step", mininterval=1)
-    for epoch in range(epochs):
-        for indices in shuffled_batches(len(train), args.train_batch_size, args.seed, epoch):
-            for rows in np.split(indices, args.gradient_accumulation_steps):
-                # the intermediate losses average over padding, so its length matters; the prediction loss does not
-                length = None if args.pred_distill else args.max_seq_length
-                batch = [t.to(device) for t in train.batch(rows, length)]
-                with torch.no_grad():
-                    teacher_logits, teacher_scores, teacher_hidden = teacher(*batch)
-                logits, scores, hidden = student(*batch, is_student=not args.pred_distill)
-                if args.pred_distill:
-                    labels = torch.from_numpy(train.labels[rows]).to(device) if gold else None
-                    losses = [prediction_loss(logits, teacher_logits[:, teacher_order], labels, args.temperature)]
-                else:
-                    losses = transformer_losses((scores, hidden), (teacher_scores, teacher_hidden), pairs)
-                (sum(losses) / args.gradient_accumulation_steps).backward()
-                window += torch.stack([*(loss.detach() for loss in losses), torch.ones_like(losses[0])])
-            learning_rate = optimizer.learning_rate()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            progress.update()
-            if step % args.eval_step == 0 or step == total_steps:
-                means = (window[:-1] / window[-1]).tolist()
-                window.zero_()
-                if not np.isfinite(means).all():
-                    raise InputError(f"the loss is not finite at step {step}: lower --learning_rate")
-                values = {"step": step, "loss": sum(means), **dict(zip(names, means)), "learning_rate": learning_rate}
-                if args.pred_distill:
-                    values |= evaluate(student, task, sets, student_order, args, device)
-                progress.set_postfix(loss=f"{sum(means):.4f}")
-                record.log(**values)
-                record.text("eval_results.txt", format_metrics(f"step {step}", values))
-                # the intermediate stage has no score to choose by: its last state is its result
-                if not args.pred_distill or values[task.metric] > best:
-                    best = values.get(task.metric, best)
-                    save_model(student, output_dir, student_folder / VOCAB_NAME)
-                    kept = values
-            if step == total_steps:
-                break
+    states = States(output_dir, result_settings(vars(args), train=train.key))
+    state = states.newest(device) if args.resume else None
+    step, best, kept = 0, -math.inf, {}
+    if state:
+        step, best, kept = state["step"], state["best"], state["kept"]
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        losses.restore(state["losses"])
+    elif processes.is_first:
+        states.clear()
+    record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
+                       steps=total_steps, teacher=teacher_values,
+                       student_parameters=sum(p.numel() for p in student.parameters()),
+                       trained_parameters=sum(p.numel() for p in student.parameters() if p.requires_grad))
+    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {total_steps} steps of "
+          f"{batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
+
+    def require_finite() -> None:
+        bad = losses.bad_step()
+        if bad is not None:
+            batch = batch_at(bad, [len(train)] * epochs, batch_size, args.seed)
+            raise InputError(f"the loss is not finite at step {bad + 1}, whose batch holds the examples "
+                             f"{batch.tolist()}; last good state: {states.last or 'none'}; lower --learning_rate")
+
+    progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
+    first_epoch, first_batch = locate(step, per_epoch)
+    with StopSignals() as stop:
+        for epoch in range(first_epoch, epochs):
+            start = first_batch if epoch == first_epoch else 0
+            for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
+                if step == total_steps:
+                    break
+                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
+                    seed_step(args.seed, step, piece)
+                    with processes.synchronised(trained, number == accumulation):
+                        parts = batch_losses(trained, guide, rows)
+                        scaler.scale(sum(parts) / accumulation).backward()
+                    losses.add(step, parts)
+                learning_rate = optimizer.learning_rate()
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                record.count(train.lengths_of(indices))
+                step += 1
+                progress.update()
+
+                if step % args.eval_step == 0 or step == total_steps:
+                    require_finite()
+                    means = losses.means()
+                    values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
+                    if args.pred_distill:
+                        values |= evaluate(student, task, sets, student_order, args, processes)
+                    progress.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()})
+                    record.log(**values, **record.speed())
+                    record.text("eval_results.txt", format_metrics(f"step {step}", values))
+                    # the intermediate stage has no score to choose by: its last state is its result
+                    if not args.pred_distill or values[task.metric] > best:
+                        best, kept = values.get(task.metric, best), values
+                        if processes.is_first:
+                            save_model(student, output_dir, student_folder / VOCAB_NAME)
+                stopping = processes.any(stop.received is not None)
+                if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
+                    require_finite()
+                    sums = losses.totals()
+                    if processes.is_first:
+                        states.save(step, best=best, kept=kept, student=student.state_dict(),
+                                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
+                                    logs=record.sizes())
+                if stopping:
+                    stop.end(step)
     progress.close()
     record.finish(task=task.name, kept=kept)
+    if processes.is_first:
+        states.clear()
     print(format_metrics(f"student in {output_dir}", kept), flush=True)
 
 

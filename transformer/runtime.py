@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -17,10 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from transformer.arrays import open_arrays
 from transformer.features import Sequences
 from transformer.files import InputError, read_json, write_json
 from transformer.glue import Task, compute_metrics
+from transformer.parts import GrowingFiles
 
 RUN_NAME = "run.json"
 
@@ -104,19 +108,60 @@ def check_length(max_seq_length: int, *models: nn.Module) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, sequences: Sequences, batch_size: int, device: torch.device) -> np.ndarray:
-    """Logits [examples, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
+def predict(model: nn.Module, sequences: Sequences, batch_size: int, device: torch.device,
+            rows: np.ndarray | None = None) -> np.ndarray:
+    """Logits [rows, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
 
-    Batches hold examples of similar length, padded to their longest: padding does not change a logit.
+    rows: numbers of the examples wanted (None: all), in whose order the logits come. Batches hold examples of similar
+    length, padded to their longest: padding does not change a logit.
     """
     was_training = model.training
     model.eval()
-    logits = np.empty((len(sequences), model.num_labels), dtype=np.float32)
-    order = np.argsort(sequences.lengths, kind="stable")
-    for indices in np.array_split(order, -(-len(order) // batch_size)):
-        logits[indices] = model(*(t.to(device) for t in sequences.batch(indices)))[0].float().cpu().numpy()
+    rows = np.arange(len(sequences)) if rows is None else rows
+    logits = np.empty((len(rows), model.num_labels), dtype=np.float32)
+    order = np.argsort(sequences.offsets[rows + 1] - sequences.offsets[rows], kind="stable")
+    for begin in range(0, len(order), batch_size):
+        places = order[begin:begin + batch_size]
+        batch = (t.to(device) for t in sequences.batch(rows[places]))
+        logits[places] = model(*batch, scores=())[0].float().cpu().numpy()
     model.train(was_training)
     return logits
+
+
+def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, device: torch.device,
+                  cache_dir: str | Path, fallback: str | Path | None = None, block: int = 1 << 16) -> np.ndarray:
+    """predict() of all rows, computed once for the same weights, config and sequences; memory-mapped, read-only.
+
+    The logits are kept in cache_dir (in `fallback` where that cannot be written), in a folder named after what they
+    follow from. They come in blocks of so many rows: a killed run goes on after the last whole one, and a process
+    that comes meanwhile waits. The columns are the model's own, whatever its id2label says.
+    """
+    facts = {"format": 1, "model": _model_sha256(model), "sequences": sequences.key, "examples": len(sequences)}
+    name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+
+    def fill(files: GrowingFiles) -> dict[str, Any]:
+        left = range(len(files.records) * block, len(sequences), block)
+        with tqdm(desc="logits of the teacher", unit="row", total=len(sequences), initial=left.start,
+                  disable=None) as progress:
+            for start in left:
+                rows = np.arange(start, min(start + block, len(sequences)))
+                files.append([predict(model, sequences, batch_size, device, rows).tobytes()])
+                progress.update(len(rows))
+        return {}
+
+    places = [Path(place) / name for place in (cache_dir, fallback) if place]
+    arrays, _ = open_arrays(places, {"logits": "f"}, facts, block, fill)
+    return arrays["logits"].reshape(len(sequences), model.num_labels)
+
+
+def _model_sha256(model: nn.Module) -> str:
+    """Of all that a prediction follows from: the weights, wherever they came from, and the sizes and rates."""
+    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,

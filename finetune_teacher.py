@@ -134,8 +134,8 @@ def finetune(task: Task, args: argparse.Namespace, device: torch.device) -> None
     model = load_start(folder, task).to(device)
     check_length(args.max_seq_length, model)
     data_dir = task_folder(find_input(args.glue_dir), task)
-    dev = encode_file(task, data_dir / task.dev_files[0], tokenizer, args.max_seq_length)
-    train = encode_file(task, data_dir / "train.tsv", tokenizer, args.max_seq_length)
+    dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
+                              fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
     show(train, tokenizer)
     per_epoch = steps_per_epoch(len(train), args.train_batch_size, str(data_dir / "train.tsv"))
     total_steps = per_epoch * args.num_train_epochs

@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
     data.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
-    data.add_argument("--cache_dir", help="folder that keeps the encoded examples for the next run")
+    data.add_argument("--cache_dir", help="folder that keeps the encoded examples (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true", help="lower-case the text: for uncased vocabularies")
@@ -128,10 +128,15 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
         args.learning_rate = 3e-5 if paper and args.pred_distill else 5e-5
 
 
+def encoded(task: Task, path: Path, tokenizer, args: argparse.Namespace) -> Sequences:
+    """A file of the task as arrays, which stay for the next run."""
+    return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
+                       fallback=Path(args.output_dir) / "features")
+
+
 def dev_sets(task: Task, folder: Path, tokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
     """The task's dev sets, encoded: {"dev": ...}, and for MNLI {"dev_matched": ..., "dev_mismatched": ...}."""
-    return {Path(name).stem: encode_file(task, folder / name, tokenizer, args.max_seq_length, args.cache_dir)
-            for name in task.dev_files}
+    return {Path(name).stem: encoded(task, folder / name, tokenizer, args) for name in task.dev_files}
 
 
 def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], args, device) -> dict[str, float]:
@@ -202,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     train_file = data_dir / ("train_aug.tsv" if args.aug_train else "train.tsv")
     if args.aug_train and not train_file.is_file():
         raise InputError(f"{train_file} does not exist: make it with data_augmentation.py, or drop --aug_train")
-    train = encode_file(task, train_file, tokenizer, args.max_seq_length, args.cache_dir)
+    train = encoded(task, train_file, tokenizer, args)
     show(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     total_steps = count_steps([steps_per_epoch(len(train), args.train_batch_size, str(train_file))] * epochs,

@@ -3,23 +3,23 @@
     python benchmarks/bench_features.py [--rows 1000000]
 
 The file has the columns of SST-2; its texts are phrases of botocore's documentation, 19 of 20 with some words replaced,
-as data_augmentation.py does. Every conversion starts Python anew; memory is that of all its processes together (PSS)
-above a Python that has only loaded torch. The plain definition, in this file, goes row by row through lists.
+as data_augmentation.py does. Memory is that of all processes of a Python that converts or opens the file (PSS), above
+that of one that has only loaded torch. The plain definition, in this file, goes row by row through lists.
 """
 from __future__ import annotations
 
 import argparse
 import os
 import shutil
+import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from bench_tokenizer import VOCAB
 from english import documents
-from measure import ROOT, machine, median_seconds, print_table, run
+from measure import ROOT, machine, median_seconds, print_table, run, seconds
 
 from transformer.features import encode_file
 from transformer.files import read_lines
@@ -28,7 +28,8 @@ from transformer.tokenization import BertTokenizer
 
 TASK, LENGTH = TASKS["sst2"], 64
 PLAIN_ROWS = 20_000  # the plain definition is slow
-DEV_ROWS = 872       # of SST-2
+DEV_ROWS = 256
+RUNS = 3
 
 ENCODE = """
 import sys
@@ -81,25 +82,30 @@ def features(folder: Path, rows: int) -> list[list[str]]:
     """The table's rows about the file."""
     path, cache = folder / "train_aug.tsv", folder / "cache"
     write_rows(path, rows)
-    start = time.perf_counter()
-    ids, labels = plain(path, PLAIN_ROWS)
-    plain_rate = PLAIN_ROWS / (time.perf_counter() - start)
+    plain_rate = PLAIN_ROWS / median_seconds(lambda: plain(path, PLAIN_ROWS), RUNS)
     table = [["plain definition, row by row", f"{plain_rate:,.0f} rows/s", "1.0", ""]]
 
-    def encode(*arguments: object):
-        return run([sys.executable, "-c", ENCODE, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    def encode(workers: int):
+        return encode_file(TASK, path, BertTokenizer(VOCAB), LENGTH, cache, num_workers=workers)
 
-    torch_only = encode()
+    def memory(*arguments: object) -> int:
+        return run([sys.executable, "-c", ENCODE, *arguments], cwd=ROOT,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)}).peak_memory
+
+    torch_only = memory()
     for workers in (1, 2):
-        shutil.rmtree(cache, ignore_errors=True)
-        took = encode(path, VOCAB, cache, workers)
-        rate = rows / (took.seconds - torch_only.seconds)
+        took = []
+        for _ in range(RUNS):
+            shutil.rmtree(cache, ignore_errors=True)
+            took.append(seconds(lambda workers=workers: encode(workers)))
+        shutil.rmtree(cache)
+        rate = rows / statistics.median(took)
         table.append([f"this kit, {workers} worker{'s' * (workers > 1)}", f"{rate:,.0f} rows/s",
-                      f"{rate / plain_rate:.1f}", f"{(took.peak_memory - torch_only.peak_memory) / 1e6:.0f}"])
-    took = encode(path, VOCAB, cache, 2)
-    table.append(["opening the cache", f"{took.seconds - torch_only.seconds:.2f} s", "",
-                  f"{(took.peak_memory - torch_only.peak_memory) / 1e6:.0f}"])
-    sequences = encode_file(TASK, path, BertTokenizer(VOCAB), LENGTH, cache)
+                      f"{rate / plain_rate:.1f}", f"{(memory(path, VOCAB, cache, workers) - torch_only) / 1e6:.0f}"])
+    table.append(["this kit, opening what is there", f"{median_seconds(lambda: encode(1), RUNS):.2f} s", "",
+                  f"{(memory(path, VOCAB, cache, 1) - torch_only) / 1e6:.0f}"])
+    sequences = encode(1)
+    ids, labels = plain(path, PLAIN_ROWS)
     for row, wanted in enumerate(ids):
         assert sequences.tokens[sequences.offsets[row]:sequences.offsets[row + 1]].tolist() == wanted
     assert sequences.labels[:PLAIN_ROWS].tolist() == labels and len(sequences) == rows
@@ -127,7 +133,7 @@ def evaluation(folder: Path) -> list[list[str]]:
                                for rows in np.array_split(np.arange(len(dev)), -(-len(dev) // 32))])
 
     assert (predict(student, dev, 32, device).argmax(axis=1) == padded().argmax(axis=1)).all()
-    slow, fast = median_seconds(padded), median_seconds(lambda: predict(student, dev, 32, device))
+    slow, fast = seconds(padded), seconds(lambda: predict(student, dev, 32, device))
     return [["evaluation, all padded to 128", f"{len(dev) / slow:,.0f} rows/s", "1.0", ""],
             ["evaluation, batches of similar length", f"{len(dev) / fast:,.0f} rows/s", f"{slow / fast:.1f}", ""]]
 
@@ -136,7 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the augmented file")
     args = parser.parse_args()
-    print(f"{machine('numpy', 'torch')}; {args.rows:,} rows; load of the machine {os.getloadavg()[0]:.1f}\n")
+    print(f"{machine('numpy', 'torch')}; {args.rows:,} rows; load of the machine {os.getloadavg()[0]:.1f}; medians of "
+          f"{RUNS} runs, evaluation once\n")
     with tempfile.TemporaryDirectory() as temporary:
         table = features(Path(temporary), args.rows) + evaluation(Path(temporary))
     print_table(["", "speed", "x plain", "peak MB above torch"], table)

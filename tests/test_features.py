@@ -183,7 +183,7 @@ def encode_part(part):
 
 features._encode_part, parts._SECONDS_BETWEEN_SAVES = encode_part, 0
 features.encode_file(glue.TASKS["sst2"], folder / "train.tsv", tokenization.BertTokenizer(folder / "vocab.txt"), 12,
-                     folder / "cache", num_workers=1, part_bytes=400)
+                     folder / "cache", num_workers=1, part_bytes=200)
 """
 
 
@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on(tmp_path, vocab):
     (tmp_path / "go").touch()
     subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
     starts = encoded()
-    assert starts[4:] == sorted(set(starts))[3:] and len(starts) > 6  # three parts were whole
+    assert starts[4:] == sorted(set(starts))[3:] and len(starts) > 5  # three parts were whole
     (folder,) = cache.iterdir()
     whole = (folder / "manifest.json").read_bytes()
     sequences = encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, cache)

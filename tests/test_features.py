@@ -324,6 +324,8 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
         logits = cached()
         np.testing.assert_allclose(logits, predict(model, sequences, 8, CPU), atol=2e-6)
         assert blocks == [0, 16, 32, 32, 48]
+    with pytest.raises(ValueError, match="without a key"):
+        cached(sequences=Sequences(sequences.tokens, sequences.offsets, sequences.first_lengths))
     assert logits.shape == (50, 3) and logits.dtype == np.float32 and not logits.flags.writeable
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], ty
     return open_arrays(places, typecodes, facts, part_bytes, fill, in_memory)
 
 
-def _manifest(folder: Path, names: Sequence[str] | dict[str, str], facts: dict[str, Any]) -> dict[str, Any] | None:
+def _manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any] | None:
     """What is recorded of the finished arrays in `folder`; None where they are not whole or of other facts."""
     try:
         manifest = read_json(folder / "manifest.json")

@@ -18,7 +18,7 @@ from transformer.files import InputError, read_json
 from transformer.parts import Place, decode_lines, read_range
 from transformer.tokenization import BertTokenizer
 
-_FORMAT = 1  # of the arrays; another number makes them anew
+_FORMAT = 2  # of the arrays; another number makes them anew
 _PART_BYTES = 1 << 24
 
 _vocab: dict[str, int]  # of a worker, with the type code of its ids

@@ -134,8 +134,11 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, devic
 
     The logits are kept in cache_dir (in `fallback` where that cannot be written), in a folder named after what they
     follow from. They come in blocks of so many rows: a killed run goes on after the last whole one, and a process
-    that comes meanwhile waits. The columns are the model's own, whatever its id2label says.
+    that comes meanwhile waits. The columns are the model's own, whatever its id2label says. Raises ValueError for
+    sequences without a key, which are not encode_file()'s.
     """
+    if sequences.key is None:
+        raise ValueError("sequences without a key: nothing tells whether logits are theirs")
     facts = {"format": 1, "model": _model_sha256(model), "sequences": sequences.key, "examples": len(sequences)}
     name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
 

@@ -71,6 +71,7 @@ from transformer.files import InputError, find_input, read_json, require_empty_f
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
+from transformer.prediction import score
 from transformer.record import RUN_NAME, RunRecord, format_metrics, require_finished
 from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
@@ -83,7 +84,6 @@ from transformer.runtime import (
     micro_batch_size,
     mixed,
     pieces,
-    score,
     seed_everything,
     seed_step,
     set_precision,
@@ -147,8 +147,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     model = load_start(folder, task).to(device)
     check_length(args.max_seq_length, model)
     data_dir = task_folder(find_input(args.glue_dir), task)
-    dev = encode_file(task, data_dir / task.dev_files[0], tokenizer, args.max_seq_length)
-    train = encode_file(task, data_dir / "train.tsv", tokenizer, args.max_seq_length)
+    dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
+                              fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
     show(train, tokenizer)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch_size(batch_size, accumulation, processes.world)

@@ -49,8 +49,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     stage.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
                        help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
     stage.add_argument("--dynamic_padding", action="store_true",
-                       help="intermediate stage: pad to the longest of each batch, not to --max_seq_length; faster, and "
-                            "changes the losses, which average over padding")
+                       help="intermediate stage: pad to the longest of each batch, not to --max_seq_length; faster, "
+                            "and changes the losses, which average over padding")
     stage.add_argument("--hard_labels", action="store_true",
                        help="prediction stage from the labels in the data, not from the teacher (paper, table 3)")
     stage.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
@@ -111,6 +111,7 @@ from transformer.files import InputError, find_input
 from transformer.glue import Task, chance_level, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
+from transformer.prediction import cached_logits, score
 from transformer.record import RunRecord, format_metrics, open_output, require_finished
 from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
@@ -125,7 +126,6 @@ from transformer.runtime import (
     micro_batch_size,
     mixed,
     pieces,
-    score,
     seed_everything,
     seed_step,
     set_precision,
@@ -145,10 +145,15 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
         args.learning_rate = 3e-5 if paper and args.pred_distill else 5e-5
 
 
+def encoded(task: Task, path: Path, tokenizer, args: argparse.Namespace) -> Sequences:
+    """A file of the task as arrays, which stay for the next run."""
+    return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
+                       fallback=Path(args.output_dir) / "features")
+
+
 def dev_sets(task: Task, folder: Path, tokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
     """The task's dev sets, encoded: {"dev": ...}, and for MNLI {"dev_matched": ..., "dev_mismatched": ...}."""
-    return {Path(name).stem: encode_file(task, folder / name, tokenizer, args.max_seq_length, args.cache_dir)
-            for name in task.dev_files}
+    return {Path(name).stem: encoded(task, folder / name, tokenizer, args) for name in task.dev_files}
 
 
 def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], args, processes) -> dict[str, float]:
@@ -214,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     check_length(args.max_seq_length, student, teacher)
     pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
                    args.without)
-    of_student, of_teacher = needed(pairs)
+    of_student, of_teacher = ({"scores": ()},) * 2 if args.pred_distill else needed(pairs)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)
@@ -232,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     train_file = data_dir / ("train_aug.tsv" if args.aug_train else "train.tsv")
     if args.aug_train and not train_file.is_file():
         raise InputError(f"{train_file} does not exist: make it with data_augmentation.py, or drop --aug_train")
-    train = encode_file(task, train_file, tokenizer, args.max_seq_length, args.cache_dir)
+    train = encoded(task, train_file, tokenizer, args)
     show(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     per_epoch = [steps_per_epoch(len(train), batch_size, str(train_file))] * epochs
@@ -246,7 +251,8 @@ def main(argv: list[str] | None = None) -> None:
     ask_teacher = not args.pred_distill or (teacher.training and not gold)
     targets = None
     if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
-        targets = cached_logits(teacher, train, args.eval_batch_size, processes, cache_dir, output_dir)
+        targets = cached_logits(teacher, train, args.eval_batch_size, processes,
+                                args.cache_dir or data_dir / "features", fallback=output_dir / "features")
     # the intermediate losses average over padding, so its length matters; the prediction loss does not
     length = None if args.pred_distill or args.dynamic_padding else args.max_seq_length
 
@@ -292,8 +298,8 @@ def main(argv: list[str] | None = None) -> None:
                        steps=total_steps, teacher=teacher_values,
                        student_parameters=sum(p.numel() for p in student.parameters()),
                        trained_parameters=sum(p.numel() for p in student.parameters() if p.requires_grad))
-    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {total_steps} steps of "
-          f"{batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
+    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {total_steps} steps "
+          f"of {batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
 
     def require_finite() -> None:
         bad = losses.bad_step()

@@ -217,7 +217,7 @@ def test_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, how):
         (data / "epoch_0.arrays").write_text("no place for a folder")  # even root cannot make one here
     else:
         access = os.access
-        monkeypatch.setattr(epochs.os, "access", lambda path, mode: data not in path.parents and access(path, mode))
+        monkeypatch.setattr(os, "access", lambda path, mode: data not in path.parents and access(path, mode))
     with pytest.raises(InputError, match="make .*data/epoch_0.arrays writable"):
         opened(data)
     assert read_back(opened(data, fallback=fallback)) == expected(instances)

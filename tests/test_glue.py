@@ -1,11 +1,10 @@
-"""The task table, rows of TSV files, metrics and features, against hand-made numbers and naive code."""
+"""The task table, rows of TSV files, labels and metrics, against hand-made numbers."""
 import math
 
 import numpy as np
 import pytest
-from conftest import PIECES, write_lines
+from conftest import write_lines
 
-from transformer.features import encode, truncate_pair
 from transformer.files import InputError
 from transformer.glue import (
     TASKS,
@@ -17,7 +16,6 @@ from transformer.glue import (
     read_rows,
     task_folder,
 )
-from transformer.tokenization import BertTokenizer
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),
@@ -106,42 +104,3 @@ def test_chance_level():
     # standard error of a share p over n: sqrt(p (1 - p) / n); of a coefficient of nothing: 1 / sqrt(n)
     assert chance_level(get_task("RTE"), np.array([1.0, 0.0, 1.0])) == pytest.approx((2 / 3, math.sqrt(2 / 27)))
     assert chance_level(get_task("CoLA"), np.ones(4)) == (0.0, 0.5)
-
-
-def test_encoding_against_the_definition(tmp_path):
-    tokenizer = BertTokenizer(write_lines(tmp_path / "vocab.txt", PIECES))
-    pairs = [(["the cat sees", "a bird"], 1.0), (["cat", "dog " * 9], 0.0), (["a b c d e f g h i", "j k"], 2.0),
-             (["", "x"], 3.0)]
-    sequences = encode(iter(pairs), tokenizer, 10)
-    assert sequences.tokens.dtype == np.uint16 and len(sequences) == 4
-    ids, segments, mask = sequences.batch(np.array([0, 1, 2, 3]), 12)
-    for row, (texts, label) in enumerate(pairs):
-        a, b = (text.split() for text in texts)
-        while len(a) + len(b) > 10 - 3:
-            (a if len(a) > len(b) else b).pop()
-        tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
-        wanted = [PIECES.index(token) if token in PIECES else PIECES.index("[UNK]") for token in tokens]
-        padding = [0] * (12 - len(tokens))
-        assert ids[row].tolist() == wanted + padding
-        assert segments[row].tolist() == [0] * (len(a) + 2) + [1] * (len(b) + 1) + padding
-        assert mask[row].tolist() == [1] * len(tokens) + padding
-        assert sequences.labels[row] == label
-    longest = max(sequences.lengths[[3, 0]])
-    assert sequences.batch(np.array([3, 0]))[0].shape == (2, longest)
-    assert sequences.batch(np.array([3, 0]))[0][1].tolist() == ids[0, :longest].tolist()
-    with pytest.raises(ValueError, match="does not fit"):
-        sequences.batch(np.array([1]), 9)
-
-
-def test_single_sentences(tmp_path):
-    tokenizer = BertTokenizer(write_lines(tmp_path / "vocab.txt", PIECES))
-    ids, segments, mask = encode([(["cat " * 20], 0.0)], tokenizer, 8).batch(np.array([0]))
-    assert ids.tolist() == [[2, *[PIECES.index("cat")] * 6, 3]] and segments.sum() == 0 and mask.sum() == 8
-
-
-@pytest.mark.parametrize("first,second,room,wanted", [
-    (3, 3, 6, (3, 3)), (5, 2, 4, (2, 2)), (2, 5, 3, (2, 1)), (0, 4, 2, (0, 2))])
-def test_the_longer_one_is_cut(first, second, room, wanted):
-    a, b = list(range(first)), list(range(second))
-    truncate_pair(a, b, room)
-    assert (len(a), len(b)) == wanted and a == list(range(len(a))) and b == list(range(len(b)))

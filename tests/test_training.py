@@ -298,11 +298,13 @@ def test_overwriting_starts_the_logs_afresh(tiny, script):
     assert [path.name for path in (tiny / "out").glob("step_*")] == ["step_2_pytorch_model.bin"]
 
 
-def test_encoded_examples_are_kept_and_found_again(tiny, script, monkeypatch):
-    run(script, "task_distill", train(tiny, aug_train=True, cache_dir=tiny / "cache", output_dir=tiny / "a"))
-    assert len(list((tiny / "cache").glob("mrpc_*.npz"))) == 2  # train and dev
-    monkeypatch.setattr("transformer.features.read_rows", None)  # nothing is read from the text again
-    run(script, "task_distill", train(tiny, aug_train=True, cache_dir=tiny / "cache", output_dir=tiny / "b"))
+@pytest.mark.parametrize("where", ["cache", "glue/MRPC/features"])
+def test_encoded_examples_are_kept_and_found_again(where, tiny, script, monkeypatch):
+    flags = {"aug_train": True, "cache_dir": tiny / where if where == "cache" else None}
+    run(script, "task_distill", train(tiny, output_dir=tiny / "a", **flags))
+    assert len(list((tiny / where).glob("mrpc_*"))) == 2  # train and dev
+    monkeypatch.setattr("transformer.features.encode", None)  # nothing is tokenized again
+    run(script, "task_distill", train(tiny, output_dir=tiny / "b", **flags))
     assert_equal_weights(tiny / "a", tiny / "b", 0)
 
 

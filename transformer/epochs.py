@@ -5,28 +5,21 @@ another JSON are so never written over while a running process maps them. No tor
 """
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
-from transformer.files import InputError, read_json, write_json
-from transformer.parallel import available_cores, in_order
-from transformer.parts import GrowingFiles, byte_ranges, decode_lines, line_number, read_range
+from transformer.arrays import convert_lines
+from transformer.features import Sequences
+from transformer.files import InputError, read_json
+from transformer.parts import Place, decode_lines, read_range
 from transformer.tokenization import BertTokenizer
 
-if TYPE_CHECKING:
-    from transformer.features import Sequences
-
-_FORMAT = 1  # of the arrays; another number makes them anew
+_FORMAT = 2  # of the arrays; another number makes them anew
 _PART_BYTES = 1 << 24
-_NAMES = ("tokens", "offsets", "first_lengths")
 
 _vocab: dict[str, int]  # of a worker, with the type code of its ids
 _typecode: str
@@ -56,30 +49,24 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     if not epoch_json.is_file():
         raise InputError(f"{epoch_json} does not exist: pregenerate_training_data.py makes it")
 
-    facts = _facts(epoch_json, tokenizer)
-    name = "{format}-{size}-{mtime_ns}-{vocab_sha256:.16}".format(**facts)
-    places = [Path(parent) / f"{epoch_json.stem}.arrays" / name for parent in (epoch_json.parent, fallback) if parent]
-    folder = next((place for place in places if _manifest(place, facts)), None)
-    if folder is None:
-        folder = _first_writable(places)
-        _convert(epoch_json, folder, facts, tokenizer, num_workers or available_cores(), part_bytes)
-    manifest = _manifest(folder, facts)
-    if manifest is None or facts != _facts(epoch_json, tokenizer):
-        raise InputError(f"{epoch_json} changed while it was read: start again when it is complete")
-
-    from transformer.features import Sequences  # loads torch
-
-    def load(name: str, typecode: str) -> np.ndarray:
-        # Plain arrays over the mapped pages: np.memmap's own indexing takes microseconds more.
-        path = folder / name
-        return np.fromfile(path, typecode) if in_memory else np.asarray(np.memmap(path, typecode, mode="r"))
-
-    if manifest["instances"] != metrics["num_training_examples"]:
-        raise InputError(f"{epoch_json} holds {manifest['instances']} instances, {metrics_json} says "
+    status = epoch_json.stat()
+    facts = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns,
+             "vocab_sha256": tokenizer.vocab_fingerprint}
+    this_json = f"{_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"
+    folders = [Path(parent) / f"{epoch_json.stem}.arrays" for parent in (epoch_json.parent, fallback) if parent]
+    for other in (other for folder in folders for other in folder.glob("*")):
+        if not other.name.startswith(this_json):  # made from a JSON that is no more; who maps it can go on
+            shutil.rmtree(other, ignore_errors=True)
+    arrays, manifest = convert_lines(
+        epoch_json, status, [folder / f"{this_json}{tokenizer.vocab_fingerprint:.16}" for folder in folders],
+        {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i"}, facts, _parse_part, _start_worker,
+        (tokenizer.vocab, tokenizer.id_typecode), part_bytes, num_workers, in_memory)
+    if manifest["examples"] != metrics["num_training_examples"]:
+        raise InputError(f"{epoch_json} holds {manifest['examples']} instances, {metrics_json} says "
                          f"{metrics['num_training_examples']}: it may be cut short, generate it again")
-    if not manifest["instances"]:
+    if not manifest["examples"]:
         raise InputError(f"{epoch_json} holds no instances: generate it again")
-    sequences = Sequences(load("tokens", tokenizer.id_typecode), load("offsets", "q"), load("first_lengths", "i"))
+    sequences = Sequences(**arrays)
     if manifest["longest"] > max_seq_length:
         line = int(np.argmax(sequences.lengths > max_seq_length))
         raise InputError(f"{epoch_json}, line {line + 1}: {sequences.lengths[line]} wordpieces, more than "
@@ -88,81 +75,13 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     return sequences
 
 
-def _facts(epoch_json: Path, tokenizer: BertTokenizer) -> dict[str, Any]:
-    """What the arrays follow from."""
-    status = epoch_json.stat()
-    return {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns,
-            "vocab_sha256": tokenizer.vocab_fingerprint}
-
-
-def _manifest(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """What is recorded of the finished arrays in `folder`; None where they are not whole or of other facts."""
-    try:
-        manifest = read_json(folder / "manifest.json")
-        whole = manifest["facts"] == facts and \
-            manifest["sizes"] == [(folder / name).stat().st_size for name in _NAMES]
-    except (InputError, OSError, KeyError, TypeError):
-        return None
-    return manifest if whole else None
-
-
-def _first_writable(places: list[Path]) -> Path:
-    for place in places:
-        with contextlib.suppress(OSError):
-            place.mkdir(parents=True, exist_ok=True)
-            if os.access(place, os.W_OK):
-                if place != places[0]:
-                    print(f"the arrays go to {place.parent}", flush=True)
-                return place
-        print(f"{place.parent} cannot be written", flush=True)
-    raise InputError(f"no place for the arrays of the data: make {places[-1].parent} writable")
-
-
-def _convert(epoch_json: Path, folder: Path, facts: dict[str, Any], tokenizer: BertTokenizer, num_workers: int,
-             part_bytes: int) -> None:
-    """Write the arrays of the JSON and, last, manifest.json into `folder`."""
-    this_json = folder.name.rpartition("-")[0] + "-"
-    for other in folder.parent.iterdir():
-        if not other.name.startswith(this_json):  # made from a JSON that is no more; who maps it can go on
-            shutil.rmtree(other, ignore_errors=True)
-    with _lock(folder, {**facts, "part_bytes": part_bytes}) as arrays:
-        if _manifest(folder, facts):
-            return  # while this process waited
-        ranges = byte_ranges(epoch_json, part_bytes)
-        left = ranges[len(arrays.records):]
-        parts = in_order(_parse_part, ((epoch_json, *part) for part in left), max(1, min(num_workers, len(left))),
-                         _start_worker, (tokenizer.vocab, tokenizer.id_typecode))
-        with contextlib.closing(parts), tqdm(desc=f"{epoch_json.name} to arrays", total=facts["size"], unit="B",
-                                             initial=facts["size"] - sum(stop - start for start, stop in left),
-                                             unit_scale=True, disable=None) as progress:
-            for (start, stop), (tokens, lengths, first_lengths) in zip(left, parts):
-                ends = np.cumsum(lengths, dtype=np.int64) + arrays.sizes[0] // array(tokenizer.id_typecode).itemsize
-                offsets = ends if start else np.concatenate(([0], ends))
-                arrays.append((tokens, offsets.tobytes(), first_lengths), instances=len(lengths),
-                              longest=max(lengths, default=0))
-                progress.update(stop - start)
-        arrays.save()
-        write_json(folder / "manifest.json", {
-            "facts": facts, "sizes": arrays.sizes,
-            "instances": sum(record["instances"] for record in arrays.records),
-            "longest": max((record["longest"] for record in arrays.records), default=0)})
-
-
-def _lock(folder: Path, facts: dict[str, Any]) -> GrowingFiles:
-    try:
-        return GrowingFiles(folder, _NAMES, facts)
-    except InputError:
-        print(f"another process makes {folder.parent}: waiting for it", flush=True)
-        return GrowingFiles(folder, _NAMES, facts, wait=True)
-
-
 def _start_worker(vocab: dict[str, int], typecode: str) -> None:
     global _vocab, _typecode
     _vocab, _typecode = vocab, typecode
 
 
-def _parse_part(part: tuple[Path, int, int]) -> tuple[bytes, array, bytes]:
-    """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0."""
+def _parse_part(part: tuple[Path, int, int]) -> tuple[bytes, array, list[bytes], int]:
+    """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
     path, start, stop = part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")
     for index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))):
@@ -178,12 +97,12 @@ def _parse_part(part: tuple[Path, int, int]) -> tuple[bytes, array, bytes]:
             except KeyError as error:
                 unknown = repr(error.args[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise InputError(f"{path}, line {line_number(path, start) + index}: not an instance (a JSON object with "
+            raise InputError(f"{Place(path, start, index)}: not an instance (a JSON object with "
                              "tokens and segment_ids of the same length, zeros before ones); it may be cut short, "
                              "generate the data again") from None
         if unknown:
-            raise InputError(f"{path}, line {line_number(path, start) + index}: token {unknown} is not in the "
+            raise InputError(f"{Place(path, start, index)}: token {unknown} is not in the "
                              "vocabulary; generate the data again with --bert_model set to this model")
         lengths.append(len(pieces))
         first_lengths.append(first_length)
-    return tokens.tobytes(), lengths, first_lengths.tobytes()
+    return tokens.tobytes(), lengths, [first_lengths.tobytes()], 0

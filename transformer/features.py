@@ -1,22 +1,36 @@
-"""From texts to compact integer arrays, and from those to padded batches."""
+"""From texts to compact integer arrays on disk, and from those to padded batches.
+
+torch is loaded by the first batch: workers that only tokenize can do without.
+"""
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
-import zipfile
+import json
+import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from transformer.files import atomic_write, sha256_of
-from transformer.glue import Task, parse_label, read_rows
+from transformer.arrays import convert_lines
+from transformer.files import sha256_of
+from transformer.glue import Task, parse_label, report_rows, row_width, split_row
+from transformer.parts import Place, decode_lines, read_range
 from transformer.tokenization import BertTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORMAT = 2  # of the arrays; another number makes them anew
+_PART_BYTES = 1 << 20
+_CLS, _SEP = -1, -2  # in the layout of an example, beside the numbers of its texts
+
+_worker_facts: tuple  # of a worker: task, tokenizer, longest sequence, columns of a row
 
 
 @dataclass
@@ -25,12 +39,13 @@ class Sequences:
 
     tokens: uint16 or int32 [pieces], `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of every example;
     offsets: int64 [n + 1], where each example begins; first_lengths: int32 [n], the length of its segment 0;
-    labels: float32 [n], class numbers or scores, or None.
+    labels: float32 [n], class numbers or scores, or None; key: what the arrays were made from, as a file name.
     """
     tokens: np.ndarray
     offsets: np.ndarray
     first_lengths: np.ndarray
     labels: np.ndarray | None = None
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -49,6 +64,7 @@ class Sequences:
 
         Padded with 0 to `length`, or to the longest of the batch. Raises ValueError where `length` is too small.
         """
+        import torch
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         longest = int(lengths.max())
@@ -74,48 +90,93 @@ def _leading_ones(length: int) -> np.ndarray:
     return np.tri(length + 1, length, -1, dtype=np.int64)
 
 
-def truncate_pair(first: list[int], second: list[int], room: int) -> None:
-    """Shorten the longer of two lists from its end, one token at a time, until both fit into `room` (in place)."""
-    while len(first) + len(second) > room:
-        (first if len(first) > len(second) else second).pop()
+def shares(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of pairs of texts after the longer one of each (the second where both are equal) has given up its last
+    piece until both fit into `room`."""
+    first = np.minimum(first, np.maximum(room - room // 2, room - second))
+    return first, np.minimum(second, room - first)
 
 
-def encode(texts: Iterable[tuple[list[str], float]], tokenizer: BertTokenizer, max_seq_length: int) -> Sequences:
-    """Encode (texts, label) pairs, one or two texts each, to at most max_seq_length wordpieces, specials included."""
-    cls, sep = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
-    tokens = array(tokenizer.id_typecode)
-    offsets, first_lengths, labels = array("q", [0]), array("i"), array("f")
-    for pair, label in texts:
-        first, *rest = (tokenizer.encode(text) for text in pair)
-        second = rest[0] if rest else []
-        truncate_pair(first, second, max_seq_length - (3 if rest else 2))
-        tokens.extend([cls, *first, sep])
-        if rest:
-            tokens.extend([*second, sep])
-        first_lengths.append(len(first) + 2)
-        offsets.append(len(tokens))
-        labels.append(label)
-    return Sequences(np.asarray(tokens), np.asarray(offsets), np.asarray(first_lengths), np.asarray(labels))
+def encode(columns: Sequence[list[str]], labels: Sequence[float], tokenizer: BertTokenizer,
+           max_seq_length: int) -> Sequences:
+    """Encode one column of texts, or two, to examples of at most max_seq_length wordpieces, specials included."""
+    ids, lengths = zip(*(_pieces(texts, tokenizer) for texts in columns))
+    if len(columns) == 1:
+        layout, kept = (_CLS, 0, _SEP), [np.minimum(lengths[0], max_seq_length - 2)]
+    else:
+        layout, kept = (_CLS, 0, _SEP, 1, _SEP), shares(*lengths, max_seq_length - 3)
+    counts = np.ones((len(labels), len(layout)), np.int64)
+    counts[:, 1::2] = np.stack(kept, axis=1)
+    what = np.repeat(np.tile(np.array(layout, np.int8), len(labels)), counts.ravel())  # stands at each place
+    tokens = np.where(what == _CLS, tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]).astype(tokenizer.id_typecode)
+    for column in range(len(columns)):
+        within = np.arange(len(ids[column])) - np.repeat(np.cumsum(lengths[column]) - lengths[column], lengths[column])
+        tokens[what == column] = ids[column][within < np.repeat(kept[column], lengths[column])]
+    return Sequences(tokens, np.append(0, np.cumsum(counts.sum(axis=1))), (kept[0] + 2).astype(np.int32),
+                     np.asarray(labels, np.float32))
+
+
+def _pieces(texts: list[str], tokenizer: BertTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all texts, end to end, and how many each has."""
+    # At once is faster than one by one. No piece reaches over a space, so that [PAD] can tell the texts apart.
+    ids = np.frombuffer(tokenizer.encode_to_bytes(" [PAD] ".join([*texts, ""])), tokenizer.id_typecode)
+    ends = np.flatnonzero(ids == tokenizer.vocab["[PAD]"])
+    if len(ends) == len(texts):
+        return np.delete(ids, ends), np.diff(ends, prepend=-1) - 1
+    pieces = [np.frombuffer(tokenizer.encode_to_bytes(text), ids.dtype) for text in texts]  # one says [PAD] itself
+    return np.concatenate(pieces), np.array([len(part) for part in pieces])
 
 
 def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
-                cache_dir: str | Path | None = None) -> Sequences:
-    """Encode a labelled TSV file of a task. Raises InputError as glue.read_rows() and parse_label() do.
+                cache_dir: str | Path | None = None, fallback: str | Path | None = None,
+                num_workers: int | None = None, part_bytes: int = _PART_BYTES) -> Sequences:
+    """Encode a labelled TSV file of a task.
 
-    cache_dir: folder where the arrays are kept, under a name made of everything that determines them.
+    cache_dir: folder for the arrays, in a folder of their own whose name tells what they were made from; they are
+    mapped, and found again by the next call. fallback: another one where that cannot be written. Without cache_dir
+    the arrays stay in memory. num_workers processes (one for each core by default) share parts of about part_bytes;
+    a killed run goes on where it was, and a process that comes meanwhile waits. Raises InputError as
+    glue.row_width(), split_row() and parse_label() do, and where there are no examples.
     """
-    if cache_dir is not None and Path(path).is_file():  # a missing file is read_rows()'s to refuse
-        facts = f"1 {task} {sha256_of(path)} {tokenizer.vocab_fingerprint} {tokenizer.do_lower_case} {max_seq_length}"
-        cached = Path(cache_dir) / f"{task.key}_{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npz"
-        with contextlib.suppress(FileNotFoundError, ValueError, zipfile.BadZipFile):  # made again where it is damaged
-            with np.load(cached) as arrays:
-                return Sequences(**arrays)
-    sequences = encode((([columns[c] for c in task.text_columns], parse_label(task, columns, f"{path}, line {number}"))
-                        for number, columns in read_rows(task, path)), tokenizer, max_seq_length)
-    if cache_dir is not None:
-        with atomic_write(cached, "wb") as handle:
-            np.savez(handle, **vars(sequences))
-    return sequences
+    path = Path(path)
+    width = row_width(task, path)
+    status = path.stat()
+    facts = {"format": _FORMAT, "task": str(task), "sha256": sha256_of(path),
+             "vocab_sha256": tokenizer.vocab_fingerprint, "do_lower_case": tokenizer.do_lower_case,
+             "max_seq_length": max_seq_length}
+    key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+    with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
+        arrays, manifest = convert_lines(
+            path, status, [Path(place) / key for place in (folder, fallback) if place],
+            {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", "labels": "f"}, facts,
+            _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes, num_workers,
+            in_memory=cache_dir is None)
+    report_rows(str(path), manifest["examples"], manifest["skipped"], width)
+    return Sequences(**arrays, key=key)
+
+
+def _start_worker(*facts: Any) -> None:
+    global _worker_facts
+    _worker_facts = facts
+
+
+def _encode_part(part: tuple[Path, int, int]) -> tuple[bytes, np.ndarray, list[bytes], int]:
+    """The examples in a range of bytes, as arrays.convert_lines() wants them."""
+    task, tokenizer, max_seq_length, width = _worker_facts
+    path, start, stop = part
+    lines = decode_lines(path, start, read_range(path, start, stop))
+    header = 1 if start == 0 and task.has_header else 0
+    texts: list[list[str]] = [[] for _ in task.text_columns]
+    labels = array("f")
+    where = Place(path, start)
+    for where.index, line in enumerate(lines):
+        if where.index >= header and (columns := split_row(task, line, width, where)) is not None:
+            for column, found in zip(task.text_columns, texts):
+                found.append(columns[column])
+            labels.append(parse_label(task, columns, where))
+    sequences = encode(texts, labels, tokenizer, max_seq_length)
+    return (sequences.tokens.tobytes(), sequences.lengths,
+            [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], len(lines) - header - len(labels))
 
 
 def show(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:

@@ -1,6 +1,7 @@
 """The nine GLUE tasks as one table, and what every script asks of it: rows of a file, labels, metrics."""
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,40 +77,61 @@ def task_folder(glue_dir: str | Path, task: Task) -> Path:
     return Path(glue_dir) if not inside.is_dir() and Path(glue_dir).name == task.name else inside
 
 
-def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, columns) of a labelled TSV file of `task`, its header left out.
-
-    Tab-separated without quoting: a `"` is a character. Every row must have as many columns as the header (dev
-    files of MNLI have more than train.tsv), or as train.tsv where the task has no header. QQP's official files hold
-    some rows with too few: those are skipped, counted and reported; in any other task such a row is an InputError.
-    """
+def row_width(task: Task, path: str | Path) -> int:
+    """Columns of a row of a labelled TSV file: as many as its header has, since dev files of MNLI have more than
+    train.tsv, or as train.tsv has where the task has no header. InputError: no such file, or a header too short."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: download_glue.py gets it "
                          f"(delete {path.parent} first if it is incomplete)")
-    expected = task.train_columns
-    skipped = rows = 0
-    for number, line in enumerate(read_lines(path), 1):
-        columns = line.split("\t")
-        if number == 1 and task.has_header:
-            if len(columns) < expected:
-                raise InputError(f"{path}, line 1: {len(columns)} columns, expected the {expected} of {task.name}")
-            expected = len(columns)
-            continue
-        if len(columns) < expected and task.name == "QQP":
-            skipped += 1
-            continue
-        if len(columns) != expected:
-            raise InputError(f"{path}, line {number}: {len(columns)} columns, expected {expected} ({task.name})")
-        rows += 1
-        yield number, columns
+    if not task.has_header:
+        return task.train_columns
+    width = next((line.count("\t") + 1 for line in read_lines(path)), task.train_columns)
+    if width < task.train_columns:
+        raise InputError(f"{path}, line 1: {width} columns, expected the {task.train_columns} of {task.name}")
+    return width
+
+
+def split_row(task: Task, line: str, width: int, where: object) -> list[str] | None:
+    """The `width` columns of a line, tab-separated without quoting: a `"` is a character.
+
+    QQP's official files hold some rows with too few, to be skipped: None. In any other task such a row is an
+    InputError, in which `where` (file, line) stands.
+    """
+    columns = line.split("\t")
+    if len(columns) == width:
+        return columns
+    if len(columns) < width and task.name == "QQP":
+        return None
+    raise InputError(f"{where}: {len(columns)} columns, expected {width} ({task.name})")
+
+
+@functools.cache  # a file that is read again is not reported again
+def report_rows(path: str, examples: int, skipped: int, width: int) -> None:
+    """Say how many rows were skipped; InputError where there are no others."""
     if skipped:
-        print(f"{path}: skipped {skipped} rows with fewer than {expected} columns", flush=True)
-    if not rows:
+        print(f"{path}: skipped {skipped} rows with fewer than {width} columns", flush=True)
+    if not examples:
         raise InputError(f"{path} holds no examples")
 
 
-def parse_label(task: Task, columns: Sequence[str], where: str) -> float:
+def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, columns) of a labelled TSV file of `task`, its header left out; see split_row()."""
+    width = row_width(task, path)
+    skipped = rows = 0
+    for number, line in enumerate(read_lines(path), 1):
+        if number == 1 and task.has_header:
+            continue
+        columns = split_row(task, line, width, f"{path}, line {number}")
+        if columns is None:
+            skipped += 1
+            continue
+        rows += 1
+        yield number, columns
+    report_rows(str(path), rows, skipped, width)
+
+
+def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
     """The label of a row: class number, or the score of a regression. `where` (file, line) goes into the InputError."""
     text = columns[task.label_column]
     if task.labels is None:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def line_number(path: str | Path, position: int) -> int:
         while block := handle.read(min(1 << 20, position - handle.tell())):
             number += block.count(b"\n")
     return number
+
+
+@dataclass
+class Place:
+    """Line `index`, from 0, of those from byte `start` of a file on. Its number is counted when it is printed."""
+    path: str | Path
+    start: int
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {line_number(self.path, self.start) + self.index}"
 
 
 class GrowingFiles:

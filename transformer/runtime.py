@@ -1,4 +1,4 @@
-"""Running a script: device, seeds, batches, predictions, and the record of how a run was made."""
+"""Training runs: processes and their devices, precision, seeds, batches, losses."""
 from __future__ import annotations
 
 import contextlib
@@ -14,9 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transformer.features import Sequences
 from transformer.files import InputError
-from transformer.glue import Task, compute_metrics
 
 
 @dataclass(frozen=True)
@@ -231,29 +229,3 @@ def check_length(max_seq_length: int, *models: nn.Module) -> None:
     if not 4 <= max_seq_length <= positions:
         raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the {positions} positions "
                          "(max_position_embeddings) of the model")
-
-
-@torch.no_grad()
-def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: Processes) -> np.ndarray:
-    """Logits [examples, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
-
-    Batches hold examples of similar length, padded to their longest: padding does not change a logit. Processes share
-    the batches, and all of them get all logits.
-    """
-    was_training = model.training
-    model.eval()
-    logits = torch.zeros(len(sequences), model.num_labels)
-    order = np.argsort(sequences.lengths, kind="stable")
-    batches = np.array_split(order, -(-len(order) // batch_size))
-    for indices in batches[processes.rank::processes.world]:
-        batch = (t.to(processes.device) for t in sequences.batch(indices))
-        logits[indices] = model(*batch, scores=())[0].float().cpu()
-    model.train(was_training)
-    return processes.total(logits).numpy()  # exact: of every logit, all but one process have 0
-
-
-def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,
-          processes: Processes) -> dict[str, float]:
-    """Metrics of a classifier on labelled sequences; `order` is the model's column for each class of the task."""
-    logits = predict(model, sequences, batch_size, processes)[:, order]
-    return compute_metrics(task, logits[:, 0] if task.is_regression else logits.argmax(axis=1), sequences.labels)

@@ -1,0 +1,350 @@
+"""Examples as arrays on disk against a row at a time by the definition; what is made again; a teacher's logits."""
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PIECES, TEACHER, write_lines
+
+from transformer import features, runtime
+from transformer.features import Sequences, encode, encode_file, shares
+from transformer.files import InputError
+from transformer.glue import TASKS, Task, read_rows
+from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.runtime import cached_logits, predict
+from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+LENGTH = 12
+WORDS = [*PIECES[5:], "Cats", "ants", "été", "[SEP]", "[PAD]", "\u2028", "\x85", '"', "中", "birds.", ""]
+
+
+def write_task_file(path: Path, task: Task, rows: int = 60, end: str = "\n", bom: str = "", extra_columns: int = 0,
+                    last_end: bool = True, words: list[str] = WORDS) -> list[tuple[list[str], float]]:
+    """A file of random texts, one in seven empty; (texts, label) of its rows. In QQP one row in ten is short."""
+    rng = random.Random(rows)
+    lines = ["\t".join("h" * (task.train_columns + extra_columns))] if task.has_header else []
+    examples = []
+    for row in range(rows):
+        columns = ["x"] * (task.train_columns + extra_columns)
+        for column in task.text_columns:
+            columns[column] = " ".join(rng.choices(words, k=rng.choice([0, 1, 2, 3, 5, 8, 15])))
+        label = rng.randrange(task.num_labels)
+        columns[task.label_column] = task.labels[label] if task.labels else f"{row % 51 / 10}"
+        if task.name == "QQP" and row % 10 == 3:
+            lines.append("\t".join(columns[:-1]))
+            continue
+        lines.append("\t".join(columns))
+        examples.append(([columns[c] for c in task.text_columns], label if task.labels else row % 51 / 10))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((bom + end.join(lines) + end * last_end).encode())
+    return examples
+
+
+def naive(examples: list[tuple[list[str], float]], vocab: Path, length: int, lower: bool = True) -> list[tuple]:
+    """(ids, length of segment 0, label) of every example, by the definition."""
+    pieces = vocab.read_text(encoding="utf-8").splitlines()
+    basic, wordpiece = BasicTokenizer(lower), WordpieceTokenizer({piece: i for i, piece in enumerate(pieces)})
+    rows = []
+    for texts, label in examples:
+        a, *rest = ([piece for word in basic.tokenize(text) for piece in wordpiece.tokenize(word)] for text in texts)
+        b = rest[0] if rest else []
+        while len(a) + len(b) > length - 2 - len(rest):
+            (a if len(a) > len(b) else b).pop()
+        tokens = ["[CLS]", *a, "[SEP]", *([*b, "[SEP]"] if rest else [])]
+        rows.append(([pieces.index(token) for token in tokens], len(a) + 2, np.float32(label)))
+    return rows
+
+
+def read_back(sequences: Sequences) -> list[tuple]:
+    assert len(sequences) == len(sequences.lengths) == len(sequences.offsets) - 1
+    return [(sequences.tokens[start:start + length].tolist(), first, label) for start, length, first, label in
+            zip(sequences.offsets[:-1], sequences.lengths, sequences.first_lengths, sequences.labels, strict=True)]
+
+
+@pytest.fixture
+def vocab(tmp_path) -> Path:
+    return write_lines(tmp_path / "vocab.txt", PIECES)
+
+
+@pytest.mark.parametrize("workers,part_bytes", [(1, 1 << 20), (1, 1), (2, 300)])
+@pytest.mark.parametrize("name,layout", [
+    ("sst2", {}), ("sst2", {"end": "\r\n", "bom": "\ufeff"}), ("cola", {"bom": "\ufeff", "last_end": False}),
+    ("mrpc", {"last_end": False}), ("mnli", {"extra_columns": 4}), ("stsb", {"end": "\r\n"}), ("qqp", {})])
+def test_arrays_against_the_definition(name, layout, workers, part_bytes, tmp_path, vocab):
+    task, path = TASKS[name], tmp_path / "train.tsv"
+    wanted = naive(write_task_file(path, task, **layout), vocab, LENGTH)
+    assert max(len(ids) for ids, _, _ in wanted) == LENGTH  # some are cut
+    for cache_dir in (tmp_path / "cache", tmp_path / "cache", None):
+        sequences = encode_file(task, path, BertTokenizer(vocab), LENGTH, cache_dir, num_workers=workers,
+                                part_bytes=part_bytes)
+        assert read_back(sequences) == wanted
+        assert [array.dtype for array in (sequences.tokens, sequences.offsets, sequences.first_lengths,
+                                          sequences.labels)] == [np.uint16, np.int64, np.int32, np.float32]
+        assert isinstance(sequences.tokens.base, np.memmap) == (cache_dir is not None)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_wide_ids_and_cased_text(tmp_path):
+    vocab = write_lines(tmp_path / "vocab.txt", [*PIECES, *(f"piece{i}" for i in range(1 << 16)), "Cats"])
+    examples = write_task_file(tmp_path / "train.tsv", TASKS["rte"])
+    sequences = encode_file(TASKS["rte"], tmp_path / "train.tsv", BertTokenizer(vocab, do_lower_case=False), 32)
+    assert sequences.tokens.dtype == np.int32 and sequences.tokens.max() > 1 << 16
+    assert read_back(sequences) == naive(examples, vocab, 32, lower=False)
+
+
+def test_shares_against_popping():
+    first, second = (array.ravel() for array in np.meshgrid(range(12), range(12)))
+    for room in range(12):
+        for a, b, kept_a, kept_b in zip(first, second, *shares(first, second, room)):
+            while a + b > room:
+                a, b = (a - 1, b) if a > b else (a, b - 1)
+            assert (a, b) == (kept_a, kept_b)
+
+
+def test_batches(vocab):
+    examples = [(["the cat sees", "a bird"], 1.0), (["cat", "dog " * 9], 0.0), (["a b c d e f g h i", "j k"], 2.0),
+                (["", "x"], 3.0)]
+    texts, labels = zip(*examples)
+    sequences = encode(list(map(list, zip(*texts))), labels, BertTokenizer(vocab), 10)
+    ids, segments, mask = sequences.batch(np.array([0, 1, 2, 3]), 12)
+    for row, (tokens, first, _) in enumerate(naive(examples, vocab, 10)):
+        padding = [0] * (12 - len(tokens))
+        assert ids[row].tolist() == tokens + padding
+        assert segments[row].tolist() == [0] * first + [1] * (len(tokens) - first) + padding
+        assert mask[row].tolist() == [1] * len(tokens) + padding
+    longest = max(sequences.lengths[[3, 0]])
+    assert sequences.batch(np.array([3, 0]))[0].shape == (2, longest)
+    assert sequences.batch(np.array([3, 0]))[0][1].tolist() == ids[0, :longest].tolist()
+    with pytest.raises(ValueError, match="does not fit"):
+        sequences.batch(np.array([1]), 9)
+
+
+def test_everything_that_decides_makes_other_arrays(tmp_path, vocab, monkeypatch):
+    path, cache, task = tmp_path / "train.tsv", tmp_path / "cache", TASKS["sst2"]
+    other_vocab = write_lines(tmp_path / "other.txt", [*PIECES[:5], *reversed(PIECES[5:])])
+    old = write_task_file(path, task)
+
+    def opened(length=LENGTH, vocab=vocab, lower=True, task=task) -> Sequences:
+        return encode_file(task, path, BertTokenizer(vocab, lower), length, cache, num_workers=1)
+
+    first = opened()
+    assert read_back(opened(length=7)) == naive(old, vocab, 7)
+    assert read_back(opened(vocab=other_vocab)) == naive(old, other_vocab, LENGTH)
+    assert read_back(opened(lower=False)) == naive(old, vocab, LENGTH, lower=False)
+    new = write_task_file(path, task, rows=61)
+    assert read_back(opened()) == naive(new, vocab, LENGTH)
+    assert read_back(first) == naive(old, vocab, LENGTH)
+    with pytest.raises(InputError, match="line 1: 2 columns, expected the 4 of RTE"):
+        opened(task=TASKS["rte"])
+    assert len(list(cache.iterdir())) == 5
+    (tmp_path / "elsewhere").mkdir()
+    path = path.rename(tmp_path / "elsewhere" / "renamed.tsv")
+    monkeypatch.setattr(features, "_encode_part", None)  # nothing is tokenized again
+    assert read_back(opened()) == naive(new, vocab, LENGTH) and opened().key == opened().key != first.key
+
+
+@pytest.mark.parametrize("name", ["tokens", "offsets", "first_lengths", "labels", "manifest.json"])
+def test_damaged_arrays_are_made_again(name, tmp_path, vocab):
+    path, cache = tmp_path / "train.tsv", tmp_path / "cache"
+    wanted = naive(write_task_file(path, TASKS["mrpc"]), vocab, LENGTH)
+    for _ in range(2):
+        sequences = encode_file(TASKS["mrpc"], path, BertTokenizer(vocab), LENGTH, cache, num_workers=1,
+                                part_bytes=500)
+        assert read_back(sequences) == wanted
+        (folder,) = cache.iterdir()
+        os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+STOPPING = """
+import sys, time
+from pathlib import Path
+from transformer import features, glue, parts, tokenization
+
+folder, encode, count = Path(sys.argv[1]), features._encode_part, 0
+
+def encode_part(part):
+    global count
+    count += 1
+    with open(folder / "encoded", "a") as log:
+        log.write(f"{part[1]}\\n")
+    while count == 4 and not (folder / "go").exists():
+        time.sleep(0.01)
+    return encode(part)
+
+features._encode_part, parts._SECONDS_BETWEEN_SAVES = encode_part, 0
+features.encode_file(glue.TASKS["sst2"], folder / "train.tsv", tokenization.BertTokenizer(folder / "vocab.txt"), 12,
+                     folder / "cache", num_workers=1, part_bytes=200)
+"""
+
+
+def test_a_killed_run_goes_on(tmp_path, vocab):
+    path, cache = tmp_path / "train.tsv", tmp_path / "cache"
+    wanted = naive(write_task_file(path, TASKS["sst2"]), vocab, LENGTH)
+
+    def encoded() -> list[int]:
+        return [int(line) for line in (tmp_path / "encoded").read_text().split()]
+
+    command = [sys.executable, "-c", STOPPING, tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "encoded").exists() or len(encoded()) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not list(cache.glob("*/manifest.json"))
+    (tmp_path / "go").touch()
+    subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
+    starts = encoded()
+    assert starts[4:] == sorted(set(starts))[3:] and len(starts) > 5  # three parts were whole
+    (folder,) = cache.iterdir()
+    whole = (folder / "manifest.json").read_bytes()
+    sequences = encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, cache)
+    assert read_back(sequences) == wanted and (folder / "manifest.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name,change,message", [
+    ("sst2", lambda row: row + b"\tmore", "3 columns, expected 2"),
+    ("mrpc", lambda row: b"2" + row[1:], "unknown label '2', expected one of 0, 1"),
+    ("stsb", lambda row: row.rpartition(b"\t")[0] + b"\t5.5", "score '5.5', expected a number from 0 to 5"),
+    ("cola", lambda row: row.replace(b"x", b"\xff"), "not valid UTF-8"),
+    ("qqp", lambda row: row + b"\tmore", "7 columns, expected 6"), ("mnli", lambda row: b"", "1 columns, expected 12")])
+def test_errors_name_the_line(name, change, message, workers, tmp_path, vocab):
+    path = tmp_path / "train.tsv"
+    write_task_file(path, TASKS[name], rows=80)
+    rows = path.read_bytes().split(b"\n")
+    rows[69] = change(rows[69])
+    path.write_bytes(b"\n".join(rows))
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"^{path}, line 70: {message}"):
+            encode_file(TASKS[name], path, BertTokenizer(vocab), LENGTH, tmp_path / "cache", num_workers=workers,
+                        part_bytes=700)
+
+
+@pytest.mark.parametrize("task,content", [("sst2", ""), ("sst2", "sentence\tlabel\n"), ("cola", ""),
+                                          ("qqp", "id\tq1\tq2\tquestion1\tquestion2\tsame\n1\t2\n")])
+def test_no_examples(task, content, tmp_path, vocab):
+    (tmp_path / "train.tsv").write_text(content)
+    for cache_dir in (None, tmp_path / "cache", tmp_path / "cache"):
+        with pytest.raises(InputError, match="train.tsv holds no examples"):
+            encode_file(TASKS[task], tmp_path / "train.tsv", BertTokenizer(vocab), LENGTH, cache_dir)
+    with pytest.raises(InputError, match="nothing.tsv does not exist"):
+        encode_file(TASKS[task], tmp_path / "nothing.tsv", BertTokenizer(vocab), LENGTH)
+
+
+def test_skipped_rows_are_reported_once(tmp_path, vocab, capsys):
+    path = tmp_path / "train.tsv"
+    examples = write_task_file(path, TASKS["qqp"], rows=60)
+    for _ in range(2):
+        encode_file(TASKS["qqp"], path, BertTokenizer(vocab), LENGTH, tmp_path / "cache", part_bytes=500)
+        assert len(list(read_rows(TASKS["qqp"], path))) == len(examples) == 54
+    assert capsys.readouterr().out == f"{path}: skipped 6 rows with fewer than 6 columns\n"
+
+
+def test_file_that_changes_meanwhile(tmp_path, vocab, monkeypatch):
+    path, encode_part = tmp_path / "train.tsv", features._encode_part
+    write_task_file(path, TASKS["sst2"])
+
+    def change(part):
+        os.utime(path, (1, 1))
+        return encode_part(part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_encode_part", change)
+        with pytest.raises(InputError, match="train.tsv changed while it was read"):
+            encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, tmp_path / "cache")
+    wanted = naive(write_task_file(path, TASKS["sst2"]), vocab, LENGTH)
+    assert read_back(encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, tmp_path / "cache")) == wanted
+
+
+def test_folder_that_cannot_be_written(tmp_path, vocab, capsys):
+    path, cache, fallback = tmp_path / "train.tsv", tmp_path / "cache", tmp_path / "out" / "features"
+    wanted = naive(write_task_file(path, TASKS["sst2"]), vocab, LENGTH)
+    cache.write_text("no place for a folder")
+    for _ in range(2):
+        sequences = encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, cache, fallback)
+        assert read_back(sequences) == wanted
+    assert capsys.readouterr().out == f"{cache} cannot be written\nthe arrays go to {fallback}\n"
+    with pytest.raises(InputError, match="make .*cache writable"):
+        encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, cache)
+
+
+@pytest.fixture
+def classified(tmp_path, vocab) -> tuple[TinyBertForSequenceClassification, Sequences]:
+    """A random teacher, and the examples it is to label."""
+    torch.manual_seed(0)
+    write_task_file(tmp_path / "train.tsv", TASKS["mnli"], rows=50)
+    model = TinyBertForSequenceClassification(BertConfig(**TEACHER), num_labels=3).train()
+    return model, encode_file(TASKS["mnli"], tmp_path / "train.tsv", BertTokenizer(vocab), 20)
+
+
+def test_predictions_are_those_of_rows_alone(classified):
+    model, sequences = classified
+    logits = predict(model, sequences, 8, CPU)
+    assert model.training and logits.dtype == np.float32
+    model.eval()
+    with torch.no_grad():
+        alone = np.concatenate([model(*sequences.batch(np.array([row]), 30))[0].numpy() for row in range(50)])
+    np.testing.assert_allclose(logits, alone, atol=2e-6)
+    assert np.ptp(alone, axis=0).min() > 1e-3
+    rows = np.array([40, 3, 3, 17, 0], np.uint32)
+    np.testing.assert_allclose(predict(model, sequences, 2, CPU, rows), alone[rows], atol=2e-6)
+    assert predict(model, sequences, 2, CPU, rows[:0]).shape == (0, 3)
+
+
+def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypatch):
+    model, sequences = classified
+    blocks = []
+
+    def stop_at(count):
+        def counted(model, sequences, batch_size, device, rows):
+            blocks.append(rows[0])
+            if len(blocks) == count:
+                raise KeyboardInterrupt
+            return predict(model, sequences, batch_size, device, rows)
+        return counted
+
+    def cached(model=model, sequences=sequences):
+        return cached_logits(model, sequences, 8, CPU, tmp_path / "cache", block=16)
+
+    monkeypatch.setattr(runtime, "predict", stop_at(3))
+    with pytest.raises(KeyboardInterrupt):
+        cached()
+    for _ in range(2):
+        logits = cached()
+        np.testing.assert_allclose(logits, predict(model, sequences, 8, CPU), atol=2e-6)
+        assert blocks == [0, 16, 32, 32, 48]
+    with pytest.raises(ValueError, match="without a key"):
+        cached(sequences=Sequences(sequences.tokens, sequences.offsets, sequences.first_lengths))
+    assert logits.shape == (50, 3) and logits.dtype == np.float32 and not logits.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "sequences"])
+def test_logits_of_another_teacher_or_other_examples(change, classified, tmp_path, vocab):
+    model, sequences = classified
+    cached_logits(model, sequences, 8, CPU, tmp_path / "cache")
+    if change == "weights":
+        model.classifier.bias.data[1] += 0.5
+    elif change == "config":
+        model.config.classifier_relu = False
+    else:
+        write_task_file(tmp_path / "train.tsv", TASKS["mnli"], rows=50, words=PIECES[5:])
+        sequences = encode_file(TASKS["mnli"], tmp_path / "train.tsv", BertTokenizer(vocab), 20)
+    logits = cached_logits(model, sequences, 8, CPU, tmp_path / "cache")
+    np.testing.assert_allclose(logits, predict(model, sequences, 8, CPU), atol=2e-6)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_tokenizing_needs_no_torch():
+    assert subprocess.run([sys.executable, "-c", "import sys, transformer.features; sys.exit('torch' in sys.modules)"],
+                          cwd=ROOT).returncode == 0

@@ -1,0 +1,117 @@
+"""Arrays in a folder: made once, part by part, by one process at a time; then only mapped.
+
+manifest.json is written last: where it stands, the arrays are whole. No torch here: workers need none.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from transformer.files import InputError, read_json, write_json
+from transformer.parallel import available_cores, in_order
+from transformer.parts import GrowingFiles, byte_ranges
+
+
+def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], part_size: int,
+                fill: Callable[[GrowingFiles], dict[str, Any]], in_memory: bool = False,
+                ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays {name: type code} of a folder, memory-mapped or read with in_memory, and its manifest.
+
+    The first of `places` that holds whole arrays of the same facts is taken; else the first that can be written is
+    filled: fill(files) appends the parts that files.records lacks, and returns what the manifest tells beside the
+    facts. A killed run goes on where it was, if part_size is the same; a process that comes meanwhile waits for it.
+    Raises InputError where no place can be written.
+    """
+    folder = next((place for place in places if _manifest(place, typecodes, facts)), None)
+    if folder is None:
+        folder = _first_writable(places)
+        with _lock(folder, list(typecodes), {**facts, "part_size": part_size}) as files:
+            if not _manifest(folder, typecodes, facts):  # while this process waited
+                summary = fill(files)
+                files.save()
+                write_json(folder / "manifest.json", {"facts": facts, "sizes": files.sizes, **summary})
+    return ({name: _load(folder / name, typecode, in_memory) for name, typecode in typecodes.items()},
+            read_json(folder / "manifest.json"))
+
+
+def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], typecodes: dict[str, str],
+                  facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
+                  part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
+                  ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """open_arrays() of the examples in a file of lines: tokens, end to end; offsets; then any arrays of one item each.
+
+    parse_part((path, start, stop)) gives, for a range of bytes, the tokens as bytes, the int32 lengths of the
+    examples, a list of the other arrays as bytes, and the number of lines skipped. num_workers processes (one for
+    each core by default) share the ranges of about part_bytes; start_worker(*worker_facts) prepares each.
+    The manifest tells `examples`, `longest` (in tokens) and `skipped`. Raises InputError also where the file is not
+    any more what it was at the time of `status`, from before the facts were taken.
+    """
+    item = np.dtype(typecodes["tokens"]).itemsize
+
+    def fill(files: GrowingFiles) -> dict[str, Any]:
+        ranges = byte_ranges(path, part_bytes)
+        left = ranges[len(files.records):]
+        workers = max(1, min(num_workers or available_cores(), len(left)))
+        parts = in_order(parse_part, ((path, *part) for part in left), workers, start_worker, worker_facts)
+        with contextlib.closing(parts), tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B",
+                                             initial=status.st_size - sum(stop - start for start, stop in left),
+                                             unit_scale=True, disable=None) as progress:
+            for (start, stop), (tokens, lengths, others, skipped) in zip(left, parts):
+                ends = np.cumsum(lengths, dtype=np.int64) + files.sizes[0] // item
+                offsets = np.append(0, ends) if start == 0 else ends
+                files.append((tokens, offsets.tobytes(), *others), examples=len(lengths),
+                             longest=int(np.max(lengths, initial=0)), skipped=skipped)
+                progress.update(stop - start)
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            files.keep(0)
+            raise InputError(f"{path} changed while it was read: start again when it is complete")
+        return {"examples": sum(record["examples"] for record in files.records),
+                "longest": max((record["longest"] for record in files.records), default=0),
+                "skipped": sum(record["skipped"] for record in files.records)}
+
+    return open_arrays(places, typecodes, facts, part_bytes, fill, in_memory)
+
+
+def _manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any] | None:
+    """What is recorded of the finished arrays in `folder`; None where they are not whole or of other facts."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+        whole = manifest["facts"] == facts and \
+            manifest["sizes"] == [(folder / name).stat().st_size for name in names]
+    except (InputError, OSError, KeyError, TypeError):
+        return None
+    return manifest if whole else None
+
+
+def _first_writable(places: Sequence[Path]) -> Path:
+    for place in places:
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            if os.access(place, os.W_OK):
+                if place != places[0]:
+                    print(f"the arrays go to {place.parent}", flush=True)
+                return place
+        print(f"{place.parent} cannot be written", flush=True)
+    raise InputError(f"no place for the arrays of the data: make {places[-1].parent} writable")
+
+
+def _lock(folder: Path, names: Sequence[str], facts: dict[str, Any]) -> GrowingFiles:
+    try:
+        return GrowingFiles(folder, names, facts)
+    except InputError:
+        print(f"another process makes {folder.parent}: waiting for it", flush=True)
+        return GrowingFiles(folder, names, facts, wait=True)
+
+
+def _load(path: Path, typecode: str, in_memory: bool) -> np.ndarray:
+    if in_memory or not path.stat().st_size:  # nothing cannot be mapped
+        return np.fromfile(path, typecode)
+    # A plain array over the mapped pages: np.memmap's own indexing takes microseconds more.
+    return np.asarray(np.memmap(path, typecode, mode="r"))

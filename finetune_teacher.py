@@ -163,7 +163,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("loss",), processes)
 
-    states = States(output_dir, result_settings(vars(args), tasks=task.name, start=folder, examples=len(train)))
+    states = States(output_dir, result_settings(vars(args), tasks=task.name, start=folder, train=train.key))
     state = states.newest(device) if args.resume else None
     step, best, kept = 0, -math.inf, {}
     if state:
@@ -183,8 +183,9 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         bad = losses.bad_step()
         if bad is not None:
             batch = batch_at(bad, [len(train)] * args.num_train_epochs, batch_size, args.seed)
-            raise InputError(f"{task.name}: the loss is not finite at step {bad + 1}, whose batch holds the examples "
-                             f"{batch.tolist()}; last good state: {states.last or 'none'}; lower --learning_rate")
+            raise InputError(f"{task.name}: loss or weights are not finite at step {bad + 1}, whose batch "
+                             f"holds the examples {batch.tolist()}; last good state: {states.last or 'none'}; lower "
+                             "--learning_rate")
 
     progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
                     disable=not processes.is_first)
@@ -209,6 +210,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
+                losses.check(step, model.parameters())
                 record.count(train.lengths_of(indices))
                 step += 1
                 progress.update()

@@ -207,7 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("att_loss", "rep_loss"), processes)
 
-    states = States(output_dir, result_settings(vars(args), examples=counts))
+    sizes = [epoch_json.stat().st_size for epoch_json, _ in files]
+    states = States(output_dir, result_settings(vars(args), examples=counts, data_bytes=sizes))
     state = states.newest(device) if args.resume else None
     step, values = 0, {}
     if state:
@@ -230,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     def require_finite() -> None:
         bad = losses.bad_step()
         if bad is not None:
-            raise InputError(f"the loss is not finite at step {bad + 1}, whose batch holds the examples "
+            raise InputError(f"loss or weights are not finite at step {bad + 1}, whose batch holds the examples "
                              f"{batch_at(bad, counts, batch_size, args.seed).tolist()}; last good state: "
                              f"{states.last or 'none'}; lower --learning_rate")
 
@@ -263,6 +264,7 @@ def main(argv: list[str] | None = None) -> None:
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
+                losses.check(step, student.parameters())
                 record.count(data.lengths_of(indices))
                 step += 1
                 progress.update()

@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         bad = losses.bad_step()
         if bad is not None:
             batch = batch_at(bad, [len(train)] * epochs, batch_size, args.seed)
-            raise InputError(f"the loss is not finite at step {bad + 1}, whose batch holds the examples "
+            raise InputError(f"loss or weights are not finite at step {bad + 1}, whose batch holds the examples "
                              f"{batch.tolist()}; last good state: {states.last or 'none'}; lower --learning_rate")
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
@@ -327,6 +327,7 @@ def main(argv: list[str] | None = None) -> None:
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
+                losses.check(step, student.parameters())
                 record.count(train.lengths_of(indices))
                 step += 1
                 progress.update()

@@ -54,6 +54,11 @@ def write_task(folder: Path, name: str, rows: int) -> None:
 
 @pytest.fixture
 def tiny(tmp_path) -> Path:
+    """The folder of make_tiny(), for one test."""
+    return make_tiny(tmp_path)
+
+
+def make_tiny(tmp_path: Path) -> Path:
     """A working folder: vocab.txt, bert (pre-training heads), teacher_TASK and student_TASK (classifiers), general (a
     general student), config (a student's config.json), glue/TASK, json (two epochs of pregenerated data)."""
     torch.manual_seed(0)

@@ -185,7 +185,7 @@ def test_dev_set_missing(tiny, refused):
     ("task_distill", {"seed": 1 << 64}, ("--seed",)),
     ("task_distill", {"hard_labels": True}, ("--hard_labels", "--pred_distill")),
     ("task_distill", {"warmup_proportion": 1.5}, ("--warmup_proportion", "1.5")),
-    ("general_distill", {"fp16": True}, ("--fp16", "--no_cuda")),
+    ("general_distill", {"fp16": True}, ("fp16", "--no_cuda")),
     ("general_distill", {"train_batch_size": 32}, ("20 examples", "--train_batch_size")),
     ("general_distill", {"num_train_epochs": -1}, ("--num_train_epochs",)),
 ])
@@ -194,11 +194,11 @@ def test_flags_that_cannot_be(name, changes, words, tiny, refused):
     assert not (tiny / "out").exists() or not any((tiny / "out").iterdir())
 
 
-def test_several_processes_are_refused(tiny, refused, monkeypatch):
+def test_processes_that_torchrun_did_not_start(tiny, refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     scripts = {"general_distill": general(tiny), "task_distill": train(tiny), "finetune_teacher": []}
     for name, arguments in scripts.items():
-        refused(name, *arguments, words=("WORLD_SIZE",))
+        refused(name, *arguments, words=("WORLD_SIZE", "torchrun"))
 
 
 def test_teacher_at_chance_level(tiny, refused):

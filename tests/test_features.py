@@ -14,16 +14,17 @@ import pytest
 import torch
 from conftest import PIECES, TEACHER, write_lines
 
-from transformer import features, runtime
+from transformer import features, prediction
 from transformer.features import Sequences, encode, encode_file, shares
 from transformer.files import InputError
 from transformer.glue import TASKS, Task, read_rows
 from transformer.modeling import BertConfig, TinyBertForSequenceClassification
-from transformer.runtime import cached_logits, predict
+from transformer.prediction import cached_logits, predict
+from transformer.runtime import Processes
 from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer
 
 ROOT = Path(__file__).parent.parent
-CPU = torch.device("cpu")
+CPU = Processes(0, 1, torch.device("cpu"))
 LENGTH = 12
 WORDS = [*PIECES[5:], "Cats", "ants", "été", "[SEP]", "[PAD]", "\u2028", "\x85", '"', "中", "birds.", ""]
 
@@ -307,17 +308,17 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
     blocks = []
 
     def stop_at(count):
-        def counted(model, sequences, batch_size, device, rows):
+        def counted(model, sequences, batch_size, processes, rows):
             blocks.append(rows[0])
             if len(blocks) == count:
                 raise KeyboardInterrupt
-            return predict(model, sequences, batch_size, device, rows)
+            return predict(model, sequences, batch_size, processes, rows)
         return counted
 
     def cached(model=model, sequences=sequences):
         return cached_logits(model, sequences, 8, CPU, tmp_path / "cache", block=16)
 
-    monkeypatch.setattr(runtime, "predict", stop_at(3))
+    monkeypatch.setattr(prediction, "predict", stop_at(3))
     with pytest.raises(KeyboardInterrupt):
         cached()
     for _ in range(2):

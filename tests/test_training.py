@@ -11,7 +11,7 @@ import task_distill
 from transformer.files import read_json
 from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.runtime import shuffled_batches
+from transformer.runtime import Processes, shuffled_batches
 from transformer.weights import read_weights, write_bin
 
 
@@ -42,7 +42,7 @@ def test_general_task_and_evaluation_chain(tiny, script):
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
-        "pytorch_model.bin", "config.json", "vocab.txt", "run.json", "metrics.jsonl", "log.txt",
+        "pytorch_model.bin", "config.json", "vocab.txt", "run.json", "metrics.jsonl", "log.txt", "curves.png",
         "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
     logged = lines(tiny / "gd" / "metrics.jsonl")
     assert [line["step"] for line in logged] == [2, 4]
@@ -220,13 +220,15 @@ def test_presets_teacher_mode_in_general_distillation(preset, teacher_mode, tiny
     assert modes == {(True, True), (teacher_mode, False)}
 
 
-@pytest.mark.parametrize("preset,teacher_mode", [("paper", False), ("code", True)])
-def test_presets_teacher_mode_and_regression_targets(preset, teacher_mode, tiny, script, monkeypatch):
+@pytest.mark.parametrize("task,preset,gold,teacher_trains", [
+    ("MRPC", "paper", False, False), ("MRPC", "code", False, True),
+    ("STS-B", "paper", False, False), ("STS-B", "code", True, False)])  # who learns from labels asks no teacher
+def test_presets_teacher_mode_and_regression_targets(task, preset, gold, teacher_trains, tiny, script, monkeypatch):
     modes, labels = spy_on_training(monkeypatch)
-    run(script, "task_distill", train(tiny, "STS-B", "stsb", pred_distill=True, preset=preset))
+    run(script, "task_distill", train(tiny, task, get_task(task).key, pred_distill=True, preset=preset))
     # the student trains with gradients; the teacher's training calls have none; dev-set scoring is in eval mode
-    assert modes == {(True, True), (teacher_mode, False), (False, False)}
-    assert all((gold is not None) == (preset == "code") for gold in labels) and labels
+    assert modes == {(True, True), (False, False), *([(True, False)] if teacher_trains else [])}
+    assert all((label is not None) == gold for label in labels) and labels
 
 
 @pytest.mark.parametrize("task,stage,preset,epochs,length,rate", [
@@ -263,7 +265,8 @@ def test_left_out_losses(tiny, script):
     def first_loss(name, *without):
         run(script, "task_distill", [*train(tiny, output_dir=tiny / name, eval_step=1),
                                      *(("--without", *without) if without else ())])
-        return lines(tiny / name / "metrics.jsonl")[0]
+        first = lines(tiny / name / "metrics.jsonl")[0]
+        return {name: first[name] for name in ("loss", "att_loss", "rep_loss")}
 
     full, attn = first_loss("full"), first_loss("a", "attn")
     embd, hidn = first_loss("e", "embd"), first_loss("h", "hidn")
@@ -277,6 +280,7 @@ def test_left_out_losses(tiny, script):
 def test_hard_labels(tiny, script, monkeypatch):
     _, labels = spy_on_training(monkeypatch)
     run(script, "task_distill", train(tiny, pred_distill=True, hard_labels=True))
+    labels = labels[1:]  # the first call only tells which weights are trained
     assert len(labels) == 3 and sorted(torch.cat(labels).tolist()) == [0.0] * 16 + [1.0] * 8
 
 
@@ -335,7 +339,8 @@ def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
     sequences = finetune_teacher.encode_file(
         get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", finetune_teacher.load_tokenizer(folder, True), 24)
-    answers = finetune_teacher.score(model, get_task("mrpc"), sequences, [0, 1], 5, torch.device("cpu"))
+    processes = Processes(0, 1, torch.device("cpu"))
+    answers = finetune_teacher.score(model, get_task("mrpc"), sequences, [0, 1], 5, processes)
     assert answers["acc"] == best
     weights = (folder / "pytorch_model.bin").read_bytes()
     assert "skipped" in run(script, "finetune_teacher", finetune(tiny))

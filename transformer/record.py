@@ -130,8 +130,9 @@ class RunRecord:
                 handle.write(text + "\n")
 
     def finish(self, **results: Any) -> None:
-        """Write the results and the seconds that the run took, which marks the folder as complete, and draw curves."""
+        """Write the results and the seconds that the run took, which marks the folder as complete, and draw the
+        curves of a training run."""
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()
-        if self._writes and (self.folder / "metrics.jsonl").is_file():
+        if self._writes and self.name == RUN_NAME:
             draw_curves(self.folder)

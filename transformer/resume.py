@@ -39,6 +39,8 @@ class States:
         self.settings = settings
         self._started = time.monotonic()
         self._spent = 0.0  # seconds, by saving
+        for unfinished in self.folder.glob(".state_*.tmp"):  # by a run that was killed while it saved
+            unfinished.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
         """States from the oldest to the newest."""

@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,8 @@ def join_processes(no_cuda: bool = False, local_rank: int = -1) -> Processes:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
+        if "LOCAL_RANK" not in os.environ:
+            raise InputError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set: start several processes with torchrun")
         local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cpu")
     if torch.cuda.is_available() and not no_cuda:
@@ -200,10 +202,17 @@ class Losses:
         """Add the losses of one forward pass of optimizer step `step`."""
         values = torch.stack([loss.detach() for loss in losses])
         self.sums += torch.cat([values, values.new_ones(1)])
+        self._require_finite(step, values)
+
+    def check(self, step: int, weights: Iterable[Tensor]) -> None:
+        """Note whether the weights are finite after optimizer step `step`: a finite loss can have other gradients."""
+        self._require_finite(step, torch.stack(torch._foreach_norm([weight.detach() for weight in weights])))
+
+    def _require_finite(self, step: int, values: Tensor) -> None:
         self._bad_step = torch.where(values.isfinite().all(), self._bad_step, self._bad_step.clamp(max=step))
 
     def bad_step(self) -> int | None:
-        """The first step with a loss that is not finite, in any process; None where there is none."""
+        """The first step with a loss or a weight that is not finite, in any process; None where there is none."""
         step = int(self._processes.smallest(self._bad_step.clone()))
         return None if step == _NEVER else step
 

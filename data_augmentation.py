@@ -190,7 +190,7 @@ class CandidateFinder:
             segments[row, len(pieces) + 2:len(sequence)] = 1
             attention[row, :len(sequence)] = 1
         inputs = (tensor.to(self.device) for tensor in (ids, segments, attention))
-        hidden = self.model.bert(*inputs)[0][-1]                                                   # [B, S, H]
+        hidden = self.model.bert(*inputs, scores=())[0][-1]                                        # [B, S, H]
         positions = torch.tensor([position + 1 for _, position in batch], device=self.device)
         logits = self.model.cls(hidden[torch.arange(len(batch), device=self.device), positions])   # [B, vocabulary]
         return logits.masked_fill(self.suffixes, -torch.inf).topk(self.count).indices.to(torch.int32).cpu().numpy()

@@ -107,23 +107,23 @@ run_step() {
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
                 --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
-                --output_dir "models/distilled_tinybert_$student" $overwrite ${GENERAL_FLAGS:-} ;;
+                --output_dir "models/distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} ;;
         augment_*)
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
                 --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" ${AUGMENT_FLAGS:-} ;;
         fix) python "$kit/fix_teacher_layers.py" ;;
-        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $overwrite ${TEACHER_FLAGS:-} ;;
+        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
         intermediate_*)
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/distilled_tinybert_$student" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
-                $overwrite --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
+                $again --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
                 --do_lower_case ${INTERMEDIATE_FLAGS:-} ;;
         prediction_*)
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
                 --data_dir "data/glue_data/$task" --task_name "$task" $aug_train --do_lower_case \
-                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" $overwrite \
+                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" $again \
                 --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
                 --train_batch_size 32 ${PREDICTION_FLAGS:-} ;;
         eval_*)
@@ -139,9 +139,11 @@ run_step() {
 step() {
     local log=results/steps/$1.log mark=results/steps/$1.seconds begin=$SECONDS
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
-    # what an earlier try of this script left is overwritten; what anything else made is not
-    local overwrite=
-    if [[ -e $log ]]; then overwrite=--overwrite_output_dir; fi
+    # What an earlier try of this script left is gone on with, or done again after --from. What anything else made is
+    # neither: the step refuses it.
+    local again=
+    if [[ -e $log ]]; then again=--resume; fi
+    if [[ -e $log && $redone == *" $1 "* ]]; then again=--overwrite_output_dir; fi
     if ! run_step "$1" >"$log" 2>&1; then
         { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
         return 1
@@ -150,13 +152,17 @@ step() {
     echo "$1: done in $((SECONDS - begin)) s"
 }
 
+redone=" "  # steps that --from does again
 mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
     # shellcheck disable=SC2068
     printf '%s\n' ${stages[@]} | grep -qx "$from" ||
         die "no step $from; --list shows them"
-    for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do rm -f "results/steps/$name.seconds"; done
+    for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do
+        rm -f "results/steps/$name.seconds"
+        redone+="$name "
+    done
 fi
 for stage in "${stages[@]}"; do
     for name in $stage; do

@@ -52,10 +52,11 @@ def test_failure_names_the_step_and_its_log_and_a_new_start_goes_on(jobs, reprod
     run, calls = reproduce("--tasks", "RTE,CoLA", JOBS=jobs)
     assert run.returncode == 0, run.stderr
     assert not any("general_distill" in call or "download" in call for call in calls)
-    # what the failed try left is overwritten; a folder that somebody else filled is not
-    overwriting = [call for call in calls if "--overwrite_output_dir" in call]
-    assert overwriting and all("--output_dir models/tmp_distilled_tinybert" in call and "CoLA" in call
-                               for call in overwriting)
+    # what the failed try left is gone on with; a folder that somebody else filled is not
+    resuming = [call for call in calls if "--resume" in call]
+    assert resuming and all("--output_dir models/tmp_distilled_tinybert" in call and "CoLA" in call
+                            for call in resuming)
+    assert not any("--overwrite_output_dir" in call for call in calls)
     assert sum("--pred_distill" in call for call in calls) == 4
 
 
@@ -63,6 +64,7 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
     reproduce("--tasks", "RTE", "--students", "6l")
     run, calls = reproduce("--tasks", "RTE", "--students", "6l", "--from", "prediction_6l_rte")
     assert run.returncode == 0 and len(calls) == 2 and "--pred_distill" in calls[0] and "--do_eval" in calls[1]
+    assert "--overwrite_output_dir" in calls[0] and "--resume" not in calls[0]
 
 
 @pytest.mark.parametrize("argv", [

@@ -191,7 +191,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                     disable=not processes.is_first)
     first_epoch, first_batch = locate(step, [per_epoch] * args.num_train_epochs)
     model.train()
-    with StopSignals() as stop:
+    with progress, StopSignals() as stop:
         for epoch in range(first_epoch, args.num_train_epochs):
             start = first_batch if epoch == first_epoch else 0
             for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
@@ -235,8 +235,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                                     optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
                                     logs=record.sizes())
                 if stopping:
+                    progress.close()
                     stop.end(step)
-    progress.close()
     record.finish(**kept)
     if processes.is_first:
         states.clear()

@@ -244,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
     first_epoch, first_batch = locate(step, per_epoch)
-    with StopSignals() as stop:
+    with progress, StopSignals() as stop:
         for epoch in range(first_epoch, len(files)):
             if epoch > 0:
                 data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
@@ -285,8 +285,8 @@ def main(argv: list[str] | None = None) -> None:
                 if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
                     save_state()
                 if stopping:
+                    progress.close()
                     stop.end(step)
-    progress.close()
     record.finish(**values)
     if processes.is_first:
         states.clear()

@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
     first_epoch, first_batch = locate(step, per_epoch)
-    with StopSignals() as stop:
+    with progress, StopSignals() as stop:
         for epoch in range(first_epoch, epochs):
             start = first_batch if epoch == first_epoch else 0
             for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
@@ -355,8 +355,8 @@ def main(argv: list[str] | None = None) -> None:
                                     optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
                                     logs=record.sizes())
                 if stopping:
+                    progress.close()
                     stop.end(step)
-    progress.close()
     record.finish(task=task.name, kept=kept)
     if processes.is_first:
         states.clear()

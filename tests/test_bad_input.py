@@ -11,22 +11,26 @@ from transformer.modeling import BertConfig, BertForMaskedLM, BertModel, TinyBer
 from transformer.weights import read_weights, write_bin, write_safetensors
 
 
+def command_line(flags):
+    """{"flag": value} as arguments; None and False drop a flag, True gives it no value."""
+    return [part for name, value in flags.items() if value is not None and value is not False
+            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+
+
 def train(tiny, task="MRPC", key="mrpc", **changes):
-    """Arguments of a task_distill run that would work, with changes; None drops a flag, True gives it no value."""
+    """Arguments of a task_distill run that would work, with changes."""
     flags = {"data_dir": tiny / "glue" / task, "task_name": task, "student_model": tiny / "general",
              "teacher_model": tiny / f"teacher_{key}", "output_dir": tiny / "out", "max_seq_length": 24,
              "train_batch_size": 8, "num_train_epochs": 1, "do_lower_case": True, "no_cuda": True,
              "skip_teacher_check": True} | changes
-    return [part for name, value in flags.items() if value is not None and value is not False
-            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+    return command_line(flags)
 
 
 def general(tiny, **changes):
     flags = {"pregenerated_data": tiny / "json", "student_model": tiny / "config", "teacher_model": tiny / "bert",
              "output_dir": tiny / "out", "max_seq_length": 32, "train_batch_size": 8, "num_train_epochs": 2,
              "no_cuda": True} | changes
-    return [part for name, value in flags.items() if value is not None
-            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+    return command_line(flags)
 
 
 def edit_config(folder, **values):

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_bad_input import edit_config, general, train
+from test_bad_input import command_line, edit_config, general, train
 
 import finetune_teacher
 import task_distill
@@ -324,9 +324,8 @@ def test_input_paths_with_and_without_data(tiny, script, monkeypatch):
 
 def finetune(tiny, **changes):
     flags = {"tasks": "mrpc", "glue_dir": tiny / "glue", "models_dir": tiny, "max_seq_length": 24,
-             "train_batch_size": 8, "num_train_epochs": 2} | changes
-    return ["--no_cuda", *(part for name, value in flags.items()
-                           for part in ([f"--{name}"] if value is True else [f"--{name}", value]))]
+             "train_batch_size": 8, "num_train_epochs": 2, "no_cuda": True} | changes
+    return command_line(flags)
 
 
 def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):

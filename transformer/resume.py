@@ -13,6 +13,7 @@ import torch
 
 from transformer.files import InputError, atomic_write
 from transformer.runtime import Processes
+from transformer.weights import write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
@@ -53,7 +54,7 @@ class States:
         """
         started = time.monotonic()
         with atomic_write(self.folder / f"state_{step}.pt", "wb") as handle:
-            torch.save({"step": step, "settings": self.settings, **state}, handle)
+            write_pickle({"step": step, "settings": self.settings, **state}, handle)
             handle.flush()
             _read(Path(handle.name), "cpu")
         for path in self._paths()[:-_KEPT]:
@@ -85,7 +86,7 @@ class States:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(f"warning: {path} cannot be read ({reason}): taking the one before", flush=True)
                 continue
-            for name in self.settings.keys() | state["settings"].keys():
+            for name in {**self.settings, **state["settings"]}:
                 before, now = state["settings"].get(name), self.settings.get(name)
                 if before != now:
                     raise InputError(f"--resume: {name} was {before} and is {now} now, which changes the result: give "

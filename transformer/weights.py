@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,17 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 def write_bin(path: str | Path, state: dict[str, Tensor]) -> None:
     """Write named tensors with torch.save, atomically."""
     with atomic_write(path, "wb") as handle:
-        torch.save({name: tensor.detach().cpu() for name, tensor in state.items()}, handle)
+        write_pickle({name: tensor.detach().cpu() for name, tensor in state.items()}, handle)
+
+
+def write_pickle(value: Any, handle: IO[bytes]) -> None:
+    """torch.save() into an open file; OSError where it cannot be written, of which torch makes a RuntimeError."""
+    try:
+        torch.save(value, handle)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:

@@ -45,7 +45,7 @@ from transformer.checkpoint import load_tokenizer
 from transformer.files import InputError, atomic_write, find_input, read_lines, write_json
 from transformer.glue import Task, get_task, parse_label, read_rows, task_folder
 from transformer.modeling import BertForMaskedLM
-from transformer.runtime import select_device
+from transformer.runtime import join_processes
 from transformer.tokenization import BertTokenizer
 
 PAPER_COPIES = 20
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     output = path.with_name("train_aug.tsv")
     tokenizer = load_tokenizer(bert_folder, do_lower_case=True)
     total, longer_words = survey(task, path, tokenizer)
-    model = BertForMaskedLM.from_pretrained(bert_folder).to(select_device())
+    model = BertForMaskedLM.from_pretrained(bert_folder).to(join_processes().device)
     print(f"{path}: {total} rows; looking for GloVe neighbours of {len(longer_words)} words", flush=True)
     finder = CandidateFinder(model, tokenizer, Glove(glove_path).neighbours(longer_words, args.M), args.M)
 

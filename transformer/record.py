@@ -28,7 +28,7 @@ def require_finished(folder: str | Path) -> None:
     """InputError where a run of this kit was stopped before it finished the model in `folder`."""
     if (Path(folder) / RUN_NAME).is_file() and not read_json(Path(folder) / RUN_NAME).get("finished"):
         raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
-                         f"run it again, or delete {RUN_NAME} to take the model as it is")
+                         f"go on with it (--resume), or delete {RUN_NAME} to take the model as it is")
 
 
 def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
@@ -37,8 +37,12 @@ def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
     """
     run = Path(folder) / RUN_NAME
+    finished = run.is_file() and bool(read_json(run).get("finished"))
     if resume and run.is_file():
-        return bool(read_json(run).get("finished"))
+        return finished
+    if run.is_file() and not finished and not overwrite:
+        raise InputError(f"{folder} holds a run that was stopped: go on with it with --resume, or start it anew with "
+                         "--overwrite_output_dir")
     require_empty_folder(folder, overwrite)
     return False
 

@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="folder for the tokenized corpus, a third of the text's size (default: --output_dir); it "
                             "stays there and is used again while corpus and vocabulary are the same")
     group.add_argument("--reduce_memory", action="store_true",
-                       help="give pages of the tokenized corpus back after use, which then has to be read again")
+                       help="keep no part of the tokenized corpus in memory for the next use")
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.max_seq_len < SHORTEST:
@@ -83,14 +83,12 @@ STORE_NAME = "corpus"               # of the tokenized corpus in --tmp_dir
 Task = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
 
 worker_sampler: InstanceSampler | None = None
-worker_releases_memory = False
 
 
 def start_worker(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
     """Open the tokenized corpus; processes share its pages."""
-    global worker_sampler, worker_releases_memory
-    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer), tokenizer, settings)
-    worker_releases_memory = reduce_memory
+    global worker_sampler
+    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
 
 
 def generate(task: Task) -> tuple[bytearray, int]:
@@ -101,8 +99,8 @@ def generate(task: Task) -> tuple[bytearray, int]:
         lines = worker_sampler.json_lines(epoch, document)
         text += "".join(lines).encode()
         count += len(lines)
-        if worker_releases_memory:
-            worker_sampler.corpus.release()
+    if worker_sampler.corpus.file is not None:
+        worker_sampler.corpus.release()
     return text, count
 
 

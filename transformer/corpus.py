@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import random
 import shutil
 from array import array
@@ -81,19 +82,31 @@ class Corpus:
     sentence_offsets: np.ndarray
     document_offsets: np.ndarray
     maps: list[mmap.mmap]
+    file: int | None = None  # descriptor of the file of `tokens`, where they are to be read, not mapped
 
     @classmethod
-    def map(cls, folder: Path, tokenizer: BertTokenizer) -> Corpus:
-        """The arrays of a complete store in `folder`, not read until they are used."""
+    def map(cls, folder: Path, tokenizer: BertTokenizer, reduce_memory: bool = False) -> Corpus:
+        """The arrays of a complete store in `folder`, not read until they are used.
+
+        reduce_memory: keep no more pages in memory than release() lets it; wordpieces are read, not mapped.
+        """
         maps = []
         for name in STORE_FILES:
             with open(folder / name, "rb") as handle:
                 maps.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
         return cls(*(np.frombuffer(mapped, typecode) for mapped, typecode in
-                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps)
+                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps,
+                   os.open(folder / STORE_FILES[0], os.O_RDONLY) if reduce_memory else None)
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """The wordpieces start to stop of the corpus."""
+        if self.file is None:
+            return self.tokens[start:stop].tolist()
+        item = self.tokens.itemsize
+        return np.frombuffer(os.pread(self.file, item * (stop - start), item * start), self.tokens.dtype).tolist()
 
     def release(self) -> None:
-        """Give the memory of the pages read so far back; they are read from the file again when needed."""
+        """Give the memory of the pages used so far back; they are read from the file again when needed."""
         for mapped in self.maps:
             mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -253,7 +266,7 @@ class InstanceSampler:
 
         Halves have at least one token each and at most max_seq_len - 3 together.
         """
-        settings, tokens = self.settings, self.corpus.tokens
+        settings, ids = self.settings, self.corpus.ids
         longest = settings.max_seq_len - 3
         target = rng.randint(2, longest) if rng.random() < settings.short_seq_prob else longest
         begin, end = map(int, self.corpus.document_offsets[document:document + 2])
@@ -263,13 +276,13 @@ class InstanceSampler:
             # The chunk takes sentences until they reach the target, or the document ends.
             stop = min(bisect_left(offsets, offsets[start] + target, start + 1), end - begin)
             split = rng.randrange(start + 1, stop) if stop - start > 1 else stop
-            first = tokens[offsets[start]:offsets[split]].tolist()
+            first = ids(offsets[start], offsets[split])
             is_random_next = not settings.one_seq and (split == stop or rng.random() < 0.5)
             if is_random_next:
                 second = self._random_run(begin, end, target - len(first), rng)
                 start = split  # the sentences left over begin the next chunk
             else:
-                second = tokens[offsets[split]:offsets[stop]].tolist()
+                second = ids(offsets[split], offsets[stop])
                 start = stop
             yield *truncate(first, second or self._filler, longest, rng), is_random_next
 
@@ -287,7 +300,7 @@ class InstanceSampler:
         ends = corpus.sentence_offsets[start + 1:int(corpus.document_offsets[document + 1]) + 1]
         first_token = int(corpus.sentence_offsets[start])
         enough = min(int(np.searchsorted(ends, first_token + length)), len(ends) - 1)
-        return corpus.tokens[first_token:int(ends[enough])].tolist()
+        return corpus.ids(first_token, int(ends[enough]))
 
     def mask(self, tokens: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
         """Replace some tokens in place; return their positions, ascending, and the ids that stood there.

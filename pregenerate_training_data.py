@@ -164,8 +164,9 @@ def estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings: Insta
               f"epochs in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
               f"{seconds / 60 / min(args.num_workers, available_cores()):,.1f} minutes", flush=True)
         free = {}
-        for folder, needed in ((args.output_dir, epochs_bytes), (args.tmp_dir, store_bytes)):
-            there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for folder, patterns, needed in ((args.output_dir, ("epoch_*.json", "epoch_*.unfinished/*"), epochs_bytes),
+                                         (args.tmp_dir, (f"{STORE_NAME}/*",), store_bytes)):
+            there = sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
             device = folder.stat().st_dev
             free[device] = free.get(device, shutil.disk_usage(folder).free) - max(needed - there, 0)
             if free[device] < 0:

@@ -198,6 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     progress = tqdm(total=total_steps, unit="step", mininterval=1)
     for epoch in range(len(files)):
         if epoch > 0 and files[epoch] != files[epoch - 1]:
+            data = None  # its memory is free for the next epoch
             data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
         for indices in shuffled_batches(len(data), args.train_batch_size, args.seed, epoch):
             for rows in np.split(indices, args.gradient_accumulation_steps):

@@ -6,10 +6,9 @@ import json
 import mmap
 import os
 import random
-import shutil
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -145,9 +144,9 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
     text_file = Path(text_file)
     if not text_file.is_file():
         raise InputError(f"training corpus {text_file} is not a file: name the text file that prepare_data.py wrote")
+    before = text_file.stat()
     ranges = byte_ranges(text_file, PART_BYTES)
-    facts = {"version": _STORE_VERSION, "vocab_sha256": tokenizer.vocab_fingerprint,
-             "do_lower_case": tokenizer.do_lower_case}
+    facts = {"version": _STORE_VERSION, **tokenizer.facts}
     with GrowingFiles(folder, STORE_FILES, facts) as store:
         reused = _unchanged(store.records, text_file, ranges)
         if reused < len(ranges):
@@ -162,18 +161,30 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
                 _append(store, part, text_range, text_range == ranges[-1], array(tokenizer.id_typecode).itemsize)
                 progress.update()
         store.save()
+        after = text_file.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise InputError(f"{text_file} changed while it was read: start again when it is complete")
         problem = _problem(store, text_file)
         if problem:
-            shutil.rmtree(folder)
+            store.keep(0)
             raise InputError(problem)
         corpus = Corpus.map(folder, tokenizer)
-        text_sha256 = hashlib.sha256("".join(record["sha256"] for record in store.records).encode()).hexdigest()
-        manifest = {**facts, "train_corpus": str(text_file), "corpus_sha256": text_sha256,
+        manifest = {**facts, "train_corpus": str(text_file),
+                    "corpus_sha256": _joined(record["sha256"] for record in store.records),
                     "documents": corpus.num_documents, "sentences": corpus.num_sentences,
                     "wordpieces": len(corpus.tokens), "left_out": store.records[-1]["left_out"]}
-        if reused < len(ranges):
-            write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
+        write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
         yield corpus, manifest
+
+
+def corpus_sha256(text_file: Path) -> str:
+    """The corpus_sha256 that a store of this text has in its manifest."""
+    return _joined(hashlib.sha256(read_range(text_file, *text_range)).hexdigest()
+                   for text_range in byte_ranges(text_file, PART_BYTES))
+
+
+def _joined(sha256_of_parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sha256_of_parts).encode()).hexdigest()
 
 
 def _unchanged(records: list[dict[str, Any]], text_file: Path, ranges: list[tuple[int, int]]) -> int:
@@ -209,6 +220,9 @@ def _problem(store: GrowingFiles, text_file: Path) -> str | None:
         return (f"{text_file} has no document breaks: put an empty line between documents (prepare_data.py does); "
                 "instances need sentences from other documents")
     return None
+
+
+INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     with progress, StopSignals() as stop:
         for epoch in range(first_epoch, len(files)):
             if epoch > 0:
+                data = None  # its memory is free for the next epoch
                 data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
             start = first_batch if epoch == first_epoch else 0
             for indices in shuffled_batches(len(data), batch_size, args.seed, epoch, start):

@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="text file: a sentence per line, an empty line between documents")
     group.add_argument("--output_dir", type=Path, required=True, help="folder for epoch_K.json and its metrics")
     group.add_argument("--overwrite_output_dir", action="store_true",
-                       help="delete the epoch files that are in --output_dir before writing new ones")
+                       help="start afresh: delete the epochs in --output_dir, finished or not, before writing new ones")
     group.add_argument("--bert_model", type=Path, required=True,
                        help="folder with the vocab.txt of the BERT model to distil, or that file")
     group.add_argument("--do_lower_case", action="store_true",
@@ -45,10 +45,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("machine (no effect on the result)")
     group.add_argument("--num_workers", type=positive, default=1, help="number of processes")
     group.add_argument("--tmp_dir", type=Path,
-                       help="folder for the tokenized corpus, a third of the text's size (default: --output_dir); it "
+                       help="folder for the tokenized corpus, half of the text's size (default: --output_dir); it "
                             "stays there and is used again while corpus and vocabulary are the same")
     group.add_argument("--reduce_memory", action="store_true",
-                       help="give pages of the tokenized corpus back after use, which then has to be read again")
+                       help="keep no part of the tokenized corpus in memory for the next use")
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.max_seq_len < SHORTEST:
@@ -70,27 +70,32 @@ from typing import Any
 
 from tqdm import tqdm
 
-from transformer.corpus import Corpus, InstanceSampler, InstanceSettings, open_corpus
+from transformer.corpus import (
+    INSTANCES_VERSION,
+    Corpus,
+    InstanceSampler,
+    InstanceSettings,
+    corpus_sha256,
+    open_corpus,
+)
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.parallel import available_cores, in_order
-from transformer.parts import GrowingFiles
+from transformer.parts import GrowingFiles, locked
 from transformer.tokenization import BertTokenizer
 
 PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON
 SAMPLES, SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that the estimate looks at, and how much of each
-STORE_NAME = "corpus"               # of the tokenized corpus in --tmp_dir
+STORE_NAME = "tokenized_corpus"     # of the tokenized corpus in --tmp_dir
 
 Task = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
 
 worker_sampler: InstanceSampler | None = None
-worker_releases_memory = False
 
 
 def start_worker(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
     """Open the tokenized corpus; processes share its pages."""
-    global worker_sampler, worker_releases_memory
-    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer), tokenizer, settings)
-    worker_releases_memory = reduce_memory
+    global worker_sampler
+    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
 
 
 def generate(task: Task) -> tuple[bytearray, int]:
@@ -101,8 +106,8 @@ def generate(task: Task) -> tuple[bytearray, int]:
         lines = worker_sampler.json_lines(epoch, document)
         text += "".join(lines).encode()
         count += len(lines)
-        if worker_releases_memory:
-            worker_sampler.corpus.release()
+    if worker_sampler.corpus.file is not None:
+        worker_sampler.corpus.release()
     return text, count
 
 
@@ -166,8 +171,9 @@ def estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings: Insta
               f"epochs in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
               f"{seconds / 60 / min(args.num_workers, available_cores()):,.1f} minutes", flush=True)
         free = {}
-        for folder, needed in ((args.output_dir, epochs_bytes), (args.tmp_dir, store_bytes)):
-            there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for folder, patterns, needed in ((args.output_dir, ("epoch_*.json", "epoch_*.unfinished/*"), epochs_bytes),
+                                         (args.tmp_dir, (f"{STORE_NAME}/*",), store_bytes)):
+            there = sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
             device = folder.stat().st_dev
             free[device] = free.get(device, shutil.disk_usage(folder).free) - max(needed - there, 0)
             if free[device] < 0:
@@ -183,10 +189,11 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
         if number.isdecimal():
             metrics_json = output_dir / f"epoch_{number}_metrics.json"
             metrics = read_json(metrics_json) if metrics_json.is_file() else {}
-            other = [name for name, value in facts.items() if metrics.get(name) != value]
-            if other:
-                raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {other[0]}: "
-                                 "name another --output_dir, or add --overwrite_output_dir")
+            for name, value in facts.items():
+                if not isinstance(metrics, dict) or metrics.get(name) != value:
+                    what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
+                    raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {what}: "
+                                     "name another --output_dir, or add --overwrite_output_dir")
             epochs.add(int(number))
     return epochs
 
@@ -206,9 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     settings = InstanceSettings(args.seed, args.max_seq_len, args.short_seq_prob, args.masked_lm_prob,
                                 args.max_predictions_per_seq, mask_at_least_one=args.preset == "code",
                                 whole_word=args.do_whole_word_mask, one_seq=args.one_seq)
-    facts = {"vocab_sha256": tokenizer.vocab_fingerprint, "do_lower_case": args.do_lower_case, **asdict(settings)}
-    if not args.overwrite_output_dir:
-        epochs_there(args.output_dir, facts)
+    facts = {**tokenizer.facts, **asdict(settings), "instances_version": INSTANCES_VERSION}
+    if not args.overwrite_output_dir and epochs_there(args.output_dir, facts):
+        epochs_there(args.output_dir, {**facts, "corpus_sha256": corpus_sha256(args.train_corpus)})
     print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
         print("WARNING: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
@@ -218,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     estimate(args, tokenizer, settings)
     store = args.tmp_dir / STORE_NAME
     with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(args.output_dir))
         corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))
         print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
               f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)

@@ -162,11 +162,12 @@ def main() -> None:
                 rows.append([f"both, {name}", f"{times}x", f"{both:.2f}", f"{size / both:.2f}",
                              f"{size / both / naive_rate:.1f}", ""])
             shutil.rmtree(output)
-            if times == 8:
-                seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", times, size, lambda: None,
-                                   "prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
-                                   "--train_splitter", "--num_workers", workers) for workers in (1, 2)]
             shutil.rmtree(source)
+        write_corpora(source, sentences, 24)
+        size = (source / "corpus.txt").stat().st_size / 1e6
+        seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", 24, size, lambda: None,
+                           "prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
+                           "--train_splitter", "--num_workers", workers) for workers in (1, 2)]
     print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
     print(f"\nprepare_data.py: 2 workers are {seconds[0] / seconds[1]:.2f} times as fast as 1")
 

@@ -4,6 +4,7 @@ Most corpora here have a word of their own at every position, so that a token te
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -397,7 +398,7 @@ def test_machine_flags_do_not_change_the_result(small, script, tmp_path, monkeyp
         assert status == 0 and "250 documents" in out and "instance 1: [CLS]" in out, err
         assert {path.name for path in output.iterdir()} == set(contents(output))
         results.append(contents(output))
-        stores.append(contents(tmp_path / "store" / "corpus"))
+        stores.append(contents(tmp_path / "store" / "tokenized_corpus"))
         del stores[-1]["progress.jsonl"]
         monkeypatch.setattr(corpus_module, "PART_BYTES", 3000)  # one part, then several
         monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
@@ -440,13 +441,13 @@ def test_store_is_reused_while_nothing_changed(small, script, tmp_path, monkeypa
     assert contents(output)["epoch_1.json"] == first["epoch_1.json"]
     (tmp_path / "corpus.txt").write_bytes(text + b"\nt1\n\nt2\n")
     assert 1 <= run("--overwrite_output_dir") <= 2
-    tokens = tmp_path / "store" / "corpus" / "tokens"
+    tokens = tmp_path / "store" / "tokenized_corpus" / "tokens"
     os.truncate(tokens, tokens.stat().st_size // 2)  # a damaged store
     assert 1 < run("--overwrite_output_dir") < everything
     vocab = (tmp_path / "vocab.txt").read_text()
     (tmp_path / "vocab.txt").write_text(vocab + "more\n")
     assert run("--overwrite_output_dir") == everything
-    corpus, tokenizer = Corpus.map(tmp_path / "store" / "corpus", BertTokenizer(tmp_path / "vocab.txt")), \
+    corpus, tokenizer = Corpus.map(tmp_path / "store" / "tokenized_corpus", BertTokenizer(tmp_path / "vocab.txt")), \
         BertTokenizer(tmp_path / "vocab.txt")
     fresh = read_corpus(tmp_path / "corpus.txt", tokenizer, "fresh")
     for name in corpus_module.STORE_FILES:
@@ -456,8 +457,64 @@ def test_store_is_reused_while_nothing_changed(small, script, tmp_path, monkeypa
 def test_only_one_run_has_a_store_and_an_output_folder(small, refused, tmp_path):
     arguments, output = small
     tokenizer = BertTokenizer(tmp_path / "vocab.txt")
-    with open_corpus(tmp_path / "corpus.txt", tokenizer, output / "corpus"):
-        refused("pregenerate_training_data", *arguments, words=("another run is working in", "corpus"))
+    with open_corpus(tmp_path / "corpus.txt", tokenizer, output / "tokenized_corpus"):
+        refused("pregenerate_training_data", *arguments, words=("another run is working in", "tokenized_corpus"))
+    with parts.locked(output):
+        refused("pregenerate_training_data", *arguments, "--tmp_dir", tmp_path / "elsewhere",
+                "--overwrite_output_dir", words=("another run is working in", "out"))
+
+
+def test_folders_of_somebody_else_are_left_alone(small, refused, tmp_path):
+    arguments, output = small
+    (tmp_path / "mine" / "tokenized_corpus").mkdir(parents=True)
+    (tmp_path / "mine" / "tokenized_corpus" / "tokens").write_text("precious")
+    refused("pregenerate_training_data", *arguments, "--tmp_dir", tmp_path / "mine", words=("something else",))
+    assert contents(tmp_path / "mine" / "tokenized_corpus") == {"tokens": b"precious"}
+
+
+def test_corpus_that_changes_while_it_is_read(small, refused, tmp_path, monkeypatch):
+    arguments, output = small
+    original = corpus_module.tokenize_part
+
+    def grow(text_file, tokenizer, text_range):
+        part = original(text_file, tokenizer, text_range)
+        if text_file.name == "corpus.txt":
+            with open(text_file, "a") as handle:
+                handle.write("t1\n")
+        return part
+
+    monkeypatch.setattr(corpus_module, "tokenize_part", grow)
+    refused("pregenerate_training_data", *arguments, words=("corpus.txt changed while it was read",))
+    assert not contents(output)
+
+
+@pytest.mark.parametrize("call", range(2, 12))
+def test_interrupted_while_saving(tmp_path, monkeypatch, call):
+    """Ctrl-C at any fsync: no record is written twice, and going on gives the same files."""
+    calls = 0
+
+    def interrupt(_) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "_SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(os, "fsync", interrupt)
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt), parts.GrowingFiles(tmp_path / "files", ["a", "b"], {}) as files:
+            for number in range(len(files.records), 4):
+                files.append([f"{number} ".encode(), b"x" * number])
+    assert contents(tmp_path / "files")["a"] == b"0 1 2 3 " and contents(tmp_path / "files")["b"] == b"x" * 6
+    with parts.GrowingFiles(tmp_path / "files", ["a", "b"], {}) as files:
+        assert [record["part"] for record in files.records] == [0, 1, 2, 3]
+    progress = tmp_path / "files" / "progress.jsonl"
+    os.truncate(progress, progress.stat().st_size - 1)  # a record without its line end
+    with parts.GrowingFiles(tmp_path / "files", ["a", "b"], {}) as files:
+        assert len(files.records) == 3
+        files.append([b"4 ", b""])
+    with parts.GrowingFiles(tmp_path / "files", ["a", "b"], {}) as files:
+        assert len(files.records) == 4 and contents(tmp_path / "files")["a"] == b"0 1 2 4 "
 
 
 RUN_WITH_SMALL_PARTS = """
@@ -482,7 +539,11 @@ def test_killed_at_random_moments(tmp_path):
                                 stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def progress(output: str) -> int:
-        return sum(path.stat().st_size for path in (tmp_path / output).rglob("*") if path.suffix != ".jsonl")
+        size = 0
+        for path in (tmp_path / output).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed just now
+                size += path.stat().st_size if path.suffix != ".jsonl" else 0
+        return size
 
     whole = start("whole")
     assert whole.wait(60) == 0, whole.stderr.read()
@@ -509,7 +570,8 @@ def test_killed_at_random_moments(tmp_path):
     assert last.returncode == 0 and "parts of corpus.txt are tokenized already" in out, err
     assert "parts are there already" in out or "epoch_2" in out
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {*contents(tmp_path / "whole"), "corpus"}
+    folders = {path.name for path in (tmp_path / "killed").iterdir() if path.is_dir()}
+    assert folders == {"tokenized_corpus"}
 
 
 @pytest.mark.parametrize("name", ["tokens", "instances"])
@@ -563,7 +625,7 @@ def test_unusual_corpora(tmp_path, script, documents):
                               "--bert_model", vocab, "--output_dir", tmp_path / "out", "--epochs_to_generate", 1,
                               "--do_lower_case", "--short_seq_prob", 0)
     assert status == 0, err
-    corpus = Corpus.map(tmp_path / "out" / "corpus", BertTokenizer(vocab))
+    corpus = Corpus.map(tmp_path / "out" / "tokenized_corpus", BertTokenizer(vocab))
     assert np.array_equal(corpus.tokens, np.arange(sum(map(sum, documents))) % 1000 + 6)
     assert np.diff(corpus.sentence_offsets).tolist() == [length for document in documents for length in document]
     assert np.diff(corpus.document_offsets).tolist() == list(map(len, documents))
@@ -643,7 +705,7 @@ def test_refused_settings(small, tmp_path, refused, script):
     assert "epoch_7.json" not in contents(output) and len(contents(output)) == 4
     refused("pregenerate_training_data", *arguments, "--seed", 7, words=("epoch_", "another seed"))
     (tmp_path / "corpus.txt").write_text((tmp_path / "corpus.txt").read_text() + "t1\n")
-    refused("pregenerate_training_data", *arguments, words=("epoch_", "another corpus_sha256"))
+    refused("pregenerate_training_data", *arguments, words=("epoch_", "another training corpus"))
 
 
 def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):

@@ -4,11 +4,11 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import random
-import shutil
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,19 +81,31 @@ class Corpus:
     sentence_offsets: np.ndarray
     document_offsets: np.ndarray
     maps: list[mmap.mmap]
+    file: int | None = None  # descriptor of the file of `tokens`, where they are to be read, not mapped
 
     @classmethod
-    def map(cls, folder: Path, tokenizer: BertTokenizer) -> Corpus:
-        """The arrays of a complete store in `folder`, not read until they are used."""
+    def map(cls, folder: Path, tokenizer: BertTokenizer, reduce_memory: bool = False) -> Corpus:
+        """The arrays of a complete store in `folder`, not read until they are used.
+
+        reduce_memory: keep no more pages in memory than release() lets it; wordpieces are read, not mapped.
+        """
         maps = []
         for name in STORE_FILES:
             with open(folder / name, "rb") as handle:
                 maps.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
         return cls(*(np.frombuffer(mapped, typecode) for mapped, typecode in
-                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps)
+                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps,
+                   os.open(folder / STORE_FILES[0], os.O_RDONLY) if reduce_memory else None)
+
+    def ids(self, start: int, stop: int) -> list[int]:
+        """The wordpieces start to stop of the corpus."""
+        if self.file is None:
+            return self.tokens[start:stop].tolist()
+        item = self.tokens.itemsize
+        return np.frombuffer(os.pread(self.file, item * (stop - start), item * start), self.tokens.dtype).tolist()
 
     def release(self) -> None:
-        """Give the memory of the pages read so far back; they are read from the file again when needed."""
+        """Give the memory of the pages used so far back; they are read from the file again when needed."""
         for mapped in self.maps:
             mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -132,9 +144,9 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
     text_file = Path(text_file)
     if not text_file.is_file():
         raise InputError(f"training corpus {text_file} is not a file: name the text file that prepare_data.py wrote")
+    before = text_file.stat()
     ranges = byte_ranges(text_file, PART_BYTES)
-    facts = {"version": _STORE_VERSION, "vocab_sha256": tokenizer.vocab_fingerprint,
-             "do_lower_case": tokenizer.do_lower_case}
+    facts = {"version": _STORE_VERSION, **tokenizer.facts}
     with GrowingFiles(folder, STORE_FILES, facts) as store:
         reused = _unchanged(store.records, text_file, ranges)
         if reused < len(ranges):
@@ -149,18 +161,30 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
                 _append(store, part, text_range, text_range == ranges[-1], array(tokenizer.id_typecode).itemsize)
                 progress.update()
         store.save()
+        after = text_file.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise InputError(f"{text_file} changed while it was read: start again when it is complete")
         problem = _problem(store, text_file)
         if problem:
-            shutil.rmtree(folder)
+            store.keep(0)
             raise InputError(problem)
         corpus = Corpus.map(folder, tokenizer)
-        text_sha256 = hashlib.sha256("".join(record["sha256"] for record in store.records).encode()).hexdigest()
-        manifest = {**facts, "train_corpus": str(text_file), "corpus_sha256": text_sha256,
+        manifest = {**facts, "train_corpus": str(text_file),
+                    "corpus_sha256": _joined(record["sha256"] for record in store.records),
                     "documents": corpus.num_documents, "sentences": corpus.num_sentences,
                     "wordpieces": len(corpus.tokens), "left_out": store.records[-1]["left_out"]}
-        if reused < len(ranges):
-            write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
+        write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
         yield corpus, manifest
+
+
+def corpus_sha256(text_file: Path) -> str:
+    """The corpus_sha256 that a store of this text has in its manifest."""
+    return _joined(hashlib.sha256(read_range(text_file, *text_range)).hexdigest()
+                   for text_range in byte_ranges(text_file, PART_BYTES))
+
+
+def _joined(sha256_of_parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sha256_of_parts).encode()).hexdigest()
 
 
 def _unchanged(records: list[dict[str, Any]], text_file: Path, ranges: list[tuple[int, int]]) -> int:
@@ -196,6 +220,9 @@ def _problem(store: GrowingFiles, text_file: Path) -> str | None:
         return (f"{text_file} has no document breaks: put an empty line between documents (prepare_data.py does); "
                 "instances need sentences from other documents")
     return None
+
+
+INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
 
 
 @dataclass(frozen=True)
@@ -253,7 +280,7 @@ class InstanceSampler:
 
         Halves have at least one token each and at most max_seq_len - 3 together.
         """
-        settings, tokens = self.settings, self.corpus.tokens
+        settings, ids = self.settings, self.corpus.ids
         longest = settings.max_seq_len - 3
         target = rng.randint(2, longest) if rng.random() < settings.short_seq_prob else longest
         begin, end = map(int, self.corpus.document_offsets[document:document + 2])
@@ -263,13 +290,13 @@ class InstanceSampler:
             # The chunk takes sentences until they reach the target, or the document ends.
             stop = min(bisect_left(offsets, offsets[start] + target, start + 1), end - begin)
             split = rng.randrange(start + 1, stop) if stop - start > 1 else stop
-            first = tokens[offsets[start]:offsets[split]].tolist()
+            first = ids(offsets[start], offsets[split])
             is_random_next = not settings.one_seq and (split == stop or rng.random() < 0.5)
             if is_random_next:
                 second = self._random_run(begin, end, target - len(first), rng)
                 start = split  # the sentences left over begin the next chunk
             else:
-                second = tokens[offsets[split]:offsets[stop]].tolist()
+                second = ids(offsets[split], offsets[stop])
                 start = stop
             yield *truncate(first, second or self._filler, longest, rng), is_random_next
 
@@ -287,7 +314,7 @@ class InstanceSampler:
         ends = corpus.sentence_offsets[start + 1:int(corpus.document_offsets[document + 1]) + 1]
         first_token = int(corpus.sentence_offsets[start])
         enough = min(int(np.searchsorted(ends, first_token + length)), len(ends) - 1)
-        return corpus.tokens[first_token:int(ends[enough])].tolist()
+        return corpus.ids(first_token, int(ends[enough]))
 
     def mask(self, tokens: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
         """Replace some tokens in place; return their positions, ascending, and the ids that stood there.

@@ -142,8 +142,7 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
     width = row_width(task, path)
     status = path.stat()
     facts = {"format": _FORMAT, "task": str(task), "sha256": sha256_of(path),
-             "vocab_sha256": tokenizer.vocab_fingerprint, "do_lower_case": tokenizer.do_lower_case,
-             "max_seq_length": max_seq_length}
+             **tokenizer.facts, "max_seq_length": max_seq_length}
     key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_lines(

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,20 @@ class Place:
         return f"{self.path}, line {line_number(self.path, self.start) + self.index}"
 
 
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Have a folder to oneself: another process is refused (InputError), or waits for its turn where `wait` is true."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(f"another run is working in {folder}: wait for it to end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class GrowingFiles:
     """Files of one folder that grow together by whole parts; a killed run goes on after the last part saved.
 
@@ -87,14 +101,14 @@ class GrowingFiles:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any], wait: bool = False):
+        progress = folder / "progress.jsonl"
+        if folder.is_dir() and not progress.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds files of something else: name another place, or move them away")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._progress = open(folder / "progress.jsonl", "a+b")
-        try:
-            fcntl.flock(self._progress, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            self._progress.close()
-            raise InputError(f"another run is working in {folder}: wait for it to end") from None
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(locked(folder, wait))
+        self._progress = open(progress, "a+b")
         self._files = [open(folder / name, "ab") for name in names]
         self._facts = _json_line(facts)
         self._pending: list[bytes] = []
@@ -114,6 +128,7 @@ class GrowingFiles:
             for file in [*self._files, self._progress]:
                 with contextlib.suppress(OSError):  # what could not be written once is not in the records
                     file.close()
+            self._lock.close()
 
     def _read_progress(self) -> list[dict[str, Any]]:
         """Records of the parts that are whole; none where the facts are others."""
@@ -129,8 +144,9 @@ class GrowingFiles:
                 record = json.loads(line)
             except ValueError:
                 break  # cut short by a crash
-            if any(there < needed for there, needed in zip(sizes, record["sizes"], strict=True)):
-                break  # a crash of the machine lost what the record speaks of
+            whole = line.endswith(b"\n") and record.get("part") == len(records)
+            if not whole or any(there < needed for there, needed in zip(sizes, record["sizes"], strict=True)):
+                break  # a crash of the machine lost some of it, or of what it speaks of
             records.append(record)
         return records
 
@@ -152,7 +168,7 @@ class GrowingFiles:
         sizes = [size + len(block) for size, block in zip(self.sizes, blocks, strict=True)]
         for file, block in zip(self._files, blocks, strict=True):
             file.write(block)
-        self.records.append({"sizes": sizes, **record})
+        self.records.append({"part": len(self.records), "sizes": sizes, **record})
         self._pending.append(_json_line(self.records[-1]))
         if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
             self.save()
@@ -162,10 +178,10 @@ class GrowingFiles:
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
-        self._progress.writelines(self._pending)
+        pending, self._pending = self._pending, []  # at once: an interrupted save() must not write a record twice
+        self._progress.writelines(pending)
         self._progress.flush()
         os.fsync(self._progress.fileno())
-        self._pending.clear()
         self._saved_at = time.monotonic()
 
 

@@ -7,11 +7,12 @@ import unicodedata
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from transformer.files import InputError, read_lines, sha256_of
 
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-_REMEMBERED = 1 << 18      # texts, about 60 MB with their ids
+_REMEMBERED = 1 << 18      # texts in each of two memories, together some 100 MB with their ids
 _LONGEST_REMEMBERED = 100  # characters
 _ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[!-/:-@\[-`{-~]").findall  # words and punctuation marks of ASCII text
 
@@ -196,6 +197,12 @@ class BertTokenizer:
         """The tokenizer of a model folder (its vocab.txt), or of a vocabulary file."""
         path = Path(path)
         return cls(path / "vocab.txt" if path.is_dir() else path, do_lower_case, max_len)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its results follow from, to recognise them: the vocabulary, the casing, and Python's Unicode tables."""
+        return {"vocab_sha256": self.vocab_fingerprint, "do_lower_case": self.do_lower_case,
+                "unicode": unicodedata.unidata_version}
 
     @property
     def id_typecode(self) -> str:

@@ -226,7 +226,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                         best, kept = values[task.metric], values
                         if processes.is_first:
                             save_model(model, output_dir, folder / VOCAB_NAME)
-                stopping = processes.any(stop.received is not None)
+                stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, per_epoch, processes):
                     require_finite()
                     sums = losses.totals()
@@ -236,7 +236,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                                     logs=record.sizes())
                 if stopping:
                     progress.close()
-                    stop.end(step)
+                    stop.end(step, processes)
     record.finish(**kept)
     if processes.is_first:
         states.clear()

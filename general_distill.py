@@ -282,12 +282,12 @@ def main(argv: list[str] | None = None) -> None:
                     if processes.is_first:
                         write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
                         save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
-                stopping = processes.any(stop.received is not None)
+                stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
                     save_state()
                 if stopping:
                     progress.close()
-                    stop.end(step)
+                    stop.end(step, processes)
     record.finish(**values)
     if processes.is_first:
         states.clear()

@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
                         best, kept = values.get(task.metric, best), values
                         if processes.is_first:
                             save_model(student, output_dir, student_folder / VOCAB_NAME)
-                stopping = processes.any(stop.received is not None)
+                stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
                     require_finite()
                     sums = losses.totals()
@@ -356,7 +356,7 @@ def main(argv: list[str] | None = None) -> None:
                                     logs=record.sizes())
                 if stopping:
                     progress.close()
-                    stop.end(step)
+                    stop.end(step, processes)
     record.finish(task=task.name, kept=kept)
     if processes.is_first:
         states.clear()

@@ -126,8 +126,16 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def end(self, step: int) -> NoReturn:
+    def agreed(self, processes: Processes) -> bool:
+        """Whether a signal has reached any of the processes: then all end for it."""
+        number = -int(processes.smallest(torch.tensor(-(self.received or 0))))
+        if number:
+            self.received = signal.Signals(number)
+        return number > 0
+
+    def end(self, step: int, processes: Processes) -> NoReturn:
         """End the process after step `step`, whose state is saved, with the status of the signal."""
+        processes.wait()  # torchrun ends all as soon as one has ended, and the first may still be saving
         print(f"stopped by {self.received.name} after step {step}: the same command with --resume goes on", flush=True)
         raise SystemExit(128 + self.received)
 

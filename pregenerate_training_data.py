@@ -226,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     store = args.tmp_dir / STORE_NAME
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(args.output_dir))
+        for unfinished in args.output_dir.glob(".epoch_*.tmp"):  # of a run that was killed
+            unfinished.unlink()
         corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))
         print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
               f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)

@@ -98,11 +98,11 @@ def outputs(model, batch, **kwargs):
 
 
 @pytest.mark.parametrize("mapping,without,student,teacher", [
-    ("uniform", (), {"layers": 2, "scores": [0, 1]}, {"layers": 6, "scores": [2, 5]}),
-    ("bottom", (), {"layers": 2, "scores": [0, 1]}, {"layers": 2, "scores": [0, 1]}),
-    ("top", ("attn",), {"layers": 2, "scores": []}, {"layers": 6, "scores": []}),
-    ("bottom", ("embd", "hidn"), {"layers": 2, "scores": [0, 1]}, {"layers": 2, "scores": [0, 1]}),
-    ("uniform", ("attn", "hidn"), {"layers": 0, "scores": []}, {"layers": 0, "scores": []})])
+    ("uniform", (), {"layers": 2, "scores": {0, 1}}, {"layers": 6, "scores": {2, 5}}),
+    ("bottom", (), {"layers": 2, "scores": {0, 1}}, {"layers": 2, "scores": {0, 1}}),
+    ("top", ("attn",), {"layers": 2, "scores": set()}, {"layers": 6, "scores": set()}),
+    ("bottom", ("embd", "hidn"), {"layers": 2, "scores": {0, 1}}, {"layers": 2, "scores": {0, 1}}),
+    ("uniform", ("attn", "hidn"), {"layers": 0, "scores": set()}, {"layers": 0, "scores": set()})])
 def test_needed_by_hand(mapping, without, student, teacher):
     assert needed(ablate(layer_map(6, 2, mapping), without)) == (student, teacher)
 

@@ -19,10 +19,11 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", STEPS, flags=re.M | re.S)
 
 
 def commands(text: str) -> list[list[str]]:
-    """The `python SCRIPT.py ...` commands in code blocks and in backticks."""
+    """SCRIPT.py and its flags, of `python SCRIPT.py ...` and `torchrun ... SCRIPT.py ...` in code blocks, backticks."""
     code = re.findall(r"^```(?:bash|sh)\n(.*?)^```$", text, flags=re.M | re.S) + re.findall(r"`([^`\n]+)`", text)
     lines = [line for block in code for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line)[1:] for line in lines if re.match(r"python \w+\.py", line)]
+    found = [re.match(r"(?:python|torchrun [^.]*) (\w+\.py.*)", line) for line in lines]
+    return [shlex.split(command[1]) for command in found if command]
 
 
 def test_every_command_is_accepted_by_its_script():
@@ -38,7 +39,9 @@ def test_every_flag_exists_somewhere():
     helps = {path.name: subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True).stdout
              for path in ROOT.glob("*.py")}
     assert len(helps) == 9
-    known = set(re.findall(r"--\w+", shell + "".join(helps.values()))) | {"--json"}  # WikiExtractor's
+    benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    known = {*re.findall(r"--\w+", shell + benchmarks + "".join(helps.values())), "--json",  # WikiExtractor's
+             "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
     spans = re.findall(r"`([^`\n]+)`", TEXT) + re.findall(r"^```.*?^```$", TEXT, re.M | re.S)
     printed = {flag for span in spans for flag in re.findall(r"(?<![\w-])--\w+", span)}
     assert len(printed) > 30 and printed <= known, printed - known

@@ -51,7 +51,8 @@ def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
     Each as keywords of a model's forward: `layers`, how many to run, and `scores`, whose attention scores to return.
     """
     attention, hidden = pairs
-    scores = [[pair[side] for pair in attention] for side in (0, 1)]
+    # sets: of the lists of a second model torch.compile finds no element
+    scores = [frozenset(pair[side] for pair in attention) for side in (0, 1)]
     # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
     layers = [max([0, *(layer + 1 for layer in scores[side]), *(pair[side] for pair in hidden)]) for side in (0, 1)]
     return {"layers": layers[0], "scores": scores[0]}, {"layers": layers[1], "scores": scores[1]}

@@ -1,0 +1,411 @@
+"""The training engine: steps of the scripts against bare models, prediction stage, scoring, optimizer, memory.
+
+    python benchmarks/bench_train.py [--stages general intermediate prediction evaluation optimizer memory]
+    python benchmarks/bench_train.py --stages hours     the table of estimates in README.md, nothing is measured
+
+A BERT-base as the teacher and a TinyBERT4 as the student, with random weights; made-up data. The scripts run inside
+this process; what they are compared with takes turns with them, step by step; ratios are medians over the turns.
+All stages take about 5 minutes on 2 cores.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import numpy as np
+import torch
+from bench_reader import write_epoch
+from measure import ROOT, machine, print_table, seconds
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import general_distill
+import task_distill
+from transformer.checkpoint import load_tokenizer, save_model
+from transformer.distillation import layer_map, needed, soft_cross_entropy, transformer_losses
+from transformer.epochs import open_epoch
+from transformer.features import Sequences, encode_file
+from transformer.glue import TASKS
+from transformer.modeling import BertConfig, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.optimization import BertAdam, parameter_groups
+from transformer.prediction import predict
+from transformer.runtime import Losses, Processes, freeze, mixed, shuffled_batches
+
+TASK, LENGTH = TASKS["sst2"], 128
+WARM_UP = 2  # steps that do not count
+ROWS, BATCH, EPOCHS, ROUNDS = 128, 32, 3, 3  # of the prediction stage
+LENGTHS = 64, 128  # that a task's rows are cut to; all are padded to them in the plain way
+DEV_ROWS = 512
+TEACHER = BertConfig(30_522)
+STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def forward_flops(config: BertConfig, length: int, fit_size: int = 0) -> int:
+    """Floating-point operations of the matrix products in one forward pass of one sequence of `length` wordpieces.
+
+    A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
+    H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
+    teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
+    classifier, which see one wordpiece, are left out.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden
+    return 2 * length * (layers * layer + (layers + 1) * hidden * fit_size)
+
+
+def distillation_flops(student: BertConfig, length: int) -> int:
+    """Of one sequence in general distillation and in the intermediate stage: teacher forward, student and backward."""
+    return forward_flops(TEACHER, length) + 3 * forward_flops(student, length, TEACHER.hidden_size)
+
+
+def hours(*_: object) -> None:
+    """Estimated hours of every training stage as README.md's commands run it."""
+    gpus, utilisation = {"H100 SXM": 989e12, "RTX 4090": 165e12}, 0.4  # dense bfloat16 peaks, with float32 sums
+    rows = {"RTE": 2490, "SST-2": 67349, "CoLA": 8551, "MRPC": 3668}
+    augmented = {task: count * (41 if task in ("RTE", "MRPC") else 21) for task, count in rows.items()}
+    teacher = forward_flops(TEACHER, LENGTH)
+    distillation = [distillation_flops(student, LENGTH) for student in STUDENTS.values()]
+    # the teacher is asked once, whatever the number of epochs
+    predictions = [teacher + 3 * 3 * forward_flops(student, LENGTH) for student in STUDENTS.values()]
+    stages = {"teachers, 3 epochs, for both": [3 * sum(rows.values()) * 3 * teacher, 0],
+              "general distillation, 3 epochs": [3 * 32e6 * flops for flops in distillation],
+              **{f"{task}, intermediate, 10 epochs": [10 * count * flops for flops in distillation]
+                 for task, count in augmented.items()},
+              **{f"{task}, prediction, 3 epochs": [count * flops for flops in predictions]
+                 for task, count in augmented.items()}}
+    stages["all"] = [sum(flops) for flops in zip(*stages.values())]
+    print(f"Estimates: matrix products at {utilisation:.0%} of the dense bfloat16 peak of one GPU; {LENGTH} wordpieces "
+          "everywhere, 32 million instances in an epoch of Wikipedia\n")
+    print_table(["hours", *(f"{student}, {gpu}" for gpu in gpus for student in STUDENTS)],
+                [[stage, *(f"{flops / (utilisation * peak) / 3600:,.2f}" if flops else ""
+                           for peak in gpus.values() for flops in students)] for stage, students in stages.items()])
+
+
+def write_rows(path: Path, rows: int, seed: int) -> None:
+    """Rows of SST-2 with 4 to 60 wordpieces, 13 on average, as in its train.tsv."""
+    rng = np.random.default_rng(seed)
+    words = [piece for piece in (path.parent.parent / "vocab.txt").read_text().split() if piece.isalpha()]
+    lengths = rng.lognormal(np.log(13) - 0.14, 0.6, rows).round().astype(int).clip(4, 60)
+    path.write_text("sentence\tlabel\n" + "".join(f"{' '.join(rng.choice(words, length - 2))}\t{rng.integers(2)}\n"
+                                                  for length in lengths))
+
+
+def write_inputs(folder: Path, args: argparse.Namespace) -> None:
+    """vocab.txt, instances, SST-2, and the folders of teacher and student; the student has no dropout."""
+    torch.manual_seed(0)
+    write_epoch(folder, -(-args.batch * (args.steps + WARM_UP) // 4))
+    (folder / "SST-2").mkdir()
+    write_rows(folder / "SST-2" / "train.tsv", args.batch * (args.steps + WARM_UP), 0)
+    write_rows(folder / "SST-2" / "dev.tsv", BATCH, 1)
+    still = BertConfig.from_dict({**STUDENTS["4l"].to_dict(), "hidden_dropout_prob": 0.0,
+                                  "attention_probs_dropout_prob": 0.0})
+    for name, config in (("teacher", TEACHER), ("student", STUDENTS["4l"]), ("still", still)):
+        (folder / name).mkdir()
+        model = TinyBertForSequenceClassification(config, 2)
+        torch.nn.init.normal_(model.classifier.weight, std=0.2)  # so that answers differ
+        save_model(model, folder / name, folder / "vocab.txt")
+
+
+def run_script(script: ModuleType, folder: Path, teacher: str, student: str, data: list[object],
+               after_step: Callable[[], None]) -> None:
+    """A training run of a script, silent, in this process; after_step() is called after each optimizer step."""
+    hook = register_optimizer_step_post_hook(lambda *_: after_step())
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            script.main([str(part) for part in (
+                "--teacher_model", folder / teacher, "--student_model", folder / student, "--do_lower_case",
+                "--output_dir", folder / "out", "--overwrite_output_dir", "--eval_step", 10_000, *data)])
+    finally:
+        hook.remove()
+
+
+def bare_step(precision: str, batch_size: int, length: int) -> Callable[[], None]:
+    """Forward and backward of both models alone, on random wordpieces."""
+    teacher, student = BertModel(TEACHER, add_pooler=False).eval(), TinyBertForPreTraining(STUDENTS["4l"])
+    freeze(teacher, precision)
+    pairs = layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)
+    of_student, of_teacher = needed(pairs)
+    ids = torch.randint(1000, 30_000, (batch_size, length))
+    batch = ids, torch.zeros_like(ids), torch.ones_like(ids)
+
+    def step() -> None:
+        with torch.no_grad():
+            hidden, scores, _ = teacher(*batch, pool=False, **of_teacher)
+        with mixed(precision, batch[0].device):
+            outputs = student(*batch, **of_student)
+        sum(transformer_losses(outputs, (scores, hidden), pairs)).backward()
+        student.zero_grad()
+
+    return step
+
+
+def product_rate(dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """Floating-point operations a second of torch.mm, for the best of the sizes of BERT-base and a square."""
+    rates = []
+    for n, k, m in ((1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (2048, 2048, 2048)):
+        a, b = torch.randn(n, k).to(dtype), torch.randn(k, m).to(dtype)
+        stamps = []
+        for _ in range(16):
+            torch.mm(a, b)
+            stamps.append(clock())
+        rates.append(2 * n * k * m / float(np.median(np.diff(stamps))))
+    return max(rates)
+
+
+def turns(script: ModuleType, folder: Path, flags: list[object], bare: dict[str, Callable[[], None]],
+          args: argparse.Namespace) -> list[dict[str, float]]:
+    """Seconds of each step of a script, from the end of one optimizer step to that of the next ("whole step"), and of
+    the bare models of each precision, which run between the script's steps."""
+    found: list[dict[str, float]] = []
+    since = 0.0
+
+    def after_step() -> None:
+        nonlocal since
+        turn = {"whole step": args.clock() - since}
+        for precision, step in bare.items():
+            start = args.clock()
+            for _ in range(args.accumulation):
+                step()
+            turn[precision] = args.clock() - start
+        found.append(turn)
+        since = args.clock()
+
+    run_script(script, folder, "teacher", "student", flags, after_step)
+    return found[WARM_UP:]
+
+
+def general(folder: Path, args: argparse.Namespace) -> None:
+    """Steps of general_distill.py."""
+    steps(general_distill, folder, ["--pregenerated_data", folder], args)
+
+
+def intermediate(folder: Path, args: argparse.Namespace) -> None:
+    """Steps of the intermediate stage of task_distill.py."""
+    steps(task_distill, folder, ["--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check"], args)
+
+
+def steps(script: ModuleType, folder: Path, data: list[object], args: argparse.Namespace) -> None:
+    """Whole steps of a script against the bare models."""
+    bare = {precision: bare_step(precision, args.batch // args.accumulation, args.length)
+            for precision in ("fp32", "bf16")}
+    rates = {"fp32": product_rate(torch.float32, args.clock), "bf16": product_rate(torch.bfloat16, args.clock)}
+    flops = args.batch * distillation_flops(STUDENTS["4l"], args.length)
+    table, relative = [], {}
+    for precision in bare:
+        flags = ["--train_batch_size", args.batch, "--gradient_accumulation_steps", args.accumulation,
+                 "--num_train_epochs", 1, "--max_seq_length", args.length, "--precision", precision, *data]
+        found = turns(script, folder, flags, {name: bare[name] for name in ("fp32", precision)}, args)
+        for name in (precision, "whole step"):
+            took = statistics.median(turn[name] for turn in found)
+            relative[precision] = statistics.median(turn[name] / turn["fp32"] for turn in found)
+            table.append([f"{precision}, {'bare models' if name == precision else name}", f"{took * 1e3:,.0f}",
+                          f"{flops / took / 1e9:,.0f}", f"{flops / took / rates[precision]:.0%}",
+                          f"{relative[precision]:.3f}",
+                          f"{statistics.median(turn[name] / turn[precision] for turn in found):.3f}"])
+    units: set[str] = set()
+    with contextlib.suppress(OSError):  # Linux
+        units = {flag for flag in Path("/proc/cpuinfo").read_text().split() if flag in ("avx512_bf16", "amx_bf16")}
+    print(f"bfloat16 units: {', '.join(sorted(units)) or 'none known'}; torch.mm reaches " +
+          " and ".join(f"{rate / 1e9:,.0f} GFLOP/s in {precision}" for precision, rate in rates.items()))
+    print(f"{args.steps} steps of {args.batch} sequences of {args.length} in {args.accumulation} passes, "
+          f"{flops / 1e9:,.0f} GFLOP a step; whole steps in bf16 are {relative['fp32'] / relative['bf16']:.2f} times "
+          "as fast as in fp32\n")
+    print_table([script.__name__ + ".py", "ms", "GFLOP/s", "of torch.mm", "x bare fp32", "x bare of its precision"],
+                table)
+
+
+def padded_prediction(folder: Path, train: Sequences, length: int,
+                      clock: Callable[[], float]) -> Iterator[tuple[float, float]]:
+    """(seconds, loss) of each step of the prediction stage, all padded to `length`, the teacher asked in each."""
+    load = TinyBertForSequenceClassification.from_pretrained
+    with contextlib.redirect_stdout(io.StringIO()):
+        teacher, student = load(folder / "teacher", num_labels=2).eval(), load(folder / "still", num_labels=2)
+    optimizer = BertAdam(parameter_groups(student, 0.01), lr=3e-5, warmup=0.1, t_total=EPOCHS * (len(train) // BATCH))
+    for epoch in range(EPOCHS):
+        for rows in shuffled_batches(len(train), BATCH, 42, epoch):
+            start = clock()
+            batch = train.batch(rows, length)
+            with torch.no_grad():
+                target = teacher(*batch, scores=())[0]
+            loss = soft_cross_entropy(student(*batch, scores=())[0], target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            yield clock() - start, loss.item()
+
+
+def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tuple[float, list[float]]:
+    """Rows a second of the prediction stage of task_distill.py, from its first question to the teacher to its last
+    step, and the losses of its steps."""
+    losses, stamps = [], []
+
+    def ask(*arguments, plain=task_distill.cached_logits, **keywords):
+        stamps.append(clock())
+        return plain(*arguments, **keywords)
+
+    def add(self, step, values, plain=Losses.add):
+        losses.append(values[0].item())
+        plain(self, step, values)
+
+    shutil.rmtree(folder / "SST-2" / "features", ignore_errors=True)
+    with mock.patch.object(task_distill, "cached_logits", ask), mock.patch.object(Losses, "add", add):
+        run_script(task_distill, folder, "teacher", "still", [
+            "--pred_distill", "--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check",
+            "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS],
+            lambda: stamps.append(clock()))
+    return EPOCHS * ROWS / (stamps[-1] - stamps[0]), losses
+
+
+def prediction(folder: Path, args: argparse.Namespace) -> None:
+    """The prediction stage of task_distill.py against padding everything and asking the teacher in every epoch."""
+    write_rows(folder / "SST-2" / "train.tsv", ROWS, 0)
+    table = []
+    for length in LENGTHS:
+        train = encode_file(TASK, folder / "SST-2" / "train.tsv", load_tokenizer(folder / "teacher", True), length)
+        padded = padded_prediction(folder, train, length, args.clock)
+        slow, fast, wanted = [], [], []
+        for _ in range(ROUNDS):
+            rate, losses = kit_prediction(folder, length, args.clock)
+            fast.append(rate)
+            for took, loss in itertools.islice(padded, 2):
+                slow.append(BATCH / took)
+                wanted.append(loss)
+        difference = float(np.abs(np.subtract(losses[:len(wanted)], wanted)).max())
+        assert difference <= 1e-5 < 1e-3 < np.ptp(wanted), difference  # losses that differ from step to step
+        rates = statistics.median(slow), statistics.median(fast)
+        table += [[f"all padded to {length}, teacher asked every time", f"{rates[0]:,.1f}", "1.0", ""],
+                  [f"task_distill.py --pred_distill, --max_seq_length {length}", f"{rates[1]:,.1f}",
+                   f"{rates[1] / rates[0]:.1f}", f"{difference:.0e}"]]
+    print(f"{ROWS} rows of {train.lengths.mean():.1f} wordpieces on average, batches of {BATCH}, {EPOCHS} epochs and "
+          f"the teacher's logits before them, fp32, no dropout; losses of the first {len(wanted)} steps compared\n")
+    print_table(["prediction stage", "rows/s", "ratio", "largest difference of a loss"], table)
+
+
+def evaluation(folder: Path, args: argparse.Namespace) -> None:
+    """Scoring a dev set in batches of similar length against padding it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        student = TinyBertForSequenceClassification.from_pretrained(folder / "student", num_labels=2).eval()
+    write_rows(folder / "SST-2" / "dev.tsv", DEV_ROWS, 1)
+    table = []
+    for length in LENGTHS:
+        dev = encode_file(TASK, folder / "SST-2" / "dev.tsv", load_tokenizer(folder / "teacher", True), length)
+
+        @torch.no_grad()
+        def padded(dev=dev, length=length) -> np.ndarray:
+            return np.concatenate([student(*dev.batch(np.arange(start, min(start + BATCH, len(dev))), length),
+                                           scores=())[0].numpy() for start in range(0, len(dev), BATCH)])
+
+        def sorted_by_length(dev=dev) -> np.ndarray:
+            return predict(student, dev, BATCH, ALONE)
+
+        assert (padded().argmax(axis=1) == sorted_by_length().argmax(axis=1)).all()
+        turns = [(seconds(padded), seconds(sorted_by_length)) for _ in range(5)]
+        slow, fast = map(statistics.median, zip(*turns))
+        table += [[f"all padded to {length}", f"{len(dev) / slow:,.0f}", "1.0"],
+                  [f"batches of similar length, of {length} at most", f"{len(dev) / fast:,.0f}",
+                   f"{statistics.median(a / b for a, b in turns):.1f}"]]
+    print(f"{DEV_ROWS} rows of {dev.lengths.mean():.1f} wordpieces on average; the same predictions\n")
+    print_table(["TinyBERT4 on a dev set", "rows/s", "ratio"], table)
+
+
+def plain_bert_adam(parameters: list[torch.Tensor], states: list[tuple[torch.Tensor, torch.Tensor]],
+                    decays: list[float], rate: float) -> None:
+    """A step of BertAdam, one tensor after the other."""
+    for parameter, (mean, variance), decay in zip(parameters, states, decays, strict=True):
+        torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        mean.mul_(0.9).add_(parameter.grad, alpha=0.1)
+        variance.mul_(0.999).addcmul_(parameter.grad, parameter.grad, value=1 - 0.999)
+        update = mean / (variance.sqrt() + 1e-6)
+        if decay:
+            update += decay * parameter
+        parameter -= rate * update
+
+
+@torch.no_grad()
+def optimizer(folder: Path, args: argparse.Namespace) -> None:
+    """BertAdam on the parameters of TinyBERT4 against a definition that takes one tensor after the other."""
+    torch.manual_seed(0)
+    student, plain = (TinyBertForPreTraining(STUDENTS["4l"]) for _ in range(2))
+    plain.load_state_dict(student.state_dict())
+    pairs = [parameter_groups(model, 0.01) for model in (student, plain)]
+    adam = BertAdam(pairs[0], lr=1e-4)
+    ours, theirs = ([p for group in groups for p in group["params"]] for groups in pairs)
+    decays = [group["weight_decay"] for group in pairs[1] for _ in group["params"]]
+    states = [(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
+    turns = []
+    for _ in range(15):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a) * 0.01
+            b.grad = a.grad.clone()
+        turns.append((seconds(lambda: plain_bert_adam(theirs, states, decays, 1e-4)), seconds(adam.step)))
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    assert difference < 1e-6, difference
+    slow, fast = map(statistics.median, zip(*turns[WARM_UP:]))
+    print(f"{sum(p.numel() for p in ours) / 1e6:.1f} million parameters in {len(ours)} tensors; largest difference "
+          f"after {len(turns)} steps {difference:.0e}\n")
+    print_table(["optimizer", "ms a step", "ratio"], [
+        ["one tensor after the other", f"{slow * 1e3:.1f}", "1.0"],
+        ["BertAdam", f"{fast * 1e3:.1f}", f"{statistics.median(a / b for a, b in turns[WARM_UP:]):.1f}"]])
+
+
+def memory(folder: Path, args: argparse.Namespace) -> None:
+    """Bytes of an example in the arrays against padded int64 tensors: ids, segments, mask, label."""
+    tokenizer = load_tokenizer(folder / "teacher", True)
+    write_rows(folder / "SST-2" / "dev.tsv", DEV_ROWS, 1)
+    sets = {"rows of SST-2": encode_file(TASK, folder / "SST-2" / "dev.tsv", tokenizer, LENGTH),
+            "instances of general distillation": open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
+                                                            tokenizer, LENGTH)}
+    table = []
+    for name, data in sets.items():
+        arrays = [array for array in (data.tokens, data.offsets, data.first_lengths, data.labels) if array is not None]
+        size, padded = sum(array.nbytes for array in arrays) / len(data), 8 * (3 * LENGTH + (data.labels is not None))
+        table += [[f"{name}, padded tensors of int64", f"{data.lengths.mean():.1f}", f"{padded}", "1.0"],
+                  [f"{name}, arrays", f"{data.lengths.mean():.1f}", f"{size:.1f}", f"{padded / size:.1f}"]]
+    print_table(["features", "wordpieces an example", "bytes an example", "ratio"], table)
+
+
+STAGES = {function.__name__: function
+          for function in (general, intermediate, prediction, evaluation, optimizer, memory, hours)}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=[name for name in STAGES if name != "hours"])
+    parser.add_argument("--batch", type=int, default=8, help="sequences of a step in `general` and `intermediate`")
+    parser.add_argument("--accumulation", type=int, default=1, help="forward passes of such a step")
+    parser.add_argument("--length", type=int, default=LENGTH, help="wordpieces of its sequences")
+    parser.add_argument("--steps", type=int, default=6, help=f"such steps in each run, after {WARM_UP} others")
+    parser.add_argument("--busy", action="store_true", help="training steps with one thread, by the processor's time "
+                                                            "and not by the clock: for a machine with other work")
+    args = parser.parse_args(argv)
+    args.clock = time.process_time if args.busy else time.perf_counter
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.busy:
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.stages != ["hours"]:
+            print(f"{machine('numpy', 'torch')}; {torch.get_num_threads()} threads of torch" +
+                  ", processor time" * args.busy, flush=True)
+            write_inputs(Path(temporary), args)
+        for stage in args.stages:
+            print(f"\n## {stage}" + f", load of the machine {os.getloadavg()[0]:.1f}" * (stage != "hours"), flush=True)
+            STAGES[stage](Path(temporary), args)
+
+
+if __name__ == "__main__":
+    main()

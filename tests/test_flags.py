@@ -1,0 +1,348 @@
+"""Every flag of the scripts that train does something; precision; logits that are kept; curves."""
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import STUDENT, make_tiny
+from matplotlib import image
+from test_bad_input import general, train
+from test_training import finetune, lines, run, without_dropout
+
+import task_distill
+from transformer import curves
+from transformer.checkpoint import load_tokenizer
+from transformer.cli import Parser, run_script
+from transformer.files import InputError, read_json
+from transformer.glue import get_task, read_rows
+from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.optimization import BertAdam, parameter_groups
+from transformer.resume import States
+from transformer.runtime import Processes, join_processes
+from transformer.weights import read_weights
+
+MAKE = {"general_distill": general, "task_distill": train, "finetune_teacher": finetune}
+PREDICTION = {"pred_distill": True}
+
+# flag: (flags of the plain run, flags of the changed one, what shows the change). WEIGHTS: the student's; METRICS: the
+# lines of metrics.jsonl; a string: printed by the changed run alone, or said by its refusal after "refused: ".
+WEIGHTS, METRICS = object(), object()
+SHARED = {
+    "--overwrite_output_dir": ({"output_dir": "full", "overwrite_output_dir": True}, {"overwrite_output_dir": None},
+                               "refused: not empty"),
+    "--resume": ({}, {"resume": True, "output_dir": "stopped"}, "refused: was None and is"),
+    "--train_batch_size": ({}, {"train_batch_size": 4}, WEIGHTS),
+    "--gradient_accumulation_steps": ({}, {"gradient_accumulation_steps": 3}, "refused: no multiple"),
+    "--learning_rate": ({}, {"learning_rate": 2e-3}, WEIGHTS),
+    "--weight_decay": ({}, {"weight_decay": 0.5}, WEIGHTS),
+    "--num_train_epochs": ({}, {"num_train_epochs": 1}, METRICS),
+    "--warmup_proportion": ({}, {"warmup_proportion": 0.5}, WEIGHTS),
+    "--save_steps": ({}, {"save_steps": 1}, "state 1 is saved"),
+    "--precision": ({}, {"precision": "bf16"}, WEIGHTS),
+    "--fp16": ({}, {"fp16": True, "no_cuda": None}, "refused: --precision fp16 needs a GPU"),
+    "--compile": ({}, {"compile": True}, "is compiled"),
+    "--seed": ({}, {"seed": 7}, WEIGHTS)}
+DISTILL = {
+    "--output_dir": ({}, {"output_dir": "elsewhere"}, "student in {tiny}/elsewhere"),
+    "--layer_mapping": ({}, {"layer_mapping": "top"}, WEIGHTS),
+    "--without": ({}, {"without": "attn"}, WEIGHTS),
+    "--eval_step": ({}, {"eval_step": 1}, METRICS),
+    "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
+CASES = {
+    "general_distill": {
+        **SHARED, **DISTILL,
+        "--pregenerated_data": ({}, {"pregenerated_data": "other_json"}, WEIGHTS),
+        "--teacher_model": ({}, {"teacher_model": "other_bert"}, WEIGHTS),
+        "--student_model": ({}, {"student_model": "other_config"}, WEIGHTS),
+        "--continue_train": ({"student_model": "general"}, {"continue_train": True}, WEIGHTS),
+        "--max_seq_length": ({}, {"max_seq_length": 36}, WEIGHTS),
+        "--do_lower_case": ({"pregenerated_data": "cased_json"}, {"do_lower_case": True}, "refused: cased"),
+        "--reduce_memory": ({}, {"reduce_memory": True}, "in_memory False"),
+        "--do_eval": ({}, {"do_eval": True}, METRICS),
+        "--eval_batch_size": ({"do_eval": True}, {"eval_batch_size": 13}, METRICS)},
+    "task_distill": {
+        **SHARED, **DISTILL,
+        "--data_dir": ({}, {"data_dir": "other_glue/MRPC"}, WEIGHTS),
+        "--task_name": ({}, {"task_name": "MNLI"}, "refused: [2, 16]"),
+        "--teacher_model": ({}, {"teacher_model": "other_teacher"}, WEIGHTS),
+        "--student_model": ({}, {"student_model": "student_mrpc"}, WEIGHTS),
+        "--cache_dir": ({"aug_train": True}, {"cache_dir": "features_of_mine"}, "features_of_mine is there"),
+        "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
+        "--do_lower_case": ({"data_dir": "other_glue/MRPC"}, {"do_lower_case": None}, "warning:"),
+        "--pred_distill": ({}, PREDICTION, "prediction stage"),
+        "--aug_train": ({}, {"aug_train": True}, "48 examples"),
+        "--temperature": (PREDICTION, {"temperature": 3.0}, WEIGHTS),
+        "--dynamic_padding": ({}, {"dynamic_padding": True}, WEIGHTS),
+        "--hard_labels": (PREDICTION, {"hard_labels": True}, WEIGHTS),
+        "--skip_teacher_check": ({}, {"skip_teacher_check": None, "teacher_model": "chance_teacher"},
+                                 "refused: chance"),
+        "--warmup_proportion": (PREDICTION, {"warmup_proportion": 0.5}, WEIGHTS),
+        "--do_eval": ({}, {"do_eval": True, "teacher_model": None, "student_model": "student_mrpc"}, "Eval results"),
+        "--eval_batch_size": (PREDICTION, {"eval_batch_size": 5}, "batches of 5")},
+    "finetune_teacher": {
+        **SHARED,
+        "--tasks": ({}, {"tasks": "CoLA", "output_dir": None}, "CoLA teacher in {tiny}/final_cola_teacher"),
+        "--glue_dir": ({}, {"glue_dir": "other_glue"}, WEIGHTS),
+        "--models_dir": ({"model": None}, {"models_dir": "data"}, "refused: bert-base-uncased"),
+        "--model": ({}, {"model": "other_bert"}, WEIGHTS),
+        "--output_dir": ({}, {"output_dir": "elsewhere"}, "MRPC teacher in {tiny}/elsewhere"),
+        "--overwrite_output_dir": ({"output_dir": "full", "overwrite_output_dir": True},
+                                   {"overwrite_output_dir": None}, "refused: not empty"),
+        "--cased": ({}, {"cased": True}, "warning:"),
+        "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
+        "--eval_batch_size": ({}, {"eval_batch_size": 5}, "batches of 5")}}
+DEVICE = {"--no_cuda", "--local_rank"}  # in a test of their own
+PATHS = {"output_dir", "pregenerated_data", "teacher_model", "student_model", "data_dir", "cache_dir", "glue_dir",
+         "models_dir", "model"}
+
+
+def flags_of(script: str) -> list[str]:
+    """The flags of a script, from its parser; the first name of each."""
+    class Stop(Exception):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        def stop(parser, *_):
+            raise Stop([action.option_strings[0] for action in parser._actions])
+        patch.setattr(Parser, "parse_args", stop)
+        try:
+            importlib.import_module(script).parse_args([])
+        except Stop as flags:
+            return [flag for flag in flags.args[0] if flag != "-h" and flag not in DEVICE]
+    raise AssertionError("parse_args() asks no Parser")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    tiny = make_tiny(tmp_path_factory.mktemp("flags"))
+    shutil.copytree(tiny / "bert", tiny / "bert-base-uncased")
+    for name, source in (("bert", "general"), ("teacher", "teacher_cola"), ("chance_teacher", "teacher_mrpc")):
+        place = tiny / (name if name.startswith("chance") else f"other_{name}")
+        shutil.copytree(tiny / source if name != "bert" else tiny / "bert", place)
+        state = read_weights(place)
+        factor = 0.0 if name == "chance_teacher" else -1.0
+        for key in ("classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"):
+            if key in state:
+                state[key] = state[key] * factor
+        torch.save(state, place / "pytorch_model.bin")
+    (tiny / "other_config").mkdir()
+    BertConfig(**{**STUDENT, "hidden_size": 12}).to_json_file(tiny / "other_config" / "config.json")
+    for name in ("other_json", "cased_json"):
+        shutil.copytree(tiny / "json", tiny / name)
+        for path in (tiny / name).glob("epoch_?.json"):
+            path.write_text(path.read_text().replace('"dog"', '"old"'))
+        for path in (tiny / name).glob("*_metrics.json"):
+            path.write_text(json.dumps(read_json(path) | {"do_lower_case": name != "cased_json"}))
+    shutil.copytree(tiny / "glue", tiny / "other_glue")
+    for path in (tiny / "other_glue").glob("*/*.tsv"):
+        path.write_text(path.read_text().replace("dog", "OLD"))
+    return tiny
+
+
+@pytest.mark.parametrize("script_name,flag", [(name, flag) for name in MAKE for flag in flags_of(name)])
+def test_every_flag_changes_something(script_name, flag, world, script, monkeypatch, tmp_path):
+    plain, changed, effect = CASES[script_name][flag]
+    module = importlib.import_module(script_name)
+    save, (opens, source) = States.save, (("open_epoch", module) if script_name == "general_distill" else
+                                          ("predict", importlib.import_module("transformer.prediction")))
+    opened = getattr(source, opens)
+
+    def noted_save(self, step, **state):
+        print(f"state {step} is saved")
+        save(self, step, **state)
+
+    def noted(*args, **kwargs):
+        print(f"in_memory {kwargs.get('in_memory')}" if opens == "open_epoch" else f"batches of {args[2]}")
+        return opened(*args, **kwargs)
+
+    monkeypatch.setattr(States, "save", noted_save)
+    monkeypatch.setattr(States, "is_due", lambda self, step, save_steps, *_: bool(save_steps))
+    monkeypatch.setattr(source, opens, noted)
+    monkeypatch.setattr(torch, "compile", lambda model: print("is compiled") or model)
+
+    def start(out: str, flags: dict) -> tuple[int, str, str]:
+        base = {"learning_rate": 1e-3, "num_train_epochs": 2, "output_dir": out}
+        if script_name == "finetune_teacher":
+            base["model"] = "bert"
+        flags = {**base, **flags}
+        flags = {name: world / value if name in PATHS and value else value for name, value in flags.items()}
+        folder = flags["output_dir"] or world / "final_cola_teacher"
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.name == "full":
+            folder.mkdir()
+            (folder / "file").touch()
+        if folder.name == "stopped":
+            folder.mkdir()
+            (folder / "run.json").write_text('{"finished": false}')
+            torch.save({"step": 1, "settings": {}}, folder / "state_1.pt")
+        return folder, *script(script_name, *MAKE[script_name](world, **flags))
+
+    before, status, first, err = start("plain", plain)
+    assert status == 0, err
+    weights, metrics = read_weights(before), lines(before / "metrics.jsonl")
+    settings = read_json(before / "run.json")["settings"]
+    after, status, second, err = start("changed", {**plain, **changed})
+    if isinstance(effect, str) and effect.startswith("refused: "):
+        assert status == 2 and effect.removeprefix("refused: ") in err and len(err.strip().splitlines()) == 1, err
+        return
+    assert status == 0, err
+    if (after / "run.json").is_file():
+        assert read_json(after / "run.json")["settings"][flag[2:]] != settings[flag[2:]]
+    if effect is WEIGHTS:
+        other = read_weights(after)
+        assert all(tensor.dtype == torch.float32 for tensor in other.values())
+        assert weights.keys() != other.keys() or any(
+            weights[name].shape != other[name].shape or not torch.equal(weights[name], other[name]) for name in weights)
+    elif effect is METRICS:
+        speeds = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
+        assert [{k: line[k] for k in line.keys() - speeds} for line in metrics] != \
+            [{k: line[k] for k in line.keys() - speeds} for line in lines(after / "metrics.jsonl")]
+    elif flag == "--cache_dir":
+        assert len(list((world / "features_of_mine").glob("mrpc_*"))) == 2
+    else:
+        text = effect.format(tiny=world)
+        assert text in second and text not in first
+
+
+def test_no_case_is_of_a_flag_that_is_no_more():
+    assert {name: set(flags_of(name)) for name in MAKE} == {name: set(cases) for name, cases in CASES.items()}
+
+
+def test_device_flags(monkeypatch):
+    cpu = torch.device("cpu")
+    assert join_processes(True, 0) == Processes(0, 1, cpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert join_processes(True) == Processes(0, 1, cpu)
+    assert join_processes().device == torch.device("cuda", 0)
+    assert join_processes(local_rank=1).device == torch.device("cuda", 1)
+    with pytest.raises(InputError, match="GPU 2"):
+        join_processes(local_rank=2)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_precision(name, tiny, script, refused):
+    """bf16 gives nearly the losses of fp32, --fp16 is --precision fp16; what needs a GPU is refused without one."""
+    without_dropout(tiny, "config", "bert", "general", "teacher_mrpc")
+    extra = {"model": tiny / "bert"} if name == "finetune_teacher" else {"eval_step": 1}
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        out = tiny / precision
+        run(script, name, MAKE[name](tiny, precision=precision, output_dir=out, **extra))
+        losses[precision] = [line["loss"] for line in lines(out / "metrics.jsonl")]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02) and losses["bf16"] != losses["fp32"]
+    if not torch.cuda.is_available():
+        for flags in ({"precision": "tf32"}, {"precision": "fp16"}, {"fp16": True}):
+            refused(name, *MAKE[name](tiny, no_cuda=None, output_dir=tiny / "no", **flags, **extra),
+                    words=("needs a GPU", flags.get("precision", "fp16")))
+    module = importlib.import_module(name)
+    one, other = (module.parse_args([str(part) for part in MAKE[name](tiny, no_cuda=None, **flags)])
+                  for flags in ({"fp16": True}, {"precision": "fp16"}))
+    assert one.precision == other.precision == "fp16"
+    refused(name, *MAKE[name](tiny, fp16=True, precision="bf16", **extra), words=("--fp16", "bf16"))
+
+
+def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
+    compiled, compile_model = [], torch.compile
+
+    def eager(model):
+        compiled.append(type(model).__name__)
+        return compile_model(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    without_dropout(tiny, "general", "teacher_mrpc")
+    for out, flags in (("plain", {}), ("compiled", {"compile": True})):
+        run(script, "task_distill", train(tiny, output_dir=tiny / out, learning_rate=1e-3, **flags))
+    assert len(compiled) == 2
+    first, second = read_weights(tiny / "plain"), read_weights(tiny / "compiled")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeypatch):
+    """Kept logits and short batches give the losses of asking the teacher at every step, all padded to 24."""
+    without_dropout(tiny, "student_mrpc", "teacher_mrpc")
+    asked, batches = [], []
+    forward, pieces = TinyBertForSequenceClassification.forward, task_distill.pieces
+
+    def noted_forward(self, input_ids, *args, **kwargs):
+        if self.config.hidden_size == 16:
+            asked.append(len(input_ids))
+        return forward(self, input_ids, *args, **kwargs)
+
+    def noted_pieces(rows, *args):
+        batches.append(rows.tolist())
+        return pieces(rows, *args)
+
+    monkeypatch.setattr(TinyBertForSequenceClassification, "forward", noted_forward)
+    monkeypatch.setattr(task_distill, "pieces", noted_pieces)
+
+    def losses(out, **changes):
+        asked.clear()
+        batches.clear()
+        run(script, "task_distill", train(
+            tiny, student_model=tiny / "student_mrpc", output_dir=tiny / out, pred_distill=True, aug_train=True,
+            eval_step=1, learning_rate=1e-2, temperature=2.0, gradient_accumulation_steps=2, **changes))
+        return [line["cls_loss"] for line in lines(tiny / out / "metrics.jsonl")]
+
+    first = losses("first")
+    assert sum(asked) == 24 + 48  # the dev set, the training rows
+    assert losses("second") == first and sum(asked) == 24, "the training rows are asked for once"
+    assert losses("code", preset="code") == pytest.approx(first, abs=1e-5)
+    assert sum(asked) == 24 + 48 + 1  # each time, and once to see what is trained
+
+    task, tokenizer = get_task("mrpc"), load_tokenizer(tiny / "general", True)
+    texts = [[columns[c] for c in task.text_columns]
+             for _, columns in read_rows(task, tiny / "glue/MRPC/train_aug.tsv")]
+
+    def padded(rows):
+        ids, segments, mask = torch.zeros(3, len(rows), 24, dtype=torch.long)
+        for place, row in enumerate(rows):
+            a, b = ([tokenizer.vocab[piece] for piece in tokenizer.tokenize(text)] for text in texts[row])
+            length = len(a) + len(b) + 3
+            ids[place, :length] = torch.tensor([tokenizer.vocab["[CLS]"], *a, tokenizer.vocab["[SEP]"], *b,
+                                                tokenizer.vocab["[SEP]"]])
+            segments[place, len(a) + 2:length] = 1
+            mask[place, :length] = 1
+        return ids, segments, mask
+
+    teacher, student = (TinyBertForSequenceClassification.from_pretrained(tiny / f"{role}_mrpc", num_labels=2)
+                        for role in ("teacher", "student"))
+    optimizer = BertAdam(parameter_groups(student, 0.01), lr=1e-2, warmup=0.1, t_total=6)
+    wanted = []
+    for rows in batches:
+        with torch.no_grad():
+            soft = (teacher.eval()(*padded(rows))[0] / 2).softmax(1)
+        loss = -(soft * (student(*padded(rows))[0] / 2).log_softmax(1)).mean()  # over the classes too
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        wanted.append(loss.item())
+    assert first == pytest.approx(wanted, abs=1e-5) and np.ptp(wanted) > 1e-3
+
+
+def test_curves(tiny, script, monkeypatch, capfd):
+    run(script, "task_distill", train(tiny, pred_distill=True, eval_step=1))
+    drawn = tiny / "out" / "curves.png"
+    picture = image.imread(drawn)  # a PNG, by its own reader
+    assert picture.shape[0] > 500 and picture.shape[1] > 500
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 5, "nothing is drawn"
+    drawn.unlink()
+
+    def draw(*argv):
+        monkeypatch.setattr("sys.argv", ["curves.py", *map(str, argv)])
+        return run_script(curves.main), *capfd.readouterr()
+
+    assert draw(tiny / "out") == (0, f"{drawn}\n", "")
+    assert np.array_equal(image.imread(drawn), picture)
+    (tiny / "glue" / "metrics.jsonl").write_text('{"task": "MRPC", "acc": 0.5}\n')
+    for argv, word in (((tiny / "json",), "metrics.jsonl does not exist"), ((tiny / "nowhere",), "does not exist"),
+                       ((tiny / "glue",), "no losses"), ((), "name one folder")):
+        status, _, err = draw(*argv)
+        assert status == 2 and word in err and len(err.splitlines()) == 1, err

@@ -1,4 +1,4 @@
-"""Task features: tokenizing an augmented task file, opening it again, and batches of similar length in evaluation.
+"""Task features: tokenizing an augmented task file, and opening it again.
 
     python benchmarks/bench_features.py [--rows 1000000]
 
@@ -116,36 +116,14 @@ def features(folder: Path, rows: int) -> list[list[str]]:
     return table
 
 
-def evaluation(folder: Path) -> list[list[str]]:
-    """The table's rows about predictions with a random student of the size of TinyBERT4."""
-    import torch
-
-    from transformer.modeling import TinyBertForSequenceClassification
-    from transformer.runtime import predict
-    write_rows(folder / "dev.tsv", DEV_ROWS)
-    dev = encode_file(TASK, folder / "dev.tsv", BertTokenizer(VOCAB), LENGTH)
-    student = TinyBertForSequenceClassification.from_scratch(ROOT / "tinybert_4l_config", num_labels=2).eval()
-    device = torch.device("cpu")
-
-    @torch.no_grad()
-    def padded() -> np.ndarray:
-        return np.concatenate([student(*dev.batch(rows, 128))[0].numpy()
-                               for rows in np.array_split(np.arange(len(dev)), -(-len(dev) // 32))])
-
-    assert (predict(student, dev, 32, device).argmax(axis=1) == padded().argmax(axis=1)).all()
-    slow, fast = seconds(padded), seconds(lambda: predict(student, dev, 32, device))
-    return [["evaluation, all padded to 128", f"{len(dev) / slow:,.0f} rows/s", "1.0", ""],
-            ["evaluation, batches of similar length", f"{len(dev) / fast:,.0f} rows/s", f"{slow / fast:.1f}", ""]]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the augmented file")
     args = parser.parse_args()
     print(f"{machine('numpy', 'torch')}; {args.rows:,} rows; load of the machine {os.getloadavg()[0]:.1f}; medians of "
-          f"{RUNS} runs, evaluation once\n")
+          f"{RUNS} runs\n")
     with tempfile.TemporaryDirectory() as temporary:
-        table = features(Path(temporary), args.rows) + evaluation(Path(temporary))
+        table = features(Path(temporary), args.rows)
     print_table(["", "speed", "x plain", "peak MB above torch"], table)
 
 

@@ -72,7 +72,7 @@ from transformer.glue import Task, class_order, get_task, name_labels, read_rows
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import score
-from transformer.record import RUN_NAME, RunRecord, format_metrics, require_finished
+from transformer.record import RUN_NAME, RunRecord, begin, format_metrics, require_finished
 from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
     Losses,
@@ -141,6 +141,8 @@ def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
     output_dir, device = teacher_folder(task, args), processes.device
+    if processes.is_first and not (args.resume and (output_dir / RUN_NAME).is_file()):
+        begin(output_dir)
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
@@ -197,8 +199,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
             for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
                 for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
                     seed_step(args.seed, step, piece)
-                    batch = [t.to(device) for t in train.batch(rows)]
-                    labels = torch.from_numpy(train.labels[rows]).to(device)
+                    batch = processes.send(train.batch(rows))
+                    labels, = processes.send([torch.from_numpy(train.labels[rows])])
                     with processes.synchronised(trained, number == accumulation):
                         with mixed(args.precision, device):
                             logits = trained(*batch, scores=())[0].float()

@@ -154,7 +154,7 @@ def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs,
     starts = range(0, min(len(data), 100 * args.eval_batch_size), args.eval_batch_size)
     for start in starts[processes.rank::processes.world]:
         rows = np.arange(start, min(start + args.eval_batch_size, len(data)))
-        batch = [t.to(processes.device) for t in data.batch(rows, args.max_seq_length)]
+        batch = processes.send(data.batch(rows, args.max_seq_length))
         losses.add(0, distillation_losses(student, teacher, batch, pairs, args.precision))
     student.train(modes[0])
     teacher.train(modes[1])
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}
     data = open_epoch(*files[0], tokenizer, args.max_seq_length, **reading)
     show(data, tokenizer)
-    sample = [t.to(device) for t in data.batch(np.arange(1), args.max_seq_length)]
+    sample = processes.send(data.batch(np.arange(1), args.max_seq_length))
     freeze_unused(student, sum(distillation_losses(student, teacher, sample, pairs, args.precision)))
     trained, guide = processes.wrap(student), teacher
     if args.compile:
@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
                     break
                 for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
                     seed_step(args.seed, step, piece)
-                    batch = [t.to(device) for t in data.batch(rows, args.max_seq_length)]
+                    batch = processes.send(data.batch(rows, args.max_seq_length))
                     with processes.synchronised(trained, number == accumulation):
                         att_loss, rep_loss = distillation_losses(trained, guide, batch, pairs, args.precision)
                         scaler.scale((att_loss + rep_loss) / accumulation).backward()

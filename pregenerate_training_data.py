@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     estimate(args, tokenizer, settings)
     store = args.tmp_dir / STORE_NAME
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(args.output_dir))
+        stack.enter_context(locked(args.output_dir / ".lock"))
         for unfinished in args.output_dir.glob(".epoch_*.tmp"):  # of a run that was killed
             unfinished.unlink()
         corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))

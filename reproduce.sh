@@ -143,16 +143,16 @@ step() {
     # neither: the step refuses it.
     local again=
     if [[ -e $log ]]; then again=--resume; fi
-    if [[ -e $log && $redone == *" $1 "* ]]; then again=--overwrite_output_dir; fi
+    if [[ -e $log && -e results/steps/$1.again ]]; then again=--overwrite_output_dir; fi
     if ! run_step "$1" >"$log" 2>&1; then
         { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
         return 1
     fi
+    rm -f "results/steps/$1.again"
     echo $((SECONDS - begin)) >"$mark"
     echo "$1: done in $((SECONDS - begin)) s"
 }
 
-redone=" "  # steps that --from does again
 mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
@@ -161,7 +161,7 @@ if [[ -n $from ]]; then
         die "no step $from; --list shows them"
     for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do
         rm -f "results/steps/$name.seconds"
-        redone+="$name "
+        touch "results/steps/$name.again"  # on disk: it has to be done again even if this run is stopped
     done
 fi
 for stage in "${stages[@]}"; do

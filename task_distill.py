@@ -77,9 +77,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.do_eval:
-        for flag in ("pred_distill", "aug_train", "teacher_model", "resume"):
+        for flag in ("pred_distill", "aug_train", "teacher_model", "resume", "compile"):
             if getattr(args, flag):
                 parser.error(f"--do_eval only scores the student and --{flag} is for training: drop one of them")
+        if args.precision != "fp32" or args.fp16:
+            parser.error("--do_eval scores in fp32: drop --precision or --fp16")
     elif not args.teacher_model:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
     if args.temperature != 1.0 and not args.pred_distill:
@@ -111,7 +113,7 @@ from transformer.files import InputError, find_input
 from transformer.glue import Task, chance_level, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import cached_logits, score
+from transformer.prediction import cached_logits, model_sha256, score
 from transformer.record import RunRecord, format_metrics, open_output, require_finished
 from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
@@ -249,16 +251,14 @@ def main(argv: list[str] | None = None) -> None:
     # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
     gold = args.hard_labels or (task.is_regression and args.preset == "code")
     ask_teacher = not args.pred_distill or (teacher.training and not gold)
+    columns = torch.tensor(teacher_order, device=device)
     targets = None
     if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
         targets = cached_logits(teacher, train, args.eval_batch_size, processes,
                                 args.cache_dir or data_dir / "features", fallback=output_dir / "features")
-    # the intermediate losses average over padding, so its length matters; the prediction loss does not
-    length = None if args.pred_distill or args.dynamic_padding else args.max_seq_length
-
-    def batch_losses(student, teacher, rows: np.ndarray) -> list[torch.Tensor]:
-        """Of some examples: the prediction loss, or attention loss and hidden loss."""
-        batch = [t.to(device) for t in train.batch(rows, length)]
+    def batch_losses(student, teacher, rows: np.ndarray, length: int | None) -> list[torch.Tensor]:
+        """Of some examples, padded to `length`: the prediction loss, or attention loss and hidden loss."""
+        batch = processes.send(train.batch(rows, length))
         if ask_teacher:
             with torch.no_grad():
                 teacher_logits, *teacher_outputs = teacher(*batch, classify=args.pred_distill, **of_teacher)
@@ -267,13 +267,13 @@ def main(argv: list[str] | None = None) -> None:
                                        **of_student)
         if not args.pred_distill:
             return list(transformer_losses(outputs, teacher_outputs, pairs))
-        labels = torch.from_numpy(train.labels[rows]).to(device) if gold else None
+        labels, = processes.send([torch.from_numpy(train.labels[rows])]) if gold else (None,)
         if targets is not None:
-            teacher_logits = torch.from_numpy(targets[rows]).to(device)
-        return [prediction_loss(logits.float(), None if gold else teacher_logits.float()[:, teacher_order], labels,
+            teacher_logits, = processes.send([torch.from_numpy(targets[rows])])
+        return [prediction_loss(logits.float(), None if gold else teacher_logits.float()[:, columns], labels,
                                 args.temperature)]
 
-    freeze_unused(student, sum(batch_losses(student, teacher, np.arange(1))))
+    freeze_unused(student, sum(batch_losses(student, teacher, np.arange(1), None)))
     trained, guide = processes.wrap(student), teacher
     if args.compile:
         trained, guide = torch.compile(trained), torch.compile(teacher)
@@ -283,7 +283,8 @@ def main(argv: list[str] | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss"), processes)
 
-    states = States(output_dir, result_settings(vars(args), train=train.key))
+    states = States(output_dir, result_settings(vars(args), train=train.key, teacher_weights=model_sha256(teacher),
+                                                dev=[sequences.key for sequences in sets.values()]))
     state = states.newest(device) if args.resume else None
     step, best, kept = 0, -math.inf, {}
     if state:
@@ -316,10 +317,14 @@ def main(argv: list[str] | None = None) -> None:
             for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
                 if step == total_steps:
                     break
+                # The intermediate losses average over padding, so its length matters, and must not depend on how a
+                # batch is split; the prediction loss does not see it.
+                length = None if args.pred_distill else \
+                    int(train.lengths_of(indices).max()) if args.dynamic_padding else args.max_seq_length
                 for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
                     seed_step(args.seed, step, piece)
                     with processes.synchronised(trained, number == accumulation):
-                        parts = batch_losses(trained, guide, rows)
+                        parts = batch_losses(trained, guide, rows, length)
                         scaler.scale(sum(parts) / accumulation).backward()
                     losses.add(step, parts)
                 learning_rate = optimizer.learning_rate()

@@ -65,6 +65,12 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
     run, calls = reproduce("--tasks", "RTE", "--students", "6l", "--from", "prediction_6l_rte")
     assert run.returncode == 0 and len(calls) == 2 and "--pred_distill" in calls[0] and "--do_eval" in calls[1]
     assert "--overwrite_output_dir" in calls[0] and "--resume" not in calls[0]
+    reproduce("--tasks", "RTE", "--students", "6l", "--from", "intermediate_6l_rte", BREAK="--output_dir models/tmp")
+    run, calls = reproduce("--tasks", "RTE", "--students", "6l")  # without --from: what follows is still done again
+    assert run.returncode == 0 and len(calls) == 3
+    assert all("--overwrite_output_dir" in call for call in calls[:2])
+    run, calls = reproduce("--tasks", "RTE", "--students", "6l")
+    assert not calls
 
 
 @pytest.mark.parametrize("argv", [

@@ -76,17 +76,17 @@ class Place:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Have a folder to oneself: another process is refused (InputError), or waits for its turn where `wait` is true."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+def locked(file: Path, wait: bool = False) -> Iterator[None]:
+    """Have the folder of a lock file to oneself: another process is refused (InputError), or waits if `wait` is true.
+
+    The file stays: were it deleted, two processes could hold locks on two files of that name.
+    """
+    with open(file, "ab") as handle:  # for writing, as network file systems want it
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InputError(f"another run is working in {folder}: wait for it to end") from None
+            raise InputError(f"another run is working in {file.parent}: wait for it to end") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 class GrowingFiles:
@@ -107,7 +107,7 @@ class GrowingFiles:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = contextlib.ExitStack()
-        self._lock.enter_context(locked(folder, wait))
+        self._lock.enter_context(locked(progress, wait))
         self._progress = open(progress, "a+b")
         self._files = [open(folder / name, "ab") for name in names]
         self._facts = _json_line(facts)

@@ -35,8 +35,7 @@ def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: 
     starts = range(0, len(order), batch_size)
     for start in starts[processes.rank::processes.world]:
         places = order[start:start + batch_size]
-        batch = (t.to(processes.device) for t in sequences.batch(rows[places]))
-        logits[places] = model(*batch, scores=())[0].float().cpu()
+        logits[places] = model(*processes.send(sequences.batch(rows[places])), scores=())[0].float().cpu()
     model.train(was_training)
     return processes.total(logits).numpy()  # exact: all processes but one have 0 for a row
 
@@ -52,7 +51,8 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     """
     if sequences.key is None:
         raise ValueError("sequences without a key: nothing tells whether logits are theirs")
-    facts = {"format": 1, "model": _model_sha256(model), "sequences": sequences.key, "examples": len(sequences)}
+    facts = {"format": 1, "model": model_sha256(model), "sequences": sequences.key, "examples": len(sequences),
+             "products": torch.get_float32_matmul_precision()}
     name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
 
     places = [Path(place) / name for place in (cache_dir, fallback) if place]
@@ -83,7 +83,7 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     return arrays["logits"].reshape(len(sequences), model.num_labels)
 
 
-def _model_sha256(model: nn.Module) -> str:
+def model_sha256(model: nn.Module) -> str:
     """Of all that a prediction follows from: the weights, wherever they came from, and the sizes and rates."""
     config = {name: value for name, value in vars(model.config).items() if name != "extra"}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -18,6 +18,7 @@ import torch
 
 from transformer.curves import draw_curves
 from transformer.files import InputError, read_json, require_empty_folder, write_json
+from transformer.resume import clear_states
 from transformer.runtime import Processes
 
 RUN_NAME = "run.json"
@@ -32,19 +33,28 @@ def require_finished(folder: str | Path) -> None:
 
 
 def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
-    """Make the output folder of a training run; true where resume finds a finished run in it.
+    """Make the output folder of a training run, marked as unfinished; true where resume finds a finished run in it.
 
+    The mark comes at once: what an earlier run left must not pass for this one's, however early this one is stopped.
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
     """
     run = Path(folder) / RUN_NAME
     finished = run.is_file() and bool(read_json(run).get("finished"))
-    if resume and run.is_file():
-        return finished
-    if run.is_file() and not finished and not overwrite:
+    if resume and finished:
+        return True
+    if not resume and run.is_file() and not finished and not overwrite:
         raise InputError(f"{folder} holds a run that was stopped: go on with it with --resume, or start it anew with "
                          "--overwrite_output_dir")
-    require_empty_folder(folder, overwrite)
+    if not (resume and run.is_file()):
+        require_empty_folder(folder, overwrite)
+        begin(folder)
     return False
+
+
+def begin(folder: str | Path) -> None:
+    """Mark a folder as that of a run which is not finished, without any state of an earlier one."""
+    write_json(Path(folder) / RUN_NAME, {"finished": False})
+    clear_states(folder)
 
 
 def format_metrics(title: str, values: dict[str, float]) -> str:
@@ -105,10 +115,10 @@ class RunRecord:
         """Bytes in each log."""
         return {log: (self.folder / log).stat().st_size for log in _LOGS if (self.folder / log).is_file()}
 
-    def count(self, lengths: np.ndarray, processes: int = 1) -> None:
-        """Note that sequences of these lengths went through training, in each of `processes`."""
-        self._sequences += len(lengths) * processes
-        self._wordpieces += int(lengths.sum()) * processes
+    def count(self, lengths: np.ndarray) -> None:
+        """Note that sequences of these lengths went through training."""
+        self._sequences += len(lengths)
+        self._wordpieces += int(lengths.sum())
 
     def speed(self) -> dict[str, float]:
         """Sequences and wordpieces (padding left out) a second since the last call, and the memory in use, in GB: of

@@ -17,10 +17,11 @@ from transformer.weights import write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
+_SECONDS_OF_ONE_SIGNAL = 2  # in which a scheduler and torchrun may both pass the same one on
 
 # Settings that do not change the result of a run: another value is no reason to refuse --resume.
 _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "no_cuda", "local_rank",
-                  "reduce_memory", "cache_dir"}
+                  "reduce_memory", "cache_dir", "skip_teacher_check", "fp16"}  # precision says what fp16 says
 
 
 def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, Any]:
@@ -43,10 +44,6 @@ class States:
         for unfinished in self.folder.glob(".state_*.tmp"):  # by a run that was killed while it saved
             unfinished.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
-        """States from the oldest to the newest."""
-        return sorted(self.folder.glob("state_*.pt"), key=_step)
-
     def save(self, step: int, **state: Any) -> None:
         """Write a state, read it back, and only then give it its name; then delete the oldest beyond two.
 
@@ -57,7 +54,9 @@ class States:
             write_pickle({"step": step, "settings": self.settings, **state}, handle)
             handle.flush()
             _read(Path(handle.name), "cpu")
-        for path in self._paths()[:-_KEPT]:
+        later = [path for path in _paths(self.folder) if _step(path) > step]  # damaged ones, passed over by newest()
+        earlier = [path for path in _paths(self.folder) if _step(path) <= step][:-_KEPT]
+        for path in [*later, *earlier]:
             path.unlink()
         self._spent += time.monotonic() - started
 
@@ -72,14 +71,14 @@ class States:
     @property
     def last(self) -> Path | None:
         """The newest state."""
-        return max(self._paths(), default=None, key=_step)
+        return max(_paths(self.folder), default=None, key=_step)
 
     def newest(self, device: torch.device) -> dict[str, Any] | None:
         """The newest state that can be read, or None; a damaged one is passed over, with a warning.
 
         Raises InputError naming the first setting that differs from those of the stopped run.
         """
-        for path in reversed(self._paths()):
+        for path in reversed(_paths(self.folder)):
             try:
                 state = _read(path, device)
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -97,8 +96,18 @@ class States:
 
     def clear(self) -> None:
         """Delete all states: the run is finished, or starts anew."""
-        for path in self._paths():
-            path.unlink()
+        clear_states(self.folder)
+
+
+def clear_states(folder: str | Path) -> None:
+    """Delete the states of all runs in a folder."""
+    for path in _paths(folder):
+        path.unlink()
+
+
+def _paths(folder: str | Path) -> list[Path]:
+    """States in a folder from the oldest to the newest."""
+    return sorted(Path(folder).glob("state_*.pt"), key=_step)
 
 
 def _step(path: Path) -> int:
@@ -140,6 +149,10 @@ class StopSignals:
         raise SystemExit(128 + self.received)
 
     def _handle(self, number: int, _frame: object) -> None:
-        self.received = signal.Signals(number)
-        self.__exit__()
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")
+        if self.received is None:
+            self.received = signal.Signals(number)
+            self._at = time.monotonic()
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+        elif time.monotonic() - self._at > _SECONDS_OF_ONE_SIGNAL:
+            self.__exit__()
+            os.kill(os.getpid(), number)

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ class Processes:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def send(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors on the device; the host does not wait until they are there."""
+        if self.device.type == "cuda":
+            return tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+        return tuple(tensors)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum of `values` over all processes, in place."""
@@ -82,7 +89,8 @@ def join_processes(no_cuda: bool = False, local_rank: int = -1) -> Processes:
     if world == 1:
         return Processes(0, 1, device)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(days=7))  # one may wait long for arrays that another run makes
     processes = Processes(dist.get_rank(), world, device)
     if not processes.is_first:
         sys.stdout = open(os.devnull, "w")

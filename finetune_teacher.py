@@ -141,8 +141,8 @@ def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
     output_dir, device = teacher_folder(task, args), processes.device
-    if processes.is_first and not (args.resume and (output_dir / RUN_NAME).is_file()):
-        begin(output_dir)
+    if processes.is_first and not args.resume and (output_dir / RUN_NAME).is_file():
+        begin(output_dir)  # it must not pass for this run, however early this one is stopped
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)

@@ -33,9 +33,10 @@ def require_finished(folder: str | Path) -> None:
 
 
 def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
-    """Make the output folder of a training run, marked as unfinished; true where resume finds a finished run in it.
+    """Make the output folder of a training run; true where resume finds a finished run in it.
 
-    The mark comes at once: what an earlier run left must not pass for this one's, however early this one is stopped.
+    A run that is to be overwritten is marked as unfinished at once: it must not pass for this one, however early this
+    one is stopped.
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
     """
     run = Path(folder) / RUN_NAME
@@ -47,7 +48,8 @@ def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
                          "--overwrite_output_dir")
     if not (resume and run.is_file()):
         require_empty_folder(folder, overwrite)
-        begin(folder)
+        if run.is_file():
+            begin(folder)
     return False
 
 

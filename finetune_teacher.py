@@ -67,7 +67,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
 from transformer.features import encode_file, show
-from transformer.files import InputError, find_input, read_json, require_empty_folder
+from transformer.files import find_input, read_json, require_empty_folder
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
@@ -77,7 +77,6 @@ from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
-    batch_at,
     check_length,
     join_processes,
     locate,
@@ -182,12 +181,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
 
     def require_finite() -> None:
-        bad = losses.bad_step()
-        if bad is not None:
-            batch = batch_at(bad, [len(train)] * args.num_train_epochs, batch_size, args.seed)
-            raise InputError(f"{task.name}: loss or weights are not finite at step {bad + 1}, whose batch "
-                             f"holds the examples {batch.tolist()}; last good state: {states.last or 'none'}; lower "
-                             "--learning_rate")
+        losses.require_finite([len(train)] * args.num_train_epochs, batch_size, args.seed, states.last,
+                              what=f"{task.name}: ")
 
     progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
                     disable=not processes.is_first)

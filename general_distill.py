@@ -88,7 +88,6 @@ from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
-    batch_at,
     check_length,
     count_steps,
     freeze,
@@ -229,11 +228,7 @@ def main(argv: list[str] | None = None) -> None:
           f"{micro_batch}, on {device}", flush=True)
 
     def require_finite() -> None:
-        bad = losses.bad_step()
-        if bad is not None:
-            raise InputError(f"loss or weights are not finite at step {bad + 1}, whose batch holds the examples "
-                             f"{batch_at(bad, counts, batch_size, args.seed).tolist()}; last good state: "
-                             f"{states.last or 'none'}; lower --learning_rate")
+        losses.require_finite(counts, batch_size, args.seed, states.last)
 
     def save_state() -> None:
         require_finite()

@@ -119,7 +119,6 @@ from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
-    batch_at,
     check_length,
     count_steps,
     freeze,
@@ -303,11 +302,7 @@ def main(argv: list[str] | None = None) -> None:
           f"of {batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
 
     def require_finite() -> None:
-        bad = losses.bad_step()
-        if bad is not None:
-            batch = batch_at(bad, [len(train)] * epochs, batch_size, args.seed)
-            raise InputError(f"loss or weights are not finite at step {bad + 1}, whose batch holds the examples "
-                             f"{batch.tolist()}; last good state: {states.last or 'none'}; lower --learning_rate")
+        losses.require_finite([len(train)] * epochs, batch_size, args.seed, states.last)
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
     first_epoch, first_batch = locate(step, per_epoch)

@@ -224,6 +224,18 @@ class Losses:
         step = int(self._processes.smallest(self._bad_step.clone()))
         return None if step == _NEVER else step
 
+    def require_finite(self, counts: Sequence[int], batch_size: int, seed: int, last_state: object,
+                       what: str = "") -> None:
+        """InputError where bad_step() finds one: with the step, the examples of its batch, and the last good state.
+
+        counts: examples of each epoch, from which shuffled_batches() drew with `seed`; what: begins the message.
+        """
+        bad = self.bad_step()
+        if bad is not None:
+            raise InputError(f"{what}loss or weights are not finite at step {bad + 1}, whose batch holds the examples "
+                             f"{batch_at(bad, counts, batch_size, seed).tolist()}; last good state: "
+                             f"{last_state or 'none'}; lower --learning_rate")
+
     def totals(self) -> Tensor:
         """Sums so far of all processes, for a state that the first one writes."""
         return self._processes.total(self.sums.clone())

@@ -123,8 +123,8 @@ class BertSelfAttention(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
-        # on the CPU, in bfloat16, the fused kernel is slower than separate operations
-        if not want_scores and not (query.is_cpu and query.dtype == torch.bfloat16):
+        # on the CPU, in bfloat16, the fused kernel with its backward pass is slower than separate operations
+        if not (want_scores or query.is_cpu and query.dtype == torch.bfloat16 and torch.is_grad_enabled()):
             context = nn.functional.scaled_dot_product_attention(
                 query, key, value, mask.to(query.dtype), self.dropout.p if self.training else 0.0)
             return context.transpose(1, 2).flatten(2), None

@@ -1,8 +1,9 @@
-"""Pictures of a training run: python -m transformer.curves FOLDER draws FOLDER/curves.png from its metrics.jsonl."""
+"""Pictures of training runs: python -m transformer.curves FOLDER draws FOLDER/curves.png from its metrics.jsonl."""
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformer.cli import run_script
@@ -10,31 +11,43 @@ from transformer.files import InputError, atomic_write, read_lines
 
 CURVES_NAME = "curves.png"
 _NOT_SHOWN = {"step", "epoch", "learning_rate", "sequences_per_s", "wordpieces_per_s", "memory_gb", "gpu_memory_gb"}
+_FEW = 50  # points, up to which each is marked: a line through one point is not seen
+
+
+def read_metrics(folder: str | Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl that hold a loss.
+
+    Raises InputError where the folder has no metrics.jsonl with steps or epochs.
+    """
+    metrics = Path(folder) / "metrics.jsonl"
+    if not metrics.is_file():
+        raise InputError(f"{metrics} does not exist: name the output folder of a training run")
+    try:
+        lines = [line for line in map(json.loads, read_lines(metrics)) if isinstance(line, dict) and "loss" in line]
+    except (ValueError, RecursionError):
+        lines = []
+    if not lines:
+        raise InputError(f"{metrics} holds no losses of a training run")
+    return lines
 
 
 def draw_curves(folder: str | Path) -> Path:
     """Draw the losses and, below them, the dev scores of a run over its steps; returns the picture's path.
 
-    Raises InputError where the folder has no metrics.jsonl with steps or epochs.
+    Raises InputError as read_metrics() does.
     """
     from matplotlib.figure import Figure  # takes a second to load
 
-    metrics = Path(folder) / "metrics.jsonl"
-    if not metrics.is_file():
-        raise InputError(f"{metrics} does not exist: name the output folder of a training run")
-    try:
-        lines = [line for line in map(json.loads, read_lines(metrics)) if "loss" in line]
-        steps = [line.get("step", line.get("epoch")) for line in lines]
-        names = [name for name, value in lines[0].items() if isinstance(value, (int, float)) and name not in _NOT_SHOWN]
-    except (ValueError, TypeError, IndexError):
-        raise InputError(f"{metrics} holds no losses of a training run") from None
+    lines = read_metrics(folder)
+    steps = [line.get("step", line.get("epoch")) for line in lines]
+    names = [name for name, value in lines[0].items() if isinstance(value, (int, float)) and name not in _NOT_SHOWN]
     panels = [[name for name in names if name.endswith("loss")], [name for name in names if not name.endswith("loss")]]
     panels = [panel for panel in panels if panel]
     figure = Figure(figsize=(8, 3.5 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in panel:
-            axis.plot(steps, [line.get(name) for line in lines], label=name, marker="." if len(lines) < 50 else None)
+            axis.plot(steps, [line.get(name) for line in lines], label=name, marker="." if len(lines) < _FEW else None)
         axis.legend()
         axis.grid(alpha=0.3)
     axes[0].set_title(Path(folder).resolve().name)
@@ -43,6 +56,53 @@ def draw_curves(folder: str | Path) -> Path:
     with atomic_write(path, "wb") as handle:
         figure.savefig(handle, format="png", dpi=120)
     return path
+
+
+def _small_figure(title: str, x_label: str, y_label: str):
+    """A figure that is still readable when it is shown 350 pixels wide, and its axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _save(figure, path: Path) -> Path:
+    with atomic_write(path, "wb") as handle:
+        figure.savefig(handle, format="png", dpi=144)
+    return path
+
+
+def draw_lines(path: Path, title: str, y_label: str, lines: Sequence[tuple[str, list, list]]) -> Path:
+    """Draw one line for each (name, steps, values) into the PNG `path`; equal names share a colour."""
+    figure, axis = _small_figure(title, "optimizer step", y_label)
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for name, _, _ in lines))}
+    seen = set()
+    for name, steps, values in lines:
+        axis.plot(steps, values, color=colours[name], label=None if name in seen else name, linewidth=1.2, alpha=0.85,
+                  marker="." if len(steps) < _FEW else None)
+        seen.add(name)
+    axis.set_xlim(left=0)
+    axis.legend(fontsize=9)
+    return _save(figure, path)
+
+
+def draw_models(path: Path, title: str, x_label: str, y_label: str,
+                points: Sequence[tuple[str, float, float, int]]) -> Path:
+    """Draw (name, x, y, parameters) of models into the PNG `path`: x on a log scale, areas as the parameters."""
+    figure, axis = _small_figure(title, x_label, y_label)
+    largest = max(parameters for *_, parameters in points)
+    for number, (name, x, y, parameters) in enumerate(points):
+        axis.scatter([x], [y], s=30 + 600 * parameters / largest, color=f"C{number}", alpha=0.6)
+        axis.annotate(name, (x, y), fontsize=9, ha="center", va="bottom", xytext=(0, 16), textcoords="offset points")
+    axis.set_xscale("log")
+    axis.margins(0.3, 0.35)
+    return _save(figure, path)
 
 
 def main() -> None:

@@ -1,0 +1,334 @@
+"""report.py on made-up run folders: its numbers by hand, what it leaves out and why, a page that needs nothing else."""
+import argparse
+import base64
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import report
+from transformer.files import read_json, write_json
+from transformer.modeling import BertConfig
+from transformer.published import ABLATIONS, ROWS
+from transformer.record import RunRecord
+from transformer.runtime import join_processes
+
+ODD = "<b>&odd|[name]*"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> dict:
+    """run.json of a prediction run as the scripts write it."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = vars(report_settings())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["task_distill.py"])
+        record = RunRecord(folder, argparse.Namespace(**settings), join_processes(True, -1), steps=20, resumed_from=0)
+    record.log(step=20, loss=0.5, cls_loss=0.5, acc=0.5)
+    record.finish(task="RTE", kept={"acc": 0.5})
+    return read_json(folder / "run.json")
+
+
+def report_settings() -> argparse.Namespace:
+    import task_distill
+    return task_distill.parse_args("--data_dir d --task_name RTE --student_model s --teacher_model t --output_dir o "
+                                   "--pred_distill --aug_train --learning_rate 3e-5".split())
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, template):
+    """Works in an empty folder; make(path, score, ...) makes a finished run below models."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+
+    def make(path: str, score: float, task="RTE", metric="acc", script="task_distill", seed=42, started=0, **settings):
+        folder = tmp_path / "models" / path
+        folder.mkdir(parents=True)
+        run = copy.deepcopy(template)
+        run |= {"command": f"{script}.py --flags", "task": task, "started": f"2026-01-01T00:00:{started:02}+0000"}
+        run["settings"] |= {"seed": seed, "output_dir": f"models/{path}", **settings}
+        scores = {metric: score}
+        if script == "task_distill":
+            run["kept"] = {"step": 20, **scores}
+        else:
+            del run["kept"]
+            run |= scores
+        if script == "general_distill":
+            del run["task"]
+            run["settings"] |= {"aug_train": None, "pred_distill": None}
+        write_json(folder / "run.json", run)
+        BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                   intermediate_size=16).to_json_file(folder / "config.json")
+        with open(folder / "metrics.jsonl", "w") as handle:
+            for step in (10, 20):
+                handle.write(json.dumps({"step": step, "loss": 1 / step, "att_loss": 1.0, "rep_loss": 2.0, **scores,
+                                         "cls_loss": 1 / step, "sequences_per_s": 10.0 * step}) + "\n")
+        return folder
+    return make
+
+
+def made(*argv: str) -> dict[str, list[list[str]]]:
+    """Run report.py; of report.md, the rows of the tables below each heading (cells without references)."""
+    report.main(list(argv))
+    sections: dict[str, list[list[str]]] = {}
+    for line in Path("results/report.md").read_text().splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+            sections[heading] = []
+        elif line.startswith("| ") and sections:
+            line = re.sub(r" ?<sup>.*?</sup>", "", line)
+            sections[heading].append([re.sub(r"\[(.*?)\]\(.*?\)", r"\1", cell).strip()
+                                      for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return sections
+
+
+def rows_of(section: list[list[str]], *first: str) -> list[list[str]]:
+    return [row for row in section if tuple(row[:len(first)]) == first]
+
+
+def seeds(world, scores=(0.60, 0.64, 0.62), variant="full", **settings):
+    return [world(f"runs/{variant}/seed_{seed}/distilled_tinybert_4l_rte", score, seed=seed, **settings)
+            for seed, score in enumerate(scores, 1)]
+
+
+def test_mean_deviation_best_and_missing(world):
+    first, *_ = seeds(world)
+    world("distilled_tinybert_4l_cola", 0.415, "CoLA", "mcc", seed=7)
+    world("distilled_tinybert_6l_mnli", 0.8, "MNLI")
+    world("final_rte_teacher", 0.70, script="finetune_teacher", tasks=["RTE"])
+    table = made()["Dev scores of these runs"]
+    # 60, 64, 62: mean 62, squares of the distances 4 + 4 + 0 over n - 1 = 2
+    assert rows_of(table, "RTE", "accuracy") == [
+        ["RTE", "accuracy", "3", "62.0", "2.00", "64.0", "run.json"], ["RTE", "accuracy", "0", "missing", "", "", ""],
+        ["RTE", "accuracy", "1", "70.0", "none", "70.0", "run.json"]]
+    assert rows_of(table, "CoLA")[0] == ["CoLA", "MCC", "1", "41.5", "none", "41.5", "run.json"]
+    assert [row[3] for row in rows_of(table, "MNLI")] == ["missing", "80.0", "missing"]
+    assert [row[3] for row in rows_of(table, "QNLI")] == ["missing"] * 3 and not rows_of(table, "WNLI")
+    # what --do_eval wrote comes first
+    write_json(first / "eval_results.json", {"task": "RTE", "values": {"acc": 0.66}, "counts": {"dev": 24},
+                                             "finished": True})
+    assert rows_of(made()["Dev scores of these runs"], "RTE")[0][3:] == [
+        "64.0", "2.00", "66.0", "eval_results.json, run.json"]
+    assert "RTE: not GLUE's dev set of 277 examples, but one of 24." in Path("results/report.md").read_text()
+
+
+@pytest.mark.parametrize("evaluation", [
+    "{", "[]", '{"task": "CoLA", "values": {"mcc": 0.9}}', '{"task": "RTE", "values": {"acc": NaN}}',
+    '{"task": "RTE", "values": {"acc": 0.9}, "model_finished": false}', '{"task": "RTE", "values": {"f1": 0.9}}'])
+def test_evaluation_that_cannot_be_used(evaluation, world):
+    folder = world("distilled_tinybert_4l_rte", 0.6)
+    (folder / "eval_results.json").write_text(evaluation)
+    sections = made()
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3:] == ["60.0", "none", "60.0", "run.json"]
+    assert "the score is that of run.json" in sections["Left out"][-1][1]
+
+
+def test_settings_that_differ_between_seeds_are_named(world):
+    seeds(world)
+    assert "same settings" not in str(made()) + Path("results/report.md").read_text()
+    world("distilled_tinybert_4l_rte", 0.6, seed=9, learning_rate=1e-5, cache_dir="elsewhere")
+    made()
+    assert "The runs of RTE do not have the same settings: learning_rate." in Path("results/report.md").read_text()
+
+
+def test_ablations_beside_the_paper(world):
+    seeds(world)
+    world("distilled_tinybert_4l_mrpc", 0.9, "MRPC")
+    seeds(world, (0.50, 0.54), "no_da", aug_train=False)
+    world("runs/my_own/seed_1/distilled_tinybert_4l_rte", 0.7)
+    world("runs/no_da/seed_1/distilled_tinybert_4l_mrpc", 0.7, "MRPC", aug_train=False)
+    table = made()["Ablations"]
+    assert table[0][1:3] == ["these runs, TinyBERT4: MRPC", "these runs, TinyBERT4: RTE"]
+    assert rows_of(table, "full")[0] == ["full", "90.0 (n=1)", "62.0 ± 2.0 (n=3)", "76.0", "+0.0", "75.6", "+0.0"]
+    # (70 + 52) / 2 = 61 against (90 + 62) / 2 = 76; the deviation of 50 and 54 is sqrt(8)
+    assert rows_of(table, "no_da")[0] == ["no_da", "70.0 (n=1)", "52.0 ± 2.8 (n=2)", "61.0", "-15.0", "68.4", "-7.2"]
+    assert rows_of(table, "my_own")[0] == ["my_own", "missing", "70.0 (n=1)", "70.0 (1 of 2)", "+8.0 (1 of 2)", "", ""]
+    assert rows_of(table, "no_trm")[0][1:5] == ["missing"] * 4
+    assert rows_of(table, "no_trm")[1] == ["no_trm", "71.7", "72.3", "70.1", "11.2", "56.3"]
+
+
+def test_search_is_chosen_on_dev(world):
+    for batch, rate, score in ((16, 1e-5, 0.5), (16, 3e-5, 0.7), (32, 1e-5, 0.6)):
+        world(f"runs/search_b{batch}_lr{rate:g}/seed_42/distilled_tinybert_4l_rte", score, train_batch_size=batch,
+              learning_rate=rate)
+    sections = made()
+    assert sections["Search of the prediction stage"] == [
+        ["batch, rate", "16, 1e-05", "16, 3e-05", "32, 1e-05", "chosen"], ["---", "---:", "---:", "---:", "---"],
+        ["TinyBERT4, RTE", "50.0 (n=1)", "70.0 (n=1)", "60.0 (n=1)", "16, 3e-05"]]
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"  # not a run of the full method
+
+
+def edit(folder: Path, change) -> None:
+    run = read_json(folder / "run.json")
+    change(run)
+    write_json(folder / "run.json", run)
+
+
+@pytest.mark.parametrize("change,reason", [
+    (lambda run: run.update(finished=False), "not finished"), (lambda run: run.update(kept={}), "no acc of RTE"),
+    (lambda run: run.update(kept={"acc": "high"}), "no acc of RTE"),
+    (lambda run: run["settings"].pop("seed"), "another version of the kit"),
+    (lambda run: run.update(settings=[1]), "another version of the kit"),
+    (lambda run: run.update(hardware="a GPU"), "another version of the kit"),
+    (lambda run: run["settings"].update(without=3), "another version of the kit"),
+    (lambda run: run.pop("task"), "names no task"), (lambda run: run.update(task="SQuAD"), "unknown task"),
+    (lambda run: run.update(command="train.py"), "no training script of this kit"),
+    (lambda run: run["settings"].update(hard_labels=True), "an ablation by its settings (--hard_labels)"),
+    (lambda run: run["settings"].update(aug_train=False), "an ablation by its settings (no --aug_train)")])
+def test_run_that_is_left_out(change, reason, world):
+    folder = world("distilled_tinybert_4l_rte", 0.6)
+    edit(folder, change)
+    sections = made()
+    (row,) = sections["Left out"][2:]
+    assert row[0] == "models/distilled_tinybert_4l_rte" or str(folder) in row[0]
+    assert reason in row[1]
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"
+
+
+def test_the_run_before_makes_an_ablation_too(world):
+    world("tmp_distilled_tinybert_4l_rte", 0.0, pred_distill=False, without=["attn"])
+    world("distilled_tinybert_4l_rte", 0.6, student_model="models/tmp_distilled_tinybert_4l_rte")
+    assert [row[1].split(")")[0] for row in made()["Left out"][2:]] == [
+        "an ablation by its settings (--without attn"] * 2
+
+
+def test_newest_of_duplicates_and_folders_of_others(world):
+    world("distilled_tinybert_4l_rte", 0.6, seed=1, started=1)
+    world("runs/full/seed_1/distilled_tinybert_4l_rte", 0.8, seed=1, started=2)
+    for name, text in (("broken", "{"), ("list", "[1]"), ("other", '{"epochs": 3}'), ("deep", "[" * 100_000)):
+        (Path("models") / name).mkdir()
+        (Path("models") / name / "run.json").write_text(text)
+    Path("results").mkdir()
+    Path("results/inference.json").write_text('{"rows": [{"engine": "kit"}, 3]}')
+    sections = made()
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][2:4] == ["1", "80.0"]
+    left = dict(sections["Left out"][2:])
+    assert "same variant, seed, task and student" in left["models/distilled_tinybert_4l_rte"]
+    assert "not valid JSON" in left["models/broken"] and "not valid JSON" in left["models/deep"]
+    assert left["models/list"] == left["models/other"] == "not a run of this kit"
+    assert "bench_inference" in left["results/inference.json"]
+
+
+def test_curves_that_cannot_be_drawn_leave_the_score(world):
+    folder = world("distilled_tinybert_4l_rte", 0.6)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss"')
+    sections = made()
+    assert "no curve" in sections["Left out"][-1][1] and len(sections["Left out"]) == 3
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "60.0"
+
+
+def test_speed_is_that_of_models_of_the_same_size(world):
+    world("distilled_tinybert_4l_rte", 0.6)
+    world("final_rte_teacher", 0.7, script="finetune_teacher")
+    row = {"model": "TinyBERT4", "engine": "kit", "device": "cpu", "precision": "fp32", "batch": 1, "length": 128,
+           "milliseconds_median": 12.5, "parameters": 14_500_000, "flops": 1}
+    table = made()["Size, speed and score"]
+    # 30 + 512 + 2 embeddings of 8, their norm 16; a layer: 4 * (64 + 8) + 2 * 16 + 2 * 128 + 16 + 8; 8 * 8 + 8 pooler;
+    # classifier 8 * 2 + 2
+    size = 544 * 8 + 16 + 2 * (288 + 32 + 280) + 72 + 18
+    assert rows_of(table, "TinyBERT4")[0] == ["TinyBERT4", f"{size:,}", "1.0", "missing", "60.0"]
+    assert "Speed is left out" in Path("results/report.md").read_text()
+    for parameters, shown in ((14_500_000, "missing"), (size, "12.5 source")):
+        write_json("results/inference.json", {"machine": "x", "rows": [
+            {**row, "engine": "transformers", "milliseconds_median": 99}, {**row, "parameters": parameters}]})
+        assert rows_of(made()["Size, speed and score"], "TinyBERT4")[0][3] == shown
+
+
+def test_cost(world):
+    for seed, seconds in ((1, 30.0), (2, 50.0)):
+        edit(world(f"runs/full/seed_{seed}/distilled_tinybert_4l_rte", 0.6, seed=seed),
+             lambda run, seconds=seconds: run.update(seconds=seconds, resumed_from=0 if seconds == 30 else 10))
+    marks = Path("results/steps/full/seed_1")
+    marks.mkdir(parents=True)
+    for name, text in (("eval_4l_rte", "3\n"), ("eval_4l_cola", "4\n"), ("glove", "soon")):
+        (marks / f"{name}.seconds").write_text(text)
+    table = made()["Cost"]
+    # 80 seconds for 20 + 10 steps; the median of 100, 200, 100, 200
+    assert rows_of(table, "prediction, TinyBERT4")[0][1:7] == ["RTE", "2", "15", "40", "2.667", "150"]
+    assert table[-1][1:] == ["eval", "2", "7"] and not any("glove" in row for row in table)
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order; collects links, pictures and text."""
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.links, self.pictures, self.anchors, self.words = [], [], [], set(), []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        assert tag not in ("script", "link", "iframe", "object", "b"), tag
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.anchors |= {attributes["id"]} if "id" in attributes else set()
+        if tag == "a":
+            self.links.append(attributes["href"])
+        if tag == "img":
+            assert attributes["alt"]
+            self.pictures.append(attributes["src"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_stands_alone_and_its_links_lead_somewhere(world):
+    seeds(world)
+    for student in ("4l", "6l"):
+        world(f"distilled_tinybert_{student}", 0.0, script="general_distill")
+        world(f"tmp_distilled_tinybert_{student}_rte", 0.0, pred_distill=False)
+    world("distilled_tinybert_6l_rte", 0.6)
+    world("final_rte_teacher", 0.7, script="finetune_teacher")
+    odd = world(f"runs/{ODD}/seed_1/distilled_tinybert_4l_rte", 0.6)
+    (odd / "inner").mkdir()
+    (odd / "inner" / "run.json").write_text(json.dumps({"<script>alert(1)</script>": 1}))
+    made()
+    source = Path("results/report.html").read_text()
+    page = Page(source)
+    assert not re.search(r"""(src|href)=["'](https?:|//)|url\(|@import""", source)
+    assert ODD in "".join(page.words)
+    for link in page.links:
+        assert link[1:] in page.anchors if link.startswith("#") else (Path("results") / unquote(link)).exists(), link
+    folders = {(Path("results") / unquote(link)).resolve() for link in page.links if not link.startswith("#")}
+    for run in Path("models").rglob("run.json"):
+        assert run.parent.resolve() in folders, run
+        assert run.resolve() in folders or run.parent.name == "inner", run
+    # two losses of general distillation, three and the dev scores of RTE, size and score
+    assert len(page.pictures) == 2 + 3 + 1 + 1
+    for picture in page.pictures:
+        assert base64.b64decode(picture.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG\r\n")
+    markdown = Path("results/report.md").read_text()
+    targets = re.findall(r"\]\(([^)]*)\)", markdown)
+    assert len(targets) >= len(page.links) - len(page.anchors)
+    for target in targets:
+        assert (Path("results") / unquote(target)).exists(), target
+    widths = [len(re.split(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")]
+    assert min(widths) >= 4
+    assert not list(Path("results").rglob("*.tmp"))
+
+
+def test_dev_and_test_scores_are_apart(world):
+    sections = made()
+    assert [row[0] for row in sections["Published test scores"]][2:] == list(ROWS[0].scores)
+    assert rows_of(sections["Published test scores"], "average") == [["average", "79.5", "77.0", "79.4"]]
+    assert all(row.split == "dev" for row in ABLATIONS.values()) and len(ABLATIONS) == 11
+    others = str([rows for name, rows in sections.items() if name != "Published test scores"])
+    assert "'75.6'" in others and not any(f"'{score}'" in others for score in (77.0, 79.5, 44.1, 52.8))
+    for row in ABLATIONS.values():  # the averages of the table follow from its columns, to rounding
+        *scores, average = row.scores.values()
+        assert average == pytest.approx(sum(scores) / 4, abs=0.1)
+
+
+def test_nothing_there(world, refused):
+    sections = made()
+    assert "Missing: no run was found." in Path("results/report.md").read_text()
+    assert rows_of(sections["Ablations"], "full")[0][1:4] == ["missing"] * 3
+    refused("report", "nowhere", "neither", words=("nowhere or neither",))

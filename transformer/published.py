@@ -1,0 +1,49 @@
+"""Published numbers to compare with: one row for each line of the tables, scores in percent, dev and test apart."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A line of a published table. `split`: the set that was scored, dev or test; `scores`: percent by column."""
+    source: str
+    split: str
+    model: str
+    variant: str
+    scores: dict[str, float]
+
+
+PAPER = "TinyBERT paper"
+REPRODUCTION = "earlier public reproduction"
+SMALLER, FASTER = 7.5, 9.4  # times, TinyBERT4 against BERT-base in the paper (one K80)
+
+_TEST = "MNLI-m MNLI-mm QQP QNLI SST-2 CoLA STS-B MRPC RTE average".split()  # the server's metric of each task
+_DEV = ("CoLA", "MNLI-m", "MNLI-mm", "MRPC F1", "MRPC accuracy", "QNLI", "QQP F1", "QQP accuracy", "RTE", "SST-2",
+        "STS-B Pearson", "STS-B Spearman")
+_FOUR = "RTE SST-2 CoLA MRPC".split()
+_ABLATION = "MNLI-m MNLI-mm MRPC CoLA average".split()
+
+ROWS = [Published(source, split, model, variant, dict(zip(columns, scores))) for source, split, model, variant, columns,
+        scores in (
+    (PAPER, "test", "BERT-base (teacher)", "full", _TEST, (83.9, 83.4, 71.1, 90.9, 93.4, 52.8, 85.2, 87.5, 67.0, 79.5)),
+    (PAPER, "test", "TinyBERT4", "full", _TEST, (82.5, 81.8, 71.3, 87.7, 92.6, 44.1, 80.4, 86.4, 66.6, 77.0)),
+    (PAPER, "test", "TinyBERT6", "full", _TEST, (84.6, 83.2, 71.6, 90.4, 93.1, 51.1, 83.7, 87.3, 70.0, 79.4)),
+    (PAPER, "dev", "TinyBERT6", "full", _DEV, (54.0, 84.5, 84.5, 90.6, 86.3, 91.1, 88.0, 91.1, 73.4, 93.0, 90.1, 89.6)),
+    (REPRODUCTION, "dev", "TinyBERT4", "full", _FOUR, (58.6, 91.8, 37.2, 85.7)),
+    (REPRODUCTION, "dev", "TinyBERT6", "full", _FOUR, (69.0, 92.3, 54.3, 88.8)),
+    (PAPER, "dev", "TinyBERT4", "full", _ABLATION, (82.8, 82.9, 85.8, 50.8, 75.6)),
+    (PAPER, "dev", "TinyBERT4", "no_gd", _ABLATION, (82.5, 82.6, 84.1, 40.8, 72.5)),
+    (PAPER, "dev", "TinyBERT4", "no_td", _ABLATION, (80.6, 81.2, 83.8, 28.5, 68.5)),
+    (PAPER, "dev", "TinyBERT4", "no_da", _ABLATION, (80.5, 81.0, 82.4, 29.8, 68.4)),
+    (PAPER, "dev", "TinyBERT4", "no_embd", _ABLATION, (82.3, 82.3, 85.0, 46.7, 74.1)),
+    (PAPER, "dev", "TinyBERT4", "no_pred", _ABLATION, (80.5, 81.0, 84.3, 48.2, 73.5)),
+    (PAPER, "dev", "TinyBERT4", "no_trm", _ABLATION, (71.7, 72.3, 70.1, 11.2, 56.3)),
+    (PAPER, "dev", "TinyBERT4", "no_attn", _ABLATION, (79.9, 80.7, 82.3, 41.1, 71.0)),
+    (PAPER, "dev", "TinyBERT4", "no_hidn", _ABLATION, (81.7, 82.1, 84.1, 43.7, 72.9)),
+    (PAPER, "dev", "TinyBERT4", "map_top", _ABLATION, (81.7, 82.3, 83.6, 35.9, 70.9)),
+    (PAPER, "dev", "TinyBERT4", "map_bottom", _ABLATION, (80.6, 81.3, 84.6, 38.5, 71.3)),
+)]
+
+# The lines of the ablation table; the other rows are those of tables of whole tasks.
+ABLATIONS = {row.variant: row for row in ROWS if list(row.scores) == _ABLATION}

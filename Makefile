@@ -1,15 +1,23 @@
 # Each target sets up what it needs in .venv. PYTHON chooses the interpreter (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
+STUDENT ?= 4l
+RESULTS ?= results/$(STUDENT)_*
 
-.PHONY: help smoke test lint clean
+.PHONY: help smoke ablations submission test lint clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/smoke.sh
+
+ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (a quarter of an hour)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/ablations.sh
+
+submission: .venv/runtime  ## zip what the student STUDENT says about the test sets (in RESULTS) for the GLUE server
+	$(BIN)/python -m transformer.submission --results $(RESULTS) --output submission_$(STUDENT).zip $(FLAGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest -q
@@ -18,7 +26,7 @@ lint: .venv/dev  ## ruff over everything
 	$(BIN)/ruff check .
 
 clean:  ## remove what smoke and test made; data/, models/ and .venv stay
-	rm -rf .smoke .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .smoke .ablations .cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/runtime: requirements.txt
 	$(PYTHON) -m venv .venv

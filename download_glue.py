@@ -14,9 +14,7 @@ from pathlib import Path
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import HOSTS, base_url, fetch, unzip
 from transformer.files import InputError, atomic_write, find_input, read_lines
-from transformer.glue import TASKS, Task, get_task, parse_label, read_rows
-
-DIAGNOSTIC = "diagnostic"  # the AX set: a test set for models of MNLI, without labels
+from transformer.glue import DIAGNOSTIC, TASKS, Task, get_task, parse_label, read_rows
 
 # task -> (archive, or None where the files are built here; examples in train.tsv and in each dev file)
 ARCHIVES = {

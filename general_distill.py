@@ -34,6 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--resume", action="store_true",
                       help="go on with the run that was stopped in --output_dir; start it where there is none")
     data.add_argument("--continue_train", action="store_true", help="start from the weights in --student_model")
+    data.add_argument("--init_from_teacher_layers", action="store_true",
+                      help="start from the teacher's embeddings and its layers of --layer_mapping, for a student as "
+                           "wide as the teacher")
     data.add_argument("--max_seq_length", type=positive, default=128, help="wordpieces every sequence is padded to")
     data.add_argument("--do_lower_case", action="store_true", help="the data are lower-cased; refused if they are not")
     data.add_argument("--reduce_memory", action="store_true",
@@ -63,6 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if {"attn", "embd", "hidn"} == set(args.without):
         parser.error("--without attn embd hidn leaves no loss")
+    if args.continue_train and args.init_from_teacher_layers:
+        parser.error("--continue_train starts from the student's weights, --init_from_teacher_layers from the "
+                     "teacher's: drop one of them")
     return resolve_device_flags(parser, args)
 
 
@@ -77,7 +83,7 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import ablate, check_pair, layer_map, needed, transformer_losses
+from transformer.distillation import ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
 from transformer.epochs import open_epoch
 from transformer.features import Sequences, show
 from transformer.files import InputError, find_input, read_json
@@ -182,8 +188,10 @@ def main(argv: list[str] | None = None) -> None:
         require_same_vocabulary(student_folder, teacher_folder)
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
-    pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
-                   args.without)
+    mapped = layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping)
+    if args.init_from_teacher_layers:
+        copy_layers(student.bert, teacher, mapped[0])
+    pairs = ablate(mapped, args.without)
     freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()

@@ -1,13 +1,26 @@
 #!/usr/bin/env bash
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
-#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--from STEP] [--list]
+#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--seeds 1,2,3] [--search] [--ablation NAME]
+#                [--from STEP] [--list]
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow once more. It stops
 # at the first failure with the step's name and log (results/steps/STEP.log).
 #
+# These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
+# students, augmented data and teachers, and write the report of report.py at the end:
+#   --seeds 1,2,3     once for each seed (variant full; the other two take 42 unless seeds are given)
+#   --search          prediction stage with batches of 16 and 32 and rates of 1e-5, 2e-5 and 3e-5, each from the same
+#                     intermediate student (variants search_b16_lr1e-5, ...); the report names the best on the dev set
+#   --ablation NAME   several between commas, or all of them and full with `all` (paper, tables 2 to 4):
+#                     no_gd (random weights in place of the general student), no_td (the general student fine-tuned on
+#                     the labels), no_da (no augmented data), no_pred (labels in place of the teacher's logits); and in
+#                     both general and intermediate distillation no_embd, no_attn, no_hidn, no_trm (neither attn nor
+#                     hidn), map_top, map_bottom: these six need a general student of their own
+#
 # Environment, for other sizes and places than the README's (the last of two equal flags counts):
-#   JOBS                       runs side by side in the steps of single tasks (default 1)
+#   JOBS                       steps side by side, where they do not depend on each other (default 1); each sees one
+#                              GPU, those of CUDA_VISIBLE_DEVICES or all in turn
 #   WORKERS                    processes of the steps that make text and instances (default: one for each core)
 #   CONFIG_4L, CONFIG_6L       folders with the students' config.json
 #   GLOVE_URL, WIKI_URL        where the word vectors and the Wikipedia dump come from
@@ -19,6 +32,9 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=RTE,SST-2,CoLA,MRPC
 students=4l,6l
+ablations=(no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom)
+seeds=()
+variants=()
 from=
 list=false
 JOBS=${JOBS:-1}
@@ -32,10 +48,23 @@ WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-pag
 die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 
 while (($#)); do
-    if [[ $1 == --tasks || $1 == --students || $1 == --from ]] && (($# < 2)); then die "$1 needs a value"; fi
+    if [[ " --tasks --students --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then die "$1 needs a value"; fi
     case $1 in
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
+        --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
+        --search) variants+=(search_b{16,32}_lr{1,2,3}e-5); shift ;;
+        --ablation)
+            for name in ${2//,/ }; do
+                if [[ $name == all ]]; then
+                    variants+=(full "${ablations[@]}")
+                elif [[ " full ${ablations[*]} " == *" $name "* ]]; then
+                    variants+=("$name")
+                else
+                    die "unknown ablation $name: ${ablations[*]} full all"
+                fi
+            done
+            shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
@@ -53,23 +82,49 @@ for task in "${tasks[@]}"; do
         die "unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI"
 done
 
+for seed in ${seeds[@]+"${seeds[@]}"}; do
+    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || die "seed $seed is not a whole number"
+done
+if ((${#seeds[@]} && ! ${#variants[@]})); then variants=(full); fi
+if ((${#variants[@]} && ! ${#seeds[@]})); then seeds=(42); fi
+
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '-'; }
 
-# The steps in order. Those of one stage stand on one line and do not depend on each other.
+unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
+
+# Whether a variant changes the losses of both general and intermediate distillation.
+has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1 "* ]]; }
+
+# The steps in order. Those of one stage are one string and do not depend on each other.
 glue=() augment=() teachers=()
 for task in "${tasks[@]}"; do
     glue+=("glue_$(key "$task")")
     [[ $task == WNLI ]] || augment+=("augment_$(key "$task")")  # the paper does not augment WNLI
     teachers+=("teacher_$(key "$task")")
 done
-stages=("glove ${glue[*]} wiki bert" extract sentences pregenerate "$(printf 'general_%s ' "${students[@]}")")
+general=("${students[@]/#/general_}")
+runs=("")  # VARIANT/seed_SEED/ before a step's name: its folder below models/runs; nothing: models itself
+for variant in ${variants[@]+"${variants[@]}"}; do
+    if has_losses "$variant"; then general+=("${students[@]/#/$variant/general_}"); fi
+    for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
+done
+if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
+stages=("glove ${glue[*]} wiki bert" extract sentences pregenerate "$(unique "${general[@]}")")
 stages+=("${augment[*]-}" fix "${teachers[*]}")
 for stage in intermediate prediction eval; do
     chains=()
-    for task in "${tasks[@]}"; do
-        for student in "${students[@]}"; do chains+=("${stage}_${student}_$(key "$task")"); done
+    for run in "${runs[@]}"; do
+        if [[ $stage == intermediate ]]; then
+            case $run in
+                no_td/*) continue ;;
+                no_pred/* | search_*) run=full/${run#*/} ;;  # the same student
+            esac
+        fi
+        for task in "${tasks[@]}"; do
+            for student in "${students[@]}"; do chains+=("$run${stage}_${student}_$(key "$task")"); done
+        done
     done
-    stages+=("${chains[*]}")
+    stages+=("$(unique ${chains[@]+"${chains[@]}"})")
 done
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
@@ -83,13 +138,32 @@ sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
 
 # What each step does: the commands of the README.
 run_step() {
-    local step=$1 task student config
+    local step=${1##*/} run= variant=full seed= task student config
+    if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*}; fi
+    if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
     student=$(cut -d_ -f2 <<<"$step")
     [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
     # the paper trains the prediction stage of STS-B on the original rows
     local aug_train=--aug_train
     if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
+    local general=models/distilled_tinybert_$student
+    local intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
+    local losses= prediction=  # flags of the variant
+    if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
+    case $variant in
+        no_gd) general=$config losses=--from_scratch ;;
+        no_td) intermediate=$general prediction=--hard_labels ;;
+        no_da) aug_train= ;;
+        no_pred) prediction=--hard_labels ;;
+        no_trm) losses="--without attn hidn" ;;
+        no_*) losses="--without ${variant#no_}" ;;
+        map_*) losses="--layer_mapping ${variant#map_}" ;;
+        search_*) prediction=${variant#search_b} prediction="--train_batch_size ${prediction/_lr/ --learning_rate }" ;;
+    esac
+    if [[ $variant == no_pred || $variant == search_* ]]; then
+        intermediate=models/runs/full/${run#runs/*/}tmp_distilled_tinybert_${student}_$(key "$task")
+    fi
     case $step in
         glove)
             [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
@@ -107,7 +181,7 @@ run_step() {
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
                 --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
-                --output_dir "models/distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} ;;
+                --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses ;;
         augment_*)
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
                 --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" ${AUGMENT_FLAGS:-} ;;
@@ -115,21 +189,20 @@ run_step() {
         teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
         intermediate_*)
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
-                --student_model "models/distilled_tinybert_$student" --data_dir "data/glue_data/$task" \
-                --task_name "$task" --output_dir "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
+                --student_model "$general" --data_dir "data/glue_data/$task" \
+                --task_name "$task" --output_dir "$intermediate" \
                 $again --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
-                --do_lower_case ${INTERMEDIATE_FLAGS:-} ;;
+                --do_lower_case ${INTERMEDIATE_FLAGS:-} $losses $seed ;;
         prediction_*)
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
-                --student_model "models/tmp_distilled_tinybert_${student}_$(key "$task")" \
-                --data_dir "data/glue_data/$task" --task_name "$task" $aug_train --do_lower_case \
-                --output_dir "models/distilled_tinybert_${student}_$(key "$task")" $again \
-                --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
-                --train_batch_size 32 ${PREDICTION_FLAGS:-} ;;
+                --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
+                --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
+                --do_lower_case --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
+                --train_batch_size 32 ${PREDICTION_FLAGS:-} $prediction $seed ;;
         eval_*)
-            python "$kit/task_distill.py" --do_eval --do_lower_case --data_dir "data/glue_data/$task" \
-                --student_model "models/distilled_tinybert_${student}_$(key "$task")" --task_name "$task" \
-                --output_dir "results/${student}_$(key "$task")" --max_seq_length 128 --eval_batch_size 32 \
+            python "$kit/task_distill.py" --do_eval --do_predict --do_lower_case --data_dir "data/glue_data/$task" \
+                --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" --task_name "$task" \
+                --output_dir "results/${run}${student}_$(key "$task")" --max_seq_length 128 --eval_batch_size 32 \
                 ${EVAL_FLAGS:-} ;;
         *) echo "unknown step $step" >&2; return 2 ;;
     esac
@@ -139,6 +212,7 @@ run_step() {
 step() {
     local log=results/steps/$1.log mark=results/steps/$1.seconds begin=$SECONDS
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
+    mkdir -p "${log%/*}"
     # What an earlier try of this script left is gone on with, or done again after --from. What anything else made is
     # neither: the step refuses it.
     local again=
@@ -157,18 +231,36 @@ mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
     # shellcheck disable=SC2068
-    printf '%s\n' ${stages[@]} | grep -qx "$from" ||
+    printf '%s\n' ${stages[@]} | grep -qxF "$from" ||
         die "no step $from; --list shows them"
-    for name in $(printf '%s\n' ${stages[@]} | sed -n "/^$from\$/,\$p"); do
+    for name in $(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p"); do
+        mkdir -p "$(dirname "results/steps/$name")"
         rm -f "results/steps/$name.seconds"
         touch "results/steps/$name.again"  # on disk: it has to be done again even if this run is stopped
     done
 fi
+devices=()  # to share out
+if ((JOBS > 1)); then
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+    elif gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
+        read -ra devices <<<"${gpus//$'\n'/ }"
+    fi
+fi
+pids=()  # of the steps that run side by side
 for stage in "${stages[@]}"; do
     for name in $stage; do
         if ((JOBS > 1)); then
-            while (($(jobs -rp | wc -l) >= JOBS)); do sleep 0.2; done  # wait -n is not in the bash of macOS
-            step "$name" &
+            slot=0  # the first free one; wait -n is not in the bash of macOS
+            while [[ -n ${pids[slot]-} ]] && kill -0 "${pids[slot]}" 2>/dev/null; do
+                slot=$(((slot + 1) % JOBS))
+                if ((slot == 0)); then sleep 0.2; fi
+            done
+            {
+                if ((${#devices[@]})); then export CUDA_VISIBLE_DEVICES=${devices[slot % ${#devices[@]}]}; fi
+                step "$name"
+            } &
+            pids[slot]=$!
         else
             step "$name"
         fi
@@ -176,3 +268,4 @@ for stage in "${stages[@]}"; do
     wait
     for name in $stage; do [[ -f results/steps/$name.seconds ]] || exit 1; done
 done
+if ((${#variants[@]})); then python "$kit/report.py"; fi

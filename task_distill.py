@@ -1,8 +1,9 @@
 """Task distillation: a general TinyBERT learns one GLUE task from a BERT fine-tuned on it (paper, section 3).
 
 Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage
-(the teacher's logits). With --do_eval the script only scores --student_model on the dev set. Reads
-DATA_DIR/{train,train_aug,dev}.tsv; writes a student folder, eval_results.txt, metrics.jsonl and run.json.
+(the teacher's logits). With --do_eval the script only scores --student_model on the dev set and writes
+eval_results.json into that folder; with --do_predict it writes the GLUE submission file of the test set. Reads
+DATA_DIR/{train,train_aug,dev,test}.tsv; writes a student folder, eval_results.txt, metrics.jsonl and run.json.
 """
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
     data.add_argument("--student_model", required=True,
                       help="student folder: a general TinyBERT, or the intermediate student for --pred_distill")
+    data.add_argument("--from_scratch", action="store_true",
+                      help="start from random weights: of --student_model only config.json is read (paper, table 2)")
     data.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
     data.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
@@ -69,6 +72,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="share of all steps to warm up, prediction stage only")
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set; no training")
+    evaluation.add_argument("--save_predictions", action="store_true",
+                            help="with --do_eval: also write label, prediction and logits of each example")
+    evaluation.add_argument("--do_predict", action="store_true",
+                            help="write what --student_model says about the test set, for the GLUE server; no training")
     evaluation.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch")
     evaluation.add_argument("--eval_step", type=positive, default=50, help="optimizer steps between logs and saves")
     evaluation.add_argument("--save_steps", type=positive,
@@ -76,14 +83,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
-    if args.do_eval:
-        for flag in ("pred_distill", "aug_train", "teacher_model", "resume", "compile"):
+    if args.do_eval or args.do_predict:
+        mode = "--do_eval" if args.do_eval else "--do_predict"
+        for flag in ("pred_distill", "aug_train", "teacher_model", "from_scratch", "resume", "compile"):
             if getattr(args, flag):
-                parser.error(f"--do_eval only scores the student and --{flag} is for training: drop one of them")
+                parser.error(f"{mode} only reads the student and --{flag} is for training: drop one of them")
         if args.precision != "fp32" or args.fp16:
-            parser.error("--do_eval scores in fp32: drop --precision or --fp16")
+            parser.error(f"{mode} computes in fp32: drop --precision or --fp16")
     elif not args.teacher_model:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
+    if args.save_predictions and not args.do_eval:
+        parser.error("--save_predictions is for --do_eval: add it, or drop it")
     if args.temperature != 1.0 and not args.pred_distill:
         parser.error("--temperature is for the prediction stage: add --pred_distill, or drop it")
     if (args.layer_mapping != "uniform" or args.without or args.dynamic_padding) and args.pred_distill:
@@ -108,17 +118,17 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
 from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
-from transformer.features import Sequences, encode_file, show
+from transformer.evaluation import dev_sets, encoded, evaluate, evaluate_only, require_fit_teacher
+from transformer.features import show
 from transformer.files import InputError, find_input
-from transformer.glue import Task, chance_level, class_order, get_task, name_labels
+from transformer.glue import Task, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import cached_logits, model_sha256, score
+from transformer.prediction import cached_logits, model_sha256
 from transformer.record import RunRecord, format_metrics, open_output, require_finished
 from transformer.resume import States, StopSignals, result_settings
 from transformer.runtime import (
     Losses,
-    Processes,
     check_length,
     count_steps,
     freeze,
@@ -146,51 +156,6 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
         args.learning_rate = 3e-5 if paper and args.pred_distill else 5e-5
 
 
-def encoded(task: Task, path: Path, tokenizer, args: argparse.Namespace) -> Sequences:
-    """A file of the task as arrays, which stay for the next run."""
-    return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
-                       fallback=Path(args.output_dir) / "features")
-
-
-def dev_sets(task: Task, folder: Path, tokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
-    """The task's dev sets, encoded: {"dev": ...}, and for MNLI {"dev_matched": ..., "dev_mismatched": ...}."""
-    return {Path(name).stem: encoded(task, folder / name, tokenizer, args) for name in task.dev_files}
-
-
-def evaluate(model, task: Task, sets: dict[str, Sequences], order: list[int], args, processes) -> dict[str, float]:
-    """Metrics on the dev sets; those of a second set carry its name, so that the first stays what it is."""
-    values: dict[str, float] = {}
-    for name, sequences in sets.items():
-        suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = score(model, task, sequences, order, args.eval_batch_size, processes)
-        values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
-    return values
-
-
-def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
-    """--do_eval: score the student, print the scores, and add them to the output folder's collection."""
-    student_folder = find_input(args.student_model)
-    student = TinyBertForSequenceClassification.from_pretrained(student_folder, num_labels=task.num_labels)
-    check_length(args.max_seq_length, student)
-    order = class_order(student.config.extra, task, student_folder)
-    sets = dev_sets(task, find_input(args.data_dir), load_tokenizer(student_folder, args.do_lower_case), args)
-    print_settings(args)
-    record = RunRecord(args.output_dir, args, processes, name=f"eval_{task.key}_{student_folder.name}.json")
-    values = evaluate(student.to(processes.device), task, sets, order, args, processes)
-    record.log(task=task.name, model=str(student_folder), **values)
-    record.text("eval_results.txt", format_metrics(f"{task.name} {student_folder}", values))
-    record.finish(task=task.name, **values)
-    print(format_metrics(f"Eval results {task.name}", values), flush=True)
-
-
-def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
-    """InputError where a teacher's dev score is no better than chance."""
-    chance, error = chance_level(task, labels)
-    if not reached > chance + 2 * error:
-        raise InputError(f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} "
-                         f"+- {error:.4f}: fine-tune it on {task.name} (or --skip_teacher_check)")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = get_task(args.task_name)
@@ -199,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     device = processes.device
     set_precision(args.precision, device)
     seed_everything(args.seed)
-    if args.do_eval:
+    if args.do_eval or args.do_predict:
         evaluate_only(args, task, processes)
         return
 
@@ -208,14 +173,18 @@ def main(argv: list[str] | None = None) -> None:
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)
-    require_finished(student_folder)
-    require_same_vocabulary(student_folder, teacher_folder)
-    tokenizer = load_tokenizer(student_folder, args.do_lower_case)
+    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
+    if not args.from_scratch:
+        require_finished(student_folder)
+        require_same_vocabulary(student_folder, teacher_folder)
     teacher = TinyBertForSequenceClassification.from_pretrained(teacher_folder, num_labels=task.num_labels).to(device)
     # the projection is a part of the intermediate stage alone; the student that is handed on has none
     fit_size = None if args.pred_distill else teacher.config.hidden_size
-    student = TinyBertForSequenceClassification.from_pretrained(
-        student_folder, num_labels=task.num_labels, fit_size=fit_size, new=("classifier.", "fit_dense")).to(device)
+    sizes = {"num_labels": task.num_labels, "fit_size": fit_size}
+    build = TinyBertForSequenceClassification.from_scratch
+    if not args.from_scratch:
+        build, sizes["new"] = TinyBertForSequenceClassification.from_pretrained, ("classifier.", "fit_dense")
+    student = build(student_folder, **sizes).to(device)
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
     pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
@@ -231,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     print_settings(args)
     sets = dev_sets(task, data_dir, tokenizer, args)
-    teacher_values = evaluate(teacher, task, sets, teacher_order, args, processes)
+    teacher_values, _ = evaluate(teacher, task, sets, teacher_order, args, processes)
     print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
@@ -337,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
                     means = losses.means()
                     values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
                     if args.pred_distill:
-                        values |= evaluate(student, task, sets, student_order, args, processes)
+                        values |= evaluate(student, task, sets, student_order, args, processes)[0]
                     progress.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()})
                     record.log(**values, **record.speed())
                     record.text("eval_results.txt", format_metrics(f"step {step}", values))
@@ -345,7 +314,7 @@ def main(argv: list[str] | None = None) -> None:
                     if not args.pred_distill or values[task.metric] > best:
                         best, kept = values.get(task.metric, best), values
                         if processes.is_first:
-                            save_model(student, output_dir, student_folder / VOCAB_NAME)
+                            save_model(student, output_dir, teacher_folder / VOCAB_NAME)
                 stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
                     require_finite()

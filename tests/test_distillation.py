@@ -3,11 +3,14 @@ import math
 
 import pytest
 import torch
+from test_bad_input import general, train
+from test_training import assert_equal_weights, run
 
 from transformer.distillation import attention_loss, hidden_loss, layer_map, prediction_loss, soft_cross_entropy
 from transformer.files import InputError
 from transformer.modeling import BertConfig, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
+from transformer.weights import canonical_names, read_weights
 
 
 @pytest.mark.parametrize("teacher,student,mapping,attention,hidden", [
@@ -27,6 +30,41 @@ def test_layer_map(teacher, student, mapping, attention, hidden):
 def test_layer_map_refuses(teacher, student, mapping):
     with pytest.raises(InputError, match=f"{teacher}.*{student}"):
         layer_map(teacher, student, mapping)
+
+
+@pytest.mark.parametrize("mapping,layers", [("uniform", (1, 3)), ("top", (2, 3)), ("bottom", (0, 1))])
+def test_init_from_teacher_layers(mapping, layers, tiny, script):
+    """At a rate too small to change a weight, the student of two layers is still what it started as."""
+    sizes = BertConfig.from_json_file(tiny / "bert" / "config.json").to_dict()
+    BertConfig.from_dict({**sizes, "num_hidden_layers": 2}).to_json_file(tiny / "config" / "config.json")
+    run(script, "general_distill", general(tiny, init_from_teacher_layers=True, layer_mapping=mapping,
+                                           learning_rate=1e-30))
+    student, teacher = (canonical_names(read_weights(tiny / folder)) for folder in ("out", "bert"))
+    source = {f"bert.encoder.layer.{own}.": f"bert.encoder.layer.{other}." for own, other in enumerate(layers)}
+    source["bert.embeddings."] = "bert.embeddings."
+    for prefix, other in source.items():
+        names = [name for name in student if name.startswith(prefix)]
+        assert len(names) == (5 if "embeddings" in prefix else 16)
+        for name in names:
+            torch.testing.assert_close(student[name], teacher[name.replace(prefix, other)], rtol=0, atol=1e-20)
+
+
+def test_init_from_teacher_layers_refuses(tiny, refused):
+    refused("general_distill", *general(tiny, init_from_teacher_layers=True),
+            words=("--init_from_teacher_layers", "hidden_size is 8 in the student and 16 in the teacher"))
+    refused("general_distill", *general(tiny, init_from_teacher_layers=True, continue_train=True),
+            words=("--init_from_teacher_layers", "--continue_train"))
+
+
+def test_from_scratch_reads_the_config_alone(tiny, script, refused):
+    for folder in ("config", "general"):  # the second has weights
+        run(script, "task_distill", train(tiny, student_model=tiny / folder, from_scratch=True,
+                                          output_dir=tiny / folder[0]))
+    assert_equal_weights(tiny / "c", tiny / "g", 0)
+    assert (tiny / "c" / "vocab.txt").read_bytes() == (tiny / "vocab.txt").read_bytes()
+    refused("task_distill", *train(tiny, from_scratch=True, teacher_model=None, do_eval=True),
+            words=("--from_scratch", "--do_eval"))
+    refused("task_distill", *train(tiny, student_model=tiny / "config"), words=("config", "vocab.txt"))
 
 
 def test_attention_loss_by_hand():

@@ -3,6 +3,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 from conftest import write_lines
 
 from transformer.files import InputError
@@ -41,6 +43,31 @@ def test_columns_of_the_official_files(tmp_path):
         assert len(columns) == task.train_columns
         assert {columns[c] for c in task.text_columns} == texts & set(columns)
         assert columns[task.label_column] in ("label", "Quality", "score", "is_duplicate", "gold_label")
+
+
+def test_columns_of_the_official_test_files(tmp_path):
+    """Headers of the official test files; a row of them gives the texts, and no label."""
+    headers = {
+        "CoLA": "index\tsentence", "SST-2": "index\tsentence", "MRPC": "index\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        "STS-B": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2",
+        "QQP": "id\tquestion1\tquestion2", "QNLI": "index\tquestion\tsentence", "AX": "index\tsentence1\tsentence2",
+        "RTE": "index\tsentence1\tsentence2", "WNLI": "index\tsentence1\tsentence2"}
+    headers["MNLI-m"] = headers["MNLI-mm"] = ("index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\t"
+                                              "sentence2_binary_parse\tsentence1_parse\tsentence2_parse\t"
+                                              "sentence1\tsentence2")
+    found = {submission.name: (task, submission) for task in TASKS.values() for submission in task.submissions}
+    assert found.keys() == headers.keys()
+    texts = {"sentence", "#1 String", "#2 String", "sentence1", "sentence2", "question1", "question2", "question"}
+    for name, (task, submission) in found.items():
+        columns = headers[name].split("\t")
+        test = task.for_test(submission)
+        path = write_lines(tmp_path / name, [headers[name], headers[name]])
+        (number, row), = read_rows(test, path)
+        assert number == 2 and len(row) == test.train_columns == len(columns)
+        assert {row[c] for c in test.text_columns} == texts & set(columns)
+        assert math.isnan(parse_label(test, row, path)) and test.labels == task.labels
+        with pytest.raises(InputError, match="line 3: 1 columns"):  # also of QQP: each row is to be answered
+            list(read_rows(test, write_lines(tmp_path / name, [headers[name], headers[name], "0"])))
 
 
 def test_rows_are_read_without_quoting(tmp_path):
@@ -84,20 +111,63 @@ def test_class_order():
         class_order({"id2label": {"0": "entailment", "1": "not_entailment"}}, task, "f")
 
 
-def test_metrics_by_hand():
-    predictions, labels = np.array([1, 1, 1, 0, 0, 1]), np.array([1, 0, 1, 0, 1, 1])  # tp 3, fp 1, fn 1, tn 1
-    metrics = compute_metrics(get_task("MRPC"), predictions, labels)
-    assert metrics == pytest.approx({"acc": 4 / 6, "f1": 3 / 4, "acc_and_f1": (4 / 6 + 3 / 4) / 2})
-    mcc = (3 * 1 - 1 * 1) / math.sqrt(4 * 4 * 2 * 2)
-    assert compute_metrics(get_task("CoLA"), predictions, labels) == pytest.approx({"mcc": mcc})
-    assert compute_metrics(get_task("RTE"), predictions, labels) == pytest.approx({"acc": 4 / 6})
-    assert compute_metrics(get_task("CoLA"), np.ones(6), labels) == {"mcc": 0.0}
-    scores, gold = np.array([1.0, 2.0, 4.0]), np.array([0.0, 5.0, 4.0])
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_metrics_against_the_libraries(task):
+    """Random answers, better and worse ones, in the types that evaluation hands over."""
+    random = np.random.default_rng(0)
+    for count, noise in ((5, 1.0), (200, 0.3), (1000, 0.8)):
+        if task.is_regression:
+            labels = random.integers(0, 26, count).astype(np.float32) / 5  # with ties
+            answers = np.round(labels + 5 * noise * random.normal(size=count), 1).astype(np.float32)
+            pearson = scipy.stats.pearsonr(labels, answers).statistic
+            spearman = scipy.stats.spearmanr(labels, answers).statistic
+            wanted = {"pearson": pearson, "spearmanr": spearman, "corr": (pearson + spearman) / 2}
+        else:
+            labels = random.integers(0, task.num_labels, count)
+            answers = np.where(random.random(count) < noise, random.integers(0, task.num_labels, count), labels)
+            wanted = {"acc": sklearn.metrics.accuracy_score(labels, answers)}
+            if task.name == "CoLA":
+                wanted = {"mcc": sklearn.metrics.matthews_corrcoef(labels, answers)}
+            elif task.name in ("MRPC", "QQP"):
+                wanted["f1"] = sklearn.metrics.f1_score(labels, answers, pos_label=1)
+                wanted["acc_and_f1"] = (wanted["acc"] + wanted["f1"]) / 2
+        metrics = compute_metrics(task, answers, labels.astype(np.float32))
+        assert metrics == pytest.approx(wanted, abs=1e-6) and task.metric in metrics
+        assert all(type(value) is float for value in metrics.values())
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize("name,predictions,labels,wanted", [
+    # tp 3, fp 1, fn 1, tn 1
+    ("CoLA", [1, 1, 1, 0, 0, 1], [1, 0, 1, 0, 1, 1], (3 * 1 - 1 * 1) / math.sqrt(4 * 4 * 2 * 2)),
+    ("CoLA", [1, 1, 1, 1], [1, 0, 1, 0], 0),            # constant predictions
+    ("CoLA", [1, 0, 1, 0], [1, 1, 1, 1], 0),            # one class
+    ("CoLA", [1, 1], [1, 1], 0),                        # one class, all right: still undefined
+    ("CoLA", [1, 0, 0], [1, 0, 0], 1), ("CoLA", [0, 1, 1], [1, 0, 0], -1),
+    ("MRPC", [1, 1, 1, 0, 0, 1], [1, 0, 1, 0, 1, 1], (4 / 6, 3 / 4)),
+    ("MRPC", [1, 1, 1, 1], [1, 0, 0, 0], (1 / 4, 2 / 5)),  # precision 1/4, recall 1
+    ("MRPC", [0, 0, 0, 0], [1, 0, 0, 0], (3 / 4, 0)),   # nothing found
+    ("QQP", [0, 0], [0, 0], (1, 0)),                    # F1 is of class 1, which is nowhere
+    ("QQP", [1, 1], [1, 1], (1, 1)), ("QQP", [1, 0], [0, 1], (0, 0)),
+    ("RTE", [1, 1, 1, 0, 0, 1], [1, 0, 1, 0, 1, 1], 4 / 6), ("RTE", [0, 0, 0], [0, 0, 0], 1),
+    ("WNLI", [1, 0], [0, 1], 0), ("MNLI", [0, 1, 2, 2], [0, 1, 2, 0], 3 / 4),
     # deviations -4/3 -1/3 5/3 and -3 2 1: covariance 5, squares 14/3 and 14; ranks 1 2 3 and 1 3 2: 1 - 6*2/(3*8)
-    pearson, spearman = 5 / math.sqrt(14 / 3 * 14), 0.5
-    assert compute_metrics(get_task("STS-B"), scores, gold) == pytest.approx(
-        {"pearson": pearson, "spearmanr": spearman, "corr": (pearson + spearman) / 2})
-    assert compute_metrics(get_task("STS-B"), np.ones(3), gold)["corr"] == 0.0
+    ("STS-B", [1, 2, 4], [0, 5, 4], (5 / math.sqrt(14 / 3 * 14), 1 / 2)),
+    # ties: ranks 1.5 1.5 3 4 and 1 2.5 2.5 4; deviations -5/4 -5/4 -1/4 11/4 and -1 0 0 1
+    ("STS-B", [1, 1, 2, 5], [1, 2, 2, 3], (4 / math.sqrt(10.75 * 2), 3.75 / 4.5)),
+    ("STS-B", [1, 3, 9], [0, 1, 4], (1, 1)),            # another scale and origin
+    ("STS-B", [4, 3, 0], [0, 1, 4], (-1, -1)), ("STS-B", [0, 1, 8, 27], [0, 1, 2, 3], (44 / math.sqrt(470 * 5), 1)),
+    ("STS-B", [2, 2, 2], [0, 5, 4], (0, 0)), ("STS-B", [0, 5, 4], [2, 2, 2], (0, 0)), ("STS-B", [2, 2], [2, 2], (0, 0)),
+    ("STS-B", [1, math.nan, 4], [0, 5, 4], (math.nan, math.nan)),
+])
+def test_metrics_by_hand(name, predictions, labels, wanted):
+    metrics = compute_metrics(get_task(name), np.array(predictions), np.array(labels, np.float32))
+    if name in ("MRPC", "QQP", "STS-B"):
+        keys = ("pearson", "spearmanr", "corr") if name == "STS-B" else ("acc", "f1", "acc_and_f1")
+        wanted = dict(zip(keys, (*wanted, sum(wanted) / 2)))
+    else:
+        wanted = {get_task(name).metric: wanted}
+    assert metrics == pytest.approx(wanted, nan_ok=True)
 
 
 def test_chance_level():

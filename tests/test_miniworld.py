@@ -232,5 +232,5 @@ def test_the_built_world_has_teachers(script, monkeypatch, tmp_path):
                                 f"glue_data/{name}", "--student_model", f"models/bert-base-uncased-{task.key}",
                                 "--output_dir", "scores", "--max_seq_length", 40)
         assert status == 0, err
-        record = json.loads((tmp_path / "scores" / f"eval_{task.key}_bert-base-uncased-{task.key}.json").read_text())
-        assert record[task.metric] >= bound, record
+        record = json.loads((tmp_path / f"models/bert-base-uncased-{task.key}/eval_results.json").read_text())
+        assert record["values"][task.metric] >= bound, record

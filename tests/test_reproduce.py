@@ -9,6 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = r"""#!/bin/bash
 echo "${*//$'\n'/ }" >> calls
+if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # note the device, and hold it for a while
+    echo "$CUDA_VISIBLE_DEVICES" >> devices
+    mkdir "held_$CUDA_VISIBLE_DEVICES" || touch shared
+    sleep 0.2
+    rmdir "held_$CUDA_VISIBLE_DEVICES"
+fi
 [[ -z ${BREAK:-} || "$*" != *$BREAK* ]] || { echo "it broke" >&2; exit 2; }
 """
 
@@ -74,7 +80,8 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
 
 
 @pytest.mark.parametrize("argv", [
-    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte"], ["--from"]])
+    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte"], ["--from"], ["--seeds", ""],
+    ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)
     assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and "error" in run.stderr and not calls
@@ -89,3 +96,110 @@ def test_extra_flags_come_last(reproduce):
     _, calls = reproduce("--tasks", "RTE", "--students", "4l", INTERMEDIATE_FLAGS="--num_train_epochs 2")
     intermediate = next(call for call in calls if "task_distill" in call)
     assert intermediate.index("--num_train_epochs 10") < intermediate.index("--num_train_epochs 2")
+
+
+def flags(call: str) -> dict[str, str]:
+    """The flags of a call with their values; of equal ones the last."""
+    return {part.split()[0]: " ".join(part.split()[1:]) for part in call.replace(" --", "\n--").split("\n")[1:]}
+
+
+def stages(calls: list[str], folder: str) -> list[dict[str, str]]:
+    """The flags of the calls that write below models/`folder` and results/`folder`, less the folder's name."""
+    return [flags(call.replace(folder, "RUN")) for call in calls if f"--output_dir models/{folder}" in call
+            or f"--output_dir results/{folder}" in call]
+
+
+def test_seeds_share_what_they_do_not_change_and_are_skipped_when_done(reproduce):
+    run, calls = reproduce("--tasks", "RTE,CoLA", "--students", "4l,6l", "--seeds", "1,2")
+    assert run.returncode == 0, run.stderr
+    assert calls[-1].endswith("report.py")
+    distill = [call for call in calls if "task_distill" in call]
+    assert len(distill) == 2 * 2 * 3 * 2 and sum("general_distill" in call for call in calls) == 2
+    one, two = (stages(distill, f"runs/full/seed_{seed}/") for seed in "12")
+    assert len(one) == 12 and "--seed" not in one[-1]  # evaluation has no seed
+    assert [call | {"--seed": "2"} if "--seed" in call else call for call in one] == two
+    assert one[0]["--student_model"] == "models/distilled_tinybert_4l"
+    assert one[0]["--output_dir"] == one[4]["--student_model"] == "models/RUNtmp_distilled_tinybert_4l_rte"
+    assert one[4]["--output_dir"] == one[8]["--student_model"] == "models/RUNdistilled_tinybert_4l_rte"
+    assert one[8]["--output_dir"] == "results/RUN4l_rte"
+    _, calls = reproduce("--tasks", "RTE,CoLA", "--students", "4l,6l", "--seeds", "1,2,3")
+    assert len(calls) == 13 and len(stages(calls, "runs/full/seed_3/")) == 12
+
+
+def test_a_stopped_run_is_gone_on_with_and_from_does_it_again(reproduce):
+    argv = "--tasks", "RTE", "--students", "4l", "--seeds", "1,2"
+    reproduce(*argv, BREAK="--pred_distill --teacher_model models/final_rte_teacher --student_model models/runs/full/"
+                           "seed_2")
+    _, calls = reproduce(*argv)
+    assert len(calls) == 4 and "seed_2/tmp_" in calls[0] and "--resume" in calls[0]
+    _, calls = reproduce(*argv, "--from", "full/seed_2/prediction_4l_rte")
+    assert len(calls) == 4 and "seed_2/tmp_" in calls[0] and "--overwrite_output_dir" in calls[0]
+
+
+def test_search_starts_from_one_intermediate_student(reproduce):
+    _, calls = reproduce("--tasks", "RTE", "--students", "4l", "--search", PREDICTION_FLAGS="--learning_rate 7")
+    distill = [flags(call) for call in calls if "task_distill" in call]
+    assert [("--pred_distill" in call, "--do_eval" in call) for call in distill] == \
+        [(False, False), *[(True, False)] * 6, *[(False, True)] * 6]
+    found = {call["--output_dir"]: (call["--train_batch_size"], call["--learning_rate"]) for call in distill[1:7]}
+    assert found == {f"models/runs/search_b{batch}_lr{rate}/seed_42/distilled_tinybert_4l_rte": (batch, rate)
+                     for batch in ("16", "32") for rate in ("1e-5", "2e-5", "3e-5")}
+    assert {call["--student_model"] for call in distill[1:7]} == {distill[0]["--output_dir"]} == \
+        {"models/runs/full/seed_42/tmp_distilled_tinybert_4l_rte"}
+
+
+# What differs from `full` in general distillation (None: no call of its own), intermediate and prediction stage.
+OWN_GENERAL = {"--student_model": "models/runs/{}/distilled_tinybert_4l"}
+NO_TRM, TOP, BOTTOM = {"--without": "attn hidn"}, {"--layer_mapping": "top"}, {"--layer_mapping": "bottom"}
+FULL_INTERMEDIATE = {"--student_model": "models/runs/full/seed_42/tmp_distilled_tinybert_4l_rte"}
+DIFFERENCES = {
+    "no_gd": (None, {"--student_model": str(ROOT / "tinybert_4l_config"), "--from_scratch": ""}, {}),
+    "no_td": (None, None, {"--student_model": "models/distilled_tinybert_4l", "--hard_labels": ""}),
+    "no_da": (None, {"--aug_train": None}, {"--aug_train": None}),
+    "no_pred": (None, None, {**FULL_INTERMEDIATE, "--hard_labels": ""}),
+    "no_trm": (NO_TRM, {**OWN_GENERAL, **NO_TRM}, {}),
+    "map_top": (TOP, {**OWN_GENERAL, **TOP}, {}),
+    "map_bottom": (BOTTOM, {**OWN_GENERAL, **BOTTOM}, {}),
+    **{f"no_{loss}": ({"--without": loss}, {**OWN_GENERAL, "--without": loss}, {})
+       for loss in ("embd", "attn", "hidn")},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_ablation(name, reproduce):
+    """Each differs from `full` in what it leaves out, and in its folders alone."""
+    run, calls = reproduce("--tasks", "RTE", "--students", "4l", "--ablation", f"{name},full")
+    assert run.returncode == 0, run.stderr
+    general = [flags(call) for call in calls if "general_distill" in call]
+    full, mine = (stages([call for call in calls if "task_distill" in call], f"runs/{variant}/seed_42/")
+                  for variant in ("full", name))
+    if DIFFERENCES[name][1] is None:
+        mine.insert(0, None)
+    differences = [
+        None if other is None else {flag: other.get(flag) for flag in one | other if one.get(flag) != other.get(flag)}
+        for one, other in zip([general[0], *full], [general[1] if len(general) > 1 else None, *mine], strict=True)]
+    if differences[0]:
+        assert differences[0].pop("--output_dir") == f"models/runs/{name}/distilled_tinybert_4l"
+    wanted = [part and {flag: value and value.format(name) for flag, value in part.items()}
+              for part in DIFFERENCES[name]]
+    assert differences == [*wanted, {}]
+
+
+def test_all_ablations(reproduce):
+    run, _ = reproduce("--tasks", "RTE", "--students", "4l", "--ablation", "all", "--ablation", "no_da", "--list")
+    predictions = [line.split("/")[0] for line in run.stdout.splitlines() if "/prediction" in line]
+    assert predictions[0] == "full" and sorted(predictions[1:]) == sorted(DIFFERENCES)
+    assert run.stdout.split() == list(dict.fromkeys(run.stdout.split()))
+
+
+@pytest.mark.parametrize("visible,wanted", [
+    ("4,GPU-7", {"4", "GPU-7"}), (None, {"0", "1"}), ("3", {"3"}), ("", {""})])
+def test_steps_side_by_side_share_out_the_gpus(visible, wanted, reproduce, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/bash\necho 0\necho 1\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    run, _ = reproduce("--tasks", "RTE", "--students", "4l", "--seeds", "1,2", JOBS="2", DEVICES="yes", **environment)
+    assert run.returncode == 0, run.stderr
+    assert set((tmp_path / "devices").read_text().split("\n")[:6]) == wanted
+    assert (tmp_path / "shared").exists() == (len(wanted) == 1)  # two at a time: only where there are not two

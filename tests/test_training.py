@@ -291,7 +291,8 @@ def test_evaluation_leaves_the_training_record_alone(tiny, script):
         "--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--student_model", tiny / "out",
         "--output_dir", tiny / "out", "--do_lower_case", "--max_seq_length", 24, "--no_cuda"])
     assert (tiny / "out" / "run.json").read_bytes() == before
-    assert read_json(tiny / "out" / "eval_mrpc_out.json")["acc"] == read_json(tiny / "out" / "run.json")["kept"]["acc"]
+    assert read_json(tiny / "out" / "eval_results.json")["values"]["acc"] == \
+        read_json(tiny / "out" / "run.json")["kept"]["acc"]
 
 
 def test_overwriting_starts_the_logs_afresh(tiny, script):

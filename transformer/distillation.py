@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from transformer.files import InputError
-from transformer.modeling import BertConfig
+from transformer.modeling import BertConfig, BertModel
 
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
 
@@ -66,6 +66,22 @@ def check_pair(student: BertConfig, teacher: BertConfig) -> None:
     if student.num_attention_heads != teacher.num_attention_heads:
         raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
                          f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree")
+
+
+def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
+    """Copy the teacher's embeddings and, for each (student layer, teacher layer) of `pairs`, that layer's weights.
+
+    Raises InputError where a size of the two differs, the number of layers aside.
+    """
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
+                 "type_vocab_size"):
+        sizes = [getattr(model.config, name) for model in (student, teacher)]
+        if sizes[0] != sizes[1]:
+            raise InputError(f"--init_from_teacher_layers: {name} is {sizes[0]} in the student and {sizes[1]} in the "
+                             "teacher: take a student as wide as the teacher, or drop the flag")
+    student.embeddings.load_state_dict(teacher.embeddings.state_dict())
+    for own, other in pairs:
+        student.encoder.layer[own].load_state_dict(teacher.encoder.layer[other].state_dict())
 
 
 def attention_loss(student: Sequence[Tensor | None], teacher: Sequence[Tensor | None], pairs: Pairs) -> Tensor:

@@ -4,13 +4,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transformer.files import InputError, read_lines
+
+DIAGNOSTIC = "diagnostic"  # folder of the AX set beside the tasks' folders: a test set for models of MNLI
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One file NAME.tsv of a submission to the GLUE server, and the test set it answers: a header, no labels."""
+    name: str
+    rows: int                      # of the test set, as the server counts them
+    text_columns: tuple[int, ...]
+    columns: int
+    file: str = "test.tsv"         # in the task's folder
 
 
 @dataclass(frozen=True)
@@ -22,10 +34,11 @@ class Task:
     """
     name: str                          # folder under glue_dir, as in the official archives
     text_columns: tuple[int, ...]      # of train.tsv and the dev files
-    label_column: int
+    label_column: int | None           # None: no labels, see for_test()
     train_columns: int                 # number of columns in train.tsv
     labels: tuple[str, ...] | None
     metric: str
+    submissions: tuple[Submission, ...] = field(repr=False)  # not in the name of encoded files: nothing there follows
     has_header: bool = True
     dev_files: tuple[str, ...] = ("dev.tsv",)
     intermediate_epochs: int = 20      # paper, section 4.2
@@ -46,19 +59,31 @@ class Task:
         """Width of the classifier: 1 for a regression."""
         return 1 if self.labels is None else len(self.labels)
 
+    def for_test(self, submission: Submission) -> Task:
+        """This task as the test set of `submission` is laid out: a row's label reads as NaN."""
+        return replace(self, text_columns=submission.text_columns, train_columns=submission.columns,
+                       label_column=None, has_header=True)
+
 
 TASKS = {task.key: task for task in (
-    Task("CoLA", (3,), 1, 4, ("0", "1"), "mcc", has_header=False, intermediate_epochs=50, max_seq_length=64),
-    Task("SST-2", (0,), 1, 2, ("0", "1"), "acc", max_seq_length=64, augment_copies_in_code=20),
-    Task("MRPC", (3, 4), 0, 5, ("0", "1"), "acc"),
-    Task("STS-B", (7, 8), -1, 10, None, "corr"),
-    Task("QQP", (3, 4), 5, 6, ("0", "1"), "acc", intermediate_epochs=10, augment_copies_in_code=10),
-    Task("MNLI", (8, 9), -1, 12, ("contradiction", "entailment", "neutral"), "acc",
-         dev_files=("dev_matched.tsv", "dev_mismatched.tsv"), intermediate_epochs=10, augment_copies_in_code=10),
-    Task("QNLI", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", intermediate_epochs=10,
+    Task("CoLA", (3,), 1, 4, ("0", "1"), "mcc", (Submission("CoLA", 1063, (1,), 2),), has_header=False,
+         intermediate_epochs=50, max_seq_length=64),
+    Task("SST-2", (0,), 1, 2, ("0", "1"), "acc", (Submission("SST-2", 1821, (1,), 2),), max_seq_length=64,
          augment_copies_in_code=20),
-    Task("RTE", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc"),
-    Task("WNLI", (1, 2), -1, 4, ("0", "1"), "acc", augment_copies_in_code=None),
+    Task("MRPC", (3, 4), 0, 5, ("0", "1"), "acc", (Submission("MRPC", 1725, (3, 4), 5),)),
+    Task("STS-B", (7, 8), -1, 10, None, "corr", (Submission("STS-B", 1379, (7, 8), 9),)),
+    Task("QQP", (3, 4), 5, 6, ("0", "1"), "acc", (Submission("QQP", 390965, (1, 2), 3),), intermediate_epochs=10,
+         augment_copies_in_code=10),
+    Task("MNLI", (8, 9), -1, 12, ("contradiction", "entailment", "neutral"), "acc",
+         (Submission("MNLI-m", 9796, (8, 9), 10, "test_matched.tsv"),
+          Submission("MNLI-mm", 9847, (8, 9), 10, "test_mismatched.tsv"),
+          Submission("AX", 1104, (1, 2), 3, f"../{DIAGNOSTIC}/diagnostic.tsv")),
+         dev_files=("dev_matched.tsv", "dev_mismatched.tsv"), intermediate_epochs=10, augment_copies_in_code=10),
+    Task("QNLI", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", (Submission("QNLI", 5463, (1, 2), 3),),
+         intermediate_epochs=10, augment_copies_in_code=20),
+    Task("RTE", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", (Submission("RTE", 3000, (1, 2), 3),)),
+    Task("WNLI", (1, 2), -1, 4, ("0", "1"), "acc", (Submission("WNLI", 146, (1, 2), 3),),
+         augment_copies_in_code=None),
 )}
 
 
@@ -78,8 +103,8 @@ def task_folder(glue_dir: str | Path, task: Task) -> Path:
 
 
 def row_width(task: Task, path: str | Path) -> int:
-    """Columns of a row of a labelled TSV file: as many as its header has, since dev files of MNLI have more than
-    train.tsv, or as train.tsv has where the task has no header. InputError: no such file, or a header too short."""
+    """Columns of a row of a TSV file: as many as its header has, since dev files of MNLI have more than train.tsv,
+    or as train.tsv has where the task has no header. InputError: no such file, or a header too short."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: download_glue.py gets it "
@@ -95,13 +120,13 @@ def row_width(task: Task, path: str | Path) -> int:
 def split_row(task: Task, line: str, width: int, where: object) -> list[str] | None:
     """The `width` columns of a line, tab-separated without quoting: a `"` is a character.
 
-    QQP's official files hold some rows with too few, to be skipped: None. In any other task such a row is an
+    QQP's official labelled files hold some rows with too few, to be skipped: None. Anywhere else such a row is an
     InputError, in which `where` (file, line) stands.
     """
     columns = line.split("\t")
     if len(columns) == width:
         return columns
-    if len(columns) < width and task.name == "QQP":
+    if len(columns) < width and task.name == "QQP" and task.label_column is not None:
         return None
     raise InputError(f"{where}: {len(columns)} columns, expected {width} ({task.name})")
 
@@ -116,7 +141,7 @@ def report_rows(path: str, examples: int, skipped: int, width: int) -> None:
 
 
 def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, columns) of a labelled TSV file of `task`, its header left out; see split_row()."""
+    """Yield (line number, columns) of a TSV file of `task`, its header left out; see split_row()."""
     width = row_width(task, path)
     skipped = rows = 0
     for number, line in enumerate(read_lines(path), 1):
@@ -132,7 +157,10 @@ def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
-    """The label of a row: class number, or the score of a regression. `where` (file, line) goes into the InputError."""
+    """The label of a row: class number, or the score of a regression; NaN of a test set. `where` (file, line) goes into
+    the InputError."""
+    if task.label_column is None:
+        return math.nan
     text = columns[task.label_column]
     if task.labels is None:
         try:
@@ -152,7 +180,8 @@ def compute_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> 
 
     predictions, labels: [examples], class numbers, or scores for a regression. Accuracy `acc`; with F1 of class 1
     and their mean for MRPC and QQP; Matthews correlation `mcc` for CoLA; `pearson`, `spearmanr` and their mean
-    `corr` for STS-B. A correlation with constant predictions is 0.
+    `corr` for STS-B. Where a score is undefined it is 0: a correlation of constants, F1 without a 1 anywhere. NaN among
+    the scores makes a correlation NaN.
     """
     if task.metric == "corr":
         from scipy.stats import pearsonr, spearmanr

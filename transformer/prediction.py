@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from transformer.arrays import open_arrays
 from transformer.features import Sequences
+from transformer.files import InputError
 from transformer.glue import Task, compute_metrics
 from transformer.parts import GrowingFiles
 from transformer.runtime import Processes
@@ -83,18 +84,31 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     return arrays["logits"].reshape(len(sequences), model.num_labels)
 
 
-def model_sha256(model: nn.Module) -> str:
-    """Of all that a prediction follows from: the weights, wherever they came from, and the sizes and rates."""
+def model_sha256(model: nn.Module, order: list[int] | None = None) -> str:
+    """Of all that a prediction follows from: the weights, wherever they came from, the sizes and rates, and, where it
+    is given, the column of each class."""
     config = {name: value for name, value in vars(model.config).items() if name != "extra"}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
+def decide(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Class numbers, int64 [rows], or scores, float32 [rows], of logits [rows, classes] in the task's order.
+
+    InputError where a logit is not finite: it would pass for an answer.
+    """
+    broken = int((~np.isfinite(logits)).any(axis=1).sum())
+    if broken:
+        raise InputError(f"the model's logits are not finite for {broken} of {len(logits)} examples of {task.name}: "
+                         "its weights are of no use, train it again")
+    return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+
+
 def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,
           processes: Processes) -> dict[str, float]:
     """Metrics of a classifier on labelled sequences; `order` is the model's column for each class of the task."""
     logits = predict(model, sequences, batch_size, processes)[:, order]
-    return compute_metrics(task, logits[:, 0] if task.is_regression else logits.argmax(axis=1), sequences.labels)
+    return compute_metrics(task, decide(task, logits), sequences.labels)

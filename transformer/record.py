@@ -22,12 +22,20 @@ from transformer.resume import clear_states
 from transformer.runtime import Processes
 
 RUN_NAME = "run.json"
+EVAL_NAME = "eval_results.json"
+PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
 _LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
 
 
+def is_finished(folder: str | Path) -> bool:
+    """False where a run of this kit was stopped before it finished the model in `folder`."""
+    run = Path(folder) / RUN_NAME
+    return not run.is_file() or bool(read_json(run).get("finished"))
+
+
 def require_finished(folder: str | Path) -> None:
-    """InputError where a run of this kit was stopped before it finished the model in `folder`."""
-    if (Path(folder) / RUN_NAME).is_file() and not read_json(Path(folder) / RUN_NAME).get("finished"):
+    """InputError where a model is not finished."""
+    if not is_finished(folder):
         raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
                          f"go on with it (--resume), or delete {RUN_NAME} to take the model as it is")
 
@@ -76,42 +84,58 @@ def _commit() -> str | None:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
 
 
+def describe_run(args: argparse.Namespace, processes: Processes) -> dict[str, Any]:
+    """How this process was called, on what: command, settings, commit, start, versions, hardware."""
+    device = processes.device
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "settings": dict(vars(args)),
+        "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                     "processor": platform.machine(), "threads": torch.get_num_threads(),
+                     "processes": processes.world}}
+
+
+def append_line(path: str | Path, text: str) -> None:
+    """Add a line of text to a log."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(text + "\n")
+
+
+def clear_evaluation(folder: str | Path) -> None:
+    """Delete what an earlier evaluation left in a model's folder."""
+    for path in (Path(folder) / EVAL_NAME, *Path(folder).glob(PREDICTIONS_NAME.format("*"))):
+        path.unlink(missing_ok=True)
+
+
 class RunRecord:
     """How a run was made and what it measured, in its output folder.
 
     run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
     metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people. A new record starts these
-    afresh, unless it has a `name` of its own for run.json: then it shares the folder and adds to them. Of several
-    processes the first alone writes.
+    afresh. Of several processes the first alone writes.
     """
 
-    def __init__(self, folder: str | Path, args: argparse.Namespace, processes: Processes, name: str = RUN_NAME,
+    def __init__(self, folder: str | Path, args: argparse.Namespace, processes: Processes,
                  log_sizes: dict[str, int] | None = None, **facts: Any):
         """log_sizes: sizes() of an earlier record of the same run: what was logged after that is cut off."""
         self.folder = Path(folder)
-        self.name = name
         self._device = processes.device
         self._writes = processes.is_first
         self._started = self._counted_from = time.time()
         self._sequences = self._wordpieces = 0
-        self.run = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "settings": dict(vars(args)),
-            "commit": _commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "hardware": {"device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
-                         "processor": platform.machine(), "threads": torch.get_num_threads(),
-                         "processes": processes.world},
-            **facts, "finished": False}
+        self.run = {**describe_run(args, processes), **facts, "finished": False}
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for log in _LOGS if name == RUN_NAME else ():
+            clear_evaluation(self.folder)  # it was of other weights
+            for log in _LOGS:
                 if (self.folder / log).is_file():
                     os.truncate(self.folder / log, (log_sizes or {}).get(log, 0))
         self._write()
 
     def _write(self) -> None:
         if self._writes:
-            write_json(self.folder / self.name, json.loads(json.dumps(self.run, default=str)))
+            write_json(self.folder / RUN_NAME, json.loads(json.dumps(self.run, default=str)))
 
     def sizes(self) -> dict[str, int]:
         """Bytes in each log."""
@@ -142,13 +166,12 @@ class RunRecord:
     def text(self, name: str, text: str) -> None:
         """Append a line to the file `name` (log.txt, eval_results.txt)."""
         if self._writes:
-            with open(self.folder / name, "a", encoding="utf-8") as handle:
-                handle.write(text + "\n")
+            append_line(self.folder / name, text)
 
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete, and draw the
-        curves of a training run."""
+        curves."""
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()
-        if self._writes and self.name == RUN_NAME:
+        if self._writes:
             draw_curves(self.folder)

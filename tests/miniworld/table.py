@@ -27,11 +27,11 @@ def majority(task: Task) -> float:
 
 
 def result(record: str, task: Task) -> float:
-    """Score in the record of a finished run."""
+    """Score in the record of a finished run, or of an evaluation."""
     run = read_json(record)
     if not run.get("finished"):
         raise InputError(f"{record}: the run is not finished")
-    return run[task.metric]
+    return run.get("values", run)[task.metric]
 
 
 def failures(task: Task, baseline: float, teacher: float, student: float) -> list[str]:
@@ -55,7 +55,7 @@ def main() -> int:
         line = f"{task.name:6} {task.metric:6} {100 * baseline:8.1f} {100 * teacher:8.1f}"
         for student in STUDENTS:
             name = f"{student}_{task.key}"
-            score = result(f"results/{name}/eval_{task.key}_distilled_tinybert_{name}.json", task)
+            score = result(f"models/distilled_tinybert_{name}/eval_results.json", task)
             line += f" {100 * score:11.1f} {score / teacher:10.0%}"
             missed += [f"{task.name}, {student} student: {what}" for what in failures(task, baseline, teacher, score)]
         print(line)

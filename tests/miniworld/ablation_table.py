@@ -1,0 +1,41 @@
+"""The table at the end of `make ablations`, read from the run folders in the working directory.
+
+Fails unless task distillation, data augmentation and the Transformer losses each raise the mean score, as in the paper.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from transformer.glue import get_task
+
+from .table import result
+
+TASKS = ("CoLA", "MRPC")
+VARIANTS = "full no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom".split()
+
+
+def mean_score(variant: str, task: str) -> float:
+    """Of a variant's students of a task, over its seeds."""
+    folders = Path("models/runs", variant).glob(f"seed_*/distilled_tinybert_4l_{get_task(task).key}")
+    return fmean(result(folder / "eval_results.json", get_task(task)) for folder in folders)
+
+
+def main() -> int:
+    print(f"\n{'dev scores':10}" + "".join(f" {task + ' ' + get_task(task).metric:>10}" for task in TASKS)
+          + f" {'mean':>6} {'to full':>7}")
+    means = {}
+    for variant in VARIANTS:
+        scores = [mean_score(variant, task) for task in TASKS]
+        means[variant] = fmean(scores)
+        print(f"{variant:10}" + "".join(f" {100 * score:10.1f}" for score in scores)
+              + f" {100 * means[variant]:6.1f} {100 * (means[variant] - means['full']):+7.1f}")
+    missed = [variant for variant in ("no_td", "no_da", "no_trm") if means[variant] >= means["full"]]
+    for variant in missed:
+        print(f"ablations: {variant} scores no less than full", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

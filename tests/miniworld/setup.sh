@@ -1,0 +1,36 @@
+# Sourced by the scripts beside it: `enter FOLDER` empties FOLDER below the kit, offers the embedded world on a local
+# port, sets all that reproduce.sh needs to run on it, and changes to FOLDER. The server ends with the script.
+kit=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+enter() {
+    local world=$kit/.cache/miniworld run=$kit/$1 base
+    cd "$kit"
+    rm -rf "$run"
+    mkdir -p "$run"
+
+    echo "making the embedded world (about two minutes the first time) ..."
+    python -m tests.miniworld build "$world"
+    python -m tests.miniworld serve "$world" --port 0 --port_file "$run/port" 2>"$run/server.log" &
+    server=$!
+    trap 'kill $server 2>/dev/null' EXIT
+    until [[ -s $run/port ]]; do
+        kill -0 $server || { cat "$run/server.log" >&2; exit 1; }
+        sleep 0.1
+    done
+    base=http://127.0.0.1:$(cat "$run/port")
+
+    export HF_ENDPOINT=$base GLUE_BASE=$base/glue/data SENTEVAL_BASE=$base/senteval/senteval_data
+    export GLOVE_URL=$base/glove/glove.840B.300d.zip WIKI_URL=$base/wiki/wiki.xml.bz2
+    export CONFIG_4L=$kit/tests/miniworld/tinybert_4l_config CONFIG_6L=$kit/tests/miniworld/tinybert_6l_config
+    # models this small leave one thread idle: two steps side by side use two cores better than one with two threads
+    export JOBS=2 OMP_NUM_THREADS=1
+    export PREGENERATE_FLAGS="--max_seq_len 32"
+    export GENERAL_FLAGS="--max_seq_length 32 --train_batch_size 32 --gradient_accumulation_steps 1 \
+        --learning_rate 2e-3"
+    export AUGMENT_FLAGS="--N 2"
+    export TEACHER_FLAGS="--max_seq_length 32 --learning_rate 3e-4"
+    export INTERMEDIATE_FLAGS="--max_seq_length 32 --num_train_epochs 2 --learning_rate 1.5e-3 --eval_step 1000"
+    export PREDICTION_FLAGS="--max_seq_length 32 --num_train_epochs 3 --learning_rate 2e-4 --eval_step 50"
+    export EVAL_FLAGS="--max_seq_length 32"
+    cd "$run"
+}

@@ -1,0 +1,101 @@
+"""Files of predictions as the GLUE server takes them, and the zip file of all: python -m transformer.submission."""
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from transformer.cli import Parser, run_script
+from transformer.files import InputError, atomic_write, find_input, read_lines
+from transformer.glue import TASKS, Submission, Task
+
+HEADER = "index\tprediction"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser("Check the prediction files of one student and zip them for the GLUE server.")
+    parser.add_argument("--results", nargs="+", required=True, metavar="DIR",
+                        help="folders that hold NAME.tsv of task_distill.py --do_predict, at any depth")
+    parser.add_argument("--output", type=Path, default=Path("submission.zip"), help="zip file to write")
+    parser.add_argument("--any_rows", action="store_true",
+                        help="take files whose number of rows is not the server's: for data that are not GLUE's")
+    return parser.parse_args(argv)
+
+
+def submission_text(task: Task, answers: Iterable[float]) -> str:
+    """The file for class numbers, written as label words, or for scores, clipped to 0..5; one row an answer."""
+    words = [f"{np.clip(answer, 0, 5):.6f}" if task.is_regression else task.labels[int(answer)] for answer in answers]
+    return "".join(f"{line}\n" for line in [HEADER, *(f"{index}\t{word}" for index, word in enumerate(words))])
+
+
+def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray) -> None:
+    """Write folder/NAME.tsv, and say how many rows it has and whether the server wants another number."""
+    path = Path(folder) / f"{submission.name}.tsv"
+    with atomic_write(path) as handle:
+        handle.write(submission_text(task, answers))
+    wants = "" if len(answers) == submission.rows else f"; the GLUE server wants {submission.rows}"
+    print(f"{path}: {len(answers)} predictions{wants}", flush=True)
+
+
+def check_submission(path: Path, task: Task, submission: Submission, any_rows: bool = False) -> int:
+    """Number of rows of a prediction file; InputError, naming the line, where the server would refuse it."""
+    rows = -1
+    for rows, line in enumerate(read_lines(path)):
+        where = f"{path}, line {rows + 1}"
+        if rows == 0:
+            if line != HEADER:
+                raise InputError(f"{where}: {line!r}, expected the header {HEADER!r}")
+            continue
+        index, _, word = line.partition("\t")
+        if index != str(rows - 1):
+            raise InputError(f"{where}: index {index!r}, expected {rows - 1}")
+        if not (_is_score(word) if task.is_regression else word in task.labels):
+            raise InputError(f"{where}: prediction {word!r}, expected "
+                             + ("a number from 0 to 5" if task.is_regression else f"one of {', '.join(task.labels)}"))
+    if rows < 1 or rows != submission.rows and not any_rows:
+        raise InputError(f"{path}: {max(rows, 0)} predictions, the GLUE server wants {submission.rows}: make it from "
+                         "the official test set (--any_rows takes other data)")
+    return rows
+
+
+def _is_score(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 5
+    except ValueError:
+        return False
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    folders = [find_input(folder) for folder in args.results]
+    wanted = {f"{submission.name}.tsv": (task, submission)
+              for task in TASKS.values() for submission in task.submissions}
+    texts = {}
+    for name, (task, submission) in wanted.items():
+        found = list({path.resolve(): path for folder in folders for path in sorted(folder.rglob(name))}.values())
+        if len(found) > 1:
+            raise InputError(f"{found[0]} and {found[1]}: --results may name the folders of one student only")
+        for path in found:
+            rows = check_submission(path, task, submission, args.any_rows)
+            texts[name] = path.read_text(encoding="utf-8")
+            print(f"{name}: {rows} predictions of {path}", flush=True)
+    if not texts:
+        raise InputError(f"no predictions in {', '.join(args.results)}: task_distill.py --do_predict makes them")
+    made = len(texts)
+    for name in [name for name in wanted if name not in texts]:
+        task, submission = wanted[name]
+        texts[name] = submission_text(task, [0] * submission.rows)
+        print(f"{name}: no predictions, so as in the server's sample: {submission.rows} rows that all say "
+              f"{texts[name].split()[-1]}", flush=True)
+    with atomic_write(args.output, "wb") as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
+    print(f"{args.output}: {made} files of predictions, {len(texts) - made} in the sample's form", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

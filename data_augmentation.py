@@ -55,13 +55,14 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
-import shutil
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from transformer.candidates import (
@@ -130,10 +131,7 @@ def augment_row(columns: list[str], task: Task, variants: list[list[str]], prese
 
 
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:
-    """N of this run; InputError for a task that is not augmented."""
-    if task.augment_copies_in_code is None:
-        raise InputError(f"{task.name} is not augmented: its label hangs on single words (which noun a pronoun stands "
-                         "for), so that replacing words would make it wrong; train without --aug_train")
+    """N of this run."""
     if args.preset == "paper":
         return args.N or PAPER_COPIES
     if args.N not in (None, task.augment_copies_in_code):
@@ -224,18 +222,20 @@ def show(parts: list[tuple[Part, int]], task: Task, width: int, numbers: np.ndar
 def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
     """Augment one task: its train.tsv to train_aug.tsv."""
-    path = task_folder(find_input(args.glue_dir), task) / "train.tsv"
+    path = task_folder(args.glue_dir, task) / "train.tsv"
     output, unfinished = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished")
     args = argparse.Namespace(**{**vars(args), "N": resolve_copies(args, task), "task_name": task.name})
     print_settings(args)
-    width = row_width(task, path)
+    status, train_sha256, width = path.stat(), sha256_of(path), row_width(task, path)
     masked_lm = MaskedLM(model, tokenizer, args.M, args.precision)
     splitter = Splitter(tokenizer, min(tokenizer.max_len, model.config.max_position_embeddings))
     parts, numbers, words = survey(task, path, splitter)
-    facts = {"train_sha256": sha256_of(path), "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
+    batches = batches_by_length(words.lengths(), args.batch_tokens)
+    facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
              "precision": args.precision, "batch_tokens": args.batch_tokens}
+    glove_status = Path(args.glove_embs).stat()
     made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "seed", "preset", "glove_vocab")},
-                 "glove_bytes": find_input(args.glove_embs).stat().st_size}
+                 "glove": [glove_status.st_size, glove_status.st_mtime_ns]}
     if args.resume and output.is_file() and output.with_suffix(".json").is_file() and not unfinished.exists() and \
             read_json(output.with_suffix(".json")).get("made_from") == made_from:
         print(f"{output} is finished: nothing to resume", flush=True)
@@ -243,21 +243,19 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     print(f"{path}: {len(numbers):,} rows, {len(words.first) - 1:,} different sentences, {len(words):,} words to mask; "
           f"{len(words.longer):,} longer words for GloVe", flush=True)
     with contextlib.ExitStack() as stack:
-        neighbours = {}
         if processes.is_first:
-            neighbours = glove().neighbours(words.longer, args.M, processes.device)
             unfinished.mkdir(exist_ok=True)
             stack.enter_context(locked(unfinished / "lock"))
-        _, bounds = batches_by_length(words.lengths(), args.batch_tokens)
-        table = open_table(unfinished, masked_lm.count, tokenizer.id_typecode, len(bounds), facts, args.resume,
+        table = open_table(unfinished, masked_lm.count, tokenizer.id_typecode, len(batches[1]), facts, args.resume,
                            processes)
-        rows = masked_lm.fill(words, args.batch_tokens, table, processes, f"{task.name} masked LM")
+        neighbours = glove().neighbours(words.longer, args.M, processes.device) if processes.is_first else {}
+        rows = masked_lm.fill(words, batches, table, processes, f"{task.name} masked LM")
         if not processes.is_first:
             return
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
         show(parts, task, width, numbers, candidates, args.show)
         counts = Counter()
-        with atomic_write(output) as handle, \
+        with atomic_write(unfinished / "rows") as handle, \
                 tqdm(total=len(numbers), unit="row", desc=f"{task.name} rows", disable=None) as progress, \
                 contextlib.closing(in_order(augment_part, parts, min(available_cores(), len(parts)), start_worker,
                                             (args, task, width, numbers, candidates))) as results:
@@ -267,36 +265,45 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
                 handle.write(text)
                 counts.update(found)
                 progress.update(found["rows_in"])
+        if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            raise InputError(f"{path} changed while it was augmented: start again")
+        os.replace(unfinished / "rows", output)
         write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts})
-        shutil.rmtree(unfinished)
+        table.remove()
     print(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items()),
           flush=True)
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[Task]:
-    """The task asked for, or with `all` those that have a folder; InputError for one that is not augmented."""
-    if args.task_name.lower() != "all":
-        task = get_task(args.task_name)
-        resolve_copies(args, task)
-        return [task]
-    glue_dir = find_input(args.glue_dir)
-    tasks = [task for task in TASKS.values() if task_folder(glue_dir, task).is_dir() and task.augment_copies_in_code]
-    if not tasks:
-        raise InputError(f"{glue_dir} has no folder of a task that is augmented: download_glue.py gets them")
-    print(f"augmenting {', '.join(task.name for task in tasks)}", flush=True)
+    """The task asked for, or with `all` those that have a folder; InputError where a train.tsv is missing."""
+    if args.task_name.lower() == "all":
+        tasks = [task for task in TASKS.values()
+                 if task_folder(args.glue_dir, task).is_dir() and task.augment_copies_in_code]
+        if not tasks:
+            raise InputError(f"{args.glue_dir} has no folder of a task that is augmented: download_glue.py gets them")
+        print(f"augmenting {', '.join(task.name for task in tasks)}", flush=True)
+    else:
+        tasks = [get_task(args.task_name)]
+    for task in tasks:
+        if task.augment_copies_in_code is None:
+            raise InputError(f"{task.name} is not augmented: its label hangs on single words (which noun a pronoun "
+                             "stands for), so that replacing words would make it wrong; train without --aug_train")
+        row_width(task, task_folder(args.glue_dir, task) / "train.tsv")
     return tasks
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    tasks = chosen_tasks(args)
     processes = join_processes(args.no_cuda, args.local_rank)
+    for name in ("glue_dir", "pretrained_bert_model", "glove_embs"):
+        setattr(args, name, str(find_input(getattr(args, name))))
+    tasks = chosen_tasks(args)
     set_precision(args.precision, processes.device)
-    args.batch_tokens = args.batch_tokens or batch_tokens_for(processes.device)
-    bert_folder, glove_path = find_input(args.pretrained_bert_model), find_input(args.glove_embs)
-    tokenizer = load_tokenizer(bert_folder, do_lower_case=True)
-    model = BertForMaskedLM.from_pretrained(bert_folder).to(processes.device)
-    glove = functools.cache(lambda: Glove(glove_path, args.glove_vocab, find_input(args.glue_dir)))
+    tokens = args.batch_tokens or batch_tokens_for(processes.device)
+    args.batch_tokens = int(processes.smallest(torch.tensor(tokens)))  # the same batches, whatever GPU a process has
+    tokenizer = load_tokenizer(args.pretrained_bert_model, do_lower_case=True)
+    model = BertForMaskedLM.from_pretrained(args.pretrained_bert_model).to(processes.device)
+    glove = functools.cache(lambda: Glove(args.glove_embs, args.glove_vocab, args.glue_dir))
     for task in tasks:
         augment(args, task, tokenizer, model, glove, processes)
     processes.wait()  # the first writes the rows

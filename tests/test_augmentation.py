@@ -109,9 +109,9 @@ def found(bert: Path, folder: Path, sentences: list[str], count: int, batch_toke
     words = MaskedWords(splitter)
     numbers = [words.add(sentence) for sentence in sentences]
     words.finish()
-    _, bounds = batches_by_length(words.lengths(), batch_tokens)
-    table = open_table(folder, masked_lm.count, "H", len(bounds), {}, False, ONE)
-    rows = masked_lm.fill(words, batch_tokens, table, ONE, "")
+    batches = batches_by_length(words.lengths(), batch_tokens)
+    table = open_table(folder, masked_lm.count, "H", len(batches[1]), {}, False, ONE)
+    rows = masked_lm.fill(words, batches, table, ONE, "")
     return Candidates(splitter, words.first, rows, table.map(), neighbours or {}), numbers, masked_lm
 
 
@@ -227,7 +227,7 @@ def test_vectors_are_parsed_once_for_a_file(glove, tmp_path, monkeypatch):
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(lines[2:]) + "\n", encoding="utf-8")
     assert Glove(path, 1000).words == first.words[2:]
-    assert len(list((tmp_path / "glove.arrays").iterdir())) == 1  # those of the file that is no more are gone
+    assert len(list((tmp_path / "glove.txt.arrays").iterdir())) == 1  # those of the file that is no more are gone
     monkeypatch.setattr(glove_module, "_parse", None)             # nothing is parsed now
     assert Glove(path, 1000).words == first.words[2:]
 
@@ -398,7 +398,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(bert, glove, tmp_path):
         starts.append(np.mean(np.fromfile(done, np.uint8)) if done.exists() else 0)
         while process.is_alive():
             finished = np.fromfile(done, np.uint8) if done.exists() else np.zeros(1)
-            if finished.size and finished.mean() >= share and (slow == "best" or list(path.parent.glob(".*.tmp"))):
+            if finished.size and finished.mean() >= share and (slow == "best" or list(done.parent.glob(".*.tmp"))):
                 break
             time.sleep(0.005)
         process.kill()
@@ -407,8 +407,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(bert, glove, tmp_path):
     assert starts[0] == 0 and starts == sorted(set(starts))
     data_augmentation.main([*argv, "--resume"])
     assert output.read_bytes() == uninterrupted
-    assert sorted(file.name for file in path.parent.iterdir() if not file.name.startswith(".")) == \
-        ["train.tsv", "train_aug.json", "train_aug.tsv"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
 
 
 def test_resume_refuses_other_settings_and_leaves_what_is_finished(bert, glove, tmp_path, monkeypatch, capsys):
@@ -431,6 +430,59 @@ def test_resume_refuses_other_settings_and_leaves_what_is_finished(bert, glove, 
     assert path.with_name("train_aug.tsv").stat().st_mtime_ns == status
     data_augmentation.main([*argv, "--p", "0.1"])  # other rows are wanted: made anew
     assert json.loads(path.with_name("train_aug.json").read_text())["settings"]["p"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["facts.json", "table", "done"])
+def test_a_damaged_unfinished_folder_is_made_anew(bert, glove, tmp_path, monkeypatch, name):
+    path = write_task(tmp_path, TASKS["cola"])
+    argv = arguments(bert, glove, tmp_path, "cola", "--resume")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BlocksOnDisk, "remove", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        data_augmentation.main(argv)
+    expected = path.with_name("train_aug.tsv").read_bytes()
+    path.with_name("train_aug.tsv").unlink()
+    (path.with_name("train_aug.unfinished") / name).unlink()
+    data_augmentation.main(argv)
+    assert path.with_name("train_aug.tsv").read_bytes() == expected
+
+
+def test_a_file_that_changes_meanwhile_is_refused(bert, glove, tmp_path, monkeypatch):
+    path = write_task(tmp_path, TASKS["cola"])
+    lines = path.read_text(encoding="utf-8").split("\n")
+    monkeypatch.setattr(data_augmentation, "show", lambda *_: path.write_text("\n".join(lines[::-1]).strip() + "\n"))
+    with pytest.raises(InputError, match="changed while"):
+        data_augmentation.main(arguments(bert, glove, tmp_path, "cola"))
+    assert not path.with_name("train_aug.tsv").exists()
+
+
+def test_logits_that_are_not_finite_are_refused(bert, tmp_path):
+    model = BertForMaskedLM.from_pretrained(bert)
+    model.bert.encoder.layer[1].output.dense.bias.data[0] = float("nan")
+    save_model(model, tmp_path / "broken", bert / "vocab.txt")
+    with pytest.raises(InputError, match="not finite"):
+        found(tmp_path / "broken", tmp_path / "table", SENTENCES, 3)
+
+
+def test_processes_share_blocks_by_their_number(bert, tmp_path):
+    """Whatever another one has already saved when a process looks, every block has its owner."""
+    tokenizer = load_tokenizer(bert, True)
+    masked_lm = MaskedLM(BertForMaskedLM.from_pretrained(bert).double(), tokenizer, 6)
+    words = MaskedWords(Splitter(tokenizer, POSITIONS))
+    for sentence in SENTENCES:
+        words.add(sentence)
+    words.finish()
+    batches = batches_by_length(words.lengths(), 60)
+    table = open_table(tmp_path / "two", 6, "H", len(batches[1]), {}, False, ONE)
+
+    class Process(Processes):  # one of two, that waits for nobody
+        def wait(self):
+            pass
+    for rank in (0, 1):  # the second begins when the first has finished
+        masked_lm.fill(words, batches, table, Process(rank, 2, ONE.device), "")
+    assert table.missing().size == 0
+    alone = open_table(tmp_path / "one", 6, "H", len(batches[1]), {}, False, ONE)
+    masked_lm.fill(words, batches, alone, ONE, "")
+    assert (table.map() == alone.map()).all()
 
 
 def test_two_processes_write_what_one_does(bert, glove, tmp_path):
@@ -466,6 +518,12 @@ def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
     data_augmentation.main(arguments(bert, glove, tmp_path, "cola", "--precision", "bf16", "--glove_vocab", "1"))
     summary = json.loads(path.with_name("train_aug.json").read_text())
     assert summary["words_by_masked_lm"] > 0 == summary["words_by_glove"]  # cats, the one vector, has no other near it
+    batch = [torch.tensor([row]) for row in ([2, 4, 14, 3, 13, 14, 3], [0] * 4 + [1] * 3, [1] * 7)]
+    model, seen = BertForMaskedLM.from_pretrained(bert), []
+    model.cls.predictions.decoder.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    for precision in ("fp32", "bf16"):
+        MaskedLM(model, load_tokenizer(bert, True), 3, precision).best(*batch, torch.tensor([1]))
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_the_summary_counts_what_the_files_hold(bert, glove, tmp_path):

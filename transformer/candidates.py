@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import time
 from array import array
 from pathlib import Path
@@ -26,7 +27,7 @@ STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  
 
 _PLAIN_WORD = re.compile("[a-z]+")
 _REMEMBERED_WORDS = 1 << 17
-_MOST_ROWS = 1024              # of a batch: its logits for the whole vocabulary take 125 MB
+_MOST_ROWS = 1024              # of a batch: their logits for 30,522 pieces take 125 MB
 _SECONDS_BETWEEN_SAVES = 1.0   # of work that a kill can cost
 
 
@@ -149,6 +150,7 @@ class BlocksOnDisk:
 
     def create(self, blocks: int, facts: dict[str, Any]) -> None:
         """Make it empty; `facts` are what its contents follow from."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "facts.json").unlink(missing_ok=True)
         (self.folder / "table").write_bytes(b"")
         (self.folder / "done").write_bytes(bytes(blocks))
@@ -157,6 +159,16 @@ class BlocksOnDisk:
     def facts(self) -> dict[str, Any] | None:
         """Those that it was made with; None where there is none."""
         return read_json(self.folder / "facts.json") if (self.folder / "facts.json").is_file() else None
+
+    def is_whole(self, blocks: int) -> bool:
+        """Whether both files are there, and as many blocks: a machine that lost power can lose young files."""
+        done = self.folder / "done"
+        return (self.folder / "table").is_file() and done.is_file() and done.stat().st_size == blocks
+
+    def remove(self) -> None:
+        """Delete the folder, so that a kill in the middle leaves none that seems to hold something."""
+        (self.folder / "facts.json").unlink()
+        shutil.rmtree(self.folder)
 
     def missing(self) -> np.ndarray:
         """Numbers of the blocks that are not on disk."""
@@ -197,7 +209,10 @@ def batch_tokens_for(device: torch.device) -> int:
     return 65_536 if torch.cuda.get_device_properties(device).total_memory > 12 << 30 else 16_384
 
 
-def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of the masked words; (start, stop) in it of each batch
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
     """An order of the masked words, longest first, and (start, stop) in it of each batch.
 
     A batch that is padded to its longest has at most batch_tokens pieces, or one row. The batches follow from the
@@ -231,23 +246,29 @@ class MaskedLM:
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocabulary]
+        if not logits.isfinite().all():
+            raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
+                             "are damaged, or too large for it")
         return logits.float().masked_fill(self.suffixes, -torch.inf).topk(self.count).indices
 
-    def fill(self, words: MaskedWords, batch_tokens: int, table: BlocksOnDisk, processes: Processes,
+    def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
              description: str) -> np.ndarray:
         """Fill a table with the candidates of all words; the row in it of each word, int32 [masked words].
 
-        Processes share the batches that are not in it yet.
+        Processes share the batches that are not in it yet. Raises InputError where the model's logits are not finite
+        or a batch does not fit into the memory of a GPU.
         """
-        order, bounds = batches_by_length(words.lengths(), batch_tokens)
-        own = table.missing()[processes.rank::processes.world]
+        order, bounds = batches
+        own = [number for number in table.missing() if number % processes.world == processes.rank]
         ends = np.diff(words.sentence[order], append=-1) != 0  # the last masked word of a sentence
-        skipped = int(ends.sum()) - sum(int(ends[slice(*bounds[number])].sum()) for number in own)
-        with tqdm(total=int(ends.sum()), initial=skipped, unit=" sentences", desc=description,
-                  disable=None if processes.is_first else True) as progress:
+        with tqdm(total=sum(int(ends[slice(*bounds[number])].sum()) for number in own), unit=" sentences",
+                  desc=description, disable=None if processes.is_first else True) as progress:
             for number in own:
                 start, stop = bounds[number]
-                best = self.best(*processes.send(words.batch(order[start:stop])))
+                try:
+                    best = self.best(*processes.send(words.batch(order[start:stop])))
+                except torch.OutOfMemoryError:
+                    raise InputError("out of GPU memory: give a smaller --batch_tokens") from None
                 table.write(int(number), start, best.cpu().numpy())
                 progress.update(int(ends[start:stop].sum()))
         table.save()
@@ -270,7 +291,7 @@ def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict
         if changed:
             raise InputError(f"--resume: {changed[0]} was {found.get(changed[0])} and is {facts[changed[0]]} now: give "
                              "it as before, or drop --resume to start anew")
-        if not found:
+        if not found or not table.is_whole(blocks):
             table.create(blocks, facts)
     processes.wait()
     return table

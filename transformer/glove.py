@@ -34,8 +34,8 @@ class Glove:
         status = path.stat()
         facts = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "limit": limit}
         name = "-".join(map(str, facts.values()))
-        folders = [Path(parent) / f"{path.stem}.arrays" for parent in (path.parent, fallback) if parent]
-        for other in (other for folder in folders for other in folder.glob("*")):
+        folders = [Path(parent) / f"{path.name}.arrays" for parent in (path.parent, fallback) if parent]
+        for other in (other for folder in folders for other in folder.glob("*-*-*-*")):
             if not other.name.startswith(f"{_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"):
                 shutil.rmtree(other, ignore_errors=True)  # of a file that is no more
         arrays, manifest = open_arrays([folder / name for folder in folders], {"vectors": "f", "words": "B"}, facts,

@@ -184,7 +184,8 @@ run_step() {
                 --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses ;;
         augment_*)
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
-                --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" ${AUGMENT_FLAGS:-} ;;
+                --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" \
+                ${again/--overwrite_output_dir/} ${AUGMENT_FLAGS:-} ;;
         fix) python "$kit/fix_teacher_layers.py" ;;
         teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
         intermediate_*)

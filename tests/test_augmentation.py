@@ -2,21 +2,40 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from test_processes import torchrun
 
 import data_augmentation
-from data_augmentation import CandidateFinder, Glove, augment_row, vary, words_to_vary
+from data_augmentation import augment_row, vary
+from transformer import candidates as candidates_module
+from transformer import glove as glove_module
+from transformer.candidates import (
+    STOP_WORDS,
+    BlocksOnDisk,
+    Candidates,
+    MaskedLM,
+    MaskedWords,
+    Splitter,
+    batches_by_length,
+    open_table,
+    words_to_vary,
+)
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.files import InputError
+from transformer.glove import Glove
 from transformer.glue import TASKS, read_rows
 from transformer.modeling import BertConfig, BertForMaskedLM, BertModel
+from transformer.parts import locked
+from transformer.runtime import Processes
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("cat dog bird fish horse house garden river mountain city red blue green small large old new quick slow "
@@ -78,60 +97,107 @@ def naive_candidates(folder: Path, words: list[str], count: int) -> dict[int, li
     return result
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_candidates_are_those_of_the_naive_way(bert, batch_size):
-    model = BertForMaskedLM.from_pretrained(bert).double()
-    finder = CandidateFinder(model, load_tokenizer(bert, True), {}, 6, batch_size)
-    finder.prepare(SENTENCES)
+ONE = Processes(0, 1, torch.device("cpu"))
+
+
+def found(bert: Path, folder: Path, sentences: list[str], count: int, batch_tokens: int = 4096,
+          neighbours: dict[str, list[str]] | None = None) -> tuple[Candidates, list[int], MaskedLM]:
+    """Candidates of sentences, the sentences' numbers, and the model, in double precision."""
+    tokenizer = load_tokenizer(bert, True)
+    masked_lm = MaskedLM(BertForMaskedLM.from_pretrained(bert).double(), tokenizer, count)
+    splitter = Splitter(tokenizer, POSITIONS)
+    words = MaskedWords(splitter)
+    numbers = [words.add(sentence) for sentence in sentences]
+    words.finish()
+    batches = batches_by_length(words.lengths(), batch_tokens)
+    table = open_table(folder, masked_lm.count, "H", len(batches[1]), {}, False, ONE)
+    rows = masked_lm.fill(words, batches, table, ONE, "")
+    return Candidates(splitter, words.first, rows, table.map(), neighbours or {}), numbers, masked_lm
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 333, 4096])
+def test_candidates_are_those_of_the_naive_way(bert, tmp_path, batch_tokens):
+    candidates, numbers, _ = found(bert, tmp_path, SENTENCES, 6, batch_tokens)
     compared = 0
-    for sentence in SENTENCES:
-        words, candidates = finder.find(sentence)
+    for sentence, number in zip(SENTENCES, numbers, strict=True):
+        words, replacements, counts = candidates.find(sentence, number)
         naive = naive_candidates(bert, words, 6)
         assert words == sentence.split()
-        for i in candidates:  # what has no candidates stands for itself
-            assert candidates[i] == naive.get(i, [words[i]]), (sentence, i)
-        assert naive.keys() <= candidates.keys()
+        for i in replacements:  # what has no candidates stands for itself
+            assert replacements[i] == naive.get(i, [words[i]]), (sentence, i)
+        assert naive.keys() <= replacements.keys() and counts["words_by_masked_lm"] == len(naive)
         compared += len(naive)
-    assert compared == finder.by_masked_lm > 60
+    assert compared > 60
     long = SENTENCES[-1].split()
-    assert finder.find(SENTENCES[-1])[1][POSITIONS - 1] == [long[POSITIONS - 1]]  # masked position past the end
-    assert len(finder.find(SENTENCES[-1])[1][POSITIONS - 2]) == 6
+    _, replacements, _ = candidates.find(SENTENCES[-1], numbers[-1])
+    assert replacements[POSITIONS - 1] == [long[POSITIONS - 1]]  # masked position past the end
+    assert len(replacements[POSITIONS - 2]) == 6
 
 
-def test_sources_of_candidates(bert):
-    model = BertForMaskedLM.from_pretrained(bert)
-    finder = CandidateFinder(model, load_tokenizer(bert, True), {"birdness": ["fish", "tree"]}, 999)
+def test_batches_hold_every_word_once_within_their_tokens():
+    lengths = np.random.default_rng(0).integers(5, 60, 1000)
+    order, bounds = batches_by_length(lengths, 300)
+    assert sorted(order) == list(range(1000)) and bounds[0][0] == 0 and bounds[-1][1] == 1000
+    assert [stop for _, stop in bounds[:-1]] == [start for start, _ in bounds[1:]]
+    assert all((stop - start) * lengths[order[start:stop]].max() <= 300 for start, stop in bounds)
+    assert batches_by_length(np.array([50, 40]), 1)[1] == [(0, 1), (1, 2)]  # at least one row
+    assert batches_by_length(np.array([], np.int64), 1)[1] == []
+
+
+def test_sources_of_candidates(bert, tmp_path):
     text = "Don't \"CATS\" see the Birdness of 3 horsés 中, 12"
-    finder.prepare([text])
-    words, candidates = finder.find(text)
+    candidates, numbers, _ = found(bert, tmp_path, [text], 999, neighbours={"birdness": ["fish", "tree"]})
+    words, replacements, counts = candidates.find(text, numbers[0])
     assert words == ["don", "'", "t", '"', "cats", '"', "see", "the", "birdness", "of", "3", "horses", "中", ",", "12"]
     # stop words (don, t, the, of), digits, marks and ideographs stay; "see" is one piece, [UNK]
-    assert sorted(candidates) == [4, 6, 8, 11]
-    assert candidates[4] == ["cats"] and candidates[8] == ["fish", "tree"] and candidates[11] == ["horses"]
-    assert sorted(candidates[6]) == sorted(set(VOCAB) - set(SUFFIXES))  # M above the vocabulary: all but ##
-    assert (finder.by_masked_lm, finder.by_glove, finder.without) == (1, 1, 2)
+    assert sorted(replacements) == [4, 6, 8, 11]
+    assert replacements[4] == ["cats"] and replacements[8] == ["fish", "tree"] and replacements[11] == ["horses"]
+    assert sorted(replacements[6]) == sorted(set(VOCAB) - set(SUFFIXES))  # M above the vocabulary: all but ##
+    assert counts == {"words_by_masked_lm": 1, "words_by_glove": 1, "words_without_candidates": 2}
 
 
-def test_sentences_are_computed_once(bert, monkeypatch):
-    finder = CandidateFinder(BertForMaskedLM.from_pretrained(bert), load_tokenizer(bert, True), {}, 6)
-    seen = []
-    run = finder._masked_lm
-    monkeypatch.setattr(finder, "_masked_lm", lambda batch: seen.extend(batch) or run(batch))
-    finder.prepare(["cat sees dog", "cat sees dog", "red"])
-    finder.prepare(["red", "cat sees dog"])
-    assert len(seen) == 4
+def test_equal_sentences_are_one(bert):
+    words = MaskedWords(Splitter(load_tokenizer(bert, True), POSITIONS))
+    assert [words.add(text) for text in ("cat sees dog", "red", "cat sees dog", "", "red", "")] == [0, 1, 0, 2, 1, 2]
+    words.finish()
+    assert len(words) == 4 and words.first.tolist() == [0, 3, 4, 4]
+
+
+def test_the_model_and_the_words_agree_with_the_tokenizer(bert):
+    tokenizer = load_tokenizer(bert, True)
+    splitter = Splitter(tokenizer, POSITIONS)
+    for text in [*SENTENCES, "Don't \u0130stanbul [MASK] caf\u00e9\u0085s\u2028中文 \x00x", "birdness's"]:
+        words = splitter.words(text)
+        assert words == tokenizer.basic_tokenizer.tokenize(text)
+        assert [index for word in words for index in splitter.ids(word)] == tokenizer.encode(text)
+
+
+def test_a_table_keeps_what_reached_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates_module, "_SECONDS_BETWEEN_SAVES", 1e9)
+    blocks = np.arange(24).reshape(4, 2, 3)
+    table = BlocksOnDisk(tmp_path, 3, "H")
+    table.create(4, {"a": 1})
+    table.write(2, 4, blocks[2])
+    table.save()
+    table.write(0, 0, blocks[0])  # never saved: a kill comes first
+    again = BlocksOnDisk(tmp_path, 3, "H")
+    assert again.facts() == {"a": 1} and again.missing().tolist() == [0, 1, 3]
+    for number in (3, 0, 1):
+        again.write(number, 2 * number, blocks[number])
+    again.save()
+    assert again.missing().size == 0 and (again.map() == blocks.reshape(8, 3)).all()
 
 
 def test_words_to_vary_and_the_stop_list():
     words = ["good", "the", "don", "3d", "caf\u00e9", "Good", "'s", "wouldn", "x"]
     assert words_to_vary(words) == [0, 8]
-    assert len(data_augmentation.STOP_WORDS) == 173 and {"'s", "'re", "i", "needn't"} <= data_augmentation.STOP_WORDS
+    assert len(STOP_WORDS) == 173 and {"'s", "'re", "i", "needn't"} <= STOP_WORDS
 
 
 # --- GloVe
 
 def test_neighbours_are_those_of_the_naive_way(glove, tmp_path):
-    vectors = Glove(glove)
+    vectors = Glove(glove, 1000)
     matrix = {line.rsplit(" ", 8)[0]: np.array(line.rsplit(" ", 8)[1:], dtype=float)
               for line in glove.read_text(encoding="utf-8").splitlines()}
     assert vectors.words == list(matrix) and ". . ." in matrix and vectors.vectors.dtype == np.float32
@@ -146,25 +212,40 @@ def test_neighbours_are_those_of_the_naive_way(glove, tmp_path):
 
 
 def test_blocks_do_not_matter_and_only_the_first_vectors_count(glove, monkeypatch):
-    whole = Glove(glove).neighbours(WORDS, 5)
-    monkeypatch.setattr(data_augmentation, "NEIGHBOUR_BLOCK", 3)
-    assert Glove(glove).neighbours(WORDS, 5) == whole
-    assert Glove(glove, limit=10).words == Glove(glove).words[:10]
+    whole = Glove(glove, 1000).neighbours(WORDS, 5)
+    monkeypatch.setattr(glove_module, "_BLOCK", 3)
+    assert Glove(glove, 1000).neighbours(WORDS, 5) == whole
+    assert Glove(glove, 10).words == Glove(glove, 1000).words[:10]
+
+
+def test_vectors_are_parsed_once_for_a_file(glove, tmp_path, monkeypatch):
+    path = tmp_path / "glove.txt"
+    path.write_bytes(glove.read_bytes())
+    monkeypatch.setattr(glove_module, "_PART_LINES", 7)
+    first = Glove(path, 1000)
+    assert (first.vectors == Glove(glove, 1000).vectors).all()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(lines[2:]) + "\n", encoding="utf-8")
+    assert Glove(path, 1000).words == first.words[2:]
+    assert len(list((tmp_path / "glove.txt.arrays").iterdir())) == 1  # those of the file that is no more are gone
+    monkeypatch.setattr(glove_module, "_parse", None)             # nothing is parsed now
+    assert Glove(path, 1000).words == first.words[2:]
 
 
 @pytest.mark.parametrize("lines, message", [
     ("a 1 2 3\nb 1 2\n", "line 2"), ("a 1 2 3\nb 1 2 3 4\n", "line 2"), ("a 1 2 3\nb 1 x 3\n", "line 2"),
-    ("a 1 2 3\n\nc 1 2 3\n", "line 2"), ("a 1 2 3\nb 1 nan 3\n", "line 2"), ("a\n", "line 1"), ("", "no vectors")])
+    ("a 1 2 3\n\nc 1 2 3\n", "line 2"), ("a 1 2 3\nb 1 nan 3\n", "line 2"), ("a 1 2 3\nb 1  3\n", "line 2"),
+    ("a 1 2 3\nb 1e 2 3\n", "line 2"), ("a\n", "line 1"), ("\na 1\n", "line 1"), ("", "no vectors")])
 def test_bad_vectors(tmp_path, lines, message):
     (tmp_path / "glove.txt").write_text(lines)
     with pytest.raises(InputError, match=message):
-        Glove(tmp_path / "glove.txt")
+        Glove(tmp_path / "glove.txt", 1000)
 
 
 def test_invalid_utf8_in_vectors(tmp_path):
     (tmp_path / "glove.txt").write_bytes(b"a 1 2\n\xff 1 2\n")
     with pytest.raises(InputError, match="line 2: not valid UTF-8"):
-        Glove(tmp_path / "glove.txt")
+        Glove(tmp_path / "glove.txt", 1000)
 
 
 # --- random choices
@@ -278,15 +359,186 @@ def test_the_code_preset_varies_the_second_text_beside_the_last_variant_of_the_f
     assert {columns[1] for columns in second} == {first[-1][1]} and first[-1][1] != original[1]
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_blocks(bert, glove, tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert, glove, tmp_path, monkeypatch):
     path = write_task(tmp_path, TASKS["mrpc"], rows=8)
     results = []
-    for blocks, remembered, seed in ((1024, 50_000, "1"), (3, 0, "1"), (1024, 50_000, "2")):
-        monkeypatch.setattr(data_augmentation, "BLOCK_ROWS", blocks)
-        monkeypatch.setattr(data_augmentation, "REMEMBERED_SENTENCES", remembered)
-        data_augmentation.main(arguments(bert, glove, tmp_path, "MRPC", "--seed", seed))
+    for part_bytes, workers, tokens, seed in ((1 << 16, 1, "4096", "1"), (150, 3, "50", "1"), (1 << 16, 1, "50", "2")):
+        monkeypatch.setattr(data_augmentation, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(data_augmentation, "available_cores", lambda workers=workers: workers)
+        data_augmentation.main(arguments(bert, glove, tmp_path, "MRPC", "--seed", seed, "--batch_tokens", tokens))
         results.append(path.with_name("train_aug.tsv").read_bytes())
     assert results[0] == results[1] != results[2]
+
+
+def child(argv: list[str], slow: str) -> None:
+    """The script in a process of its own, every batch (or part of the rows) saved at once and 10 ms long."""
+    torch.set_num_threads(1)
+    owner, name = {"best": (MaskedLM, "best"), "rows": (data_augmentation, "augment_row")}[slow]
+    original = getattr(owner, name)
+    setattr(owner, name, lambda *args: time.sleep(0.01) or original(*args))
+    candidates_module._SECONDS_BETWEEN_SAVES = 0
+    data_augmentation.main(argv)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(bert, glove, tmp_path):
+    """kill -9 at four moments of the masked LM's part and, the fifth time, while the rows are written."""
+    path = write_task(tmp_path, TASKS["mrpc"], rows=30)
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join(f"{line} {WORDS[i % 7]} {WORDS[i % 11]}" if i else line
+                              for i, line in enumerate(lines[:-1])) + "\n", encoding="utf-8")
+    argv = arguments(bert, glove, tmp_path, "mrpc", "--batch_tokens", "60")
+    data_augmentation.main(argv)
+    output, done = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished") / "done"
+    uninterrupted = output.read_bytes()
+    output.unlink()
+    starts = []
+    for slow, share in (("best", 0.1), ("best", 0.3), ("best", 0.5), ("best", 0.8), ("rows", 1)):
+        process = multiprocessing.get_context("fork").Process(target=child, args=([*argv, "--resume"], slow))
+        process.start()
+        starts.append(np.mean(np.fromfile(done, np.uint8)) if done.exists() else 0)
+        while process.is_alive():
+            finished = np.fromfile(done, np.uint8) if done.exists() else np.zeros(1)
+            if finished.size and finished.mean() >= share and (slow == "best" or list(done.parent.glob(".*.tmp"))):
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9 and not output.exists()
+    assert starts[0] == 0 and starts == sorted(set(starts))
+    data_augmentation.main([*argv, "--resume"])
+    assert output.read_bytes() == uninterrupted
+    assert sorted(file.name for file in path.parent.iterdir()) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
+
+
+def test_resume_refuses_other_settings_and_leaves_what_is_finished(bert, glove, tmp_path, monkeypatch, capsys):
+    path = write_task(tmp_path, TASKS["rte"])
+    argv = arguments(bert, glove, tmp_path, "rte", "--resume")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(data_augmentation, "write_json", interrupted)
+        data_augmentation.main(argv)
+    with pytest.raises(InputError, match="--resume: M was 15 and is 4 now"):
+        data_augmentation.main([*argv, "--M", "4"])
+    with locked(path.with_name("train_aug.unfinished") / "lock"), pytest.raises(InputError, match="another run"):
+        data_augmentation.main(argv)
+    data_augmentation.main(argv)
+    status = path.with_name("train_aug.tsv").stat().st_mtime_ns
+    data_augmentation.main(argv)
+    assert "nothing to resume" in capsys.readouterr().out
+    assert path.with_name("train_aug.tsv").stat().st_mtime_ns == status
+    data_augmentation.main([*argv, "--p", "0.1"])  # other rows are wanted: made anew
+    assert json.loads(path.with_name("train_aug.json").read_text())["settings"]["p"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["facts.json", "table", "done"])
+def test_a_damaged_unfinished_folder_is_made_anew(bert, glove, tmp_path, monkeypatch, name):
+    path = write_task(tmp_path, TASKS["cola"])
+    argv = arguments(bert, glove, tmp_path, "cola", "--resume")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BlocksOnDisk, "remove", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        data_augmentation.main(argv)
+    expected = path.with_name("train_aug.tsv").read_bytes()
+    path.with_name("train_aug.tsv").unlink()
+    (path.with_name("train_aug.unfinished") / name).unlink()
+    data_augmentation.main(argv)
+    assert path.with_name("train_aug.tsv").read_bytes() == expected
+
+
+def test_a_file_that_changes_meanwhile_is_refused(bert, glove, tmp_path, monkeypatch):
+    path = write_task(tmp_path, TASKS["cola"])
+    lines = path.read_text(encoding="utf-8").split("\n")
+    monkeypatch.setattr(data_augmentation, "show", lambda *_: path.write_text("\n".join(lines[::-1]).strip() + "\n"))
+    with pytest.raises(InputError, match="changed while"):
+        data_augmentation.main(arguments(bert, glove, tmp_path, "cola"))
+    assert not path.with_name("train_aug.tsv").exists()
+
+
+def test_logits_that_are_not_finite_are_refused(bert, tmp_path):
+    model = BertForMaskedLM.from_pretrained(bert)
+    model.bert.encoder.layer[1].output.dense.bias.data[0] = float("nan")
+    save_model(model, tmp_path / "broken", bert / "vocab.txt")
+    with pytest.raises(InputError, match="not finite"):
+        found(tmp_path / "broken", tmp_path / "table", SENTENCES, 3)
+
+
+def test_processes_share_blocks_by_their_number(bert, tmp_path):
+    """Whatever another one has already saved when a process looks, every block has its owner."""
+    tokenizer = load_tokenizer(bert, True)
+    masked_lm = MaskedLM(BertForMaskedLM.from_pretrained(bert).double(), tokenizer, 6)
+    words = MaskedWords(Splitter(tokenizer, POSITIONS))
+    for sentence in SENTENCES:
+        words.add(sentence)
+    words.finish()
+    batches = batches_by_length(words.lengths(), 60)
+    table = open_table(tmp_path / "two", 6, "H", len(batches[1]), {}, False, ONE)
+
+    class Process(Processes):  # one of two, that waits for nobody
+        def wait(self):
+            pass
+    for rank in (0, 1):  # the second begins when the first has finished
+        masked_lm.fill(words, batches, table, Process(rank, 2, ONE.device), "")
+    assert table.missing().size == 0
+    alone = open_table(tmp_path / "one", 6, "H", len(batches[1]), {}, False, ONE)
+    masked_lm.fill(words, batches, alone, ONE, "")
+    assert (table.map() == alone.map()).all()
+
+
+def test_two_processes_write_what_one_does(bert, glove, tmp_path):
+    paths = [write_task(tmp_path / name, TASKS["mrpc"], rows=30) for name in ("one", "two")]
+    data_augmentation.main(arguments(bert, glove, tmp_path / "one", "mrpc", "--batch_tokens", "100"))
+    result = torchrun(ROOT / "data_augmentation.py",
+                      *arguments(bert, glove, tmp_path / "two", "mrpc", "--batch_tokens", "100"), directory=tmp_path)
+    assert result.returncode == 0, result.stdout
+    one, two = (path.with_name("train_aug.tsv").read_bytes() for path in paths)
+    assert one == two and len(one) > 10_000
+
+
+def test_all_tasks_and_a_look_at_the_candidates(bert, glove, tmp_path, capsys):
+    for key in ("rte", "wnli", "cola"):
+        write_task(tmp_path, TASKS[key])
+    data_augmentation.main(arguments(bert, glove, tmp_path, "all", "--show", "2", "--N", "2"))
+    assert sorted(file.parent.name for file in tmp_path.rglob("train_aug.tsv")) == ["CoLA", "RTE"]
+    shown = capsys.readouterr().out.split("\n")
+    assert sum(line.startswith('The "Cat sees') for line in shown) == 4
+    house = next(line for line in shown if line.startswith("    cat: "))
+    assert len(house.split()) == 1 + 15 and not any(word.startswith("##") for word in house.split())
+
+
+def test_a_file_without_words_to_vary_is_copied(bert, glove, tmp_path):
+    path = write_task(tmp_path, TASKS["cola"])
+    path.write_text("x\t1\t\tthe is a .\nx\t0\t\t\n", encoding="utf-8")
+    data_augmentation.main(arguments(bert, glove, tmp_path, "cola"))
+    assert path.with_name("train_aug.tsv").read_bytes() == path.read_bytes()
+
+
+def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
+    path = write_task(tmp_path, TASKS["cola"])
+    data_augmentation.main(arguments(bert, glove, tmp_path, "cola", "--precision", "bf16", "--glove_vocab", "1"))
+    summary = json.loads(path.with_name("train_aug.json").read_text())
+    assert summary["words_by_masked_lm"] > 0 == summary["words_by_glove"]  # cats, the one vector, has no other near it
+    batch = [torch.tensor([row]) for row in ([2, 4, 14, 3, 13, 14, 3], [0] * 4 + [1] * 3, [1] * 7)]
+    model, seen = BertForMaskedLM.from_pretrained(bert), []
+    model.cls.predictions.decoder.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    for precision in ("fp32", "bf16"):
+        MaskedLM(model, load_tokenizer(bert, True), 3, precision).best(*batch, torch.tensor([1]))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_the_summary_counts_what_the_files_hold(bert, glove, tmp_path):
+    path = write_task(tmp_path, TASKS["rte"], rows=4)
+    data_augmentation.main(arguments(bert, glove, tmp_path, "rte"))
+    summary = json.loads(path.with_name("train_aug.json").read_text())
+    rows = [columns for _, columns in read_rows(TASKS["rte"], path.with_name("train_aug.tsv"))]
+    assert summary["rows_in"] == 4 and summary["rows_out"] == len(rows)
+    assert summary["rows_out"] + summary["duplicates_dropped"] == 4 + 4 * 2 * 20
+    tokenizer = load_tokenizer(bert, True)
+    kinds = [word in VOCAB for _, columns in read_rows(TASKS["rte"], path) for column in (1, 2)
+             for word in tokenizer.basic_tokenizer.tokenize(columns[column])
+             if word.isascii() and word.isalpha() and word not in STOP_WORDS]
+    assert summary["words_by_masked_lm"] == sum(kinds)
+    assert summary["words_by_glove"] + summary["words_without_candidates"] == len(kinds) - sum(kinds) > 0
 
 
 def test_equal_sentences_in_other_rows_and_columns_get_their_own_random_choices(bert, glove, tmp_path):

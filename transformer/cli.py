@@ -39,22 +39,24 @@ def add_run_flags(parser: Parser, preset: bool = False) -> argparse._ArgumentGro
     return group
 
 
-def add_device_flags(parser: Parser) -> None:
-    """Add the flags of every script that trains: where it computes, and how exactly."""
+def add_device_flags(parser: Parser, training: bool = True) -> None:
+    """Add the flags of every script that runs a model: where it computes, and how exactly."""
     group = parser.add_argument_group("device")
     group.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32",
                        help="of matrix products; weights, losses and optimizer stay in fp32; tf32 and fp16 need a GPU")
-    group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
-    group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
+    if training:
+        group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
+        group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
     group.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
     group.add_argument("--local_rank", type=int, default=-1, help="number of the GPU to use; torchrun sets its own")
 
 
 def resolve_device_flags(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
     """Turn --fp16 into its --precision; refuse what contradicts it."""
-    if args.fp16 and args.precision not in ("fp32", "fp16"):
+    fp16 = getattr(args, "fp16", False)
+    if fp16 and args.precision not in ("fp32", "fp16"):
         parser.error(f"--fp16 and --precision {args.precision} contradict each other: drop one of them")
-    if args.fp16:
+    if fp16:
         args.precision = "fp16"
     if args.no_cuda and args.precision in ("tf32", "fp16"):
         parser.error(f"--precision {args.precision} needs a GPU and --no_cuda forbids it: drop one of them")

@@ -1,0 +1,332 @@
+"""Candidates for the words of sentences by BERT's masked LM (paper, algorithm 1).
+
+Every word that may be replaced, of every different sentence, is masked once. The sequences go through the model in
+batches by length; the best pieces for each are kept on disk, so that a killed run goes on where it was.
+"""
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from transformer.files import InputError, read_json, read_lines, write_json
+from transformer.modeling import BertForMaskedLM
+from transformer.runtime import Processes, mixed
+from transformer.tokenization import BertTokenizer
+
+STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
+
+_PLAIN_WORD = re.compile("[a-z]+")
+_REMEMBERED_WORDS = 1 << 17
+_MOST_ROWS = 1024              # of a batch: their logits for 30,522 pieces take 125 MB
+_SECONDS_BETWEEN_SAVES = 1.0   # of work that a kill can cost
+
+
+def words_to_vary(words: list[str]) -> list[int]:
+    """Positions of the words that may be replaced: letters a to z only, and not in the stop list."""
+    return [i for i, word in enumerate(words) if _PLAIN_WORD.fullmatch(word) and word not in STOP_WORDS]
+
+
+class Splitter:
+    """Sentences to words and pieces, as BertTokenizer does it, with a memory for words.
+
+    longest: pieces that the model takes; a word that would be masked past them is not masked.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer, longest: int):
+        self.tokenizer = tokenizer
+        self.longest = longest
+        self._split = functools.lru_cache(_REMEMBERED_WORDS)(tokenizer.basic_tokenizer.split_word)
+        self.ids = functools.lru_cache(_REMEMBERED_WORDS)(self._ids)
+
+    def __reduce__(self) -> tuple:  # for worker processes: without the memory
+        return Splitter, (self.tokenizer, self.longest)
+
+    def _ids(self, word: str) -> list[int]:
+        """Ids of the pieces of a word."""
+        return self.tokenizer.convert_tokens_to_ids(self.tokenizer.wordpiece_tokenizer.split_word(word))
+
+    def words(self, sentence: str) -> list[str]:
+        """Words and marks of a sentence (BasicTokenizer.tokenize)."""
+        return [part for word in self.tokenizer.basic_tokenizer.words(sentence) for part in self._split(word)]
+
+    def to_mask(self, words: list[str]) -> dict[int, int]:
+        """{position among `words`: position among their pieces} of those whose candidates come from the masked LM."""
+        starts = np.cumsum([0, *(len(self.ids(word)) for word in words)])
+        return {i: int(starts[i]) for i in words_to_vary(words)
+                if len(self.ids(words[i])) == 1 and starts[i] + 1 < self.longest}
+
+
+class MaskedWords:
+    """The different sentences of a file, numbered as they come, and the words of each that are to be masked.
+
+    longer: the words to vary that are several pieces long, which are not masked.
+    After finish(): pieces (uint16 or int32, of all sentences end to end), offsets (int64 [sentences + 1]); sentence
+    and position (int32 [masked words], the place among the pieces); first (int64 [sentences + 1], the first masked
+    word of each sentence).
+    """
+
+    def __init__(self, splitter: Splitter):
+        self.splitter = splitter
+        self.longer: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        typecode = splitter.tokenizer.id_typecode
+        self._arrays = (array(typecode), array("q", [0]), array("i"), array("i"), array("q", [0]))
+
+    def add(self, sentence: str) -> int:
+        """The number of a sentence."""
+        number = self._numbers.setdefault(sentence, len(self._numbers))
+        pieces, offsets, sentences, positions, first = self._arrays
+        if number == len(first) - 1:  # it is new
+            words = self.splitter.words(sentence)
+            for word in words:
+                pieces.extend(self.splitter.ids(word))
+            self.longer.update(word for word in map(words.__getitem__, words_to_vary(words))
+                               if len(self.splitter.ids(word)) > 1)
+            offsets.append(len(pieces))
+            for position in self.splitter.to_mask(words).values():
+                sentences.append(number)
+                positions.append(position)
+            first.append(len(positions))
+        return number
+
+    def finish(self) -> None:
+        """Forget the sentences themselves."""
+        self._numbers.clear()
+        self.pieces, self.offsets, self.sentence, self.position, self.first = \
+            (np.frombuffer(values, values.typecode) for values in self._arrays)
+
+    def __len__(self) -> int:
+        """How many words are to be masked."""
+        return len(self._arrays[3])
+
+    def lengths(self) -> np.ndarray:
+        """Pieces of the model's input for each masked word, specials included: int64 [masked words]."""
+        return np.minimum(2 * np.diff(self.offsets)[self.sentence] + 3, self.splitter.longest)
+
+    def batch(self, which: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """input_ids, token_type_ids, attention_mask of masked words, int64 [batch, length], and their positions.
+
+        [CLS] masked sentence [SEP] original sentence [SEP], segments 0 and 1, cut at the longest the model takes.
+        """
+        cls, sep, mask = self.splitter.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[MASK]"])
+        start = self.offsets[self.sentence[which]][:, None]
+        count = self.offsets[self.sentence[which] + 1][:, None] - start
+        place = np.arange(min(2 * int(count.max()) + 3, self.splitter.longest))[None]      # [1, length]
+        second = place > count + 1
+        within = np.where(second, place - count - 2, place - 1)
+        ids = self.pieces.take(start + within, mode="clip").astype(np.int64)                # [batch, length]
+        ids[np.broadcast_to(place == 0, ids.shape)] = cls
+        ids[(place == count + 1) | (place == 2 * count + 2)] = sep
+        attention = place <= 2 * count + 2
+        ids[~attention] = 0
+        positions = self.position[which].astype(np.int64) + 1
+        ids[np.arange(len(which)), positions] = mask
+        return tuple(map(torch.from_numpy, (ids, (second & attention).astype(np.int64), attention.astype(np.int64),
+                                            positions)))
+
+
+class BlocksOnDisk:
+    """A table on disk, [rows, columns], that several processes fill by blocks of rows; a kill costs a second's work.
+
+    Beside it stands a byte for each block, 1 when the block has reached the disk.
+    """
+
+    def __init__(self, folder: Path, columns: int, typecode: str):
+        self.folder = folder
+        self.columns = columns
+        self.typecode = typecode
+        self._pending: list[int] = []
+        self._saved_at = time.monotonic()
+
+    def create(self, blocks: int, facts: dict[str, Any]) -> None:
+        """Make it empty; `facts` are what its contents follow from."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "facts.json").unlink(missing_ok=True)
+        (self.folder / "table").write_bytes(b"")
+        (self.folder / "done").write_bytes(bytes(blocks))
+        write_json(self.folder / "facts.json", facts)  # last: where it stands, the rest does
+
+    def facts(self) -> dict[str, Any] | None:
+        """Those that it was made with; None where there is none."""
+        return read_json(self.folder / "facts.json") if (self.folder / "facts.json").is_file() else None
+
+    def is_whole(self, blocks: int) -> bool:
+        """Whether both files are there, and as many blocks: a machine that lost power can lose young files."""
+        done = self.folder / "done"
+        return (self.folder / "table").is_file() and done.is_file() and done.stat().st_size == blocks
+
+    def remove(self) -> None:
+        """Delete the folder, so that a kill in the middle leaves none that seems to hold something."""
+        (self.folder / "facts.json").unlink()
+        shutil.rmtree(self.folder)
+
+    def missing(self) -> np.ndarray:
+        """Numbers of the blocks that are not on disk."""
+        return np.flatnonzero(np.fromfile(self.folder / "done", np.uint8) == 0)
+
+    def write(self, number: int, start: int, block: np.ndarray) -> None:
+        """Write block `number`, the rows from `start` on."""
+        block = block.astype(self.typecode)
+        with open(self.folder / "table", "r+b") as table:
+            table.seek(start * self.columns * block.itemsize)
+            table.write(block.tobytes())
+        self._pending.append(number)
+        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        """Bring what was written to the disk, then say so."""
+        with open(self.folder / "table", "r+b") as table, open(self.folder / "done", "r+b", 0) as done:
+            os.fsync(table.fileno())
+            for number in self._pending:
+                done.seek(number)
+                done.write(b"\1")
+            os.fsync(done.fileno())
+        self._pending.clear()
+        self._saved_at = time.monotonic()
+
+    def map(self) -> np.ndarray:
+        """The whole table, read-only."""
+        if not (self.folder / "table").stat().st_size:
+            return np.empty((0, self.columns), self.typecode)
+        return np.memmap(self.folder / "table", self.typecode, mode="r").reshape(-1, self.columns)
+
+
+def batch_tokens_for(device: torch.device) -> int:
+    """Pieces per batch, padding included, where the user names none."""
+    if device.type == "cpu":
+        return 4096
+    return 65_536 if torch.cuda.get_device_properties(device).total_memory > 12 << 30 else 16_384
+
+
+Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of the masked words; (start, stop) in it of each batch
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
+    """An order of the masked words, longest first, and (start, stop) in it of each batch.
+
+    A batch that is padded to its longest has at most batch_tokens pieces, or one row. The batches follow from the
+    file and batch_tokens alone: other batches round other sums.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    bounds = []
+    start = 0
+    while start < len(order):
+        stop = min(start + max(1, min(_MOST_ROWS, batch_tokens // int(lengths[order[start]]))), len(order))
+        bounds.append((start, stop))
+        start = stop
+    return order, bounds
+
+
+class MaskedLM:
+    """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word)."""
+
+    def __init__(self, model: BertForMaskedLM, tokenizer: BertTokenizer, count: int, precision: str = "fp32"):
+        self.model = model.eval().requires_grad_(False)
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        suffixes = [piece.startswith("##") for piece in tokenizer.ids_to_tokens]
+        self.suffixes = torch.tensor(suffixes, device=self.device)
+        self.count = min(count, suffixes.count(False))
+
+    @torch.inference_mode()
+    def best(self, ids: torch.Tensor, segments: torch.Tensor, attention: torch.Tensor,
+             positions: torch.Tensor) -> torch.Tensor:
+        """Ids [batch, count] of the best pieces at each row's position, the best first; none starts with ##."""
+        with mixed(self.precision, self.device):
+            hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
+            logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocabulary]
+        if not logits.isfinite().all():
+            raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
+                             "are damaged, or too large for it")
+        return logits.float().masked_fill(self.suffixes, -torch.inf).topk(self.count).indices
+
+    def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
+             description: str) -> np.ndarray:
+        """Fill a table with the candidates of all words; the row in it of each word, int32 [masked words].
+
+        Processes share the batches that are not in it yet. Raises InputError where the model's logits are not finite
+        or a batch does not fit into the memory of a GPU.
+        """
+        order, bounds = batches
+        own = [number for number in table.missing() if number % processes.world == processes.rank]
+        ends = np.diff(words.sentence[order], append=-1) != 0  # the last masked word of a sentence
+        with tqdm(total=sum(int(ends[slice(*bounds[number])].sum()) for number in own), unit=" sentences",
+                  desc=description, disable=None if processes.is_first else True) as progress:
+            for number in own:
+                start, stop = bounds[number]
+                try:
+                    best = self.best(*processes.send(words.batch(order[start:stop])))
+                except torch.OutOfMemoryError:
+                    raise InputError("out of GPU memory: give a smaller --batch_tokens") from None
+                table.write(int(number), start, best.cpu().numpy())
+                progress.update(int(ends[start:stop].sum()))
+        table.save()
+        processes.wait()
+        rows = np.empty(len(order), np.int32)
+        rows[order] = np.arange(len(order))
+        return rows
+
+
+def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict[str, Any], resume: bool,
+               processes: Processes) -> BlocksOnDisk:
+    """The table of a run: empty, or with `resume` as an earlier run of the same facts left it.
+
+    Raises InputError where it was left by a run of other facts.
+    """
+    table = BlocksOnDisk(folder, count, typecode)
+    if processes.is_first:
+        found = table.facts() if resume else None
+        changed = [name for name in facts if found and found.get(name) != facts[name]]
+        if changed:
+            raise InputError(f"--resume: {changed[0]} was {found.get(changed[0])} and is {facts[changed[0]]} now: give "
+                             "it as before, or drop --resume to start anew")
+        if not found or not table.is_whole(blocks):
+            table.create(blocks, facts)
+    processes.wait()
+    return table
+
+
+class Candidates:
+    """Looks up what each word of a sentence may be replaced by.
+
+    first: where the masked words of each sentence begin (of MaskedWords); rows: their rows in `table`, the piece ids
+    [rows, count]; neighbours: longer word -> GloVe neighbours.
+    """
+
+    def __init__(self, splitter: Splitter, first: np.ndarray, rows: np.ndarray, table: np.ndarray,
+                 neighbours: dict[str, list[str]]):
+        self.splitter = splitter
+        self.first = first
+        self.rows = rows
+        self.table = table
+        self.neighbours = neighbours
+
+    def find(self, sentence: str, number: int) -> tuple[list[str], dict[int, list[str]], dict[str, int]]:
+        """(words of sentence `number`; {position of a word that may be replaced: its candidates, never empty, the
+        word itself where nothing else was found}; how many candidates came from where)."""
+        words = self.splitter.words(sentence)
+        table_rows = self.rows[self.first[number]:self.first[number + 1]]
+        masked = dict(zip(self.splitter.to_mask(words), self.table[table_rows].tolist(), strict=True))
+        counts = {"words_by_masked_lm": len(masked), "words_by_glove": 0, "words_without_candidates": 0}
+        candidates = {}
+        for i in words_to_vary(words):
+            if i in masked:
+                candidates[i] = self.splitter.tokenizer.convert_ids_to_tokens(masked[i])
+            elif words[i] in self.neighbours:
+                candidates[i] = self.neighbours[words[i]]
+                counts["words_by_glove"] += 1
+            else:
+                candidates[i] = [words[i]]
+                counts["words_without_candidates"] += 1
+        return words, candidates, counts

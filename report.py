@@ -27,7 +27,6 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from download_glue import ARCHIVES
 from transformer.curves import draw_lines, draw_models
 from transformer.document import Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
 from transformer.files import InputError, atomic_write
@@ -108,9 +107,9 @@ def dev_table(runs: list[Run], caption: str) -> list:
                          [Link(f"{max(values):.1f}", best.folder), *references([best])], ", ".join(sources)])
         if differing := differing_settings(group) if len(group) > 1 else []:
             notes.append(f"The runs of {task.name} do not have the same settings: {', '.join(differing)}. ")
-        counts = {dev_examples(run.folder) for run in group} - {None, ARCHIVES[task.name][1][1]}
+        counts = {dev_examples(run.folder) for run in group} - {None, task.rows[1]}
         if counts:
-            notes.append(f"{task.name}: not GLUE's dev set of {ARCHIVES[task.name][1][1]} examples, but one of "
+            notes.append(f"{task.name}: not GLUE's dev set of {task.rows[1]} examples, but one of "
                          f"{', '.join(map(str, sorted(counts)))}. ")
     return [Text([caption]), Table(["task", "metric", "n", "mean", "sd", "best", "score from"], rows, "llrrrrl",
                                    note="".join(notes))]

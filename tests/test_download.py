@@ -286,8 +286,8 @@ MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
 
 @pytest.fixture
 def glue_server(server, monkeypatch):
-    for name, (archive, _) in download_glue.ARCHIVES.items():
-        task = TASKS[name.lower().replace("-", "")]
+    for task in TASKS.values():
+        name, archive = task.name, download_glue.ARCHIVES.get(task.name, f"{task.name}.zip")
         files = {f"{name}/{dev}": tsv(task, 2, train=False) for dev in task.dev_files}
         if archive:
             server.files[f"/glue/{archive}"] = zipped({f"{name}/train.tsv": tsv(task, 3), f"{name}/test.tsv": b"x\n",

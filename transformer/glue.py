@@ -38,7 +38,9 @@ class Task:
     train_columns: int                 # number of columns in train.tsv
     labels: tuple[str, ...] | None
     metric: str
-    submissions: tuple[Submission, ...] = field(repr=False)  # not in the name of encoded files: nothing there follows
+    # not in the name of encoded files, in which nothing follows from these
+    submissions: tuple[Submission, ...] = field(repr=False)
+    rows: tuple[int, ...] = field(repr=False)  # examples of the official train.tsv and of each dev file
     has_header: bool = True
     dev_files: tuple[str, ...] = ("dev.tsv",)
     intermediate_epochs: int = 20      # paper, section 4.2
@@ -66,23 +68,24 @@ class Task:
 
 
 TASKS = {task.key: task for task in (
-    Task("CoLA", (3,), 1, 4, ("0", "1"), "mcc", (Submission("CoLA", 1063, (1,), 2),), has_header=False,
+    Task("CoLA", (3,), 1, 4, ("0", "1"), "mcc", (Submission("CoLA", 1063, (1,), 2),), (8551, 1043), has_header=False,
          intermediate_epochs=50, max_seq_length=64),
-    Task("SST-2", (0,), 1, 2, ("0", "1"), "acc", (Submission("SST-2", 1821, (1,), 2),), max_seq_length=64,
+    Task("SST-2", (0,), 1, 2, ("0", "1"), "acc", (Submission("SST-2", 1821, (1,), 2),), (67349, 872), max_seq_length=64,
          augment_copies_in_code=20),
-    Task("MRPC", (3, 4), 0, 5, ("0", "1"), "acc", (Submission("MRPC", 1725, (3, 4), 5),)),
-    Task("STS-B", (7, 8), -1, 10, None, "corr", (Submission("STS-B", 1379, (7, 8), 9),)),
-    Task("QQP", (3, 4), 5, 6, ("0", "1"), "acc", (Submission("QQP", 390965, (1, 2), 3),), intermediate_epochs=10,
-         augment_copies_in_code=10),
+    Task("MRPC", (3, 4), 0, 5, ("0", "1"), "acc", (Submission("MRPC", 1725, (3, 4), 5),), (3668, 408)),
+    Task("STS-B", (7, 8), -1, 10, None, "corr", (Submission("STS-B", 1379, (7, 8), 9),), (5749, 1500)),
+    Task("QQP", (3, 4), 5, 6, ("0", "1"), "acc", (Submission("QQP", 390965, (1, 2), 3),), (363846, 40430),
+         intermediate_epochs=10, augment_copies_in_code=10),
     Task("MNLI", (8, 9), -1, 12, ("contradiction", "entailment", "neutral"), "acc",
          (Submission("MNLI-m", 9796, (8, 9), 10, "test_matched.tsv"),
           Submission("MNLI-mm", 9847, (8, 9), 10, "test_mismatched.tsv"),
-          Submission("AX", 1104, (1, 2), 3, f"../{DIAGNOSTIC}/diagnostic.tsv")),
+          Submission("AX", 1104, (1, 2), 3, f"../{DIAGNOSTIC}/diagnostic.tsv")), (392702, 9815, 9832),
          dev_files=("dev_matched.tsv", "dev_mismatched.tsv"), intermediate_epochs=10, augment_copies_in_code=10),
     Task("QNLI", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", (Submission("QNLI", 5463, (1, 2), 3),),
-         intermediate_epochs=10, augment_copies_in_code=20),
-    Task("RTE", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", (Submission("RTE", 3000, (1, 2), 3),)),
-    Task("WNLI", (1, 2), -1, 4, ("0", "1"), "acc", (Submission("WNLI", 146, (1, 2), 3),),
+         (104743, 5463), intermediate_epochs=10, augment_copies_in_code=20),
+    Task("RTE", (1, 2), -1, 4, ("entailment", "not_entailment"), "acc", (Submission("RTE", 3000, (1, 2), 3),),
+         (2490, 277)),
+    Task("WNLI", (1, 2), -1, 4, ("0", "1"), "acc", (Submission("WNLI", 146, (1, 2), 3),), (635, 71),
          augment_copies_in_code=None),
 )}
 

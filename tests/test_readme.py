@@ -38,9 +38,11 @@ def test_every_flag_exists_somewhere():
     shell = (ROOT / "reproduce.sh").read_text()
     helps = {path.name: subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True).stdout
              for path in ROOT.glob("*.py")}
-    assert len(helps) == 9
+    assert len(helps) == 10
     benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    known = {*re.findall(r"--\w+", shell + benchmarks + "".join(helps.values())), "--json",  # WikiExtractor's
+    submission = (ROOT / "transformer" / "submission.py").read_text()
+    known = {*re.findall(r"--\w+", shell + benchmarks + submission + "".join(helps.values())),
+             "--json",  # WikiExtractor's
              "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
     spans = re.findall(r"`([^`\n]+)`", TEXT) + re.findall(r"^```.*?^```$", TEXT, re.M | re.S)
     printed = {flag for span in spans for flag in re.findall(r"(?<![\w-])--\w+", span)}

@@ -1,7 +1,8 @@
 """Get the GLUE data: official archives into glue_data/TASK/{train,dev,test}.tsv, every example counted and checked.
 
 Without arguments RTE, SST-2, CoLA and MRPC. The addresses come from the environment variables GLUE_BASE and
-SENTEVAL_BASE (MRPC's source texts), by default the official ones. A task folder that is there is only checked.
+SENTEVAL_BASE (MRPC's source texts), by default the official ones, or from --mirror. A task folder that is there is only
+checked.
 """
 from __future__ import annotations
 
@@ -12,12 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import HOSTS, base_url, fetch, unzip
+from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
 from transformer.files import InputError, atomic_write, find_input, read_lines
-from transformer.glue import DIAGNOSTIC, TASKS, Task, get_task, parse_label, read_rows
+from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows
+from transformer.parts import locked
+from transformer.sources import HOSTS, KNOWN_FILES, base_url
 
-# archives that are not called TASK.zip; None: the files are built here
-ARCHIVES = {"MRPC": None, "QQP": "QQP-clean.zip", "QNLI": "QNLIv2.zip"}
+DEV_IDS = "mrpc_dev_ids.tsv"
+MRPC_TEXTS = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
+HEADER = "#1 ID\t#2 ID\t#1 String\t#2 String\n"  # of MRPC, after its first column
+
+# task -> what to download: the archive, or the files from which the task is built here
+FILES = {"CoLA": ("CoLA.zip",), "SST-2": ("SST-2.zip",), "MRPC": (*MRPC_TEXTS, DEV_IDS), "STS-B": ("STS-B.zip",),
+         "QQP": ("QQP-clean.zip",), "MNLI": ("MNLI.zip",), "QNLI": ("QNLIv2.zip",), "RTE": ("RTE.zip",),
+         "WNLI": ("WNLI.zip",), DIAGNOSTIC: ("AX.tsv",)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,15 +36,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--tasks", nargs="+", default=["RTE", "SST-2", "CoLA", "MRPC"], metavar="TASK",
                        help="GLUE tasks in any spelling, 'diagnostic' (AX, comes with MNLI), or 'all'")
     group.add_argument("--data_dir", type=Path, default=Path("glue_data"), help="folder that gets one folder per task")
-    group.add_argument("--path_to_mrpc", type=Path,
-                       help="folder holding msr_paraphrase_train.txt and msr_paraphrase_test.txt, instead of the web")
+    group.add_argument("--path_to_mrpc", type=Path, metavar="FOLDER",
+                       help=f"folder that holds {' and '.join(MRPC_TEXTS)}, instead of the web")
+    add_source_flags(group, "BASE/FILE")
     add_run_flags(parser)
     args = parser.parse_args(argv)
     names = []
     for text in args.tasks:
         try:
             if text.lower() == "all":
-                names += [task.name for task in TASKS.values()] + [DIAGNOSTIC]
+                names += FILES
             elif text.lower() in (DIAGNOSTIC, "ax"):
                 names.append(DIAGNOSTIC)
             else:
@@ -49,20 +59,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def unpack_task(task: Task, data_dir: Path) -> None:
-    """Download and unpack the official archive of `task` so that data_dir/TASK appears whole or not at all."""
-    archive = data_dir / ARCHIVES.get(task.name, f"{task.name}.zip")
-    workplace = data_dir / f".{task.name}.unpacking"
-    shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
-    fetch(f"{base_url('GLUE_BASE')}/{archive.name}", archive)
-    try:
-        unzip(archive, workplace)
-        if not (workplace / task.name).is_dir():
-            raise InputError(f"{archive} holds no folder {task.name}; delete it and check GLUE_BASE")
-        (workplace / task.name).rename(data_dir / task.name)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-    archive.unlink()
+def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Missing]]:
+    """Where the files of FILES[name] lie, in data_dir or --path_to_mrpc, and those that --offline leaves missing."""
+    paths, missing = [], []
+    for file in FILES[name]:
+        if args.path_to_mrpc and name == "MRPC" and (file in MRPC_TEXTS or (args.path_to_mrpc / file).is_file()):
+            paths.append(find_input(args.path_to_mrpc / file))
+            continue
+        host = "SENTEVAL_BASE" if file in MRPC_TEXTS else "GLUE_BASE"
+        paths.append(args.data_dir / file)
+        try:
+            if args.mirror:  # the same files in another place
+                known = KNOWN_FILES[f"{HOSTS[host]}/{file}"]
+                fetch(f"{args.mirror.rstrip('/')}/{file}", paths[-1], known.size, known.sha256, offline=args.offline)
+            else:
+                fetch(f"{base_url(host)}/{file}", paths[-1], offline=args.offline)
+        except Missing as error:
+            missing.append(error)
+    return paths, missing
 
 
 def mrpc_rows(path: Path) -> Iterator[list[str]]:
@@ -80,82 +94,119 @@ def mrpc_rows(path: Path) -> Iterator[list[str]]:
             yield columns
 
 
-def build_mrpc(data_dir: Path, source_folder: Path | None) -> None:
-    """Write data_dir/MRPC/{train,dev,test}.tsv from the two source texts of the Microsoft Research Paraphrase Corpus.
+def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path) -> None:
+    """Write folder/{train,dev,test}.tsv from the two source texts of the Microsoft Research Paraphrase Corpus.
 
-    A pair of the training text whose ids stand in mrpc_dev_ids.tsv belongs to dev, as in the official GLUE split.
+    A pair of the training text whose ids stand in `dev_ids` belongs to dev, as in the official GLUE split.
     """
-    workplace = data_dir / ".MRPC.unpacking"
-    workplace.mkdir(exist_ok=True)
-    files = [("SENTEVAL_BASE", "msr_paraphrase_train.txt"), ("SENTEVAL_BASE", "msr_paraphrase_test.txt"),
-             ("GLUE_BASE", "mrpc_dev_ids.tsv")]
-    for host, name in files:
-        local = source_folder / name if source_folder else None
-        if local and (host == "SENTEVAL_BASE" or local.is_file()):
-            (workplace / name).unlink(missing_ok=True)  # the folder named now, not what an earlier run left
-            fetch(local, workplace / name)
-        else:
-            fetch(f"{base_url(host)}/{name}", workplace / name)
-    train_text, test_text, ids = (workplace / name for _, name in files)
-    dev_ids = {tuple(line.split()) for line in read_lines(ids)}
-    with atomic_write(workplace / "MRPC" / "train.tsv") as train, atomic_write(workplace / "MRPC" / "dev.tsv") as dev:
+    ids = {tuple(line.split()) for line in read_lines(dev_ids)}
+    with atomic_write(folder / "train.tsv") as train, atomic_write(folder / "dev.tsv") as dev:
         for handle in (train, dev):
-            handle.write("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n")
+            handle.write(f"Quality\t{HEADER}")
         for columns in mrpc_rows(train_text):
-            (dev if (columns[1], columns[2]) in dev_ids else train).write("\t".join(columns) + "\n")
-    with atomic_write(workplace / "MRPC" / "test.tsv") as test:
-        test.write("index\t#1 ID\t#2 ID\t#1 String\t#2 String\n")
+            (dev if (columns[1], columns[2]) in ids else train).write("\t".join(columns) + "\n")
+    with atomic_write(folder / "test.tsv") as test:
+        test.write(f"index\t{HEADER}")
         for index, columns in enumerate(mrpc_rows(test_text)):
             test.write("\t".join([str(index), *columns[1:]]) + "\n")
-    (workplace / "MRPC").rename(data_dir / "MRPC")
-    shutil.rmtree(workplace)
 
 
-def check_task(task: Task, data_dir: Path) -> None:
-    """Read every labelled file of `task`, check each label, print the counts, and compare them with GLUE's.
+def make_folder(name: str, paths: list[Path], data_dir: Path, path_to_mrpc: Path | None) -> None:
+    """Make data_dir/NAME of the files, whole or not at all; what was downloaded is then removed."""
+    workplace = data_dir / f".{name}.unpacking"
+    shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
+    try:
+        if name == "MRPC":
+            build_mrpc(*paths, workplace / name)
+        elif name == DIAGNOSTIC:
+            (workplace / name).mkdir(parents=True)
+            shutil.copyfile(paths[0], workplace / name / "diagnostic.tsv")
+        else:
+            unzip(paths[0], workplace)
+            if not (workplace / name).is_dir():
+                raise InputError(f"{paths[0]} holds no folder {name}: delete it, check where it came from, and run "
+                                 "again")
+        (workplace / name).rename(data_dir / name)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    for path in paths:
+        if path.parent == data_dir and path.parent != path_to_mrpc:
+            path.unlink()
 
-    Other addresses than the official ones may serve other data: their counts are printed only.
-    """
-    official = all(base_url(variable) == HOSTS[variable] for variable in ("GLUE_BASE", "SENTEVAL_BASE"))
+
+def count_labelled(name: str, path: Path) -> int:
+    """Examples of a train or dev file, each of whose labels is checked."""
+    task, count = get_task(name), 0
+    for number, columns in read_rows(task, path):
+        parse_label(task, columns, f"{path}, line {number}")
+        count += 1
+    return count
+
+
+def count_unlabelled(path: Path) -> int:
+    """Examples of a test file: the lines after its header, none of them empty."""
+    count = -1
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip() or "\0" in line:
+            raise InputError(f"{path}, line {number}: empty or damaged")
+        count += 1
+    return count
+
+
+def published_sizes(name: str) -> list[int]:
+    """Examples in GLUE's train.tsv, dev files and test files, or in its diagnostic set."""
+    if name == DIAGNOSTIC:
+        return [submission.rows for submission in TASKS["mnli"].submissions if submission.name == "AX"]
+    task = get_task(name)
+    return [*task.rows, *(submission.rows for submission in task.submissions if submission.name != "AX")]
+
+
+def check_folder(name: str, folder: Path, official: bool) -> None:
+    """Read every file of a task, check each label, print the counts and, where `official`, compare them with GLUE's."""
     counts = {}
-    for name, published in zip(("train.tsv", *task.dev_files), task.rows):
-        path = data_dir / task.name / name
-        counts[name] = 0
-        for number, columns in read_rows(task, path):
-            parse_label(task, columns, f"{path}, line {number}")
-            counts[name] += 1
-        if official and counts[name] != published:
-            raise InputError(f"{path} holds {counts[name]} examples, GLUE has {published}: "
-                             f"delete {data_dir / task.name} and run again")
-    print(f"{task.name}: " + ", ".join(f"{name} {count} examples" for name, count in counts.items()), flush=True)
-
-
-def get_diagnostic(data_dir: Path) -> None:
-    """Get the AX diagnostic set as data_dir/diagnostic/diagnostic.tsv (sentence pairs without labels)."""
-    path = data_dir / DIAGNOSTIC / "diagnostic.tsv"
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        fetch(f"{base_url('GLUE_BASE')}/AX.tsv", path)
-    print(f"{DIAGNOSTIC}: {path.name} {sum(1 for _ in read_lines(path)) - 1} examples, no labels", flush=True)
+    try:
+        if name == DIAGNOSTIC:
+            counts["diagnostic.tsv"] = count_unlabelled(folder / "diagnostic.tsv")
+        else:
+            dev_files = get_task(name).dev_files
+            counts = {file: count_labelled(name, folder / file) for file in ("train.tsv", *dev_files)}
+            for file in dev_files:
+                test = file.replace("dev", "test")
+                counts[test] = count_unlabelled(folder / test)
+        for (file, count), published in zip(counts.items(), published_sizes(name), strict=True):
+            if official and count != published:
+                raise InputError(f"{folder / file} holds {count} examples, GLUE has {published}")
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: delete {folder} and run again") from None
+    except InputError as error:
+        raise InputError(f"{error}: delete {folder} and run again") from None
+    note = ", no labels" if name == DIAGNOSTIC else ""
+    print(f"{name}: " + ", ".join(f"{file} {count} examples" for file, count in counts.items()) + note, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Get and check each task in turn; a task that is done costs only its check."""
+    """Get and check each task in turn; a task that is done costs only its check.
+
+    Other addresses than the official ones (by the environment) may serve other data: they are not counted against GLUE.
+    """
     args = parse_args(argv)
     print_settings(args)
-    print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {base_url('GLUE_BASE')})", flush=True)
+    print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {args.mirror or base_url('GLUE_BASE')})", flush=True)
+    official = bool(args.mirror) or all(base_url(host) == HOSTS[host] for host in ("GLUE_BASE", "SENTEVAL_BASE"))
     args.data_dir.mkdir(parents=True, exist_ok=True)
+    missing = []
     for name in args.tasks:
-        if name == DIAGNOSTIC:
-            get_diagnostic(args.data_dir)
-            continue
-        task = get_task(name)
-        if not (args.data_dir / name).is_dir():
-            if name == "MRPC":
-                build_mrpc(args.data_dir, args.path_to_mrpc and find_input(args.path_to_mrpc))
-            else:
-                unpack_task(task, args.data_dir)
-        check_task(task, args.data_dir)
+        with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
+            folder = args.data_dir / name
+            if not folder.is_dir():
+                paths, absent = bring(name, args)
+                if absent:
+                    missing += absent
+                    continue
+                make_folder(name, paths, args.data_dir, args.path_to_mrpc)
+            check_folder(name, folder, official)
+    if missing:
+        raise bring_by_hand(missing)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--resume", action="store_true", help="go on with a teacher whose training was stopped")
     data.add_argument("--cased", action="store_true", help="keep capitals: for a cased vocabulary")
     data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
+    head = parser.add_argument_group("classifier", "kept where that of the start model fits the task, else a new one")
+    choice = head.add_mutually_exclusive_group()
+    choice.add_argument("--keep_head", action="store_true", help="stop where that of the start model does not fit")
+    choice.add_argument("--new_head", action="store_true", help="a new one in any case")
+    head.add_argument("--hf_head", action="store_true",
+                      help="one without relu, for Hugging Face's BertForSequenceClassification; one with is not kept")
     train = parser.add_argument_group("training")
     train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
     train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
@@ -58,6 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # --help and refused flags answer before the slow imports below
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -65,11 +72,11 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer, save_model
+from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, save_model
 from transformer.features import encode_file, show
-from transformer.files import find_input, read_json, require_empty_folder
+from transformer.files import InputError, find_input, read_json, require_empty_folder
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
-from transformer.modeling import TinyBertForSequenceClassification
+from transformer.modeling import CONFIG_NAME, BertConfig, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import score
 from transformer.record import RUN_NAME, RunRecord, begin, format_metrics, require_finished
@@ -118,34 +125,64 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     require_finished(start_folder(task, args))
     for name in ("train.tsv", *task.dev_files):
         next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
+    if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
+        raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
     if not (args.resume and run):
         require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
     return True
 
 
-def load_start(folder: Path, task: Task) -> TinyBertForSequenceClassification:
-    """The model to fine-tune. A classifier that fits the task is kept, with its convention; else a new one is made."""
+def misfit(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
+    """Why the classifier of a model is not kept for a task; None where it is."""
+    config = BertConfig.from_json_file(folder / CONFIG_NAME)
     head = canonical_names(read_weights(folder)).get("classifier.weight")
+    if head is None:
+        return f"{folder} has none"
+    if args.new_head:
+        return "--new_head"
+    if args.hf_head and config.classifier_relu:
+        return f"--hf_head, and that of {folder} stands on a relu"
+    if head.shape != (task.num_labels, config.hidden_size):
+        return f"that of {folder} is {list(head.shape)}, {task.name} needs {[task.num_labels, config.hidden_size]}"
+    trained_on = str(config.extra.get("finetuning_task") or task.key)
+    with contextlib.suppress(InputError):  # some models name no task there
+        if get_task(trained_on) != task:
+            return f"that of {folder} was trained on {trained_on}"
+    try:
+        class_order(config.extra, task, folder)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def load_start(folder: Path, task: Task, reason: str | None, hf_head: bool) -> TinyBertForSequenceClassification:
+    """The model to fine-tune: with its classifier, its convention and the classes in the task's order, where there is
+    no reason against it; else with a new one."""
     model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=("classifier.",))
-    if head is None or head.size(0) != task.num_labels:
-        model.config.classifier_relu = True
+    if reason:
+        model.init_weights()  # of the classifier: one may have been loaded
+        model.config.classifier_relu = not hf_head
     else:
         order = class_order(model.config.extra, task, folder)
         model.classifier.weight.data = model.classifier.weight.data[order]
         model.classifier.bias.data = model.classifier.bias.data[order]
     name_labels(model.config.extra, task)
+    what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
+    print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)
     return model
 
 
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
-    """Fine-tune one teacher; the best of its epochs on the dev set is kept."""
+    """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
+    and no epoch is better."""
     output_dir, device = teacher_folder(task, args), processes.device
     if processes.is_first and not args.resume and (output_dir / RUN_NAME).is_file():
         begin(output_dir)  # it must not pass for this run, however early this one is stopped
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
-    model = load_start(folder, task).to(device)
+    reason = misfit(folder, task, args)
+    model = load_start(folder, task, reason, args.hf_head).to(device)
     check_length(args.max_seq_length, model)
     data_dir = task_folder(find_input(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
@@ -179,6 +216,10 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], task=task.name,
                        start=str(folder), steps=total_steps, before=before, resumed_from=step)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
+    if not state and not reason:
+        best, kept = before[task.metric], {"epoch": 0, "step": 0, **before}
+        if processes.is_first:
+            save_model(model, output_dir, folder / VOCAB_NAME)
 
     def require_finite() -> None:
         losses.require_finite([len(train)] * args.num_train_epochs, batch_size, args.seed, states.last,
@@ -237,7 +278,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     record.finish(**kept)
     if processes.is_first:
         states.clear()
-    print(format_metrics(f"{task.name} teacher in {output_dir}", kept), flush=True)
+    print(format_metrics(f"{task.name} teacher in {output_dir}", kept), head_note(model.config, output_dir), sep="\n",
+          flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

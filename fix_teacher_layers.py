@@ -1,8 +1,8 @@
 """Make model folders loadable by this kit: weights in pytorch_model.bin under the published names, head recorded.
 
 Without arguments models/bert-base-uncased and its siblings for MRPC, SST-2, CoLA and RTE. Reads .bin or .safetensors of
-any BERT package, with or without the prefix `bert.`, with gamma/beta or weight/bias; every head is kept. The old files
-go only after the new ones have been loaded. A second run changes nothing.
+any BERT package, with or without the prefix `bert.`, with gamma/beta or weight/bias; every head is kept, copies and
+buffers are dropped. The old files stay until the new ones have been loaded and compared. A second run changes nothing.
 """
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import DEFAULT_MODELS, MANIFEST_NAME, write_manifest
+from transformer.download import MANIFEST_NAME, write_manifest
+from transformer.sources import DEFAULT_MODELS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +73,12 @@ def new_classifier(task: Task, config: BertConfig, seed: int) -> dict[str, Tenso
     return {"classifier.weight": weight, "classifier.bias": torch.zeros(task.num_labels)}
 
 
+def is_copy(name: str, state: dict[str, Tensor]) -> bool:
+    """Whether a weight is the word embeddings once more: BERT ties its masked-LM decoder to them."""
+    words = state.get("bert.embeddings.word_embeddings.weight")
+    return name == "cls.predictions.decoder.weight" and words is not None and torch.equal(state[name], words)
+
+
 def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
     """Load `folder` with every class it has weights for, and compare its tensors with `state`; InputError otherwise."""
     load_tokenizer(folder, do_lower_case=True)
@@ -103,30 +110,37 @@ def fix_folder(folder: Path, seed: int) -> str:
     """Fix one model folder; return what was done, in one line. On an InputError the folder is as it was."""
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist: get_bert_models.py gets it")
+    workplace = folder / ".fixing"
+    shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
     raw = read_weights(folder)
-    state = canonical_names(raw)
+    whole = canonical_names(raw)
     settings = read_json(folder / CONFIG_NAME)
     config = BertConfig.from_json_file(folder / CONFIG_NAME)
+    head = whole.get("classifier.weight")
+    if head is not None and (head.ndim != 2 or head.shape[1] != config.hidden_size):
+        raise InputError(f"{folder}: classifier.weight is {list(head.shape)}, hidden_size is {config.hidden_size}")
+    state = {name: tensor for name, tensor in whole.items() if not is_copy(name, whole)}
     task = sibling_task(folder)
     done = []
-    if state.keys() != raw.keys():
-        done.append("names made canonical")
+    if renamed := state.keys() - raw.keys():
+        done.append(f"{len(renamed)} weights renamed")
+    used = {id(tensor) for tensor in state.values()}
+    if dropped := [name for name, tensor in raw.items() if id(tensor) not in used]:
+        done.append(f"{', '.join(dropped)} dropped")
     if not (folder / WEIGHTS_NAME).is_file():
         done.append(f"{SAFETENSORS_NAME} turned into {WEIGHTS_NAME}")
-    if "classifier.weight" not in state and task:
+    if head is None and task:
         state.update(new_classifier(task, config, seed))
         settings["classifier_relu"] = True
         name_labels(settings, task)
         done.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
-    elif "classifier.weight" in state and "classifier_relu" not in settings:
+    elif head is not None and "classifier_relu" not in settings:
         # The published TinyBERT class trains its head on relu(pooled), Hugging Face's does not. Only the former's
         # checkpoints carry the projection to the teacher's width.
         settings["classifier_relu"] = any(name.startswith("fit_dense") for name in state)
         done.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu")
 
     if done:
-        workplace = folder / ".fixing"
-        shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
         try:
             write_bin(workplace / WEIGHTS_NAME, state)
             write_json(workplace / CONFIG_NAME, settings)
@@ -139,7 +153,7 @@ def fix_folder(folder: Path, seed: int) -> str:
             shutil.rmtree(workplace, ignore_errors=True)
     else:
         check_loads(folder, state)
-    removed = drop_safetensors(folder, state)
+    removed = drop_safetensors(folder, whole)
     if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
         source = read_json(folder / MANIFEST_NAME).get("source")
         write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, WEIGHTS_NAME], source)

@@ -1,4 +1,5 @@
-"""Get BERT models from the Hugging Face hub or a mirror: config.json, vocab.txt and weights, checked and summed up.
+"""Get BERT models from the Hugging Face hub, a mirror or a folder: config.json, vocab.txt and weights, each compared
+with the others and summed up.
 
 Without arguments models/bert-base-uncased and its fine-tuned siblings for MRPC, SST-2, CoLA and RTE. The hub's address
 comes from the environment variable HF_ENDPOINT. A folder whose manifest.json agrees with its files is left alone.
@@ -12,40 +13,67 @@ from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import (
-    DEFAULT_MODELS,
-    HUB_MODELS,
-    REVISIONS,
+    MANIFEST_NAME,
+    Missing,
     NotFound,
-    base_url,
+    add_source_flags,
+    bring_by_hand,
     check_manifest,
     fetch,
     write_manifest,
 )
-from transformer.files import InputError
+from transformer.files import InputError, read_json
+from transformer.glue import get_task
+from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
+
+BASE_MODEL = DEFAULT_MODELS[0]
+
+
+def find_model(text: str) -> tuple[str, str | Path]:
+    """Folder name and origin (a local folder, OWNER/NAME or OWNER/NAME@REVISION) of what the user calls a model.
+
+    InputError where it is none of the known names, no task with a fine-tuned model, no folder and no hub repository.
+    """
+    if text in HUB_MODELS:
+        return text, HUB_MODELS[text]
+    if Path(text).is_dir():
+        return Path(text).resolve().name, Path(text)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w./-]*)?", text, re.ASCII):
+        return text.split("@")[0].split("/")[1], text
+    try:
+        task = get_task(text.removeprefix(f"{BASE_MODEL}-"))
+    except InputError:
+        raise InputError(f"unknown model {text!r}; known: {', '.join(HUB_MODELS)}, a GLUE task, a local folder, or "
+                         "OWNER/NAME or OWNER/NAME@REVISION on the hub") from None
+    name = f"{BASE_MODEL}-{task.key}"
+    if name not in HUB_MODELS:
+        raise InputError(f"the hub has no known model for {task.name}: get {BASE_MODEL}, then "
+                         f"finetune_teacher.py --tasks {task.name} makes one")
+    return name, HUB_MODELS[name]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `models` comes back as {folder name: hub repository}."""
-    parser = Parser(__doc__.splitlines()[0])
+    """The command line; `models` comes back as {folder name: origin}, see find_model()."""
+    parser = Parser(" ".join(__doc__.split("\n\n")[0].split()))
     group = parser.add_argument_group("models")
     group.add_argument("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="MODEL",
-                       help=f"{DEFAULT_MODELS[0]}, {DEFAULT_MODELS[0]}-TASK or just TASK, or OWNER/NAME on the hub")
+                       help=f"{', '.join(HUB_MODELS)}; a task for the {BASE_MODEL} fine-tuned on it; OWNER/NAME or "
+                            "OWNER/NAME@REVISION on the hub; or a local folder")
     group.add_argument("--output_dir", type=Path, default=Path("models"), help="folder that gets one folder per model")
-    group.add_argument("--mirror", metavar="BASE",
-                       help="take BASE/MODEL/FILE instead of the hub: an http(s):// or s3:// address, or a folder")
+    add_source_flags(group, "BASE/MODEL/FILE")
     add_run_flags(parser)
     args = parser.parse_args(argv)
-    models = {}
+    models: dict[str, str | Path] = {}
     for text in args.models:
-        name = f"{DEFAULT_MODELS[0]}-{text.lower().replace('-', '')}"  # a bare task
-        name = name if name in HUB_MODELS else text
-        if name in HUB_MODELS:
-            models[name] = HUB_MODELS[name]
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text, re.ASCII):
-            models[text.split("/")[1]] = text
-        else:
-            parser.error(f"unknown model {text!r}; known: {', '.join(HUB_MODELS)}, or OWNER/NAME on the hub "
-                         f"(finetune_teacher.py makes a teacher of any other task from {DEFAULT_MODELS[0]})")
+        try:
+            name, origin = find_model(text)
+        except InputError as error:
+            parser.error(str(error))
+        if models.setdefault(name, origin) != origin:
+            parser.error(f"{models[name]} and {origin} would both go into {args.output_dir / name}: get them in two "
+                         "runs, with another --output_dir")
+        if args.mirror and isinstance(origin, str) and "@" in origin:
+            parser.error(f"a mirror holds one revision of a model: drop --mirror, or the revision of {origin}")
     args.models = models
     return args
 
@@ -53,65 +81,153 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # --help and refused flags answer before the slow imports below
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer
-from transformer.modeling import CONFIG_NAME, BertConfig
+import torch
+from torch import Tensor
+
+from transformer.checkpoint import TOKENIZER_NAME, VOCAB_NAME, load_tokenizer, write_vocab
+from transformer.modeling import (
+    CONFIG_NAME,
+    BertConfig,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
+from transformer.record import RUN_NAME
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, canonical_names, read_weights
 
-HEADS = {"pooler": "bert.pooler.dense.weight", "masked LM": "cls.predictions.transform.dense.weight",
-         "next sentence": "cls.seq_relationship.weight", "classifier": "classifier.weight"}
+# what a model folder needs; of alternatives the first that the source has
+FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME), (SAFETENSORS_NAME, WEIGHTS_NAME))
+HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
+         "classifier": "classifier.", "projections": "fit_dense"}  # head -> how the names of its weights begin
+
+
+def expected_weights(config: BertConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight of a model of these sizes with all heads, on the device "meta": shapes without memory.
+
+    What config.json does not say (classes, width of the projections) is taken from the weights themselves.
+    """
+    def outputs(name: str) -> int | None:
+        return next(iter(state[name].shape), None) if name in state else None
+
+    per_layer = "fit_denses.0.weight" in state
+    fit_size = outputs("fit_denses.0.weight" if per_layer else "fit_dense.weight")
+    with torch.device("meta"):
+        return {**TinyBertForPreTraining(config, fit_size, per_layer).state_dict(),
+                **TinyBertForSequenceClassification(config, outputs("classifier.weight") or 1).state_dict()}
+
+
+def describe_head(head: str, config: BertConfig, expected: dict[str, Tensor]) -> str:
+    """A head with what people ask about it: the classes of a classifier, the width of projections."""
+    if head == "classifier":
+        labels = config.extra.get("id2label") or {}
+        labels = [str(label) for label in labels.values()] if isinstance(labels, dict) else []
+        count = expected["classifier.weight"].shape[0]
+        named = len(labels) == count and not any(label.startswith("LABEL_") for label in labels)
+        return f"classifier ({count} labels{': ' + ', '.join(labels) if named else ''})"
+    if head == "projections":
+        widths = [tensor.shape[0] for name, tensor in expected.items()
+                  if name.startswith("fit_dense") and name.endswith("weight")]
+        return f"projections ({len(widths)}, to {widths[0]})"
+    return head
 
 
 def summary(folder: Path) -> str:
-    """Open a model folder and describe it in one line; InputError where weights, config and vocabulary disagree."""
+    """Open a model folder and describe it in one line.
+
+    InputError where vocabulary, weights and config disagree: a weight that is missing, of another shape or unknown.
+    """
     config = BertConfig.from_json_file(folder / CONFIG_NAME)
-    state = canonical_names(read_weights(folder))
-    layers = len({name.split(".")[3] for name in state if name.startswith("bert.encoder.layer.")})
-    embeddings = state.get("bert.embeddings.word_embeddings.weight")
-    if embeddings is None:
-        raise InputError(f"{folder} holds no BERT: there is no tensor bert.embeddings.word_embeddings.weight")
-    found = {"num_hidden_layers": layers, "vocab_size": embeddings.shape[0], "hidden_size": embeddings.shape[1]}
-    for key, value in found.items():
-        if getattr(config, key) != value:
-            raise InputError(f"{folder}: {CONFIG_NAME} says {key} {getattr(config, key)}, the weights have {value}")
     load_tokenizer(folder, do_lower_case=True)  # its check that the vocabulary fits
-    tied = "cls.predictions.decoder.weight"     # the word embeddings once more
+    state = canonical_names(read_weights(folder))
+    if not any(name.startswith("bert.") for name in state):
+        raise InputError(f"{folder} holds no BERT: no weight is called bert.*, embeddings.* or encoder.*")
+    expected = expected_weights(config, state)
+    heads = [head for head, start in HEADS.items() if any(name.startswith(start) for name in state)]
+    absent = tuple(start for head, start in HEADS.items() if head not in heads)
+    problems = [f"{name} is missing" for name in expected if name not in state and not name.startswith(absent)]
+    for name, tensor in state.items():
+        if name not in expected:
+            problems.append(f"{name} is unknown")
+        elif tensor.shape != expected[name].shape:
+            problems.append(f"{name} is {list(tensor.shape)}, expected {list(expected[name].shape)}")
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise InputError(f"{folder}: the weights are not those of {CONFIG_NAME}: {'; '.join(problems[:4])}{more}")
+    tied = "cls.predictions.decoder.weight"  # the word embeddings once more
     parameters = sum(tensor.numel() for name, tensor in state.items() if name != tied)
-    heads = [f"{head} ({state[key].shape[0]} labels)" if head == "classifier" else head
-             for head, key in HEADS.items() if key in state]
-    return (f"{folder}: {parameters:,} parameters, {layers} layers, hidden size {config.hidden_size}, "
-            f"heads: {', '.join(heads) or 'none'}")
+    return (f"{folder}: {parameters:,} parameters, {config.num_hidden_layers} layers, {config.num_attention_heads} "
+            f"attention heads, hidden size {config.hidden_size}; "
+            f"heads: {', '.join(describe_head(head, config, expected) for head in heads) or 'none'}")
 
 
-def get_model(folder: Path, base: str) -> None:
-    """Fill `folder` with config, vocabulary and weights from the address `base`, and write its manifest last."""
-    if check_manifest(folder):
-        print(f"{folder} is complete", flush=True)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_NAME, VOCAB_NAME):
-        fetch(f"{base}/{name}", folder / name)
+def addresses(origin: str | Path, mirror: str | None) -> tuple[str, str]:
+    """Where the files of a model lie, and the address under which KNOWN_FILES may know them."""
+    if isinstance(origin, Path):
+        return str(origin), str(origin)
+    repository, _, revision = origin.partition("@")
+    path = f"{repository}/resolve/{revision or REVISIONS.get(repository, 'main')}"
+    if mirror:  # the same files in another place
+        return f"{mirror.rstrip('/')}/{repository.split('/')[1]}", f"{HOSTS['HF_ENDPOINT']}/{path}"
+    base = f"{base_url('HF_ENDPOINT')}/{path}"
+    return base, base
+
+
+def fetch_one(names: tuple[str, ...], folder: Path, base: str, published: str, offline: bool) -> str:
+    """Bring the first of the files `names` that `base` has; return its name."""
     # A file that is there comes first, so that nobody who brought one by hand downloads the other.
-    names = sorted((SAFETENSORS_NAME, WEIGHTS_NAME), key=lambda name: not (folder / name).is_file())
-    try:
-        fetch(f"{base}/{names[0]}", folder / names[0])
-        weights = names[0]
-    except NotFound:
-        fetch(f"{base}/{names[1]}", folder / names[1])
-        weights = names[1]
+    for name in sorted(names, key=lambda name: not (folder / name).is_file()):
+        known = KNOWN_FILES.get(f"{published}/{name}")
+        try:
+            fetch(f"{base}/{name}", folder / name, *((known.size, known.sha256) if known else ()), offline=offline)
+            return name
+        except NotFound:
+            if len(names) == 1:
+                raise
+    raise InputError(f"{base} holds no {' and no '.join(names)}: check the address, or put one of them into {folder}")
+
+
+def get_model(folder: Path, origin: str | Path, mirror: str | None, offline: bool) -> list[Missing]:
+    """Fill `folder` with config, vocabulary and weights, and write its manifest last; return what --offline lacks."""
+    base, published = addresses(origin, mirror)
+    if check_manifest(folder):
+        source = str(read_json(folder / MANIFEST_NAME).get("source"))
+        if isinstance(origin, str) and "@" in origin and source != base:
+            raise InputError(f"{folder} holds the files of {source}, not of {origin}: delete it, or name another "
+                             "--output_dir")
+        print(f"{folder} is complete (from {source})", flush=True)
+        return []
+    if (folder / RUN_NAME).is_file():
+        raise InputError(f"{folder} holds a model that was trained here: name another --output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    found, missing = [], []
+    for names in FILES:
+        try:
+            found.append(fetch_one(names, folder, base, published, offline and isinstance(origin, str)))
+        except Missing as error:
+            missing.append(error)
+    if missing:
+        return missing
+    if found[1] == TOKENIZER_NAME:
+        write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
+        (folder / TOKENIZER_NAME).unlink(missing_ok=True)
+        print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
     line = summary(folder)
-    write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, weights], base)
+    write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, found[2]], base)
     print(line, flush=True)
+    return []
 
 
 def main(argv: list[str] | None = None) -> None:
     """Get each model in turn."""
     args = parse_args(argv)
     print_settings(args)
-    source = args.mirror.rstrip("/") if args.mirror else base_url("HF_ENDPOINT")
-    print(f"into {args.output_dir}: {', '.join(args.models)} (from {source})", flush=True)
-    for name, repository in args.models.items():
-        hub = f"{source}/{repository}/resolve/{REVISIONS.get(repository, 'main')}"
-        get_model(args.output_dir / name, f"{source}/{repository.split('/')[1]}" if args.mirror else hub)
+    print(f"into {args.output_dir}: " + ", ".join(f"{name} from {addresses(origin, args.mirror)[0]}"
+                                                  for name, origin in args.models.items()), flush=True)
+    missing = []
+    for name, origin in args.models.items():
+        missing += get_model(args.output_dir / name, origin, args.mirror, args.offline)
+    if missing:
+        raise InputError(f"{bring_by_hand(missing)}; where a model has no {SAFETENSORS_NAME} or no {VOCAB_NAME}, its "
+                         f"{WEIGHTS_NAME} or {TOKENIZER_NAME} will do")
 
 
 if __name__ == "__main__":

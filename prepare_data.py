@@ -89,7 +89,7 @@ def read_texts(part: Part) -> Iterator[str]:
             text.encode("utf-8")  # JSON can spell half of a surrogate pair, which no text file can hold
         except json.JSONDecodeError as error:
             raise bad_line(index, f"not a JSON object ({error.msg})") from None
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError, RecursionError):
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise bad_line(index, "expected a JSON object with a string in the field `text`") from None
         yield text
 

@@ -56,6 +56,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                             "and changes the losses, which average over padding")
     stage.add_argument("--hard_labels", action="store_true",
                        help="prediction stage from the labels in the data, not from the teacher (paper, table 3)")
+    stage.add_argument("--hf_head", action="store_true",
+                       help="prediction stage: a classifier without relu, for Hugging Face's "
+                            "BertForSequenceClassification")
     stage.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
     train = parser.add_argument_group("training")
     train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
@@ -99,8 +102,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if (args.layer_mapping != "uniform" or args.without or args.dynamic_padding) and args.pred_distill:
         parser.error("--layer_mapping, --without and --dynamic_padding are for the intermediate stage: drop them, or "
                      "drop --pred_distill (which always pads to the longest of a batch: that changes nothing there)")
-    if args.hard_labels and not args.pred_distill:
-        parser.error("--hard_labels is for the prediction stage: add --pred_distill, or drop it")
+    for flag in ("hard_labels", "hf_head"):
+        if getattr(args, flag) and not args.pred_distill:
+            parser.error(f"--{flag} is for the prediction stage: add --pred_distill, or drop it")
     if {"attn", "embd", "hidn"} == set(args.without):
         parser.error("--without attn embd hidn leaves no loss")
     return resolve_device_flags(parser, args)
@@ -116,7 +120,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
+from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, require_same_vocabulary, save_model
 from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
 from transformer.evaluation import dev_sets, encoded, evaluate, evaluate_only, require_fit_teacher
 from transformer.features import show
@@ -193,6 +197,8 @@ def main(argv: list[str] | None = None) -> None:
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)
+    if args.hf_head:
+        student.config.classifier_relu = False
 
     output_dir = Path(args.output_dir)
     if processes.any(processes.is_first and open_output(output_dir, args.resume, args.overwrite_output_dir)):
@@ -330,6 +336,8 @@ def main(argv: list[str] | None = None) -> None:
     if processes.is_first:
         states.clear()
     print(format_metrics(f"student in {output_dir}", kept), flush=True)
+    if args.pred_distill:
+        print(head_note(student.config, output_dir), flush=True)
 
 
 if __name__ == "__main__":

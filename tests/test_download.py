@@ -1,23 +1,23 @@
-"""Downloads from real local servers (http, S3), safe unpacking, and the GLUE folders that download_glue.py makes."""
+"""Downloads from real local servers (http, S3), and safe unpacking."""
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import http.server
 import io
 import os
-import subprocess
-import sys
+import random
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 
-import download_glue
 from transformer import download
-from transformer.download import NotFound, base_url, fetch, unzip
+from transformer.download import Missing, NotFound, bring_by_hand, fetch, unzip
 from transformer.files import InputError
-from transformer.glue import TASKS, read_rows
+from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB: several blocks
@@ -132,7 +132,8 @@ def test_fetch_refuses_other_bytes_than_the_published(server, tmp_path, monkeypa
                                   (len(CONTENT), "0" * 64, "sha256")]:
         with pytest.raises(InputError, match=message):
             fetch(f"{server.url}/f", tmp_path / "f", size, sha256)
-    monkeypatch.setitem(download.KNOWN_FILES, f"{server.url}/f", (len(CONTENT), "1" * 64))
+    url = f"{server.url}/f"
+    monkeypatch.setitem(KNOWN_FILES, url, Source("f", url, len(CONTENT), "1" * 64, "none"))
     with pytest.raises(InputError, match="1" * 64):  # looked up by the address
         fetch(f"{server.url}/f", tmp_path / "f")
     assert names(tmp_path) == []
@@ -208,11 +209,52 @@ def test_s3(tmp_path, monkeypatch):
 
 def test_addresses_come_from_the_environment(monkeypatch):
     monkeypatch.delenv("GLUE_BASE", raising=False)
-    assert f"{base_url('GLUE_BASE')}/CoLA.zip" in download.KNOWN_FILES
+    assert f"{base_url('GLUE_BASE')}/CoLA.zip" in KNOWN_FILES
     monkeypatch.setenv("GLUE_BASE", "http://other/")
     assert base_url("GLUE_BASE") == "http://other"
-    assert "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594/" \
-           "model.safetensors" in download.KNOWN_FILES
+
+
+def test_the_table_of_sources():
+    assert len(KNOWN_FILES) == 17 and all(url == source.url and url.endswith(f"/{source.name}") and source.licence
+                                          and len(bytes.fromhex(source.sha256)) == 32
+                                          for url, source in KNOWN_FILES.items())
+    assert [source.name for source in KNOWN_FILES.values() if source.size is None] == ["glove.840B.300d.zip"]
+    bert = "google-bert/bert-base-uncased"
+    assert f"{HOSTS['HF_ENDPOINT']}/{bert}/resolve/{REVISIONS[bert]}/model.safetensors" in KNOWN_FILES
+    assert HUB_MODELS == {
+        "bert-base-uncased": bert,
+        **{f"bert-base-uncased-{task}": f"JeremiahZ/bert-base-uncased-{task}"
+           for task in ("mrpc", "sst2", "cola", "rte", "mnli", "qqp")},
+        "distilled_tinybert_4l": "huawei-noah/TinyBERT_General_4L_312D",
+        "distilled_tinybert_6l": "huawei-noah/TinyBERT_General_6L_768D",
+        "tinybert_4l_zh": "huawei-noah/TinyBERT_4L_zh", "tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
+    assert DEFAULT_MODELS == ("bert-base-uncased", *(f"bert-base-uncased-{task}"
+                                                     for task in ("mrpc", "sst2", "cola", "rte")))
+
+
+def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatch):
+    server.files["/f"] = CONTENT
+    (tmp_path / "wrong").write_bytes(b"other")
+    (tmp_path / "served").write_bytes(CONTENT)
+    known, unknown = f"{server.url}/f", tmp_path / "served"
+    monkeypatch.setitem(KNOWN_FILES, known, Source("f", known, len(CONTENT), SHA256, "none"))
+    missing = []
+    for url, name in ((known, "f"), (unknown, "sub/g"), (known, "wrong")):
+        with pytest.raises(Missing) as caught:
+            fetch(url, tmp_path / name, offline=True)
+        missing.append(caught.value)
+    assert [(error.url, error.target, error.size, error.sha256) for error in missing] == [
+        (known, tmp_path / "f", len(CONTENT), SHA256), (str(unknown), tmp_path / "sub/g", None, None),
+        (known, tmp_path / "wrong", len(CONTENT), SHA256)]
+    message = str(bring_by_hand(missing))
+    assert "\n" not in message and message.count(f"({len(CONTENT)} bytes, sha256 {SHA256})") == 2
+    for error in missing:
+        assert f"{error.url} to {error.target}" in message
+    assert names(tmp_path) == ["served", "wrong"] and not server.requests
+    (tmp_path / "f").write_bytes(CONTENT)  # brought
+    (tmp_path / "h").write_bytes(b"anything")
+    assert fetch(known, tmp_path / "f", offline=True) == SHA256
+    assert fetch(unknown, tmp_path / "h", offline=True) == hashlib.sha256(b"anything").hexdigest()
 
 
 def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
@@ -229,7 +271,7 @@ def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
 
 @pytest.mark.parametrize("entries, link", [
     ({"ok": b"1", "../evil": b"1"}, None), ({"ok": b"1", "/evil": b"1"}, None),
-    ({"ok": b"1", "a/../../evil": b"1"}, None),
+    ({"ok": b"1", "a/../../evil": b"1"}, None), ({"ok": b"1", "ok//": b"", "./ok": b"2"}, None),
     ({"ok": b"1", "..\\evil": b"1"}, None), ({"ok": b"1", "C:evil": b"1"}, None), ({"ok": b"1"}, "link")])
 def test_unzip_refuses_what_leaves_its_folder_before_writing(tmp_path, entries, link):
     (tmp_path / "x.zip").write_bytes(zipped(entries, link))
@@ -251,6 +293,50 @@ def test_unzip_bounds_sizes(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "a").stat().st_size <= 10
 
 
+@pytest.mark.parametrize("content, refused", [(bytes(100_000), True), (os.urandom(100_000), False)])
+def test_unzip_refuses_what_is_packed_too_well_to_be_text(tmp_path, monkeypatch, content, refused):
+    (tmp_path / "x.zip").write_bytes(zipped({"a": content}))
+    unzip(tmp_path / "x.zip", tmp_path / "small")  # harms nobody
+    monkeypatch.setattr(download, "ANY_RATIO_BELOW", len(content) - 1)
+    with pytest.raises(InputError, match="100 times") if refused else contextlib.nullcontext():
+        unzip(tmp_path / "x.zip", tmp_path / "out")
+    assert (tmp_path / "out").exists() != refused
+
+
+def test_unzip_counts_what_it_writes(tmp_path, monkeypatch):
+    """Zipfile gives no more than an entry declares; were it to, the count would stop it."""
+    (tmp_path / "x.zip").write_bytes(zipped({"a": bytes(200_000)}))
+    entries = zipfile.ZipFile.infolist
+
+    def declare_less(archive):
+        declared = [copy.copy(entry) for entry in entries(archive)]
+        for entry in declared:
+            entry.file_size = 70_000
+        return declared
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", declare_less)
+    real = zipfile.ZipFile.open
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda archive, entry: real(archive, entry.filename))
+    with pytest.raises(InputError, match="more bytes than it declares"):
+        unzip(tmp_path / "x.zip", tmp_path / "out")
+    assert (tmp_path / "out" / "a").stat().st_size <= 70_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unzip_refuses_what_unpacks_without_bounds(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("a", b"text")
+    with pytest.raises(InputError, match="x.zip packs 'a'"):
+        unzip(tmp_path / "x.zip", tmp_path / "out")
+    assert names(tmp_path) == ["x.zip"]
+
+
+def test_other_schemes_are_named(tmp_path):
+    with pytest.raises(InputError, match="ftp://"):
+        fetch("ftp://127.0.0.1/f", tmp_path / "f")
+    assert names(tmp_path) == []
+
+
 def test_unzip_damaged_and_good(tmp_path):
     good = zipped({"T/a.tsv": b"text", "T/deep/b": CONTENT})
     (tmp_path / "good.zip").write_bytes(good)
@@ -262,118 +348,17 @@ def test_unzip_damaged_and_good(tmp_path):
         unzip(tmp_path / "cut.zip", tmp_path / "cut")
 
 
-# --- download_glue.py
-
-def tsv(task, rows: int, train: bool = True) -> bytes:
-    """A labelled file in the layout of `task`."""
-    width = task.train_columns + (0 if train or task.name != "MNLI" else 4)
-    lines = ["\t".join(f"column{i}" for i in range(width))] if task.has_header else []
-    for row in range(rows):
-        columns = [f"{row}.{i} \"quoted" for i in range(width)]
-        columns[task.label_column] = task.labels[row % len(task.labels)] if task.labels else "2.5"
-        lines.append("\t".join(columns))
-    return ("\n".join(lines) + "\n").encode()
-
-
-MRPC_TRAIN = ("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
-              "1\t10\t11\tHe said \"yes\".\tYes , he said .\r\n"
-              "0\t12\t13\tCaf\u00e9 \u2028one\tTwo\r\n"
-              "1\t13\t12\tThree\tFour\r\n"
-              "0\t14\t15\tFive\tSix")  # no final newline
-MRPC_TEST = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t20\t21\tSeven\tEight\n0\t22\t23\tNine\tTen\n"
-MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-
-
-@pytest.fixture
-def glue_server(server, monkeypatch):
-    for task in TASKS.values():
-        name, archive = task.name, download_glue.ARCHIVES.get(task.name, f"{task.name}.zip")
-        files = {f"{name}/{dev}": tsv(task, 2, train=False) for dev in task.dev_files}
-        if archive:
-            server.files[f"/glue/{archive}"] = zipped({f"{name}/train.tsv": tsv(task, 3), f"{name}/test.tsv": b"x\n",
-                                                       **files})
-    server.files["/glue/AX.tsv"] = b"index\tsentence1\tsentence2\n0\ta\tb\n"
-    server.files["/glue/mrpc_dev_ids.tsv"] = b"12\t13\r\n14\t15\n"
-    server.files["/senteval/msr_paraphrase_train.txt"] = MRPC_TRAIN.encode()
-    server.files["/senteval/msr_paraphrase_test.txt"] = MRPC_TEST.encode()
-    monkeypatch.setenv("GLUE_BASE", f"{server.url}/glue")
-    monkeypatch.setenv("SENTEVAL_BASE", f"{server.url}/senteval/")
-    return server
-
-
-def test_without_arguments_the_four_tasks_of_the_reproduction(glue_server, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    download_glue.main([])
-    assert names(tmp_path / "glue_data") == ["CoLA", "MRPC", "RTE", "SST-2"]
-    assert "RTE: train.tsv 3 examples, dev.tsv 2 examples" in capsys.readouterr().out
-    requests = len(glue_server.requests)
-    download_glue.main([])
-    assert len(glue_server.requests) == requests
-
-
-def test_all_tasks_are_readable(glue_server, tmp_path):
-    download_glue.main(["--tasks", "all", "--data_dir", str(tmp_path / "g")])
-    assert names(tmp_path / "g") == sorted([task.name for task in TASKS.values()] + ["diagnostic"])
-    for task in TASKS.values():
-        rows = [columns for _, columns in read_rows(task, tmp_path / "g" / task.name / "train.tsv")]
-        assert len(rows) == (2 if task.name == "MRPC" else 3)
-    assert (tmp_path / "g/diagnostic/diagnostic.tsv").read_bytes() == glue_server.files["/glue/AX.tsv"]
-    assert (tmp_path / "g/MNLI/dev_mismatched.tsv").read_bytes() == tsv(TASKS["mnli"], 2, train=False)
-
-
-def test_task_names_in_any_spelling_and_the_diagnostic_set_with_mnli():
-    assert download_glue.parse_args(["--tasks", "mnli", "sts-b", "STSB", "ax"]).tasks == ["MNLI", "diagnostic", "STS-B"]
-
-
-@pytest.mark.parametrize("local", [False, True])
-def test_mrpc_is_built_from_the_source_texts(glue_server, tmp_path, local):
-    arguments = ["--tasks", "mrpc", "--data_dir", str(tmp_path / "g")]
-    if local:
-        (tmp_path / "src").mkdir()
-        for name in ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"):
-            (tmp_path / "src" / name).write_bytes(glue_server.files.pop(f"/senteval/{name}"))
-        arguments += ["--path_to_mrpc", str(tmp_path / "src")]
-    download_glue.main(arguments)
-    folder = tmp_path / "g" / "MRPC"
-    assert names(tmp_path / "g") == ["MRPC"] and names(folder) == ["dev.tsv", "test.tsv", "train.tsv"]
-    assert (folder / "train.tsv").read_text(encoding="utf-8") == \
-        MRPC_HEADER + "1\t10\t11\tHe said \"yes\".\tYes , he said .\n1\t13\t12\tThree\tFour\n"
-    assert (folder / "dev.tsv").read_bytes().decode() == \
-        MRPC_HEADER + "0\t12\t13\tCaf\u00e9 \u2028one\tTwo\n0\t14\t15\tFive\tSix\n"
-    assert (folder / "test.tsv").read_text() == \
-        "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t20\t21\tSeven\tEight\n1\t22\t23\tNine\tTen\n"
-
-
-def test_counts_are_compared_where_the_addresses_are_the_official_ones(glue_server, tmp_path, monkeypatch):
-    monkeypatch.setitem(download.HOSTS, "GLUE_BASE", f"{glue_server.url}/glue")
-    monkeypatch.setitem(download.HOSTS, "SENTEVAL_BASE", f"{glue_server.url}/senteval")
-    with pytest.raises(InputError, match="3 examples, GLUE has 2490"):
-        download_glue.main(["--tasks", "rte", "--data_dir", str(tmp_path)])
-
-
-@pytest.mark.parametrize("archive, message", [
-    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\tmaybe\n"}), "unknown label 'maybe'"),
-    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\n"}), "line 2: 3 columns"),
-    (zipped({"other/train.tsv": b""}), "no folder RTE"), (zipped({"../evil": b""}), "unsafe"), (b"<html>", "zip")])
-def test_bad_archives(glue_server, tmp_path, archive, message):
-    glue_server.files["/glue/RTE.zip"] = archive
-    with pytest.raises(InputError, match=message):
-        download_glue.main(["--tasks", "rte", "--data_dir", str(tmp_path / "g")])
-    assert set(names(tmp_path / "g")) <= {"RTE", "RTE.zip"} and names(tmp_path) == ["g"]
-
-
-def test_a_bad_row_of_mrpc_is_named(glue_server, tmp_path):
-    glue_server.files["/senteval/msr_paraphrase_test.txt"] = b"h\th\th\th\th\n1\t2\t3\tfour\n"
-    with pytest.raises(InputError, match=r"msr_paraphrase_test.txt, line 2: 4 columns, expected 5"):
-        download_glue.main(["--tasks", "mrpc", "--data_dir", str(tmp_path)])
-    assert not (tmp_path / "MRPC").exists()
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (["--tasks", "rte", "nonsense"], "unknown task 'nonsense'"), (["--tasks", "rte", "--path_to_mrpc", "."], "MRPC"),
-    (["--tasks", "wnli"], "WNLI.zip")])
-def test_bad_input_ends_with_one_line_and_status_2(server, tmp_path, arguments, message):
-    result = subprocess.run([sys.executable, str(ROOT / "download_glue.py"), *arguments], cwd=tmp_path, text=True,
-                            capture_output=True, env={**os.environ, "GLUE_BASE": f"{server.url}/absent"})
-    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert not list(tmp_path.rglob("*.*"))
+def test_unzip_of_damaged_bytes_ends_well_or_in_one_line(tmp_path):
+    good = zipped({"T/a.tsv": b"text\t1\n" * 50, "T/b/\u00fc": b"x" * 300})
+    refused = 0
+    for seed in range(400):
+        rng, damaged = random.Random(seed), bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        (tmp_path / "x.zip").write_bytes(damaged)
+        try:
+            unzip(tmp_path / "x.zip", tmp_path / "in" / f"{seed}")
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 200 < refused < 400 and names(tmp_path) == ["in", "x.zip"]

@@ -80,6 +80,7 @@ CASES = {
         "--temperature": (PREDICTION, {"temperature": 3.0}, WEIGHTS),
         "--dynamic_padding": ({}, {"dynamic_padding": True}, WEIGHTS),
         "--hard_labels": (PREDICTION, {"hard_labels": True}, WEIGHTS),
+        "--hf_head": (PREDICTION, {"hf_head": True}, WEIGHTS),
         "--skip_teacher_check": ({}, {"skip_teacher_check": None, "teacher_model": "chance_teacher"},
                                  "refused: chance"),
         "--warmup_proportion": (PREDICTION, {"warmup_proportion": 0.5}, WEIGHTS),
@@ -98,6 +99,9 @@ CASES = {
         "--overwrite_output_dir": ({"output_dir": "full", "overwrite_output_dir": True},
                                    {"overwrite_output_dir": None}, "refused: not empty"),
         "--cased": ({}, {"cased": True}, "warning:"),
+        "--keep_head": ({}, {"keep_head": True}, "refused: has none"),
+        "--new_head": ({"model": "teacher_mrpc"}, {"new_head": True}, WEIGHTS),
+        "--hf_head": ({}, {"hf_head": True}, "without relu"),
         "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
         "--eval_batch_size": ({}, {"eval_batch_size": 5}, "batches of 5")}}
 DEVICE = {"--no_cuda", "--local_rank"}  # in a test of their own

@@ -1,4 +1,4 @@
-"""get_bert_models.py and fix_teacher_layers.py: what arrives is checked, every layout gives the same logits."""
+"""fix_teacher_layers.py: every layout gives the same logits, nothing is lost."""
 from __future__ import annotations
 
 import json
@@ -13,8 +13,6 @@ import transformers
 from safetensors.torch import save_file
 
 import fix_teacher_layers
-import get_bert_models
-from transformer.download import REVISIONS
 from transformer.files import InputError
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights
@@ -184,109 +182,80 @@ def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message)
     assert contents(folder) == before and not (folder / ".fixing").exists()
 
 
+def with_copies(state):
+    """What some packages save: buffers, and the tied decoder as tensors of its own."""
+    return {**with_buffers(state), "cls.predictions.decoder.weight": state["cls.predictions.decoder.weight"].clone(),
+            "cls.predictions.decoder.bias": state["cls.predictions.bias"].clone()}
+
+
+def test_copies_are_dropped_and_reported(tmp_path, capsys):
+    model = hf_model("BertForPreTraining")
+    folder = folder_of(tmp_path / "bert", model, old_names(with_copies(model.state_dict())))
+    fix_teacher_layers.main([str(folder)])
+    out = capsys.readouterr().out
+    layer_norms = 2 * (1 + 2 * SIZES["num_hidden_layers"] + 1)  # embeddings, layers, masked LM
+    assert f"{folder}: {layer_norms} weights renamed; " in out
+    for name in ("bert.embeddings.position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"):
+        assert name in out.partition(" dropped")[0] and name not in read_weights(folder)
+    again = transformers.BertForPreTraining.from_pretrained(folder).eval()
+    for field in ("prediction_logits", "seq_relationship_logits"):
+        torch.testing.assert_close(hf_output(again, field), hf_output(model, field), atol=1e-5, rtol=0)
+    fix_teacher_layers.main([str(folder)])
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"])
+def test_what_only_looks_like_a_copy_is_not_dropped(tmp_path, name):
+    state = with_copies(hf_model("BertForPreTraining").state_dict())
+    folder = folder_of(tmp_path / "bert", hf_model("BertForPreTraining"), {**state, name: state[name] + 1})
+    before = contents(folder)
+    with pytest.raises(InputError, match=f"{name} differs"):
+        fix_teacher_layers.main([str(folder)])
+    assert contents(folder) == before
+
+
+def test_old_files_stay_until_the_new_ones_are_verified(tmp_path, monkeypatch):
+    """One bit that turns on the way to the disk, then a stop at each rename in turn: nothing is ever lost."""
+    model = hf_model("BertForSequenceClassification")
+    folder = folder_of(tmp_path / "bert", model, bare(model.state_dict()), "model.safetensors")
+    before = contents(folder)
+    with monkeypatch.context() as patch:
+        write = fix_teacher_layers.write_bin
+        patch.setattr(fix_teacher_layers, "write_bin", lambda path, state: write(
+            path, {**state, "classifier.bias": state["classifier.bias"] + 1e-7}))
+        with pytest.raises(InputError, match="check the disk"):
+            fix_teacher_layers.main([str(folder)])
+    assert contents(folder) == before
+
+    stops, replace = 0, os.replace
+    while True:
+        calls = iter(range(stops))
+
+        def stopped(*paths, calls=calls):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            replace(*paths)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", stopped)
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed: it cleans nothing
+            try:
+                fix_teacher_layers.main([str(folder)])
+                break
+            except KeyboardInterrupt:
+                stops += 1
+        assert before["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+        if (folder / "pytorch_model.bin").exists():
+            assert read_weights(folder).keys() == model.state_dict().keys()
+    assert stops == 4  # two files beside the old ones, then each to its place
+    fix_teacher_layers.main([str(folder)])
+    assert sorted(contents(folder)) == ["config.json", "pytorch_model.bin", "vocab.txt"]
+    again = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
+    torch.testing.assert_close(hf_output(again, "logits"), hf_output(model, "logits"), atol=1e-5, rtol=0)
+
+
 def test_default_folders_and_contradictions(tmp_path):
     assert [str(path) for path in fix_teacher_layers.parse_args([]).folders] == [
         "models/bert-base-uncased", *(f"models/bert-base-uncased-{task}" for task in ("mrpc", "sst2", "cola", "rte"))]
     result = subprocess.run([sys.executable, str(ROOT / "fix_teacher_layers.py"), "a", "--model_dir", "b"],
                             cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "--model_dir" in result.stderr
-
-
-# --- get_bert_models.py
-
-@pytest.fixture(scope="module")
-def hub_files(tmp_path_factory):
-    """{repository: {file: bytes}} of tiny models under the real names."""
-    folder = tmp_path_factory.mktemp("hub")
-    base = hf_model("BertForPreTraining")
-    files = {"google-bert/bert-base-uncased": contents(folder_of(folder / "base", base, weights="model.safetensors"))}
-    for task in ("mrpc", "sst2", "cola", "rte"):
-        model = hf_model("BertForSequenceClassification")
-        files[f"JeremiahZ/bert-base-uncased-{task}"] = contents(folder_of(folder / task, model))  # .bin only
-    return files
-
-
-@pytest.fixture
-def hub(hub_files, monkeypatch):
-    """A local server in the hub's layout. Imported here: the class belongs to the tests of downloads."""
-    from tests.test_download import Server
-    server = Server()
-    for repository, files in hub_files.items():
-        for name, content in files.items():
-            server.files[f"/{repository}/resolve/{REVISIONS.get(repository, 'main')}/{name}"] = content
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.close()
-
-
-def test_without_arguments_the_five_models(hub, tmp_path, monkeypatch, capsys, hub_files):
-    monkeypatch.chdir(tmp_path)
-    get_bert_models.main([])
-    assert sorted(path.name for path in Path("models").iterdir()) == \
-        ["bert-base-uncased", *(f"bert-base-uncased-{task}" for task in ("cola", "mrpc", "rte", "sst2"))]
-    got = contents(Path("models/bert-base-uncased"))
-    manifest = json.loads(got.pop("manifest.json"))
-    assert got == hub_files["google-bert/bert-base-uncased"] and sorted(manifest["files"]) == sorted(got)
-    assert "pytorch_model.bin" in contents(Path("models/bert-base-uncased-rte"))
-    parameters = sum(parameter.numel() for parameter in hf_model("BertForPreTraining").parameters())
-    out = capsys.readouterr().out
-    assert f"models/bert-base-uncased: {parameters:,} parameters, 2 layers, hidden size 24, " \
-           "heads: pooler, masked LM, next sentence\n" in out
-    assert "heads: pooler, classifier (2 labels)" in out
-    requests = len(hub.requests)
-    get_bert_models.main([])
-    fix_teacher_layers.main([])
-    get_bert_models.main([])  # the fixed folders are complete too
-    assert len(hub.requests) == requests
-
-
-def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path, monkeypatch):
-    path = f"/google-bert/bert-base-uncased/resolve/{REVISIONS['google-bert/bert-base-uncased']}/model.safetensors"
-    content = hub.files.pop(path)
-    arguments = ["--models", "bert-base-uncased", "--output_dir", str(tmp_path)]
-    with pytest.raises(InputError, match="pytorch_model.bin: not found"):
-        get_bert_models.main(arguments)
-    folder = tmp_path / "bert-base-uncased"
-    assert sorted(contents(folder)) == ["config.json", "vocab.txt"]  # no manifest: not complete
-    hub.files[path] = content
-    before = len(hub.requests)
-    get_bert_models.main(arguments)
-    assert len(hub.requests) == before + 1 and (folder / "manifest.json").is_file()
-    (folder / "vocab.txt").write_text("changed")
-    with pytest.raises(InputError, match="vocab.txt changed"):
-        get_bert_models.main(arguments)
-    (folder / "vocab.txt").unlink()
-    get_bert_models.main(arguments)
-    assert (folder / "vocab.txt").read_text().split("\n")[:-1] == VOCAB
-
-
-@pytest.mark.parametrize("address", [False, True])
-def test_a_mirror(hub_files, tmp_path, address):
-    mirror = tmp_path / "mirror"
-    for name, content in hub_files["JeremiahZ/bert-base-uncased-rte"].items():
-        (mirror / "some-bert").mkdir(parents=True, exist_ok=True)
-        (mirror / "some-bert" / name).write_bytes(content)
-    get_bert_models.main(["--models", "anyone/some-bert", "--output_dir", str(tmp_path / "m"),
-                          "--mirror", mirror.as_uri() if address else str(mirror)])
-    got = contents(tmp_path / "m" / "some-bert")
-    del got["manifest.json"]
-    assert got == hub_files["JeremiahZ/bert-base-uncased-rte"]
-
-
-@pytest.mark.parametrize("key, value", [("num_hidden_layers", 3), ("hidden_size", 48), ("vocab_size", 32)])
-def test_files_that_do_not_belong_together(hub, tmp_path, key, value):
-    path = "/JeremiahZ/bert-base-uncased-rte/resolve/main/config.json"
-    hub.files[path] = json.dumps({**json.loads(hub.files[path]), key: value}).encode()
-    with pytest.raises(InputError, match=key):
-        get_bert_models.main(["--models", "rte", "--output_dir", str(tmp_path)])
-    assert not (tmp_path / "bert-base-uncased-rte" / "manifest.json").exists()
-
-
-@pytest.mark.parametrize("name, message", [("stsb", "finetune_teacher.py"), ("../x/y", "unknown model"),
-                                           ("google-bert/absent", "not found")])
-def test_bad_models_end_with_one_line_and_status_2(hub, tmp_path, name, message):
-    result = subprocess.run([sys.executable, str(ROOT / "get_bert_models.py"), "--models", name], cwd=tmp_path,
-                            capture_output=True, text=True, env={**os.environ})
-    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

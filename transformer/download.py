@@ -1,198 +1,374 @@
 """Getting files from the web, from S3 or from a folder: verified, renamed into place only when whole.
 
-Where files come from is set by three environment variables (HF_ENDPOINT, GLUE_BASE, SENTEVAL_BASE). KNOWN_FILES
-holds the checksums of the published files under their default addresses; files from anywhere else are checked
-against the length that the server tells, and their SHA-256 is printed.
+What comes stands in .NAME.part beside the target until it is whole and checked; a broken transfer goes on from there,
+in this run or in the next one. sources.py knows the published files; others are checked against the length that the
+server tells, and their SHA-256 is printed.
 """
 from __future__ import annotations
 
+import argparse
 import contextlib
+import email.utils
+import errno
 import hashlib
+import json
 import os
+import re
 import shutil
 import stat
+import struct
 import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from transformer.files import InputError, atomic_write, read_json, sha256_of, write_json
+from transformer.files import InputError, read_json, sha256_of, write_json
+from transformer.parts import locked
+from transformer.sources import KNOWN_FILES, base_url
 
-HOSTS = {
-    "HF_ENDPOINT": "https://huggingface.co",
-    "GLUE_BASE": "https://dl.fbaipublicfiles.com/glue/data",
-    "SENTEVAL_BASE": "https://dl.fbaipublicfiles.com/senteval/senteval_data",
-}
-_BASE = "bert-base-uncased"
-# folder under models/ -> hub repository: BERT-base, and BERT-base fine-tuned on a task
-HUB_MODELS = {_BASE: f"google-bert/{_BASE}", **{f"{_BASE}-{task}": f"JeremiahZ/{_BASE}-{task}"
-                                                for task in ("mrpc", "sst2", "cola", "rte", "mnli", "qqp")}}
-DEFAULT_MODELS = tuple(HUB_MODELS)[:5]  # those of the reproduction's four tasks
-REVISIONS = {HUB_MODELS[_BASE]: "86b5e0934494bd15c9632b12f734a8a67f723594"}  # the others: main
-
-# default address -> file -> (bytes, SHA-256); None: not known
-_PUBLISHED = {
-    HOSTS["GLUE_BASE"]: {
-        "CoLA.zip": (376971, "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff"),
-        "SST-2.zip": (7439277, "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
-        "QQP-clean.zip": (41696084, "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
-        "STS-B.zip": (802872, "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
-        "MNLI.zip": (312783507, "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633"),
-        "QNLIv2.zip": (10627589, "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
-        "RTE.zip": (697150, "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
-        "WNLI.zip": (28999, "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),
-        "AX.tsv": (222257, "0e13510b1bb14436ff7e2ee82338f0efb0133ecf2e73507a697dc210db3f05fd"),
-        "mrpc_dev_ids.tsv": (6222, "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7"),
-    },
-    HOSTS["SENTEVAL_BASE"]: {
-        "msr_paraphrase_train.txt": (1047044, "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
-        "msr_paraphrase_test.txt": (441275, "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"),
-    },
-    f"{HOSTS['HF_ENDPOINT']}/{HUB_MODELS[_BASE]}/resolve/{REVISIONS[HUB_MODELS[_BASE]]}": {
-        "model.safetensors": (440449768, "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3"),
-        "pytorch_model.bin": (440473133, "097417381d6c7230bd9e3557456d726de6e83245ec8b24f529f60198a67b203a"),
-        "vocab.txt": (231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-        "config.json": (570, "7160e1553ad2ca51d8c1cb066be533db31826e12d173824c1bb0cb1a4f187d20"),
-    },
-    "https://nlp.stanford.edu/data": {
-        "glove.840B.300d.zip": (None, "c06db255e65095393609f19a4cfca20bf3a71e20cc53e892aafa490347e3849f"),
-    },
-}
-KNOWN_FILES = {f"{base}/{name}": facts for base, files in _PUBLISHED.items() for name, facts in files.items()}
+if TYPE_CHECKING:
+    import requests
 
 MANIFEST_NAME = "manifest.json"  # in a downloaded model folder, written last: where its files came from, their sums
 
-ATTEMPTS = 4
-BACK_OFF = 1.0          # seconds before the second attempt; doubles each time
-TIMEOUT = (10, 60)      # seconds to connect, seconds without a byte
-MAX_UNPACKED = 8 << 30  # bytes; far above what any GLUE archive unpacks to
+ATTEMPTS = 4             # in a row that bring nothing new
+BACK_OFF = 1.0           # seconds before the second attempt; doubles each time
+MAX_WAIT = 120.0         # seconds; a server that asks for more in Retry-After is asked again after this time
+TIMEOUT = (10, 60)       # seconds to connect, seconds without a byte
+BLOCK = 1 << 16          # bytes; what a broken connection can cost
+_BYTES_BETWEEN_RECORDS = 1 << 20  # what a killed process can lose
+MAX_UNPACKED = 8 << 30   # bytes; far above what any GLUE archive unpacks to
 MAX_ENTRIES = 10_000
+MAX_RATIO = 100          # bytes unpacked for a byte of the archive; text reaches about 5, a bomb 1000 and more
+ANY_RATIO_BELOW = 64 << 20  # bytes unpacked that harm nobody
 
 
 class NotFound(InputError):
     """The source answers that it has no such file."""
 
 
+class Missing(InputError):
+    """Without the network a file is not there. Attributes: url, target, size and sha256 (None where not known)."""
+
+    def __init__(self, url: str, target: Path, size: int | None, sha256: str | None):
+        facts = [f"{size} bytes"] * (size is not None) + [f"sha256 {sha256}"] * (sha256 is not None)
+        super().__init__(f"{url} to {target}" + (f" ({', '.join(facts)})" if facts else ""))
+        self.url, self.target, self.size, self.sha256 = url, target, size, sha256
+
+
 class _Broken(Exception):
-    """A transfer failed in a way that another attempt may mend."""
+    """A transfer failed in a way that another attempt, after `wait` seconds, may mend."""
+
+    def __init__(self, reason: str, wait: float = 0.0):
+        super().__init__(reason)
+        self.wait = wait
 
 
-def base_url(variable: str) -> str:
-    """The address set by the environment variable `variable`, or its default in HOSTS; no slash at the end."""
-    return (os.environ.get(variable) or HOSTS[variable]).rstrip("/")
+class _Stale(_Broken):
+    """What came before does not belong to what would come now: another attempt must begin at the first byte."""
 
 
-def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: str | None = None) -> str:
+def add_source_flags(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add --mirror and --offline to a parser or a group of one; `what` they get reads like "BASE/MODEL/FILE"."""
+    parser.add_argument("--mirror", metavar="BASE",
+                        help=f"take {what} instead: BASE is an http(s):// or s3:// address, or a folder")
+    parser.add_argument("--offline", action="store_true",
+                        help="use what is there and ask no source; say which files to bring, from where to where")
+
+
+def bring_by_hand(missing: list[Missing]) -> InputError:
+    """The error, one line, that names every missing file: its address, where to put it, what it must be."""
+    return InputError(f"--offline, and {len(missing)} file{'s are' if len(missing) > 1 else ' is'} not there; bring "
+                      + "; ".join(map(str, missing)))
+
+
+def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: str | None = None,
+          offline: bool = False) -> str:
     """Bring `url` (http, https, s3, file, or a plain path) to the file `target`; return its SHA-256.
 
     `size` (bytes) and `sha256` are what the file must have; left out, they are looked up in KNOWN_FILES. A target
     that is there already is kept when it has them, or when nothing is known about it: people put files there by
-    hand. Busy servers and broken connections are tried again. Raises NotFound (the server has no such file) or
-    InputError; `target` then is as it was before.
+    hand. Busy servers and broken connections are tried again; a second process waits for the first and takes its
+    file. With `offline` nothing but the target is looked at. Raises Missing (offline), NotFound (the server has no
+    such file) or InputError; `target` then is as it was before.
     """
     url, target = str(url), Path(target)
-    if size is None and sha256 is None:
-        size, sha256 = KNOWN_FILES.get(url, (None, None))
+    source = KNOWN_FILES.get(url)
+    if source and size is None and sha256 is None:
+        size, sha256 = source.size, source.sha256
+    found = _sum_if_right(target, size, sha256)
+    if found is not None:
+        if sha256 is None:
+            print(f"{target} is there already and is kept (no checksum is known for it; sha256 {found})", flush=True)
+        return found
+    if offline:
+        raise Missing(url, target, size, sha256)
     if target.is_file():
-        found = sha256_of(target)
-        if sha256 in (None, found) and size in (None, target.stat().st_size):
-            if sha256 is None:
-                print(f"{target} is there already and is kept (no checksum is known for it; sha256 {found})",
-                      flush=True)
+        print(f"{target} is there but is not the expected file: getting it again", flush=True)
+    try:
+        if target.is_dir():
+            raise InputError(f"{target} is a folder and {target.parent} gets a file of that name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.with_name(f".{target.name}.lock"), wait=True, keep=False):
+            found = _sum_if_right(target, size, sha256)  # another process may have brought it meanwhile
+            if found is None:
+                found = _get(url, target, size, sha256)
+                checked = "sha256 as published" if sha256 else f"no checksum is known for it; sha256 {found}"
+                licence = f"; licence: {source.licence}" if source else ""
+                print(f"{target}: from {url}, {checked}{licence}", flush=True)
             return found
-        print(f"{target} is there but is not the expected file (sha256 {found}): getting it again", flush=True)
-    by_hand = f"check the address, or get the file by hand and put it at {target}"
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(BACK_OFF * 2 ** (attempt - 1))
+    except InputError as error:
+        by_hand = f"check the address, or get the file by hand and put it at {target}"
+        raise type(error)(f"{url}: {error}; {by_hand}") from None
+    except OSError as error:
+        raise InputError(f"{url}: {target.name} cannot be written to {target.parent} ({error.strerror or error}): "
+                         "make room or name another folder, and run again") from None
+
+
+def _sum_if_right(path: Path, size: int | None, sha256: str | None) -> str | None:
+    """SHA-256 of the file; None if there is no such file or it has another size or sum than the expected."""
+    if not path.is_file() or size not in (None, path.stat().st_size):
+        return None
+    found = sha256_of(path)
+    return found if sha256 in (None, found) else None
+
+
+def _get(url: str, target: Path, size: int | None, sha256: str | None) -> str:
+    """fetch() once the target is known to be absent or wrong, and nobody else is at it."""
+    part = target.with_name(f".{target.name}.part")
+    failures, most = 0, _progress(url, part).have
+    while True:
         try:
-            found = _transfer(url, target, size, sha256)
+            found = _attempt(url, part, size, sha256)
         except _Broken as error:
-            reason = error
-        except InputError as error:
-            raise type(error)(f"{url}: {error}; {by_hand}") from None
+            have = part.stat().st_size if part.exists() else 0
+            failures = 1 if have > most else failures + 1
+            most = max(most, have)
+            reason, wait = error, min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
         else:
-            if sha256 is None:
-                print(f"{target}: from {url}, no checksum is known for it; sha256 {found}", flush=True)
+            os.replace(part, target)
+            _record(part).unlink(missing_ok=True)
             return found
-    raise InputError(f"{url}: {reason} ({ATTEMPTS} attempts); {by_hand}")
+        if failures == ATTEMPTS:
+            raise InputError(f"{reason} ({ATTEMPTS} attempts)")
+        print(f"{url}: {reason}; again in {wait:.0f} s", flush=True)
+        time.sleep(wait)
 
 
-def _transfer(url: str, target: Path, size: int | None, sha256: str | None) -> str:
-    """One attempt of fetch()."""
+@dataclass
+class _Progress:
+    """What a .part file holds: `have` of the `total` bytes of the content that the server names `validator`."""
+    have: int = 0
+    total: int | None = None
+    validator: str | None = None
+    digest: Any = field(default_factory=hashlib.sha256, compare=False)  # SHA-256 of the first `have` bytes
+
+
+def _record(part: Path) -> Path:
+    """The file that says what a .part file holds the beginning of."""
+    return part.with_name(f"{part.name}.json")
+
+
+def _progress(url: str, part: Path) -> _Progress:
+    """How far an earlier attempt came; nothing counts without a record of where it came from and of its sum: a machine
+    that lost power may have kept the length of a file and not its content."""
+    with contextlib.suppress(InputError, OSError, KeyError, TypeError):
+        record = read_json(_record(part))
+        progress = _Progress(record["have"], record["size"], str(record["validator"]))
+        with open(part, "rb") as handle:
+            left = progress.have
+            while left > 0 and (block := handle.read(min(left, 1 << 20))):
+                progress.digest.update(block)
+                left -= len(block)
+        if record["url"] == url and progress.digest.hexdigest() == record["sha256"]:
+            return progress
+    return _Progress()
+
+
+def _write_record(part: Path, url: str, progress: _Progress) -> None:
+    """Record what the .part file holds, if another attempt could go on from there."""
+    if progress.validator and progress.total and progress.have:
+        _record(part).write_text(json.dumps({
+            "url": url, "validator": progress.validator, "size": progress.total, "have": progress.have,
+            "sha256": progress.digest.hexdigest()}))
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _record(part).unlink(missing_ok=True)
+
+
+def _attempt(url: str, part: Path, size: int | None, sha256: str | None) -> str:
+    """Complete the .part file and check it; its SHA-256. One attempt of _get()."""
+    before = _progress(url, part)
+    if before.have == before.total and sha256 is None:
+        before = _Progress()  # whole, but nothing can show that it is right
+    if before.have != before.total:
+        try:
+            _transfer(url, part, before, size)
+        except (_Broken, OSError, KeyboardInterrupt) as error:
+            if isinstance(error, _Stale) or not _record(part).exists():  # of no use to a later attempt
+                _discard(part)
+            raise
+    found, received = sha256_of(part), part.stat().st_size
+    if size in (None, received) and sha256 in (None, found):
+        return found
+    _discard(part)
+    expected = [f"{size} bytes"] * (size is not None) + [f"sha256 {sha256}"] * (sha256 is not None)
+    reason = f"wrong content: {received} bytes with sha256 {found}, expected {' with '.join(expected)}"
+    raise (_Broken if before.have else InputError)(reason)  # the wrong bytes may have come in an earlier attempt
+
+
+def _transfer(url: str, part: Path, before: _Progress, size: int | None) -> None:
+    """Write what the source gives to the .part file; raise _Broken where that is not all of it."""
+    with _opener(url)(url, before) as (start, blocks):
+        if None not in (size, start.total) and start.total != size:
+            raise InputError(f"the source offers {start.total} bytes, the published file has {size}")
+        total = size if start.total is None else start.total
+        if not start.have:
+            _discard(part)
+        if total is None:
+            print(f"{url}: the server does not tell the length of the file", flush=True)
+        need, free = (total or 0) - start.have, shutil.disk_usage(part.parent).free
+        if need > free:
+            raise OSError(errno.ENOSPC, f"{need} bytes are to come, {free} are free")
+        with open(part, "r+b" if start.have else "wb") as handle, \
+                tqdm(total=total, initial=start.have, desc=part.name[1:-len(".part")], unit="B", unit_scale=True,
+                     disable=None) as bar:
+            handle.seek(start.have)
+            handle.truncate()
+            recorded = start.have
+            try:
+                for block in blocks:
+                    handle.write(block)
+                    start.digest.update(block)
+                    start.have += len(block)
+                    bar.update(len(block))
+                    if start.have - recorded >= _BYTES_BETWEEN_RECORDS:
+                        handle.flush()
+                        _write_record(part, url, start)
+                        recorded = start.have
+            finally:
+                handle.flush()  # first: a full disk is not to cost the earlier record
+                _write_record(part, url, start)
+            os.fsync(handle.fileno())
+    if total is not None and start.have != total:
+        raise (_Broken if start.have < total else _Stale)(f"the connection gave {start.have} of {total} bytes")
+
+
+def _opener(url: str) -> Any:
+    """The function that opens an address or a plain path."""
+    scheme = urlsplit(url).scheme.lower() if "://" in url else "file"
     openers = {"http": _open_http, "https": _open_http, "s3": _open_s3, "file": _open_local}
-    opener = openers.get(urlsplit(url).scheme.lower(), _open_local)
-    digest, received = hashlib.sha256(), 0
-    with opener(url) as (length, blocks), atomic_write(target, "wb") as handle, \
-            tqdm(total=length, desc=target.name, unit="B", unit_scale=True, disable=None) as bar:
-        if None not in (size, length) and length != size:
-            raise InputError(f"the server offers {length} bytes, the published file has {size}")
-        for block in blocks:
-            handle.write(block)
-            digest.update(block)
-            received += len(block)
-            bar.update(len(block))
-        if length is not None and received != length:
-            raise _Broken(f"the connection broke after {received} of {length} bytes")
-        if size is not None and received != size:
-            raise InputError(f"{received} bytes came, the published file has {size}")
-        if sha256 not in (None, digest.hexdigest()):
-            raise InputError(f"wrong content: sha256 is {digest.hexdigest()}, expected {sha256}")
-    return digest.hexdigest()
+    if scheme not in openers:
+        raise InputError(f"{scheme}:// is none of {', '.join(openers)}")
+    return openers[scheme]
 
 
-# Each opener yields (length in bytes or None, blocks of bytes). Errors of the transport that come up while the
+# Each opener yields (where the blocks begin, in what), blocks of bytes. Errors of the transport that come up while the
 # caller reads the blocks surface at the `yield`, so that one `except` serves opening and reading.
 
 @contextlib.contextmanager
-def _open_http(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+def _open_http(url: str, before: _Progress) -> Iterator[tuple[_Progress, Iterator[bytes]]]:
     import requests  # a sixth of a second; only downloads pay for it
     headers = {"Accept-Encoding": "identity"}  # else Content-Length may count compressed bytes
-    if os.environ.get("HF_TOKEN") and urlsplit(url).netloc == urlsplit(base_url("HF_ENDPOINT")).netloc:
-        headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"  # requests drops it on a redirect elsewhere
+    if before.have:
+        headers |= {"Range": f"bytes={before.have}-", "If-Range": before.validator}
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and urlsplit(url)[:2] == urlsplit(base_url("HF_ENDPOINT"))[:2]:
+        headers["Authorization"] = f"Bearer {token}"  # requests drops it on a redirect elsewhere
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
+            answer = f"the server answers {reply.status_code} {reply.reason}"
             if reply.status_code == 404:
                 raise NotFound("not found (404)")
-            if reply.status_code == 429 or reply.status_code >= 500:
-                raise _Broken(f"the server answers {reply.status_code} {reply.reason}")
-            if not reply.ok:
-                raise InputError(f"the server answers {reply.status_code} {reply.reason}")
-            length = None if "Content-Encoding" in reply.headers else reply.headers.get("Content-Length")
-            yield int(length) if length else None, reply.iter_content(1 << 20)
+            if reply.status_code == 416 and before.have:
+                raise _Stale(answer)
+            if reply.status_code in (408, 429) or reply.status_code >= 500:
+                raise _Broken(answer, _seconds(reply.headers.get("Retry-After", "")))
+            if reply.status_code not in (200, 206):
+                raise InputError(answer)
+            yield _place(reply, before), reply.iter_content(BLOCK)
+    except (requests.TooManyRedirects, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise InputError(f"no usable address ({error})") from None
     except requests.RequestException as error:
         raise _Broken(f"no or broken connection ({type(error).__name__})") from error
 
 
-@contextlib.contextmanager
-def _open_s3(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
-    import boto3  # half a second
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-    parts = urlsplit(url)
+def _place(reply: requests.Response, before: _Progress) -> _Progress:
+    """Where the body of a 200 or 206 begins and what it belongs to; _Stale if it does not go on after `before`."""
+    encoded = "Content-Encoding" in reply.headers  # though not asked for: neither lengths nor ranges are the file's
+    length, tag = reply.headers.get("Content-Length", ""), reply.headers.get("ETag", "")
+    strong = None if encoded or tag.startswith("W/") else tag or None  # a weak one allows for other bytes
+    if reply.status_code == 200:
+        return _Progress(0, int(length) if length.isdecimal() and not encoded else None, strong)
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
+    if not before.have or not span or _Progress(int(span[1]), int(span[2]), strong) != before:
+        raise _Stale("the server answers with another part than the one asked for")
+    return before
+
+
+def _seconds(text: str) -> float:
+    """What a Retry-After header asks for: seconds, or a date; 0 where it is neither."""
+    if text.strip().isdecimal():
+        return float(text)
     try:
-        reply = boto3.client("s3").get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))
-        yield reply["ContentLength"], reply["Body"].iter_chunks(1 << 20)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket", "404"):
-            raise NotFound(f"not found ({error.response['Error']['Code']})") from None
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+@contextlib.contextmanager
+def _open_s3(url: str, before: _Progress) -> Iterator[tuple[_Progress, Iterator[bytes]]]:
+    import boto3  # half a second
+    from botocore import exceptions
+    from botocore.config import Config
+    bucket, _, key = url[len("s3://"):].partition("/")
+    rest = {"Range": f"bytes={before.have}-", "IfMatch": before.validator} if before.have else {}
+    try:
+        client = boto3.client("s3", config=Config(connect_timeout=TIMEOUT[0], read_timeout=TIMEOUT[1]))
+    except (exceptions.BotoCoreError, ValueError) as error:  # region, endpoint
+        raise InputError(f"S3 cannot be used: {error}") from None
+    try:
+        reply = client.get_object(Bucket=bucket, Key=key, **rest)
+        start = _Progress(before.have, before.have + reply["ContentLength"], reply["ETag"])
+        if before.have and start != before:
+            raise _Stale("the object is another one than before")
+        yield before if before.have else start, reply["Body"].iter_chunks(BLOCK)
+    except exceptions.ClientError as error:
+        code, answer = error.response["Error"]["Code"], error.response["ResponseMetadata"]
+        if code in ("NoSuchKey", "NoSuchBucket", "404"):
+            raise NotFound(f"not found ({code})") from None
+        if before.have and answer["HTTPStatusCode"] in (412, 416):
+            raise _Stale(f"S3 refuses: {error}") from None
+        if answer["HTTPStatusCode"] == 429 or answer["HTTPStatusCode"] >= 500:
+            raise _Broken(f"S3 refuses: {error}", _seconds(answer["HTTPHeaders"].get("retry-after", ""))) from None
         raise InputError(f"S3 refuses: {error}") from None
-    except (HTTPClientError, IncompleteReadError) as error:  # boto3 itself has tried the request again
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
         raise _Broken(f"no or broken connection ({type(error).__name__})") from error
-    except BotoCoreError as error:  # credentials, region, bucket names
+    except exceptions.FlexibleChecksumError as error:
+        raise _Stale(f"damaged on the way ({error})") from None
+    except exceptions.BotoCoreError as error:  # credentials, bucket names
         raise InputError(f"S3 cannot be used: {error}") from None
 
 
 @contextlib.contextmanager
-def _open_local(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+def _open_local(url: str, _: _Progress) -> Iterator[tuple[_Progress, Iterator[bytes]]]:
     path = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url)
     if not path.is_file():
         raise NotFound("there is no such file")
-    with open(path, "rb") as handle:
-        yield path.stat().st_size, iter(lambda: handle.read(1 << 20), b"")
+    try:
+        handle = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error.strerror})") from None
+    with handle:
+        yield _Progress(0, path.stat().st_size), iter(lambda: handle.read(BLOCK), b"")
 
 
 def write_manifest(folder: str | Path, names: list[str], source: str) -> None:
@@ -223,22 +399,38 @@ def check_manifest(folder: str | Path) -> bool:
 def unzip(archive: str | Path, folder: str | Path) -> None:
     """Unpack the zip file `archive` into `folder`, which is made.
 
-    Before anything is written, the whole archive is refused (InputError) for an absolute name, a `..`, a link,
-    or more than MAX_UNPACKED bytes or MAX_ENTRIES entries. Zipfile itself never gives more bytes for an entry than
-    the entry declares, so the declared sizes bound the actual ones.
+    Before anything is written, the whole archive is refused (InputError) for an absolute name, a `..`, a link, a name
+    that comes twice, another compression than deflate (bzip2 and lzma unpack 64 KB to gigabytes of memory at once), or
+    a declared content of more than MAX_UNPACKED bytes, MAX_ENTRIES entries or, from
+    ANY_RATIO_BELOW bytes on, MAX_RATIO times the archive. While writing, more bytes than declared are refused.
     """
     archive, folder = Path(archive), Path(folder)
     try:
         with zipfile.ZipFile(archive) as source:
             entries = source.infolist()
-            if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+            left = sum(entry.file_size for entry in entries)
+            if len(entries) > MAX_ENTRIES or left > MAX_UNPACKED:
                 raise InputError(f"{archive} would unpack to more than {MAX_ENTRIES} files or {MAX_UNPACKED} bytes")
+            if left > max(ANY_RATIO_BELOW, MAX_RATIO * archive.stat().st_size):
+                raise InputError(f"{archive} would unpack to {left} bytes, more than {MAX_RATIO} times its own size: "
+                                 "no text does; get it from its origin")
+            seen = set()
             for entry in entries:
                 name = PurePosixPath(entry.filename)
                 if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in entry.filename:
                     raise InputError(f"{archive} holds the unsafe name {entry.filename!r}; get it from its origin")
-                if stat.S_ISLNK(entry.external_attr >> 16):
+                if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise InputError(f"{archive} holds the link {entry.filename!r}; get it from its origin")
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise InputError(f"{archive} packs {entry.filename!r} in a way that GLUE's archives do not use; "
+                                     "get it from its origin")
+                if name in seen:
+                    raise InputError(f"{archive} holds {entry.filename!r} twice; get it from its origin")
+                seen.add(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            if left > free:
+                raise InputError(f"{archive} unpacks to {left} bytes and {folder} has {free} free: make room")
             for entry in entries:
                 path = folder / entry.filename
                 if entry.is_dir():
@@ -246,6 +438,13 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(entry) as packed, open(path, "wb") as handle:
-                    shutil.copyfileobj(packed, handle, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                    while block := packed.read(BLOCK):
+                        left -= len(block)
+                        if left < 0:
+                            raise InputError(f"{archive} holds more bytes than it declares; get it from its origin")
+                        handle.write(block)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, struct.error,
+            OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
+            raise
         raise InputError(f"{archive} is not a readable zip file ({error}); delete it and run again") from None

@@ -5,12 +5,17 @@ Nothing here imports torch or numpy, so that `--help` and refused flags answer a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+# What a file can make a script hold in memory; far above any file that is what it should be.
+MAX_JSON_BYTES = 16 << 20
+MAX_LINE_BYTES = 32 << 20
 
 
 class InputError(Exception):
@@ -45,24 +50,40 @@ def write_json(path: str | Path, value: Any) -> None:
         handle.write("\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; InputError if it is missing or is not JSON."""
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; InputError if the file is missing, larger than MAX_JSON_BYTES, or no JSON object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as handle:
+            content = handle.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise InputError(f"{path} has more than {MAX_JSON_BYTES >> 20} MB and is not read: get or make it again")
+        value = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); it may be cut short: get or make it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object (a table in braces): get or make it again")
+    return value
+
+
+def read_line(handle: IO[bytes]) -> bytes:
+    """The next line of a file, with its end; empty after the last. InputError if it is MAX_LINE_BYTES long."""
+    line = handle.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES:
+        raise InputError(f"{handle.name}: the line at byte {handle.tell() - len(line)} has no end within "
+                         f"{MAX_LINE_BYTES >> 20} MB: this is no text file, or a damaged one; get or make it again")
+    return line
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
     """Lines of a UTF-8 text file without their ends ("\\n" or "\\r\\n"); a leading byte-order mark is dropped.
 
     Only "\\n" ends a line: str.splitlines() would also cut at U+0085, U+2028 and others that occur in text.
-    Raises InputError naming the line when the file is not valid UTF-8.
+    Raises InputError naming the line when the file is not valid UTF-8, and as read_line() does.
     """
     with open(path, "rb") as handle:
-        for number, raw in enumerate(handle, 1):
+        for number, raw in enumerate(iter(functools.partial(read_line, handle), b""), 1):
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:

@@ -107,31 +107,42 @@ def task_folder(glue_dir: str | Path, task: Task) -> Path:
 
 def row_width(task: Task, path: str | Path) -> int:
     """Columns of a row of a TSV file: as many as its header has, since dev files of MNLI have more than train.tsv,
-    or as train.tsv has where the task has no header. InputError: no such file, or a header too short."""
+    or as train.tsv has where the task has no header. InputError: no such file, or a header too short, too long or
+    damaged."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: download_glue.py gets it "
                          f"(delete {path.parent} first if it is incomplete)")
     if not task.has_header:
         return task.train_columns
-    width = next((line.count("\t") + 1 for line in read_lines(path)), task.train_columns)
-    if width < task.train_columns:
+    header = next(read_lines(path), None)
+    if header is None:
+        return task.train_columns
+    _refuse_nul(header, task, f"{path}, line 1")
+    width = header.count("\t") + 1
+    if not task.train_columns <= width <= 2 * task.train_columns:
         raise InputError(f"{path}, line 1: {width} columns, expected the {task.train_columns} of {task.name}")
     return width
+
+
+def _refuse_nul(line: str, task: Task, where: object) -> None:
+    if "\0" in line:
+        raise InputError(f"{where}: holds a NUL: the file is damaged, get it again ({task.name})")
 
 
 def split_row(task: Task, line: str, width: int, where: object) -> list[str] | None:
     """The `width` columns of a line, tab-separated without quoting: a `"` is a character.
 
     QQP's official labelled files hold some rows with too few, to be skipped: None. Anywhere else such a row is an
-    InputError, in which `where` (file, line) stands.
+    InputError, in which `where` (file, line) stands; so is a NUL, the mark of a damaged file.
     """
-    columns = line.split("\t")
-    if len(columns) == width:
-        return columns
-    if len(columns) < width and task.name == "QQP" and task.label_column is not None:
+    _refuse_nul(line, task, where)
+    found = line.count("\t") + 1  # counted first: no list of a million columns is made
+    if found == width:
+        return line.split("\t")
+    if found < width and task.name == "QQP" and task.label_column is not None:
         return None
-    raise InputError(f"{where}: {len(columns)} columns, expected {width} ({task.name})")
+    raise InputError(f"{where}: {found} columns, expected {width} ({task.name})")
 
 
 @functools.cache  # a file that is read again is not reported again

@@ -21,6 +21,7 @@ from transformer.weights import canonical_names, read_weights
 CONFIG_NAME = "config.json"
 ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": torch.relu, "swish": nn.functional.silu}
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
+MAX_LAYERS, MAX_PARAMETERS = 1000, 10**9  # BERT-large: 24 layers, 335 million parameters
 
 
 @dataclass
@@ -29,7 +30,8 @@ class BertConfig:
 
     `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
     Hugging Face's class does not. `extra` keeps the keys that this package has no use for (id2label, ...).
-    Raises InputError where heads do not divide the hidden size, a size is not positive, or the activation is unknown.
+    Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
+    the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
     """
     vocab_size: int
     hidden_size: int = 768
@@ -63,6 +65,11 @@ class BertConfig:
                              f"hidden_size {self.hidden_size}")
         if self.hidden_act not in list(ACTIVATIONS):
             raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size + \
+            self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
+        if self.num_hidden_layers > MAX_LAYERS or rows * self.hidden_size > MAX_PARAMETERS:
+            raise InputError(f"config: {self.num_hidden_layers} layers and {rows * self.hidden_size:,} parameters are "
+                             f"too many for a BERT (at most {MAX_LAYERS} and {MAX_PARAMETERS:,})")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
@@ -89,6 +96,24 @@ class BertConfig:
     def to_json_file(self, path: str | Path) -> None:
         """Write config.json, atomically."""
         write_json(path, self.to_dict())
+
+
+def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:
+    """InputError where the large weights, under canonical names, are not of the sizes that a config says.
+
+    Asked before a model of these sizes is made: its memory then follows from what the file of weights really holds.
+    """
+    rows = {"embeddings.word_embeddings": config.vocab_size,
+            "embeddings.position_embeddings": config.max_position_embeddings,
+            "embeddings.token_type_embeddings": config.type_vocab_size}
+    for layer in range(config.num_hidden_layers):
+        rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
+        rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
+    for name, size in rows.items():
+        found = state.get(f"bert.{name}.weight", torch.empty(0)).shape
+        if found != (size, config.hidden_size):
+            raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
+                             f"weights it is {list(found) if found != (0,) else 'missing'}")
 
 
 class BertEmbeddings(nn.Module):
@@ -301,7 +326,9 @@ class BertPreTrainedModel(nn.Module):
         state = canonical_names(read_weights(folder))
         if cls.has_fit and any(name.startswith("fit_denses.") for name in state):
             kwargs["fit_per_layer"] = True
-        model = cls(BertConfig.from_json_file(folder / CONFIG_NAME), **kwargs)
+        config = BertConfig.from_json_file(folder / CONFIG_NAME)
+        require_sizes(config, state, folder)
+        model = cls(config, **kwargs)
         model.load_canonical(state, folder, new)
         return model
 

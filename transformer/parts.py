@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError
+from transformer.files import InputError, read_line
 
 _SECONDS_BETWEEN_SAVES = 1.0  # of work that a kill can cost; waiting for the disk after every part would cost more
 
 
 def byte_ranges(path: str | Path, part_bytes: int) -> list[tuple[int, int]]:
-    """Cut a file into (start, stop) of about `part_bytes` each, at line ends: every range holds whole lines."""
+    """Cut a file into (start, stop) of about `part_bytes` each, at line ends: every range holds whole lines.
+
+    Raises InputError as files.read_line() does.
+    """
     size = Path(path).stat().st_size
     cuts = [0]
     with open(path, "rb") as handle:
         while cuts[-1] < size:
             handle.seek(min(cuts[-1] + part_bytes, size) - 1)
-            handle.readline()  # the rest of the line that reaches over the cut
+            read_line(handle)  # the rest of the line that reaches over the cut
             cuts.append(handle.tell())
     return list(zip(cuts, cuts[1:], strict=False))
 
@@ -76,17 +79,32 @@ class Place:
 
 
 @contextlib.contextmanager
-def locked(file: Path, wait: bool = False) -> Iterator[None]:
+def locked(file: Path, wait: bool = False, keep: bool = True) -> Iterator[None]:
     """Have the folder of a lock file to oneself: another process is refused (InputError), or waits if `wait` is true.
 
-    The file stays: were it deleted, two processes could hold locks on two files of that name.
+    Unless `keep`, the file is removed at the end.
     """
-    with open(file, "ab") as handle:  # for writing, as network file systems want it
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(f"another run is working in {file.parent}: wait for it to end") from None
-        yield
+    while True:
+        with open(file, "ab") as handle:  # for writing, as network file systems want it
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise InputError(f"another run is working in {file.parent}: wait for it to end") from None
+                print(f"another run is working in {file.parent}: waiting for it to end", flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever held it before may have removed it: then this is a lock on a file that nobody else will find.
+            try:
+                if not os.path.samestat(os.fstat(handle.fileno()), os.stat(file)):
+                    continue
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                if not keep:
+                    file.unlink(missing_ok=True)
+            return
 
 
 class GrowingFiles:

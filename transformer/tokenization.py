@@ -11,6 +11,7 @@ from typing import Any
 
 from transformer.files import InputError, read_lines, sha256_of
 
+MAX_PIECES = 1_000_000  # multilingual BERT has 119,547
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _REMEMBERED = 1 << 18      # texts in each of two memories, together some 100 MB with their ids
 _LONGEST_REMEMBERED = 100  # characters
@@ -24,7 +25,8 @@ _CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700,
 def load_vocab(path: str | Path) -> dict[str, int]:
     """Read a vocabulary file, one piece a line, into {piece: id}, ids counted from 0.
 
-    Raises InputError when it is missing, not UTF-8, has an empty or repeated line, or lacks a special token.
+    Raises InputError when it is missing, not UTF-8, has an empty or repeated line or more than MAX_PIECES, or lacks
+    a special token.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,6 +35,8 @@ def load_vocab(path: str | Path) -> dict[str, int]:
     for number, piece in enumerate(read_lines(path), 1):
         if not piece:
             raise InputError(f"{path}, line {number}: empty; a vocabulary has one piece on every line")
+        if number > MAX_PIECES:
+            raise InputError(f"{path} is no BERT vocabulary: it has more than {MAX_PIECES:,} lines")
         if piece in vocab:
             raise InputError(f"{path}, line {number}: piece {piece!r} again (first on line {vocab[piece] + 1})")
         vocab[piece] = number - 1

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from transformer.files import InputError, atomic_write
 
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFETENSORS_NAME = "model.safetensors"
+MAX_HEADER_BYTES = 8 << 20  # of a .safetensors file; BERT-large's has 50 KB
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
@@ -29,25 +31,52 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def read_bin(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict saved by torch.save; InputError if it is cut short or holds anything but tensors."""
+    """Read a state dict saved by torch.save; InputError if it is cut short or holds anything but tensors.
+
+    What it takes in memory follows from the size of the file, whatever the file says.
+    """
     try:
+        _check_pickle(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path} is damaged or holds more than tensors (a pickle with code is never run): "
                          "get it again from a source you trust") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damage can make the reader stumble over anything
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
                          "get it again") from None
     if not isinstance(state, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InputError(f"{path} is not a table of named tensors (a state dict)")
+    plain = all(tensor.layout == torch.strided and tensor.device.type == "cpu" for tensor in state.values())
+    if not plain or sum(tensor.nbytes for tensor in state.values()) > 2 * Path(path).stat().st_size:  # tied ones twice
+        raise InputError(f"{path} holds tensors of another kind, or larger than the file itself: "
+                         "get it again from a source you trust")
     return dict(state)
+
+
+def _check_pickle(path: str | Path) -> None:
+    """UnpicklingError where torch.load(weights_only=True) would make more memory than the file has bytes."""
+    function, rest = b"bytearray\n", b""  # the one that torch allows in a pickle and that makes bytes from a number
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            if function in rest + block:
+                raise pickle.UnpicklingError
+            rest = block[-len(function):]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch packs nothing
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise pickle.UnpicklingError
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Read a .safetensors file; InputError if it is damaged."""
     import safetensors
     import safetensors.torch
+    with open(path, "rb") as handle:
+        header = int.from_bytes(handle.read(8), "little")
+    if header > MAX_HEADER_BYTES:
+        raise InputError(f"{path} cannot be read (a header of {header:,} bytes): it is damaged or cut short; "
+                         "get it again")
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
@@ -92,6 +121,8 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         if name == "cls.predictions.decoder.bias":
             if "cls.predictions.bias" in state:
+                if not torch.equal(tensor, state["cls.predictions.bias"]):
+                    raise InputError(f"{name} differs from cls.predictions.bias, to which BERT ties it")
                 continue
             name = "cls.predictions.bias"
         if name.startswith(("embeddings.", "encoder.", "pooler.")):

@@ -1,0 +1,246 @@
+"""download_glue.py: the folders it makes of the published files, from a server, a mirror or by hand; its checks."""
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from faulty_server import Fault, FaultyServer
+
+import download_glue
+from transformer import download
+from transformer.files import InputError
+from transformer.glue import TASKS, read_rows
+from transformer.sources import HOSTS, Source
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tsv(task, rows: int, train: bool = True) -> bytes:
+    """A labelled file in the layout of `task`."""
+    width = task.train_columns + (0 if train or task.name != "MNLI" else 4)
+    lines = ["\t".join(f"column{i}" for i in range(width))] if task.has_header else []
+    for row in range(rows):
+        columns = [f"{row}.{i} \"quoted" for i in range(width)]
+        columns[task.label_column] = task.labels[row % len(task.labels)] if task.labels else "2.5"
+        lines.append("\t".join(columns))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Two pairs are of the dev set, the one of ids 13, 12 is not: their order counts.
+MRPC_TRAIN = ("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+              "1\t10\t11\tHe said \"yes\".\tYes , he said .\r\n"
+              "0\t12\t13\tCaf\u00e9 \u2028one\tTwo\r\n"
+              "1\t13\t12\tThree\tFour\r\n"
+              "0\t14\t15\tFive\tSix")  # no final newline
+MRPC_TEST = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t20\t21\tSeven\tEight\n0\t22\t23\tNine\tTen\n"
+ARCHIVES = {"CoLA": "CoLA.zip", "SST-2": "SST-2.zip", "STS-B": "STS-B.zip", "QQP": "QQP-clean.zip", "MNLI": "MNLI.zip",
+            "QNLI": "QNLIv2.zip", "RTE": "RTE.zip", "WNLI": "WNLI.zip"}
+SMALL = {"AX.tsv": b"index\tsentence1\tsentence2\n0\ta\tb\n", "mrpc_dev_ids.tsv": b"\xef\xbb\xbf12\t13\r\n14\t15",
+         "msr_paraphrase_train.txt": MRPC_TRAIN.encode(), "msr_paraphrase_test.txt": MRPC_TEST.encode()}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A web server in the place of the official one: 3 examples for training, 2 for dev, 1 for test (MRPC 2, 2, 2)."""
+    monkeypatch.setattr(download, "BACK_OFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for task, archive in ARCHIVES.items():
+        task = TASKS[task.lower().replace("-", "")]
+        files = {"train.tsv": tsv(task, 3)}
+        for dev in task.dev_files:
+            files |= {dev: tsv(task, 2, train=False), dev.replace("dev", "test"): b"index\tsentence\n0\tx\n"}
+        (folder / archive).write_bytes(zipped({f"{task.name}/{name}": content for name, content in files.items()}))
+    for name, content in SMALL.items():
+        (folder / name).write_bytes(content)
+    with FaultyServer(folder) as server:
+        monkeypatch.setenv("GLUE_BASE", server.url)
+        monkeypatch.setenv("SENTEVAL_BASE", f"{server.url}/")
+        yield server
+
+
+def run(tmp_path: Path, *arguments: object) -> Path:
+    download_glue.main([*map(str, arguments), "--data_dir", str(tmp_path / "g")])
+    return tmp_path / "g"
+
+
+def test_without_arguments_the_four_tasks_of_the_reproduction(site, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    download_glue.main([])
+    assert names(tmp_path / "glue_data") == ["CoLA", "MRPC", "RTE", "SST-2"]
+    out = capsys.readouterr().out
+    assert "\nRTE: train.tsv 3 examples, dev.tsv 2 examples, test.tsv 1 examples\n" in out
+    assert "\nMRPC: train.tsv 2 examples, dev.tsv 2 examples, test.tsv 2 examples\n" in out
+    requests = len(site.requests)
+    download_glue.main([])
+    assert len(site.requests) == requests
+
+
+def test_all_tasks_are_readable(site, tmp_path):
+    folder = run(tmp_path, "--tasks", "all")
+    assert names(folder) == sorted([task.name for task in TASKS.values()] + ["diagnostic"])
+    for task in TASKS.values():
+        rows = [columns for _, columns in read_rows(task, folder / task.name / "train.tsv")]
+        assert len(rows) == (2 if task.name == "MRPC" else 3)
+    assert (folder / "diagnostic/diagnostic.tsv").read_bytes() == SMALL["AX.tsv"]
+    assert (folder / "MNLI/dev_mismatched.tsv").read_bytes() == tsv(TASKS["mnli"], 2, train=False)
+    assert len(site.requests) == 12
+
+
+def test_task_names_in_any_spelling_and_the_diagnostic_set_with_mnli():
+    assert download_glue.parse_args(["--tasks", "mnli", "sts-b", "STSB", "ax"]).tasks == ["MNLI", "diagnostic", "STS-B"]
+
+
+@pytest.mark.parametrize("local", [(), ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"),
+                                   ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "mrpc_dev_ids.tsv")])
+def test_mrpc_is_built_from_the_source_texts(site, tmp_path, local):
+    arguments = ["--tasks", "mrpc"]
+    if local:
+        (tmp_path / "src").mkdir()
+        for name in local:
+            (site.folder / name).rename(tmp_path / "src" / name)
+        arguments += ["--path_to_mrpc", tmp_path / "src"]
+    folder = run(tmp_path, *arguments) / "MRPC"
+    assert names(tmp_path / "g") == ["MRPC"] and names(folder) == ["dev.tsv", "test.tsv", "train.tsv"]
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    assert (folder / "train.tsv").read_text(encoding="utf-8") == \
+        header + "1\t10\t11\tHe said \"yes\".\tYes , he said .\n1\t13\t12\tThree\tFour\n"
+    assert (folder / "dev.tsv").read_bytes().decode() == \
+        header + "0\t12\t13\tCaf\u00e9 \u2028one\tTwo\n0\t14\t15\tFive\tSix\n"
+    assert (folder / "test.tsv").read_text() == \
+        "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t20\t21\tSeven\tEight\n1\t22\t23\tNine\tTen\n"
+    assert len(site.requests) == 3 - len(local) and (not local or names(tmp_path / "src") == sorted(local))
+
+
+def rewritten(path: Path, name: str, change) -> None:
+    """Write the zip file `path` again with one of its files changed (None: left out)."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    content = change(entries.pop(name))
+    path.write_bytes(zipped(entries if content is None else {**entries, name: content}))
+
+
+@pytest.mark.parametrize("file, change, message", [
+    ("train.tsv", lambda text: text + text.splitlines()[-1], "train.tsv holds 4 examples, GLUE has 3"),
+    ("dev.tsv", lambda text: text[:text.index(b"\n", text.index(b"\n") + 1)], "dev.tsv holds 1 examples, GLUE has 2"),
+    ("test.tsv", lambda text: text + b"1\ty", "test.tsv holds 2 examples, GLUE has 1"),
+    ("test.tsv", lambda text: text + b"\n", "test.tsv, line 3: empty"),
+    ("test.tsv", lambda text: None, "test.tsv does not exist")])
+def test_every_split_is_counted_where_the_addresses_are_the_official_ones(site, tmp_path, monkeypatch, file, change,
+                                                                          message):
+    for host in ("GLUE_BASE", "SENTEVAL_BASE"):
+        monkeypatch.setitem(HOSTS, host, site.url)
+        monkeypatch.delenv(host)
+    monkeypatch.setattr(download_glue, "published_sizes", lambda _: [3, 2, 1])
+    shutil.rmtree(run(tmp_path, "--tasks", "rte"))
+    rewritten(site.folder / "RTE.zip", f"RTE/{file}", change)
+    with pytest.raises(InputError, match=f"{message}.*delete .*RTE and run again"):
+        run(tmp_path, "--tasks", "rte")
+
+
+def test_the_tables_cover_every_file():
+    """One number for each file that is read, and the archives that the test serves are the ones that are asked for."""
+    sizes = {name: download_glue.published_sizes(name) for name in download_glue.FILES}
+    assert all(len(sizes[task.name]) == 1 + 2 * len(task.dev_files) for task in TASKS.values())
+    assert sizes["MNLI"] == [392702, 9815, 9832, 9796, 9847] and sizes["diagnostic"] == [1104]
+    assert {tuple(download_glue.FILES[name]) for name in ARCHIVES} == {(archive,) for archive in ARCHIVES.values()}
+    assert sizes.keys() == {*(task.name for task in TASKS.values()), "diagnostic"}
+
+
+@pytest.mark.parametrize("archive, message", [
+    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\tmaybe\n"}), "unknown label 'maybe'.*delete .*RTE and run"),
+    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\n"}), "line 2: 3 columns"),
+    (zipped({"other/train.tsv": b""}), "no folder RTE"), (zipped({"../evil": b""}), "unsafe"), (b"<html>", "zip")])
+def test_bad_archives(site, tmp_path, archive, message):
+    (site.folder / "RTE.zip").write_bytes(archive)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, "--tasks", "rte")
+    assert set(names(tmp_path / "g")) <= {"RTE", "RTE.zip"} and names(tmp_path) == ["g", "site"]
+
+
+def test_a_bad_row_of_mrpc_is_named(site, tmp_path):
+    (site.folder / "msr_paraphrase_test.txt").write_bytes(b"h\th\th\th\th\n1\t2\t3\tfour\n")
+    with pytest.raises(InputError, match=r"msr_paraphrase_test.txt, line 2: 4 columns, expected 5"):
+        run(tmp_path, "--tasks", "mrpc")
+    assert "MRPC" not in names(tmp_path / "g")
+
+
+def test_a_task_that_failed_is_finished_by_the_next_run(site, tmp_path):
+    site.faults["/SST-2.zip"] = [Fault(status=403)]
+    with pytest.raises(InputError, match="403"):
+        run(tmp_path, "--tasks", "rte", "sst-2")
+    assert names(tmp_path / "g") == ["RTE"]
+    (tmp_path / "g" / ".SST-2.unpacking" / "SST-2").mkdir(parents=True)  # as a killed run leaves it
+    assert names(run(tmp_path, "--tasks", "rte", "sst-2")) == ["RTE", "SST-2"]
+    assert [request.path for request in site.requests].count("/RTE.zip") == 1
+
+
+def test_two_runs_at_once_share_the_work(site, tmp_path):
+    command = [sys.executable, ROOT / "download_glue.py", "--tasks", "all", "--data_dir", tmp_path / "g"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in runs:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert out.count(" examples") == 9 * 3 + 2 + 1  # MNLI has two dev and two test files
+    assert names(tmp_path / "g") == sorted(download_glue.FILES) and len(site.requests) == 12
+
+
+def test_offline_names_all_that_is_missing_and_takes_what_was_brought(site, tmp_path):
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, "--tasks", "rte", "mrpc", "ax", "--offline")
+    missing = ["RTE.zip", "msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "mrpc_dev_ids.tsv", "AX.tsv"]
+    for file in missing:
+        assert f"{site.url}/{file}" in str(caught.value) and str(tmp_path / "g" / file) in str(caught.value)
+    for file in missing[:-1]:
+        shutil.copy(site.folder / file, tmp_path / "g")
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, "--tasks", "rte", "mrpc", "ax", "--offline")
+    assert "AX.tsv" in str(caught.value) and "RTE.zip" not in str(caught.value)
+    assert names(tmp_path / "g") == ["MRPC", "RTE"]  # what could be done is done
+    assert not site.requests
+
+
+def test_a_mirror_has_the_same_files(site, tmp_path, monkeypatch):
+    """Its sums and counts are those of the official files, which the environment's addresses need not have."""
+    with pytest.raises(InputError, match="RTE.zip"):
+        run(tmp_path, "--tasks", "rte", "--mirror", site.folder)
+    assert names(tmp_path / "g") == []
+    for host, file in [("GLUE_BASE", "RTE.zip"), ("GLUE_BASE", "mrpc_dev_ids.tsv"),
+                       *(("SENTEVAL_BASE", file) for file in download_glue.MRPC_TEXTS)]:
+        url = f"{HOSTS[host]}/{file}"
+        known = Source(file, url, (site.folder / file).stat().st_size, download.sha256_of(site.folder / file), "")
+        monkeypatch.setitem(download_glue.KNOWN_FILES, url, known)
+    with pytest.raises(InputError, match="holds 3 examples, GLUE has 2490"):
+        run(tmp_path, "--tasks", "rte", "--mirror", site.folder)
+    monkeypatch.setattr(download_glue, "published_sizes", lambda _: [2, 2, 2])
+    run(tmp_path, "--tasks", "mrpc", "--mirror", f"{site.url}/")
+    assert len(site.requests) == 3 and "MRPC" in names(tmp_path / "g")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--tasks", "rte", "nonsense"], "unknown task 'nonsense'"), (["--tasks", "rte", "--path_to_mrpc", "."], "MRPC"),
+    (["--tasks", "mrpc", "--path_to_mrpc", "nowhere"], "msr_paraphrase_train.txt does not exist"),
+    (["--tasks", "wnli"], "WNLI.zip")])
+def test_bad_input_ends_with_one_line_and_status_2(site, refused, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (site.folder / "WNLI.zip").unlink()
+    refused("download_glue", *arguments, words=(message,))
+    assert not list(tmp_path.glob("glue_data/**/*"))

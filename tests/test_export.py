@@ -1,0 +1,189 @@
+"""Back to Hugging Face: what the scripts write loads in transformers, with equal outputs; a chain of real weights."""
+import json
+import random
+import shutil
+
+import pytest
+import torch
+import transformers
+from conftest import write_lines
+from test_bad_input import edit_config, train
+from test_parity import minilm_folder
+from test_training import finetune, run
+
+from transformer.checkpoint import save_model
+from transformer.glue import get_task, read_rows
+from transformer.modeling import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
+from transformer.weights import read_weights
+
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+IDS = torch.tensor([[2, 7, 8, 9, 3, 10, 11, 3], [2, 12, 33, 34, 35, 3, 0, 0]])
+SEGMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]])
+MASK = torch.tensor([[1] * 8, [1] * 6 + [0] * 2])
+
+
+@torch.no_grad()
+def ours(cls, folder, **kwargs):
+    return cls.from_pretrained(folder, **kwargs).eval()(IDS, SEGMENTS, MASK)
+
+
+@torch.no_grad()
+def theirs(model):
+    return model.eval()(input_ids=IDS, token_type_ids=SEGMENTS, attention_mask=MASK)
+
+
+def load(cls, folder):
+    """A model of Hugging Face, of whose weights none was missing."""
+    model, report = cls.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"], report
+    return model
+
+
+def put_relu(model):
+    """What README says for a classifier that stands on relu(pooled)."""
+    model.bert.pooler.activation = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.ReLU())
+
+
+@pytest.mark.parametrize("hf_head", [False, True])
+def test_classifiers_of_both_scripts(hf_head, tiny, script):
+    flags = {"hf_head": hf_head, "learning_rate": 1e-3}
+    teacher_out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert", **flags))
+    student_out = run(script, "task_distill", train(tiny, student_model=tiny / "general", pred_distill=True, **flags))
+    for folder, out in ((tiny / "final_mrpc_teacher", teacher_out), (tiny / "out", student_out)):
+        logits = ours(TinyBertForSequenceClassification, folder, num_labels=2)[0]
+        model = load(transformers.BertForSequenceClassification, folder)
+        assert model.config.id2label == {0: "0", 1: "1"} and model.config.problem_type == "single_label_classification"
+        assert json.loads((folder / "config.json").read_text())["classifier_relu"] is not hf_head
+        if not hf_head:
+            assert f"{folder}: the classifier stands on relu" in out and "--hf_head" in out
+            assert not torch.allclose(theirs(model).logits, logits, atol=1e-3)
+            put_relu(model)
+        else:
+            assert f"{folder}: Hugging Face's BertForSequenceClassification gives the same logits" in out
+        torch.testing.assert_close(theirs(model).logits, logits, **TOLERANCE)
+
+
+def test_masked_lm_after_fixing(tiny, script):
+    shutil.copytree(tiny / "bert", tiny / "mlm")
+    assert script("fix_teacher_layers", tiny / "mlm")[0] == 0
+    assert "cls.predictions.decoder.weight" not in read_weights(tiny / "mlm")
+    wanted = theirs(load(transformers.BertForMaskedLM, tiny / "mlm")).logits
+    torch.testing.assert_close(ours(BertForMaskedLM, tiny / "mlm"), wanted, **TOLERANCE)
+
+
+def test_general_and_intermediate_students(tiny, script):
+    run(script, "task_distill", train(tiny))
+    for folder in (tiny / "general", tiny / "out"):  # the latter holds the projection, too
+        hidden, _, pooled = ours(BertModel, folder)
+        model = load(transformers.BertModel, folder)
+        with torch.no_grad():
+            wanted = model.eval()(IDS, MASK, SEGMENTS, output_hidden_states=True)
+        for first, second in zip(hidden, wanted.hidden_states, strict=True):
+            torch.testing.assert_close(first, second, **TOLERANCE)
+        torch.testing.assert_close(pooled, wanted.pooler_output, **TOLERANCE)
+
+
+# --- the classifier that fine-tuning starts from
+
+def head_of(folder):
+    return read_weights(folder)["classifier.weight"]
+
+
+def test_a_head_that_fits_is_kept_and_one_that_is_already_best_stays(tiny, script):
+    edit_config(tiny / "teacher_mrpc", classifier_relu=False)
+    rate = {"model": tiny / "teacher_mrpc", "learning_rate": 1e-9}  # learns nothing: no epoch is better than the start
+    out = run(script, "finetune_teacher", finetune(tiny, **rate))
+    assert f"MRPC: classifier of {tiny / 'teacher_mrpc'} kept, without relu" in out
+    record = json.loads((tiny / "final_mrpc_teacher" / "run.json").read_text())
+    assert record["epoch"] == 0 and record["acc"] == record["before"]["acc"]
+    assert torch.equal(head_of(tiny / "final_mrpc_teacher"), head_of(tiny / "teacher_mrpc"))
+    again = finetune(tiny, **rate, hf_head=True, keep_head=True, output_dir=tiny / "again")  # it has no relu
+    assert "kept, without relu" in run(script, "finetune_teacher", again)
+
+
+@pytest.mark.parametrize("start,config,flags,reason", [
+    ("bert", {}, {}, "bert has none"),
+    ("teacher_mrpc", {}, {"new_head": True}, "--new_head"),
+    ("teacher_mrpc", {}, {"hf_head": True}, "stands on a relu"),
+    ("teacher_mnli", {}, {}, "is [3, 16], MRPC needs [2, 16]"),
+    ("teacher_cola", {}, {}, "was trained on CoLA"),
+    ("teacher_mrpc", {"finetuning_task": "x", "id2label": {"0": "1", "1": "2"}}, {}, "does not fit the labels"),
+])
+def test_a_new_head_is_said_aloud(start, config, flags, reason, tiny, script, refused):
+    edit_config(tiny / start, **config)
+    out = run(script, "finetune_teacher", finetune(tiny, model=tiny / start, learning_rate=1e-9, **flags))
+    line = next(line for line in out.splitlines() if line.startswith("MRPC: "))
+    assert "new classifier (" in line and reason in line
+    assert line.endswith("without relu" if "hf_head" in flags else "with relu")
+    new = head_of(tiny / "final_mrpc_teacher")
+    assert new.shape == (2, 16) and 0.1 < new.std() < 0.3  # initializer_range 0.2
+    if start != "bert":
+        assert not torch.allclose(new, head_of(tiny / start)[:2], atol=1e-3)
+    if "new_head" not in flags:
+        refused("finetune_teacher", *finetune(tiny, model=tiny / start, keep_head=True, output_dir=tiny / "other",
+                                              **flags), words=("--keep_head", reason))
+        assert not (tiny / "other").exists()
+
+
+# --- real weights, all the way
+
+def write_reviews(folder, rows):
+    """SST-2 in its own format: reviews that a reader of English can tell apart."""
+    draw = random.Random(5)
+    words = {"0": ["dull", "awful", "boring", "a mess"], "1": ["lovely", "brilliant", "a delight", "moving"]}
+    for name, count in (("train.tsv", rows), ("dev.tsv", rows // 2)):
+        lines = [f"the {draw.choice(['film', 'story', 'plot', 'cast'])} is {draw.choice(['so', 'really', 'quite'])} "
+                 f"{draw.choice(words[label])}\t{label}" for label in "01" * (count // 2)]
+        write_lines(folder / "SST-2" / name, ["sentence\tlabel", *lines])
+
+
+def test_real_weights_from_a_mirror_to_hugging_face(tmp_path, script, monkeypatch):
+    """MiniLM (6 layers, 384 wide): got, fixed, fine-tuned, distilled into 3 layers of 48; all equal in transformers."""
+    monkeypatch.chdir(tmp_path)
+    mirror = tmp_path / "mirror" / "all-MiniLM-L6-v2"
+    mirror.mkdir(parents=True)
+    for name in ("config.json", "vocab.txt", "model.safetensors"):
+        (mirror / name).symlink_to(minilm_folder() / name)
+    out = run(script, "get_bert_models", ["--models", "sentence-transformers/all-MiniLM-L6-v2", "--mirror",
+                                          tmp_path / "mirror", "--output_dir", "models"])
+    model = tmp_path / "models" / "all-MiniLM-L6-v2"
+    assert "6 layers" in out
+    out = run(script, "fix_teacher_layers", [model])
+    assert "103 weights renamed" in out and "embeddings.position_ids dropped" in out
+    assert not (model / "model.safetensors").exists()
+    package = transformers.BertModel.from_pretrained(minilm_folder()).state_dict()
+    fixed = load(transformers.BertModel, model).state_dict()
+    assert package.keys() == fixed.keys() and all(torch.equal(package[name], fixed[name]) for name in package)
+
+    write_reviews(tmp_path / "glue", 64)
+    common = ["--max_seq_length", 16, "--train_batch_size", 8, "--learning_rate", 1e-4, "--no_cuda", "--hf_head"]
+    run(script, "finetune_teacher", [*common, "--tasks", "SST-2", "--glue_dir", "glue", "--model", model,
+                                     "--output_dir", "models/teacher", "--num_train_epochs", 2])
+    vocab_size = sum(1 for _ in open(model / "vocab.txt", encoding="utf-8"))
+    config = BertConfig(vocab_size, hidden_size=48, num_hidden_layers=3, intermediate_size=96)
+    save_model(TinyBertForPreTraining(config, fit_size=384), "models/general", model / "vocab.txt")
+    task = ["--data_dir", "glue/SST-2", "--task_name", "SST-2", "--teacher_model", "models/teacher", "--do_lower_case",
+            "--num_train_epochs", 1]
+    run(script, "task_distill", [*task, *common[:-1], "--student_model", "models/general",
+                                 "--output_dir", "models/tmp"])
+    run(script, "task_distill", [*task, *common, "--student_model", "models/tmp", "--pred_distill",
+                                 "--output_dir", "models/student"])
+
+    reviews = [columns[0] for _, columns in read_rows(get_task("SST-2"), "glue/SST-2/dev.tsv")]
+    record = json.loads((tmp_path / "models" / "teacher" / "run.json").read_text())
+    for folder in ("models/teacher", "models/student"):
+        batch = transformers.AutoTokenizer.from_pretrained(folder)(reviews, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            wanted = load(transformers.BertForSequenceClassification, folder).eval()(**batch).logits
+            logits, _, _ = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()(
+                batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
+        torch.testing.assert_close(logits, wanted, **TOLERANCE)
+        if folder == "models/teacher":  # its dev score again, with nothing of this kit
+            right = wanted.argmax(1) == torch.tensor([0, 1] * (len(reviews) // 2))
+            assert right.float().mean().item() == pytest.approx(record["acc"]) and record["acc"] > 0.9

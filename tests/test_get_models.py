@@ -1,0 +1,321 @@
+"""get_bert_models.py: hub, mirror, folder or by hand; what arrives is opened, compared with config.json, summed up."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from conftest import PIECES, STUDENT, TEACHER, make_tiny
+from faulty_server import FaultyServer
+from safetensors.torch import save_file
+
+import fix_teacher_layers
+import get_bert_models
+from transformer import download
+from transformer.checkpoint import save_model, write_vocab
+from transformer.files import InputError, sha256_of
+from transformer.modeling import BertConfig, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
+from transformer.weights import read_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+BERT, RTE = HUB_MODELS["bert-base-uncased"], HUB_MODELS["bert-base-uncased-rte"]
+GENERAL = HUB_MODELS["distilled_tinybert_4l"]
+VOCAB = {piece: index for index, piece in enumerate(PIECES)}
+
+
+def hf_folder(path: Path, name: str, weights: str, **settings) -> Path:
+    """A folder as on the hub, holding a random model of Hugging Face's class `name`."""
+    torch.manual_seed(1)
+    model = getattr(transformers, name)(transformers.BertConfig(**TEACHER, **settings))
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({**TEACHER, **settings, "model_type": "bert"}))
+    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save(state, path / weights) if weights.endswith(".bin") else save_file(state, path / weights)
+    return path
+
+
+def general_folder(path: Path) -> Path:
+    """A general TinyBERT as on the hub: old LayerNorm names, all pre-training heads, one projection a hidden state."""
+    torch.manual_seed(2)
+    state = TinyBertForPreTraining(BertConfig(**STUDENT), fit_size=16, fit_per_layer=True).state_dict()
+    assert sum(name.startswith("fit_denses.") for name in state) == 2 * 3 and "cls.seq_relationship.bias" in state
+    state = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+             for name, tensor in state.items()}
+    path.mkdir(parents=True)
+    torch.save(state, path / "pytorch_model.bin")
+    (path / "config.json").write_text(json.dumps({**STUDENT, "cell": {}, "pre_trained": "", "structure": []}))
+    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    """A folder of models by their names on the hub, OWNER/NAME."""
+    folder = tmp_path_factory.mktemp("originals")
+    hf_folder(folder / BERT, "BertForPreTraining", "model.safetensors")
+    for task, labels in (("mrpc", None), ("sst2", None), ("cola", None), ("rte", {0: "entailment", 1: "no"})):
+        hf_folder(folder / HUB_MODELS[f"bert-base-uncased-{task}"], "BertForSequenceClassification",
+                  "pytorch_model.bin", **({"id2label": labels} if labels else {}))
+    general_folder(folder / GENERAL)
+    return folder
+
+
+@pytest.fixture
+def hub(originals, tmp_path, monkeypatch):
+    """A web server in the hub's layout."""
+    for model in originals.glob("*/*"):
+        repository = str(model.relative_to(originals))
+        shutil.copytree(model, tmp_path / "hub" / repository / "resolve" / REVISIONS.get(repository, "main"))
+    monkeypatch.setattr(download, "BACK_OFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultyServer(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def on_hub(server: FaultyServer, repository: str) -> Path:
+    return server.folder / repository / "resolve" / REVISIONS.get(repository, "main")
+
+
+def get(tmp_path: Path, *arguments: object) -> Path:
+    get_bert_models.main(["--models", *map(str, arguments), "--output_dir", str(tmp_path / "m")])
+    return tmp_path / "m"
+
+
+def test_without_arguments_the_five_models(hub, tmp_path, originals, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    get_bert_models.main([])
+    assert sorted(path.name for path in Path("models").iterdir()) == sorted(DEFAULT_MODELS)
+    got = contents(Path("models/bert-base-uncased"))
+    manifest = json.loads(got.pop("manifest.json"))
+    assert got == contents(originals / BERT) and sorted(manifest["files"]) == sorted(got)
+    assert "pytorch_model.bin" in contents(Path("models/bert-base-uncased-rte"))
+    model = transformers.BertForPreTraining(transformers.BertConfig(**TEACHER))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    out = capsys.readouterr().out
+    assert f"models/bert-base-uncased: {parameters:,} parameters, 4 layers, 2 attention heads, hidden size 16; " \
+           "heads: pooler, masked LM, next sentence\n" in out
+    assert "-rte: " in out and "heads: pooler, classifier (2 labels: entailment, no)\n" in out
+    assert "heads: pooler, classifier (2 labels)\n" in out
+    requests = len(hub.requests)
+    get_bert_models.main([])
+    fix_teacher_layers.main([])
+    get_bert_models.main([])  # the fixed folders are complete too
+    assert len(hub.requests) == requests
+
+
+def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path):
+    weights = on_hub(hub, BERT) / "model.safetensors"
+    weights.rename(tmp_path / "away")
+    with pytest.raises(InputError, match="no model.safetensors and no pytorch_model.bin"):
+        get(tmp_path, "bert-base-uncased")
+    folder = tmp_path / "m" / "bert-base-uncased"
+    assert sorted(contents(folder)) == ["config.json", "vocab.txt"]  # no manifest: not complete
+    (tmp_path / "away").rename(weights)
+    before = len(hub.requests)
+    get(tmp_path, "bert-base-uncased")
+    assert len(hub.requests) == before + 1 and (folder / "manifest.json").is_file()
+    (folder / "vocab.txt").write_text("changed")
+    with pytest.raises(InputError, match="vocab.txt changed"):
+        get(tmp_path, "bert-base-uncased")
+    (folder / "vocab.txt").unlink()
+    get(tmp_path, "bert-base-uncased")
+    assert (folder / "vocab.txt").read_text().split("\n")[:-1] == PIECES
+
+
+@pytest.mark.parametrize("how", ["folder", "mirror folder", "mirror address"])
+def test_from_folders(originals, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    owner = originals / "JeremiahZ"
+    get(tmp_path, *{"folder": [owner / "bert-base-uncased-rte"],
+                    "mirror folder": ["anyone/bert-base-uncased-rte", "--mirror", owner],
+                    "mirror address": ["rte", "--mirror", owner.as_uri()]}[how])
+    got = contents(tmp_path / "m" / "bert-base-uncased-rte")
+    assert got.pop("manifest.json") and got == contents(originals / RTE)
+
+
+def test_a_mirror_has_the_known_files(originals, tmp_path, monkeypatch):
+    arguments = ("bert-base-uncased", "--mirror", originals / "google-bert")
+    with pytest.raises(InputError, match="config.json"):  # of the right size, perhaps, but not the published one
+        get(tmp_path, *arguments)
+    base = f"{HOSTS['HF_ENDPOINT']}/{BERT}/resolve/{REVISIONS[BERT]}"
+    for path in (originals / BERT).iterdir():
+        url = f"{base}/{path.name}"
+        monkeypatch.setitem(KNOWN_FILES, url, Source(path.name, url, path.stat().st_size, sha256_of(path), ""))
+    assert (get(tmp_path, *arguments) / "bert-base-uncased" / "manifest.json").is_file()
+
+
+def test_a_revision(hub, tmp_path, capsys):
+    older = on_hub(hub, RTE).with_name("v1.0")
+    shutil.copytree(on_hub(hub, RTE), older)
+    get(tmp_path, f"{RTE}@v1.0")
+    assert {request.path.split("/")[4] for request in hub.requests} == {"v1.0"}
+    get(tmp_path, f"{RTE}@v1.0")
+    get(tmp_path, RTE)  # any revision will do
+    assert capsys.readouterr().out.count(f"is complete (from {hub.url}/{RTE}/resolve/v1.0)") == 2
+    with pytest.raises(InputError, match=r"v1.0, not of .*@v2"):
+        get(tmp_path, f"{RTE}@v2")
+
+
+def test_offline_names_all_that_is_missing_and_takes_what_was_brought(hub, originals, tmp_path):
+    with pytest.raises(InputError) as caught:
+        get(tmp_path, "rte", "bert-base-uncased", "--offline")
+    for name, repository in (("bert-base-uncased-rte", RTE), ("bert-base-uncased", BERT)):
+        for file in ("config.json", "vocab.txt", "model.safetensors"):
+            url = f"{hub.url}/{repository}/resolve/{REVISIONS.get(repository, 'main')}/{file}"
+            assert url in str(caught.value) and str(tmp_path / "m" / name / file) in str(caught.value)
+    assert "pytorch_model.bin" in str(caught.value) and "tokenizer.json" in str(caught.value)
+    shutil.copytree(originals / RTE, tmp_path / "m" / "bert-base-uncased-rte", dirs_exist_ok=True)  # .bin will do
+    with pytest.raises(InputError) as caught:
+        get(tmp_path, "rte", "bert-base-uncased", "--offline")
+    assert "bert-base-uncased-rte" not in str(caught.value)
+    assert (tmp_path / "m/bert-base-uncased-rte/manifest.json").is_file() and not hub.requests
+    get(tmp_path, "rte", originals / GENERAL, "--offline")  # a folder is no network
+    assert not hub.requests
+
+
+def tokenizer_json(path: Path, **changes) -> None:
+    """What the package tokenizers writes for the vocabulary PIECES; changes: to its key "model"."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(VOCAB, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(PIECES[:5])
+    content = json.loads(tokenizer.to_str())
+    content["model"].update(changes)
+    path.write_text(json.dumps(content))
+
+
+def test_the_vocabulary_from_tokenizer_json(hub, tmp_path, capsys):
+    (on_hub(hub, RTE) / "vocab.txt").unlink()
+    tokenizer_json(on_hub(hub, RTE) / "tokenizer.json")
+    folder = get(tmp_path, "rte") / "bert-base-uncased-rte"
+    assert (folder / "vocab.txt").read_text().split("\n") == [*PIECES, ""]
+    assert sorted(contents(folder)) == ["config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
+    assert "vocab.txt made from tokenizer.json" in capsys.readouterr().out
+
+
+def test_pieces_added_to_a_tokenizer_are_part_of_the_vocabulary(tmp_path):
+    tokenizer_json(tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"].append({"id": len(PIECES), "content": "[NEW]"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+    assert (tmp_path / "vocab.txt").read_text().split("\n") == [*PIECES, "[NEW]", ""]
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"type": "BPE"}, "WordPiece"), ({"continuing_subword_prefix": "@@"}, "WordPiece"), ({"vocab": None}, "table"),
+    ({"vocab": {**VOCAB, "gap": len(PIECES) + 1}}, "each once"), ({"vocab": {**VOCAB, "twice": 7}}, "each once"),
+    ({"vocab": {**VOCAB, "[PAD]": 1, "[UNK]": 0}}, "each once"),  # added_tokens has them the other way round
+    ({"vocab": {**VOCAB, "two\nlines": len(PIECES)}}, "end of a line"), ({"vocab": {"a": "0"}}, "table"),
+    ({"vocab": {**VOCAB, "\ud800": len(PIECES)}}, "table")])
+def test_tokenizers_that_make_no_vocabulary(tmp_path, changes, message):
+    tokenizer_json(tmp_path / "tokenizer.json", **changes)
+    with pytest.raises(InputError, match=message):
+        write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("num_hidden_layers", 5, "layer.4.*missing"), ("num_hidden_layers", 3, "layer.3.*unknown"),
+    ("hidden_size", 32, r"word_embeddings.weight is \[\d+, 16\], expected \[\d+, 32\]"),
+    ("intermediate_size", 64, r"intermediate.*\[32, 16\].*\[64, 16\]"),
+    ("max_position_embeddings", 64, r"position_embeddings.weight is \[40, 16\], expected \[64, 16\]"),
+    ("type_vocab_size", 1, "token_type"), ("vocab_size", 32, "vocab_size 32")])
+def test_sizes_that_config_and_weights_do_not_share(hub, tmp_path, key, value, message):
+    path = on_hub(hub, RTE) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=message):
+        get(tmp_path, "rte")
+    assert not (tmp_path / "m/bert-base-uncased-rte/manifest.json").exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda state: state.pop("bert.encoder.layer.1.output.dense.bias"), "layer.1.output.dense.bias is missing"),
+    (lambda state: state.pop("bert.pooler.dense.bias"), "pooler.dense.bias is missing"),
+    (lambda state: state.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias is \[3\], expected \[2\]"),
+    (lambda state: state.update({"qa_outputs.weight": torch.zeros(2, 16)}), "qa_outputs.weight is unknown"),
+    (lambda state: state.update({"classifier.weight": torch.tensor(1.0)}), r"classifier.weight is \[\]"),
+    (lambda state: [state.pop(name) for name in list(state) if name.startswith("bert.")], "no BERT")])
+def test_weights_that_are_no_bert_of_this_config(originals, tmp_path, change, message):
+    folder = shutil.copytree(originals / RTE, tmp_path / "bad")
+    state = read_weights(folder)
+    change(state)
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=message):
+        get(tmp_path, folder)
+
+
+def test_a_bare_encoder_without_pooler(originals, tmp_path, capsys):
+    folder = shutil.copytree(originals / RTE, tmp_path / "bare")
+    state = {name.removeprefix("bert."): tensor for name, tensor in read_weights(folder).items()
+             if name.startswith("bert.") and "pooler" not in name}
+    torch.save(state, folder / "pytorch_model.bin")
+    get(tmp_path, folder)
+    assert "heads: none\n" in capsys.readouterr().out
+
+
+def test_a_general_tinybert_of_the_hub_is_a_student(hub, originals, tmp_path, script):
+    """It comes under the name that general distillation gives its result, and task distillation starts from it."""
+    folder = tmp_path / "models" / "distilled_tinybert_4l"
+    status, out, err = script("get_bert_models", "--models", folder.name, "--output_dir", folder.parent)
+    assert "2 layers, 2 attention heads, hidden size 8; heads: pooler, masked LM, next sentence, " \
+           "projections (3, to 16)\n" in out, err
+    source = torch.load(originals / GENERAL / "pytorch_model.bin", weights_only=True)
+    student = TinyBertForPreTraining.from_pretrained(folder, fit_size=16)
+    other = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2, fit_size=16, new=("classifier.",))
+    for model in (student.state_dict(), other.state_dict()):
+        assert all(torch.equal(model[f"fit_denses.{i}.weight"], source[f"fit_denses.{i}.weight"]) for i in range(3))
+        assert torch.equal(model["bert.embeddings.LayerNorm.weight"], source["bert.embeddings.LayerNorm.gamma"])
+    tiny = make_tiny(tmp_path / "tiny")
+    status, out, err = script(
+        "task_distill", "--teacher_model", tiny / "teacher_mrpc", "--student_model", folder, "--data_dir",
+        tiny / "glue" / "MRPC", "--task_name", "MRPC", "--output_dir", tmp_path / "out", "--max_seq_length", 16,
+        "--num_train_epochs", 1, "--train_batch_size", 8, "--do_lower_case", "--skip_teacher_check", "--no_cuda")
+    assert status == 0, err
+    assert any(name.startswith("fit_denses.") for name in read_weights(tmp_path / "out"))
+    assert "newly initialised in TinyBertForSequenceClassification: classifier.weight, classifier.bias" in out
+
+
+def test_a_model_that_was_trained_here_is_not_taken_for_a_download(hub, tmp_path):
+    save_model(TinyBertForPreTraining(BertConfig(**STUDENT), 16), tmp_path / "m/distilled_tinybert_4l",
+               on_hub(hub, RTE) / "vocab.txt")
+    (tmp_path / "m/distilled_tinybert_4l/run.json").write_text("{}")
+    with pytest.raises(InputError, match="trained here"):
+        get(tmp_path, "distilled_tinybert_4l")
+
+
+def test_models_by_task_and_repository():
+    models = get_bert_models.parse_args(["--models", "SST-2", "mnli", "bert-base-uncased-cola", "a/b", "c/d@e",
+                                         "tinybert_6l_zh"]).models
+    assert models == {"bert-base-uncased-sst2": "JeremiahZ/bert-base-uncased-sst2",
+                      "bert-base-uncased-mnli": "JeremiahZ/bert-base-uncased-mnli",
+                      "bert-base-uncased-cola": "JeremiahZ/bert-base-uncased-cola", "b": "a/b", "d": "c/d@e",
+                      "tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["sts-b"], "finetune_teacher.py --tasks STS-B"), (["../x/y"], "unknown model"), (["nonsense"], "unknown model"),
+    ([BERT, "other/bert-base-uncased"], "both go into"), ([f"{RTE}@v1", "--mirror", "."], "one revision"),
+    (["google-bert/absent"], "not found")])
+def test_bad_models_end_with_one_line_and_status_2(hub, refused, tmp_path, arguments, message):
+    refused("get_bert_models", "--models", *arguments, "--output_dir", tmp_path / "m", words=(message,))
+    assert not [path for path in tmp_path.glob("m/**/*") if path.is_file()]
+
+
+def test_refusals_come_before_the_slow_imports(tmp_path):
+    result = subprocess.run([sys.executable, "-X", "importtime", ROOT / "get_bert_models.py", "--models", "wnli"],
+                            cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 2 and "finetune_teacher.py --tasks WNLI" in result.stderr
+    assert "| torch\n" not in result.stderr

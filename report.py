@@ -10,10 +10,12 @@ import sys
 
 from transformer.cli import Parser, run_script
 
+FOLDERS = ["models", "results"]
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", default=["models", "results"],
+    parser.add_argument("folders", nargs="*", default=FOLDERS,
                         help="folders to look for runs in, with all that is below them")
     parser.add_argument("--output_dir", default="results", help="folder to write to, and to read inference.json from")
     return parser.parse_args(argv)
@@ -107,10 +109,9 @@ def dev_table(runs: list[Run], caption: str) -> list:
                          [Link(f"{max(values):.1f}", best.folder), *references([best])], ", ".join(sources)])
         if differing := differing_settings(group) if len(group) > 1 else []:
             notes.append(f"The runs of {task.name} do not have the same settings: {', '.join(differing)}. ")
-        counts = {dev_examples(run.folder) for run in group} - {None, task.rows[1]}
-        if counts:
-            notes.append(f"{task.name}: not GLUE's dev set of {task.rows[1]} examples, but one of "
-                         f"{', '.join(map(str, sorted(counts)))}. ")
+        if counts := {dev_examples(run.folder) for run in group} - {(), task.rows[1:]}:
+            glue, *others = (" + ".join(map(str, rows)) for rows in (task.rows[1:], *sorted(counts)))
+            notes.append(f"{task.name}: not GLUE's dev set of {glue} examples, but one of {', '.join(others)}. ")
     return [Text([caption]), Table(["task", "metric", "n", "mean", "sd", "best", "score from"], rows, "llrrrrl",
                                    note="".join(notes))]
 
@@ -243,11 +244,10 @@ def curves(runs: list[Run], plots: Path, left: list) -> list:
 
 def sizes(runs: list[Run], plots: Path, inference: Path, left: list) -> list:
     """Parameters, latency and mean dev score of each model, over the tasks that all of them have."""
-    models = {}
-    for student in sorted({run.student for run in runs if run.is_result or run.stage == "teacher"}):
-        models[model_name(student)] = [run for run in runs if run.variant == "full" and run.student == student and (
-            run.is_result or run.stage == "teacher")]
-    models = {name: group for name, group in models.items() if group and parameters(group[0])}
+    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    models = {model_name(student): [run for run in scored if run.student == student]
+              for student in sorted({run.student for run in scored})}
+    models = {name: group for name, group in models.items() if parameters(group[0])}
     blocks = [Heading("Size, speed and score")]
     shared = [task for task in TASKS.values()
               if all(any(run.task == task for run in group) for group in models.values())]
@@ -318,31 +318,35 @@ def costs(runs: list[Run], roots: list[Path], left: list) -> list:
 
 
 def lists(runs: list[Run], left: list) -> list:
-    """All runs by number, and what was left out."""
+    """All runs by number, and what was left out or is to be noted."""
     rows = [[str(run.number), run.stage, model_name(run.student), run.task.name if run.task else "", run.variant,
              str(run.seed), f"{100 * run.scores[run.task.metric]:.1f} {run.task.metric}" if run.scores else "",
              Link(str(run.folder), run.folder), Link(RUN_NAME, run.folder / RUN_NAME),
              str(run.record.get("started", ""))[:10], str(run.record.get("commit") or "")[:8]] for run in runs]
     head = ["no.", "stage", "model", "task", "variant", "seed", "dev score", "folder", "record", "started", "commit"]
+    noted = [[Link(str(path), path), reason] for path, reason in left]
     return [Heading("Runs"), Table(head, rows, "rllllrrllll") if rows else Text("Missing: no run was found."),
-            Heading("Left out"), Table(["folder", "reason"], [[Link(str(path), path), reason] for path, reason in left],
-                                       "ll") if left else Text("Nothing.")]
+            Heading("Left out, and notes"), Table(["folder", "reason"], noted, "ll") if left else Text("Nothing.")]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    roots = [Path(folder) for folder in dict.fromkeys(args.folders) if Path(folder).is_dir()]
-    if not roots:
-        raise InputError(f"no folder {' or '.join(args.folders)} here: run this where reproduce.sh was run, or name "
+    missing = [folder for folder in args.folders if not Path(folder).is_dir()]
+    if missing and (args.folders != FOLDERS or missing == FOLDERS):
+        raise InputError(f"no folder {' or '.join(missing)} here: run this where reproduce.sh was run, or name "
                          "folders with runs")
+    roots = [Path(folder) for folder in dict.fromkeys(args.folders) if folder not in missing]
     output = Path(args.output_dir)
     plots = output / "plots"
     runs, left = collect(roots)
+    pictures = [f"{what}_{value}" for what in ("general", *TASKS) for value in (*LOSSES, "dev")]
+    for name in (*pictures, "size_score", "speed_score"):  # of an earlier report, which may have had other runs
+        (plots / f"{name}.png").unlink(missing_ok=True)
     blocks = [*results(runs), *published(), *ablations(runs), *search(runs), *curves(runs, plots, left),
               *sizes(runs, plots, output / INFERENCE_NAME, left), *costs(runs, roots, left)]
     blocks += lists(runs, left)  # the steps above add to what is left out
-    blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; {len(left)} folders or files left out "
-                          "in whole or in part are listed at the end, with the reason."))
+    blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in "
+                          f"whole or in part, and what else is to be known, is listed at the end ({len(left)} lines)."))
     for name, write in (("report.md", to_markdown), ("report.html", to_html)):
         with atomic_write(output / name) as handle:
             handle.write(write("TinyBERT: results of this kit", blocks, output))

@@ -201,8 +201,10 @@ run_step() {
                 --do_lower_case --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
                 --train_batch_size 32 ${PREDICTION_FLAGS:-} $prediction $seed ;;
         eval_*)
-            python "$kit/task_distill.py" --do_eval --do_predict --do_lower_case --data_dir "data/glue_data/$task" \
-                --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" --task_name "$task" \
+            # only students of the full method go to the GLUE server
+            python "$kit/task_distill.py" --do_eval $([[ $variant == full ]] && echo --do_predict) \
+                --do_lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
+                --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" \
                 --output_dir "results/${run}${student}_$(key "$task")" --max_seq_length 128 --eval_batch_size 32 \
                 ${EVAL_FLAGS:-} ;;
         *) echo "unknown step $step" >&2; return 2 ;;
@@ -232,13 +234,20 @@ mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
     # shellcheck disable=SC2068
-    printf '%s\n' ${stages[@]} | grep -qxF "$from" ||
-        die "no step $from; --list shows them"
-    for name in $(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p"); do
-        mkdir -p "$(dirname "results/steps/$name")"
-        rm -f "results/steps/$name.seconds"
-        touch "results/steps/$name.again"  # on disk: it has to be done again even if this run is stopped
-    done
+    [[ " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
+    # on disk: they have to be done again even if this run is stopped
+    names=$(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p")
+    printf 'results/steps/%s\n' $names | sed 's|/[^/]*$||' | sort -u | xargs mkdir -p
+    printf 'results/steps/%s.again\n' $names | xargs touch
+    printf 'results/steps/%s.seconds\n' $names | xargs rm -f
+    case $from in
+        */* | intermediate_* | prediction_* | eval_*) ;;
+        *)  # every run of every variant starts from what is made anew
+            find results/steps -mindepth 2 -name '*.seconds' | while read -r mark; do
+                touch "${mark%.seconds}.again"
+                rm "$mark"
+            done ;;
+    esac
 fi
 devices=()  # to share out
 if ((JOBS > 1)); then
@@ -248,23 +257,24 @@ if ((JOBS > 1)); then
         read -ra devices <<<"${gpus//$'\n'/ }"
     fi
 fi
-pids=()  # of the steps that run side by side
+pids=()  # of the steps that run side by side, each with its processes in a process group
+set -m
+trap 'for pid in ${pids[@]+"${pids[@]}"}; do kill -- "-$pid" 2>/dev/null; done; wait; exit 143' INT TERM HUP
+rm -f results/steps/.failed
 for stage in "${stages[@]}"; do
     for name in $stage; do
-        if ((JOBS > 1)); then
-            slot=0  # the first free one; wait -n is not in the bash of macOS
-            while [[ -n ${pids[slot]-} ]] && kill -0 "${pids[slot]}" 2>/dev/null; do
-                slot=$(((slot + 1) % JOBS))
-                if ((slot == 0)); then sleep 0.2; fi
-            done
-            {
-                if ((${#devices[@]})); then export CUDA_VISIBLE_DEVICES=${devices[slot % ${#devices[@]}]}; fi
-                step "$name"
-            } &
-            pids[slot]=$!
-        else
-            step "$name"
-        fi
+        slot=0  # the first free one; wait -n is not in the bash of macOS
+        while [[ -n ${pids[slot]-} ]] && kill -0 "${pids[slot]}" 2>/dev/null; do
+            slot=$(((slot + 1) % JOBS))
+            if ((slot == 0)); then sleep 0.2; fi
+        done
+        if [[ -e results/steps/.failed ]]; then break; fi
+        {
+            if ((${#devices[@]})); then export CUDA_VISIBLE_DEVICES=${devices[slot % ${#devices[@]}]}; fi
+            step "$name" || touch results/steps/.failed
+        } &
+        pids[slot]=$!
+        if ((JOBS == 1)); then wait; fi
     done
     wait
     for name in $stage; do [[ -f results/steps/$name.seconds ]] || exit 1; done

@@ -1,7 +1,7 @@
 """report.py on made-up run folders: its numbers by hand, what it leaves out and why, a page that needs nothing else."""
-import argparse
 import base64
 import copy
+import importlib
 import json
 import re
 from html.parser import HTMLParser
@@ -11,36 +11,38 @@ from urllib.parse import unquote
 import pytest
 
 import report
+from tests.miniworld import ablation_table
 from transformer.files import read_json, write_json
 from transformer.modeling import BertConfig
-from transformer.published import ABLATIONS, ROWS
+from transformer.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
 from transformer.record import RunRecord
 from transformer.runtime import join_processes
 
 ODD = "<b>&odd|[name]*"
+FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_model config --output_dir o",
+         "finetune_teacher": "--tasks RTE",
+         "task_distill": "--data_dir d --task_name RTE --student_model s --teacher_model t --output_dir o "
+                         "--pred_distill --aug_train --learning_rate 3e-5 --max_seq_length 128 --do_lower_case"}
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory) -> dict:
-    """run.json of a prediction run as the scripts write it."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = vars(report_settings())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["task_distill.py"])
-        record = RunRecord(folder, argparse.Namespace(**settings), join_processes(True, -1), steps=20, resumed_from=0)
-    record.log(step=20, loss=0.5, cls_loss=0.5, acc=0.5)
-    record.finish(task="RTE", kept={"acc": 0.5})
-    return read_json(folder / "run.json")
-
-
-def report_settings() -> argparse.Namespace:
-    import task_distill
-    return task_distill.parse_args("--data_dir d --task_name RTE --student_model s --teacher_model t --output_dir o "
-                                   "--pred_distill --aug_train --learning_rate 3e-5".split())
+def templates(tmp_path_factory) -> dict[str, dict]:
+    """run.json as each script writes it."""
+    records = {}
+    for script, flags in FLAGS.items():
+        folder = tmp_path_factory.mktemp(script)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", [f"{script}.py"])
+            record = RunRecord(folder, importlib.import_module(script).parse_args(flags.split()),
+                               join_processes(True, -1), steps=20, resumed_from=0)
+        record.log(step=20, loss=0.5)
+        record.finish()
+        records[script] = read_json(folder / "run.json")
+    return records
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch, template):
+def world(tmp_path, monkeypatch, templates):
     """Works in an empty folder; make(path, score, ...) makes a finished run below models."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
@@ -48,18 +50,15 @@ def world(tmp_path, monkeypatch, template):
     def make(path: str, score: float, task="RTE", metric="acc", script="task_distill", seed=42, started=0, **settings):
         folder = tmp_path / "models" / path
         folder.mkdir(parents=True)
-        run = copy.deepcopy(template)
-        run |= {"command": f"{script}.py --flags", "task": task, "started": f"2026-01-01T00:00:{started:02}+0000"}
-        run["settings"] |= {"seed": seed, "output_dir": f"models/{path}", **settings}
+        run = copy.deepcopy(templates[script])
+        run["started"] = f"2026-01-01T00:00:{started:02}+0000"
+        if script != "finetune_teacher":  # whose folder follows from --models_dir and the task
+            run["settings"]["output_dir"] = f"models/{path}"
+        run["settings"] |= {"seed": seed, **settings}
         scores = {metric: score}
-        if script == "task_distill":
-            run["kept"] = {"step": 20, **scores}
-        else:
-            del run["kept"]
-            run |= scores
-        if script == "general_distill":
-            del run["task"]
-            run["settings"] |= {"aug_train": None, "pred_distill": None}
+        run |= {"kept": {"step": 20, **scores}} if script == "task_distill" else scores
+        if script != "general_distill":
+            run["task"] = task
         write_json(folder / "run.json", run)
         BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
                    intermediate_size=16).to_json_file(folder / "config.json")
@@ -99,7 +98,7 @@ def test_mean_deviation_best_and_missing(world):
     first, *_ = seeds(world)
     world("distilled_tinybert_4l_cola", 0.415, "CoLA", "mcc", seed=7)
     world("distilled_tinybert_6l_mnli", 0.8, "MNLI")
-    world("final_rte_teacher", 0.70, script="finetune_teacher", tasks=["RTE"])
+    world("final_rte_teacher", 0.70, script="finetune_teacher")
     table = made()["Dev scores of these runs"]
     # 60, 64, 62: mean 62, squares of the distances 4 + 4 + 0 over n - 1 = 2
     assert rows_of(table, "RTE", "accuracy") == [
@@ -116,6 +115,32 @@ def test_mean_deviation_best_and_missing(world):
     assert "RTE: not GLUE's dev set of 277 examples, but one of 24." in Path("results/report.md").read_text()
 
 
+@pytest.mark.parametrize("counts,shown", [
+    ((9815, 9832), ""), ((9815, 20), "MNLI: not GLUE's dev set of 9815 + 9832 examples, but one of 9815 + 20.")])
+def test_both_dev_sets_count(counts, shown, world):
+    folder = world("distilled_tinybert_4l_mnli", 0.6, "MNLI")
+    write_json(folder / "eval_results.json", {"task": "MNLI", "values": {"acc": 0.6}, "counts": dict(
+        zip(("dev_matched", "dev_mismatched"), counts))})
+    made()
+    text = Path("results/report.md").read_text()
+    assert shown in text and ("not GLUE's dev set" in text) == bool(shown)
+
+
+@pytest.mark.parametrize("script,scored,notes", [
+    ("task_distill", {"max_seq_length": 128, "do_lower_case": True}, []),
+    ("finetune_teacher", {"max_seq_length": 128, "do_lower_case": True}, []), ("task_distill", [], []),
+    ("task_distill", {"max_seq_length": 64, "do_lower_case": True}, ["max_seq_length 64, the run had 128"]),
+    ("finetune_teacher", {"do_lower_case": False}, ["do_lower_case False, the run had True"])])
+def test_evaluation_with_other_settings_is_noted(script, scored, notes, world):
+    folder = world("final_rte_teacher" if script == "finetune_teacher" else "distilled_tinybert_4l_rte", 0.6,
+                   script=script)
+    write_json(folder / "eval_results.json", {"task": "RTE", "values": {"acc": 0.66}, "settings": scored})
+    sections = made()
+    assert [row[1] for row in sections["Left out, and notes"][2:]] == [
+        f"eval_results.json was scored with {note}" for note in notes]
+    assert ["66.0"] == [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE") if row[3] != "missing"]
+
+
 @pytest.mark.parametrize("evaluation", [
     "{", "[]", '{"task": "CoLA", "values": {"mcc": 0.9}}', '{"task": "RTE", "values": {"acc": NaN}}',
     '{"task": "RTE", "values": {"acc": 0.9}, "model_finished": false}', '{"task": "RTE", "values": {"f1": 0.9}}'])
@@ -124,11 +149,11 @@ def test_evaluation_that_cannot_be_used(evaluation, world):
     (folder / "eval_results.json").write_text(evaluation)
     sections = made()
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3:] == ["60.0", "none", "60.0", "run.json"]
-    assert "the score is that of run.json" in sections["Left out"][-1][1]
+    assert "the score is that of run.json" in sections["Left out, and notes"][-1][1]
 
 
 def test_settings_that_differ_between_seeds_are_named(world):
-    seeds(world)
+    edit(seeds(world)[0], lambda run: run["settings"].pop("dynamic_padding"))  # before the kit had this flag
     assert "same settings" not in str(made()) + Path("results/report.md").read_text()
     world("distilled_tinybert_4l_rte", 0.6, seed=9, learning_rate=1e-5, cache_dir="elsewhere")
     made()
@@ -183,16 +208,56 @@ def test_run_that_is_left_out(change, reason, world):
     folder = world("distilled_tinybert_4l_rte", 0.6)
     edit(folder, change)
     sections = made()
-    (row,) = sections["Left out"][2:]
+    (row,) = sections["Left out, and notes"][2:]
     assert row[0] == "models/distilled_tinybert_4l_rte" or str(folder) in row[0]
     assert reason in row[1]
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"
 
 
+def test_folders_above_tell_neither_student_nor_variant(world, tmp_path, monkeypatch):
+    world("final_rte_teacher", 0.7, script="finetune_teacher", output_dir="/tinybert_4l/models/final_rte_teacher")
+    world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.5, aug_train=False)
+    world("distilled_tinybert_4l_rte", 0.6)
+    (tmp_path / "runs" / "linked").mkdir(parents=True)
+    Path("models").rename("runs/models")
+    Path("runs/linked/models").symlink_to("../models")
+    for folder, argv in ((".", ()), ("models", (".",)), ("linked", ())):
+        monkeypatch.chdir(tmp_path / "runs" / folder)
+        sections = made(*argv)
+        assert [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE")] == ["60.0", "missing", "70.0"]
+        assert rows_of(sections["Ablations"], "no_da")[0][1] == "50.0 (n=1)"
+        assert len(sections["Left out, and notes"]) == 0
+    Path("../models").rename("../weights")
+    Path("models").unlink()
+    Path("models").symlink_to("../weights")
+    assert rows_of(made()["Ablations"], "no_da")[0][1] == "50.0 (n=1)"
+
+
+def test_teacher_layers_are_noted(world):
+    world("distilled_tinybert_6l", 0.0, script="general_distill", init_from_teacher_layers=True)
+    world("distilled_tinybert_6l_rte", 0.6, student_model="models/tmp_distilled_tinybert_6l_rte")
+    world("tmp_distilled_tinybert_6l_rte", 0.0, pred_distill=False, student_model="models/distilled_tinybert_6l")
+    sections = made()
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[1][3] == "60.0" and len(sections["Runs"]) == 2 + 3
+    assert [row[1].split(" (")[0] for row in sections["Left out, and notes"][2:]] == [
+        "general distillation began with the teacher's layers"] * 3
+
+
+@pytest.mark.parametrize("remade", [True, False])
+def test_start_that_was_made_anew_is_noted(remade, world):
+    world("tmp_distilled_tinybert_4l_rte", 0.0, pred_distill=False, started=3 if remade else 1)
+    world("distilled_tinybert_4l_rte", 0.6, student_model="models/tmp_distilled_tinybert_4l_rte", started=2)
+    sections = made()
+    assert sections["Left out, and notes"][2:] == [[
+        "models/distilled_tinybert_4l_rte",
+        "it started from models/tmp_distilled_tinybert_4l_rte, which was made anew afterwards"]] * remade
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "60.0"
+
+
 def test_the_run_before_makes_an_ablation_too(world):
     world("tmp_distilled_tinybert_4l_rte", 0.0, pred_distill=False, without=["attn"])
     world("distilled_tinybert_4l_rte", 0.6, student_model="models/tmp_distilled_tinybert_4l_rte")
-    assert [row[1].split(")")[0] for row in made()["Left out"][2:]] == [
+    assert [row[1].split(")")[0] for row in made()["Left out, and notes"][2:]] == [
         "an ablation by its settings (--without attn"] * 2
 
 
@@ -206,10 +271,10 @@ def test_newest_of_duplicates_and_folders_of_others(world):
     Path("results/inference.json").write_text('{"rows": [{"engine": "kit"}, 3]}')
     sections = made()
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][2:4] == ["1", "80.0"]
-    left = dict(sections["Left out"][2:])
+    left = dict(sections["Left out, and notes"][2:])
     assert "same variant, seed, task and student" in left["models/distilled_tinybert_4l_rte"]
     assert "not valid JSON" in left["models/broken"] and "not valid JSON" in left["models/deep"]
-    assert left["models/list"] == left["models/other"] == "not a run of this kit"
+    assert left["models/other"] == "not a run of this kit" and "no JSON object" in left["models/list"]
     assert "bench_inference" in left["results/inference.json"]
 
 
@@ -217,7 +282,7 @@ def test_curves_that_cannot_be_drawn_leave_the_score(world):
     folder = world("distilled_tinybert_4l_rte", 0.6)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss"')
     sections = made()
-    assert "no curve" in sections["Left out"][-1][1] and len(sections["Left out"]) == 3
+    assert "no curve" in sections["Left out, and notes"][-1][1] and len(sections["Left out, and notes"]) == 3
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "60.0"
 
 
@@ -315,9 +380,41 @@ def test_page_stands_alone_and_its_links_lead_somewhere(world):
     assert not list(Path("results").rglob("*.tmp"))
 
 
+def test_pictures_of_an_earlier_report_go(world):
+    folder = world("distilled_tinybert_4l_rte", 0.6)
+    made()
+    plots = Path("results/plots")
+    assert (plots / "rte_dev.png").is_file() and (plots / "size_score.png").is_file()
+    (plots / "mine.png").touch()
+    (folder / "run.json").unlink()
+    made()
+    assert [path.name for path in plots.iterdir()] == ["mine.png"]
+
+
+def test_published_numbers_are_those_of_the_readme():
+    text = (Path(__file__).parents[1] / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
+    columns = {"test": "MNLI-m MNLI-mm QQP QNLI SST-2 CoLA STS-B MRPC RTE average".split(),
+               "dev": ["RTE", "SST-2", "CoLA", "MRPC", "MRPC F1", "MRPC accuracy", "MNLI-m", "MNLI-mm", "QNLI",
+                       "QQP F1", "QQP accuracy", "STS-B Pearson", "STS-B Spearman"]}
+    tables = dict(zip(("test", "dev"), text.split("**Dev** set", 1), strict=True))
+    whole = [row for row in ROWS if row not in ABLATIONS.values()]
+    for row in whole:
+        model = re.sub(r"(?<=TinyBERT)(\d)", r" \1 layers", row.model)
+        source = {PAPER: "paper", REPRODUCTION: REPRODUCTION}[row.source]
+        first = f"| {model} |" if row.split == "test" else f"| {model} | {source} |"
+        (line,) = (line for line in tables[row.split].splitlines() if line.startswith(first))
+        assert set(row.scores) <= set(columns[row.split])
+        assert [row.scores[name] for name in columns[row.split] if name in row.scores] == [
+            float(number) for number in re.findall(r"\d+\.\d", line)]
+    assert len(whole) == sum(line.startswith(("| TinyBERT", "| BERT")) for line in text.splitlines())
+    for row in whole:  # the published averages follow from the columns
+        if row.split == "test":
+            *scores, average = row.scores.values()
+            assert len(scores) == 9 and round(sum(scores) / 9, 1) == average
+
+
 def test_dev_and_test_scores_are_apart(world):
     sections = made()
-    assert [row[0] for row in sections["Published test scores"]][2:] == list(ROWS[0].scores)
     assert rows_of(sections["Published test scores"], "average") == [["average", "79.5", "77.0", "79.4"]]
     assert all(row.split == "dev" for row in ABLATIONS.values()) and len(ABLATIONS) == 11
     others = str([rows for name, rows in sections.items() if name != "Published test scores"])
@@ -332,3 +429,18 @@ def test_nothing_there(world, refused):
     assert "Missing: no run was found." in Path("results/report.md").read_text()
     assert rows_of(sections["Ablations"], "full")[0][1:4] == ["missing"] * 3
     refused("report", "nowhere", "neither", words=("nowhere or neither",))
+    refused("report", "models", "modles", words=("no folder modles here",))
+
+
+def test_ablation_table_compares_the_same_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for variant in ABLATIONS:
+        for seed in range(1, 4 if variant == "full" else 3):
+            for task, metric in (("cola", "mcc"), ("mrpc", "acc")):
+                folder = Path(f"models/runs/{variant}/seed_{seed}/distilled_tinybert_4l_{task}")
+                folder.mkdir(parents=True)
+                score = 0.7 if variant != "full" else 0.0 if seed == 3 else 0.8
+                write_json(folder / "eval_results.json", {"finished": True, "values": {metric: score}})
+    assert ablation_table.main() == 0
+    assert re.findall(r"^(?:full|no_gd) .*", capsys.readouterr().out, re.M) == [
+        f"{'full':10}{80:11.1f}{80:11.1f}{80:7.1f}{0:+8.1f}", f"{'no_gd':10}{70:11.1f}{70:11.1f}{70:7.1f}{-10:+8.1f}"]

@@ -2,6 +2,7 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,33 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
     assert all("--overwrite_output_dir" in call for call in calls[:2])
     run, calls = reproduce("--tasks", "RTE", "--students", "6l")
     assert not calls
+
+
+def test_from_a_shared_step_does_the_runs_that_start_from_it_again(reproduce, tmp_path):
+    reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
+    run, _ = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
+    assert run.returncode == 0, run.stderr
+    run, calls = reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
+    assert run.returncode == 0 and len([call for call in calls if "--output_dir models/runs/full/seed_1" in call]) == 2
+    assert all("--overwrite_output_dir" in call for call in calls if "--output_dir models/" in call)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(jobs, reproduce, tmp_path):
+    tasks = ("--tasks", "RTE,CoLA,MRPC,SST-2,QNLI")
+    run, calls = reproduce(*tasks, JOBS=jobs, BREAK="--output_dir models/tmp")
+    assert run.returncode == 1 and 1 <= sum("--output_dir models/tmp" in call for call in calls) <= int(jobs)
+    (tmp_path / "bin" / "python").write_text("#!/bin/bash\necho $$ >> running\nexec sleep 60\n")
+    process = subprocess.Popen(["bash", ROOT / "reproduce.sh", *tasks], cwd=tmp_path, env=os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": jobs}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    running = tmp_path / "running"
+    while time.monotonic() < deadline and (not running.exists() or len(running.read_text().split()) < int(jobs)):
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(timeout=20) == 143
+    pids = running.read_text().split()
+    assert len(pids) == int(jobs) and not any(Path("/proc", pid, "cwd").exists() for pid in pids)
 
 
 @pytest.mark.parametrize("argv", [
@@ -182,7 +210,7 @@ def test_ablation(name, reproduce):
         assert differences[0].pop("--output_dir") == f"models/runs/{name}/distilled_tinybert_4l"
     wanted = [part and {flag: value and value.format(name) for flag, value in part.items()}
               for part in DIFFERENCES[name]]
-    assert differences == [*wanted, {}]
+    assert differences == [*wanted, {"--do_predict": None}]  # only students of the full method go to the server
 
 
 def test_all_ablations(reproduce):

@@ -20,8 +20,9 @@ from transformer.resume import result_settings
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",
            "spearmanr": "Spearman"}
-Left = list[tuple[Path, str]]  # what is left out, in whole or in part, and why
+Left = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
+_TEACHER_LAYERS = "--init_from_teacher_layers"
 _PLACES = {"data_dir", "glue_dir", "models_dir", "student_model", "teacher_model", "model"}
 
 
@@ -30,7 +31,7 @@ class Run:
     """A finished run. `scores` are those on the dev set, fractions by metric, read from the file `source`; a run
     without a task or a score has none. `student` is 4l or 6l, empty for a teacher."""
     folder: Path
-    stage: str                 # one of _STAGES; fine-tuning: of a student, without a teacher (no_td)
+    stage: str                 # one of _STAGES; fine-tuning: of a student, by finetune_teacher.py
     student: str
     task: Task | None
     variant: str
@@ -58,11 +59,15 @@ class Run:
 
     @property
     def started(self) -> float:
-        """Seconds since 1970; 0 where run.json does not tell."""
-        try:
-            return datetime.strptime(self.record["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        except (KeyError, TypeError, ValueError):
-            return 0.0
+        return _started(self.record)
+
+
+def _started(record: dict) -> float:
+    """Seconds since 1970; 0 where run.json does not tell."""
+    try:
+        return datetime.strptime(record["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def shown_metrics(task: Task) -> tuple[str, ...]:
@@ -77,16 +82,18 @@ def is_number(value: Any) -> bool:
 
 
 def variant_of(folder: Path) -> str:
-    """VARIANT of .../runs/VARIANT/MODEL and .../runs/VARIANT/seed_S/MODEL; full elsewhere."""
-    match = re.search(r"/runs/([^/]+)/(seed_[^/]+/)?[^/]+$", folder.resolve().as_posix())
-    return match[1] if match else "full"
+    """VARIANT of models/runs/VARIANT/MODEL and models/runs/VARIANT/seed_S/MODEL; full elsewhere."""
+    for path in (folder.absolute(), folder.resolve()):  # models may be a link, or the working directory
+        if match := re.search(r"/models/runs/([^/]+)/(seed_[^/]+/)?[^/]+$", path.as_posix()):
+            return match[1]
+    return "full"
 
 
 def _student(record: dict, folder: Path, script: str) -> str:
-    """4l, 6l: from the folders that run.json names, else the number of layers; empty for a teacher."""
+    """4l, 6l: from the names of the folders in run.json, else the number of layers; empty for a teacher."""
     settings = record["settings"]
     for name in (settings.get("output_dir"), settings.get("student_model"), record.get("start"), folder.name):
-        if match := re.search(r"tinybert_(\d+l)", str(name)):
+        if match := re.search(r"tinybert_(\d+l)", Path(str(name)).name):
             return match[1]
     return "" if script == "finetune_teacher" else f"{read_json(folder / 'config.json').get('num_hidden_layers')}l"
 
@@ -98,18 +105,26 @@ def _scores(values: Any, task: Task) -> dict[str, float]:
     return {name: float(values[name]) for name in {task.metric, *shown_metrics(task)} if is_number(values.get(name))}
 
 
-def dev_examples(folder: Path) -> int | None:
-    """Rows of the first dev set that --do_eval scored; None where its file does not tell."""
+def dev_examples(folder: Path) -> tuple[int, ...]:
+    """Rows of each dev set that --do_eval scored; empty where its file does not tell."""
     try:
-        counts = read_json(folder / EVAL_NAME)["counts"]
-        return next(int(count) for name, count in counts.items() if name.startswith("dev"))
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        return None
+        return tuple(map(int, read_json(folder / EVAL_NAME)["counts"].values()))
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        return ()
+
+
+def _start(settings: dict[str, Any]) -> dict[str, Any]:
+    """run.json of the run that made the student from which a run started; empty where it cannot be read."""
+    try:
+        return read_json(Path(str(settings.get("student_model"))) / RUN_NAME)
+    except (InputError, OSError):
+        return {}
 
 
 def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
-    """The flags among the settings of a run, and of those that it started from, that make it an ablation."""
-    flags = [f"--{name}" for name in ("hard_labels", "from_scratch", "init_from_teacher_layers") if settings.get(name)]
+    """The flags among the settings of a run, and of those that it started from, that make it an ablation; and
+    _TEACHER_LAYERS, which the paper does not have."""
+    flags = [flag for flag in ("--hard_labels", "--from_scratch", _TEACHER_LAYERS) if settings.get(flag[2:])]
     if settings.get("layer_mapping", "uniform") != "uniform":
         flags.append(f"--layer_mapping {settings['layer_mapping']}")
     if settings.get("without"):
@@ -118,23 +133,21 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
     plain = task is None or task.name == "WNLI" or task.name == "STS-B" and settings.get("pred_distill")
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
-    start = Path(str(settings.get("student_model"))) / RUN_NAME
-    if start.is_file():
-        try:
-            before = read_json(start)["settings"]
-            if settings.get("pred_distill") and "task_name" not in before:
-                flags.append("no intermediate stage")
-            if before.get("student_model") != settings["student_model"]:
-                flags += ablation_flags(before, task if "task_name" in before else None)
-        except (InputError, KeyError, TypeError, AttributeError):
-            pass  # it is judged, and named, where it stands
+    try:
+        before = _start(settings)["settings"]
+        if settings.get("pred_distill") and "task_name" not in before:
+            flags.append("no intermediate stage")
+        if before.get("student_model") != settings["student_model"]:
+            flags += ablation_flags(before, task if "task_name" in before else None)
+    except (KeyError, TypeError, AttributeError):
+        pass  # it is judged, and named, where it stands
     return list(dict.fromkeys(flags))
 
 
 def read_run(folder: Path) -> tuple[Run, list[str]]:
     """The run of a folder, and what is to be said of it. InputError with the reason where it is none to report."""
     record = read_json(folder / RUN_NAME)
-    if not isinstance(record, dict) or "finished" not in record:
+    if "finished" not in record:
         raise InputError("not a run of this kit")
     if record["finished"] is not True:
         raise InputError("not finished: it was stopped, it failed, or it is still going")
@@ -146,7 +159,7 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         stage = {"general_distill": "general", "finetune_teacher": "fine-tuning" if student else "teacher",
                  "task_distill": "prediction" if settings.get("pred_distill") else "intermediate"}.get(script)
         run = Run(folder, stage, student, task, variant_of(folder), int(settings["seed"]), record)
-        flags = ablation_flags(settings, task)
+        flags = ablation_flags(settings, task) + ["no teacher"] * (stage == "fine-tuning")
         if not all(is_number(settings[name]) for name in ("train_batch_size", "learning_rate")) or \
                 not isinstance(record["hardware"], dict):
             raise TypeError("batch size, learning rate or hardware")
@@ -156,17 +169,27 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         raise InputError(f"made by {script}, which is no training script of this kit")
     if stage != "general" and not task:
         raise InputError("run.json of another version of the kit: it names no task")
+    notes = []
+    if _TEACHER_LAYERS in flags:
+        flags.remove(_TEACHER_LAYERS)
+        notes.append(f"general distillation began with the teacher's layers ({_TEACHER_LAYERS})")
     if run.variant == "full" and flags:
         raise InputError(f"an ablation by its settings ({', '.join(flags)}): keep it in models/runs/NAME/seed_S")
-    notes = []
+    if 0 < run.started < _started(_start(settings)):
+        notes.append(f"it started from {settings['student_model']}, which was made anew afterwards")
     if run.is_result or stage == "teacher":
         try:
             evaluation = read_json(folder / EVAL_NAME)
-            if not isinstance(evaluation, dict) or get_task(str(evaluation.get("task"))) != task:
+            if get_task(str(evaluation.get("task"))) != task:
                 raise InputError(f"not of {task.name}")
             if evaluation.get("model_finished") is False:
                 raise InputError("of a model that was not finished")
             run.scores, run.source = _scores(evaluation.get("values"), task), EVAL_NAME
+            trained = {"do_lower_case": not settings.get("cased"), **settings}  # finetune_teacher.py has --cased
+            scored = evaluation.get("settings")
+            scored = {**trained, **scored} if isinstance(scored, dict) else trained
+            notes += [f"{EVAL_NAME} was scored with {name} {scored[name]}, the run had {trained.get(name)}"
+                      for name in ("max_seq_length", "do_lower_case") if scored.get(name) != trained.get(name)]
         except InputError as error:
             if (folder / EVAL_NAME).exists():
                 notes.append(f"{EVAL_NAME} left out ({error}): the score is that of {RUN_NAME}")
@@ -175,7 +198,7 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
 
 
 def collect(roots: list[Path]) -> tuple[list[Run], Left]:
-    """All runs below `roots`, numbered and in order, and (folder, reason) for all that is left out.
+    """All runs below `roots`, numbered and in order, and (folder, reason) for all that is left out or noted.
 
     Of two runs of the same variant, seed, task and student the one that started later is taken.
     """
@@ -202,10 +225,13 @@ def collect(roots: list[Path]) -> tuple[list[Run], Left]:
 
 
 def differing_settings(runs: list[Run]) -> list[str]:
-    """Names of the settings, seed and places aside, in which runs of one group differ though they move the result."""
+    """Names of the settings, seed and places aside, in which runs of one group differ though they move the result.
+
+    Those that only some have are of another version of the kit.
+    """
     settings = [result_settings(run.record["settings"]) for run in runs]
-    names = set().union(*settings) - _PLACES - {"seed"}
-    return sorted(name for name in names if len({values.get(name) for values in settings}) > 1)
+    names = set.intersection(*map(set, settings)) - _PLACES - {"seed"}
+    return sorted(name for name in names if len({values[name] for values in settings}) > 1)
 
 
 def lines_of(runs: list[Run], value: str, scale: float, left: Left) -> list[tuple[Run, list, list]]:

@@ -9,25 +9,27 @@ from pathlib import Path
 from statistics import fmean
 
 from transformer.glue import get_task
+from transformer.published import ABLATIONS
 
 from .table import result
 
 TASKS = ("CoLA", "MRPC")
-VARIANTS = "full no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom".split()
 
 
-def mean_score(variant: str, task: str) -> float:
-    """Of a variant's students of a task, over its seeds."""
-    folders = Path("models/runs", variant).glob(f"seed_*/distilled_tinybert_4l_{get_task(task).key}")
-    return fmean(result(folder / "eval_results.json", get_task(task)) for folder in folders)
+def mean_score(variant: str, task: str, seeds: set[str]) -> float:
+    """Of a variant's students of a task, over the folders of `seeds`."""
+    return fmean(result(f"models/runs/{variant}/{seed}/distilled_tinybert_4l_{get_task(task).key}/eval_results.json",
+                        get_task(task)) for seed in seeds)
 
 
 def main() -> int:
+    seeds = set.intersection(*({path.name for path in Path("models/runs", variant).glob("seed_*")}
+                               for variant in ABLATIONS))  # those that all variants have
     print(f"\n{'dev scores':10}" + "".join(f" {task + ' ' + get_task(task).metric:>10}" for task in TASKS)
           + f" {'mean':>6} {'to full':>7}")
     means = {}
-    for variant in VARIANTS:
-        scores = [mean_score(variant, task) for task in TASKS]
+    for variant in ABLATIONS:
+        scores = [mean_score(variant, task, seeds) for task in TASKS]
         means[variant] = fmean(scores)
         print(f"{variant:10}" + "".join(f" {100 * score:10.1f}" for score in scores)
               + f" {100 * means[variant]:6.1f} {100 * (means[variant] - means['full']):+7.1f}")

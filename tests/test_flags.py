@@ -14,7 +14,7 @@ from test_bad_input import general, train
 from test_training import finetune, lines, run, without_dropout
 
 import task_distill
-from transformer import curves
+from transformer import curves, evaluation, prediction
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, read_json
@@ -156,8 +156,9 @@ def world(tmp_path_factory):
 def test_every_flag_changes_something(script_name, flag, world, script, monkeypatch, tmp_path):
     plain, changed, effect = CASES[script_name][flag]
     module = importlib.import_module(script_name)
-    save, (opens, source) = States.save, (("open_epoch", module) if script_name == "general_distill" else
-                                          ("predict", importlib.import_module("transformer.prediction")))
+    save = States.save
+    opens, source = {"general_distill": ("open_epoch", module), "task_distill": ("predict", evaluation),
+                     "finetune_teacher": ("predict", prediction)}[script_name]
     opened = getattr(source, opens)
 
     def noted_save(self, step, **state):

@@ -214,6 +214,17 @@ def test_run_that_is_left_out(change, reason, world):
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"
 
 
+def test_fine_tuned_student_does_not_replace_the_distilled_one(world):
+    world("distilled_tinybert_4l_rte", 0.6, started=1)
+    world("finetuned_tinybert_4l_rte", 0.9, script="finetune_teacher", started=2)
+    world("runs/labels/seed_42/distilled_tinybert_4l_rte", 0.5, script="finetune_teacher")
+    sections = made()
+    assert rows_of(sections["Dev scores of these runs"], "RTE")[0][2:4] == ["1", "60.0"]
+    assert rows_of(sections["Ablations"], "labels")[0][1] == "50.0 (n=1)"
+    ((folder, reason),) = sections["Left out, and notes"][2:]
+    assert folder == "models/finetuned_tinybert_4l_rte" and "an ablation by its settings (no teacher)" in reason
+
+
 def test_folders_above_tell_neither_student_nor_variant(world, tmp_path, monkeypatch):
     world("final_rte_teacher", 0.7, script="finetune_teacher", output_dir="/tinybert_4l/models/final_rte_teacher")
     world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.5, aug_train=False)
@@ -221,7 +232,7 @@ def test_folders_above_tell_neither_student_nor_variant(world, tmp_path, monkeyp
     (tmp_path / "runs" / "linked").mkdir(parents=True)
     Path("models").rename("runs/models")
     Path("runs/linked/models").symlink_to("../models")
-    for folder, argv in ((".", ()), ("models", (".",)), ("linked", ())):
+    for folder, argv in ((".", ()), ("models", (".",)), ("models/runs/no_da", ("../..",)), ("linked", ())):
         monkeypatch.chdir(tmp_path / "runs" / folder)
         sections = made(*argv)
         assert [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE")] == ["60.0", "missing", "70.0"]

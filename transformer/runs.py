@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -59,11 +60,11 @@ class Run:
 
     @property
     def started(self) -> float:
+        """Seconds since 1970; 0 where run.json does not tell."""
         return _started(self.record)
 
 
 def _started(record: dict) -> float:
-    """Seconds since 1970; 0 where run.json does not tell."""
     try:
         return datetime.strptime(record["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except (KeyError, TypeError, ValueError):
@@ -83,10 +84,9 @@ def is_number(value: Any) -> bool:
 
 def variant_of(folder: Path) -> str:
     """VARIANT of models/runs/VARIANT/MODEL and models/runs/VARIANT/seed_S/MODEL; full elsewhere."""
-    for path in (folder.absolute(), folder.resolve()):  # models may be a link, or the working directory
-        if match := re.search(r"/models/runs/([^/]+)/(seed_[^/]+/)?[^/]+$", path.as_posix()):
-            return match[1]
-    return "full"
+    path = os.path.abspath(folder)  # links are kept: models may be one to a folder of another name
+    match = re.search(r"/models/runs/([^/]+)/(seed_[^/]+/)?[^/]+$", path)
+    return match[1] if match else "full"
 
 
 def _student(record: dict, folder: Path, script: str) -> str:
@@ -139,7 +139,7 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
             flags.append("no intermediate stage")
         if before.get("student_model") != settings["student_model"]:
             flags += ablation_flags(before, task if "task_name" in before else None)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         pass  # it is judged, and named, where it stands
     return list(dict.fromkeys(flags))
 

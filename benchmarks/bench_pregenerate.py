@@ -163,9 +163,9 @@ def main() -> None:
                              f"{size / both / naive_rate:.1f}", ""])
             shutil.rmtree(output)
             shutil.rmtree(source)
-        write_corpora(source, sentences, 24)
+        write_corpora(source, sentences, 48)  # so big that starting Python does not decide
         size = (source / "corpus.txt").stat().st_size / 1e6
-        seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", 24, size, lambda: None,
+        seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", 48, size, lambda: None,
                            "prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
                            "--train_splitter", "--num_workers", workers) for workers in (1, 2)]
     print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)

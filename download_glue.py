@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
+from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, local_path, unzip
 from transformer.files import InputError, atomic_write, find_input, read_lines
 from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows
 from transformer.parts import locked
@@ -56,6 +56,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.tasks = list(dict.fromkeys(names))
     if args.path_to_mrpc and "MRPC" not in args.tasks:
         parser.error("--path_to_mrpc is given, but MRPC is not among --tasks")
+    if args.mirror and local_path(args.mirror).resolve() == args.data_dir.resolve():
+        parser.error("--mirror and --data_dir are one folder, and archives that are done are removed from --data_dir: "
+                     "drop --mirror, or name another --data_dir")
     return args
 
 
@@ -196,15 +199,16 @@ def main(argv: list[str] | None = None) -> None:
     args.data_dir.mkdir(parents=True, exist_ok=True)
     missing = []
     for name in args.tasks:
-        with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
-            folder = args.data_dir / name
-            if not folder.is_dir():
-                paths, absent = bring(name, args)
-                if absent:
-                    missing += absent
-                    continue
-                make_folder(name, paths, args.data_dir, args.path_to_mrpc)
-            check_folder(name, folder, official)
+        folder = args.data_dir / name
+        if not folder.is_dir():
+            with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
+                if not folder.is_dir():  # another process may have made it meanwhile
+                    paths, absent = bring(name, args)
+                    if absent:
+                        missing += absent
+                        continue
+                    make_folder(name, paths, args.data_dir, args.path_to_mrpc)
+        check_folder(name, folder, official)
     if missing:
         raise bring_by_hand(missing)
 

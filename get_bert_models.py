@@ -24,6 +24,7 @@ from transformer.download import (
 )
 from transformer.files import InputError, read_json
 from transformer.glue import get_task
+from transformer.parts import locked
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
 
 BASE_MODEL = DEFAULT_MODELS[0]
@@ -162,7 +163,7 @@ def summary(folder: Path) -> str:
 def addresses(origin: str | Path, mirror: str | None) -> tuple[str, str]:
     """Where the files of a model lie, and the address under which KNOWN_FILES may know them."""
     if isinstance(origin, Path):
-        return str(origin), str(origin)
+        return (str(origin.resolve()),) * 2
     repository, _, revision = origin.partition("@")
     path = f"{repository}/resolve/{revision or REVISIONS.get(repository, 'main')}"
     if mirror:  # the same files in another place
@@ -185,33 +186,78 @@ def fetch_one(names: tuple[str, ...], folder: Path, base: str, published: str, o
     raise InputError(f"{base} holds no {' and no '.join(names)}: check the address, or put one of them into {folder}")
 
 
+def identity(source: str) -> tuple[str, str]:
+    """OWNER/NAME and revision of a source on whatever host, as manifests record it; of a folder its path and ""."""
+    found = re.search(r"([\w.-]+/[\w.-]+)/resolve/([\w./-]+)", source)
+    return (found[1], found[2]) if found else (source, "")
+
+
+def is_complete(folder: Path, origin: str | Path, source: str) -> bool:
+    """Whether `folder` is complete, which is printed; InputError where its files, or the first of them, are others.
+
+    To a complete folder any revision will do where none is asked for, and so does what came from a local folder.
+    """
+    complete = check_manifest(folder)
+    if not (folder / MANIFEST_NAME).is_file():
+        return False
+    recorded = str(read_json(folder / MANIFEST_NAME).get("source"))
+    (name, revision), asked = identity(recorded), identity(source)
+    same = (name, revision) == asked or source == str(folder.resolve())
+    if complete and isinstance(origin, str) and "@" not in origin:
+        same = name == asked[0] or not revision
+    if not same:
+        raise InputError(f"{folder} holds files of {recorded}, not of {origin}: delete it, or name another "
+                         "--output_dir")
+    if complete:
+        print(f"{folder} is complete (from {recorded})", flush=True)
+    return complete
+
+
 def get_model(folder: Path, origin: str | Path, mirror: str | None, offline: bool) -> list[Missing]:
-    """Fill `folder` with config, vocabulary and weights, and write its manifest last; return what --offline lacks."""
+    """Make `folder` complete, one process at a time; return what --offline lacks."""
     base, published = addresses(origin, mirror)
-    if check_manifest(folder):
-        source = str(read_json(folder / MANIFEST_NAME).get("source"))
-        if isinstance(origin, str) and "@" in origin and source != base:
-            raise InputError(f"{folder} holds the files of {source}, not of {origin}: delete it, or name another "
-                             "--output_dir")
-        print(f"{folder} is complete (from {source})", flush=True)
+    source = base if base == published else f"{base} (in place of {published})"
+    if is_complete(folder, origin, source):
         return []
     if (folder / RUN_NAME).is_file():
         raise InputError(f"{folder} holds a model that was trained here: name another --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
-    found, missing = [], []
-    for names in FILES:
-        try:
-            found.append(fetch_one(names, folder, base, published, offline and isinstance(origin, str)))
-        except Missing as error:
-            missing.append(error)
-    if missing:
-        return missing
+    with locked(folder / ".lock", wait=True, keep=False):
+        if is_complete(folder, origin, source):  # another process may have filled it meanwhile
+            return []
+        return fill(folder, base, published, source, offline)
+
+
+def fill(folder: Path, base: str, published: str, source: str, offline: bool) -> list[Missing]:
+    """Bring config, vocabulary and weights, and write their sums last; return what --offline lacks."""
+    there, found, missing = {path.name for path in folder.iterdir()}, [], []
+    if MANIFEST_NAME not in there:
+        write_manifest(folder, [], source)  # first: the files of a run that breaks off are not to be mixed with others
+    try:
+        for names in FILES:
+            try:
+                found.append(fetch_one(names, folder, base, published, offline))
+            except Missing as error:
+                missing.append(error)
+        if missing:
+            return missing
+        if found[1] == TOKENIZER_NAME:
+            write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
+            print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
+        line = summary(folder)
+    except InputError as error:
+        if len(found) < len(FILES):
+            raise
+        for name in {*found, VOCAB_NAME} - there:  # else a rerun would keep them
+            (folder / name).unlink(missing_ok=True)
+        kept = " or ".join(str(folder / name) for name in found if name in there)
+        raise InputError(f"{error}; {f'delete {kept} to get it again' if kept else 'what came is deleted'}") from None
+    finally:
+        if not any((folder / name).is_file() for names in FILES for name in names):
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, found[2]], source)
     if found[1] == TOKENIZER_NAME:
-        write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
-        (folder / TOKENIZER_NAME).unlink(missing_ok=True)
-        print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
-    line = summary(folder)
-    write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, found[2]], base)
+        (folder / TOKENIZER_NAME).unlink()
     print(line, flush=True)
     return []
 

@@ -1,6 +1,7 @@
 """Downloads from real local servers (http, S3), and safe unpacking."""
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import hashlib
@@ -220,7 +221,15 @@ def test_the_table_of_sources():
                                           for url, source in KNOWN_FILES.items())
     assert [source.name for source in KNOWN_FILES.values() if source.size is None] == ["glove.840B.300d.zip"]
     bert = "google-bert/bert-base-uncased"
-    assert f"{HOSTS['HF_ENDPOINT']}/{bert}/resolve/{REVISIONS[bert]}/model.safetensors" in KNOWN_FILES
+    published = {
+        f"{HOSTS['GLUE_BASE']}/RTE.zip":
+            (697150, "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
+        f"{HOSTS['SENTEVAL_BASE']}/msr_paraphrase_train.txt":
+            (1047044, "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
+        f"{HOSTS['HF_ENDPOINT']}/{bert}/resolve/86b5e0934494bd15c9632b12f734a8a67f723594/model.safetensors":
+            (440449768, "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3")}
+    assert {url: (KNOWN_FILES[url].size, KNOWN_FILES[url].sha256) for url in published} == published
+    assert f"{HOSTS['HF_ENDPOINT']}/{bert}/resolve/{REVISIONS[bert]}/vocab.txt" in KNOWN_FILES
     assert HUB_MODELS == {
         "bert-base-uncased": bert,
         **{f"bert-base-uncased-{task}": f"JeremiahZ/bert-base-uncased-{task}"
@@ -236,7 +245,7 @@ def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatc
     server.files["/f"] = CONTENT
     (tmp_path / "wrong").write_bytes(b"other")
     (tmp_path / "served").write_bytes(CONTENT)
-    known, unknown = f"{server.url}/f", tmp_path / "served"
+    known, unknown, local = f"{server.url}/f", f"{server.url}/g", tmp_path / "served"
     monkeypatch.setitem(KNOWN_FILES, known, Source("f", known, len(CONTENT), SHA256, "none"))
     missing = []
     for url, name in ((known, "f"), (unknown, "sub/g"), (known, "wrong")):
@@ -250,11 +259,13 @@ def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatc
     assert "\n" not in message and message.count(f"({len(CONTENT)} bytes, sha256 {SHA256})") == 2
     for error in missing:
         assert f"{error.url} to {error.target}" in message
-    assert names(tmp_path) == ["served", "wrong"] and not server.requests
+    assert names(tmp_path) == ["served", "wrong"]
+    assert fetch(local, tmp_path / "1", offline=True) == fetch(local.as_uri(), tmp_path / "2", offline=True) == SHA256
     (tmp_path / "f").write_bytes(CONTENT)  # brought
     (tmp_path / "h").write_bytes(b"anything")
     assert fetch(known, tmp_path / "f", offline=True) == SHA256
     assert fetch(unknown, tmp_path / "h", offline=True) == hashlib.sha256(b"anything").hexdigest()
+    assert not server.requests
 
 
 def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
@@ -329,6 +340,53 @@ def test_unzip_refuses_what_unpacks_without_bounds(tmp_path, method):
     with pytest.raises(InputError, match="x.zip packs 'a'"):
         unzip(tmp_path / "x.zip", tmp_path / "out")
     assert names(tmp_path) == ["x.zip"]
+
+
+@pytest.mark.parametrize("token, location", [
+    ("\u0433\u0435\u0442\u0435\u0439", None), ("gete\ny", None), ("getey", "http://[::1/"), ("getey", "http://.x/")])
+def test_addresses_and_tokens_of_no_use_end_in_one_line_without_the_token(server, tmp_path, monkeypatch, token,
+                                                                          location):
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.files["/f"] = CONTENT
+    server.faults["/f"] = [location] if location else []
+    with pytest.raises(InputError, match="no usable address, answer or HF_TOKEN") as caught:
+        fetch(f"{server.url}/f", tmp_path / "f")
+    assert token not in str(caught.value) and "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["http://[::1/f", "file://[::1/f"])
+def test_malformed_addresses(tmp_path, url):
+    with pytest.raises(InputError, match="no usable address"):
+        fetch(url, tmp_path / "f")
+    with pytest.raises(Missing if url.startswith("http") else InputError):
+        fetch(url, tmp_path / "f", offline=True)
+
+
+@pytest.mark.parametrize("length", ["9" * 30, "9" * 5000])
+def test_an_absurd_length_ends_in_one_line(server, tmp_path, monkeypatch, length):
+    server.files["/f"] = CONTENT
+    send = http.server.BaseHTTPRequestHandler.send_header
+    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "send_header", lambda handler, name, value: send(
+        handler, name, length if name == "Content-Length" else value))
+    with pytest.raises(InputError) as caught:
+        fetch(f"{server.url}/f", tmp_path / "f")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000 and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("mirror, taken", [("http://me:secret@host/x", False), ("https://me@host", False),
+                                           ("http://host/a@b", True), ("folder@home", True), ("s3://bucket/x", True)])
+def test_a_mirror_is_named_without_passwords(capsys, mirror, taken):
+    parser = argparse.ArgumentParser()
+    download.add_source_flags(parser, "FILE")
+    if taken:
+        assert parser.parse_args(["--mirror", mirror]).mirror == mirror
+        return
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--mirror", mirror])
+    err = capsys.readouterr().err
+    assert "~/.netrc" in err and "secret" not in err and "host" not in err
 
 
 def test_other_schemes_are_named(tmp_path):

@@ -183,6 +183,15 @@ def test_a_bad_row_of_mrpc_is_named(site, tmp_path):
     assert "MRPC" not in names(tmp_path / "g")
 
 
+def test_a_complete_folder_is_checked_without_writing(site, tmp_path, monkeypatch, capsys):
+    """A data_dir that cannot be written to has no place for a lock."""
+    run(tmp_path, "--tasks", "rte")
+    monkeypatch.setattr(download_glue, "locked", lambda *_, **__: pytest.fail("a lock"))
+    capsys.readouterr()
+    run(tmp_path, "--tasks", "rte")
+    assert "RTE: train.tsv 3 examples" in capsys.readouterr().out
+
+
 def test_a_task_that_failed_is_finished_by_the_next_run(site, tmp_path):
     site.faults["/SST-2.zip"] = [Fault(status=403)]
     with pytest.raises(InputError, match="403"):
@@ -233,6 +242,17 @@ def test_a_mirror_has_the_same_files(site, tmp_path, monkeypatch):
     monkeypatch.setattr(download_glue, "published_sizes", lambda _: [2, 2, 2])
     run(tmp_path, "--tasks", "mrpc", "--mirror", f"{site.url}/")
     assert len(site.requests) == 3 and "MRPC" in names(tmp_path / "g")
+
+
+@pytest.mark.parametrize("mirror", ["data", "data/../data/", "link", "file"])
+def test_a_mirror_that_is_the_data_dir_keeps_its_files(refused, tmp_path, monkeypatch, mirror):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("link").symlink_to("data")
+    Path("data/RTE.zip").write_bytes(b"the only copy")
+    mirror = (tmp_path / "data").as_uri() if mirror == "file" else mirror
+    refused("download_glue", "--tasks", "rte", "--mirror", mirror, "--data_dir", "data", words=("one folder",))
+    assert names(tmp_path / "data") == ["RTE.zip"]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -13,7 +13,7 @@ import tokenizers
 import torch
 import transformers
 from conftest import PIECES, STUDENT, TEACHER, make_tiny
-from faulty_server import FaultyServer
+from faulty_server import Fault, FaultyServer
 from safetensors.torch import save_file
 
 import fix_teacher_layers
@@ -123,11 +123,14 @@ def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path):
     with pytest.raises(InputError, match="no model.safetensors and no pytorch_model.bin"):
         get(tmp_path, "bert-base-uncased")
     folder = tmp_path / "m" / "bert-base-uncased"
-    assert sorted(contents(folder)) == ["config.json", "vocab.txt"]  # no manifest: not complete
+    assert sorted(contents(folder)) == ["config.json", "manifest.json", "vocab.txt"]
+    assert json.loads((folder / "manifest.json").read_text())["files"] == {}  # not complete
     (tmp_path / "away").rename(weights)
     before = len(hub.requests)
     get(tmp_path, "bert-base-uncased")
-    assert len(hub.requests) == before + 1 and (folder / "manifest.json").is_file()
+    assert len(hub.requests) == before + 1
+    assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == [
+        "config.json", "model.safetensors", "vocab.txt"]
     (folder / "vocab.txt").write_text("changed")
     with pytest.raises(InputError, match="vocab.txt changed"):
         get(tmp_path, "bert-base-uncased")
@@ -170,6 +173,60 @@ def test_a_revision(hub, tmp_path, capsys):
         get(tmp_path, f"{RTE}@v2")
 
 
+def test_what_broke_off_is_not_mixed_with_another_origin(hub, originals, tmp_path):
+    one, two = (on_hub(hub, RTE).with_name(revision) for revision in ("v1", "v2"))
+    shutil.copytree(on_hub(hub, RTE), one)
+    shutil.copytree(one, two)
+    (one / "pytorch_model.bin").unlink()
+    with pytest.raises(InputError, match="no pytorch_model.bin"):
+        get(tmp_path, f"{RTE}@v1")
+    before = len(hub.requests)
+    other = shutil.copytree(originals / RTE, tmp_path / "bert-base-uncased-rte")
+    for origin, named in ((f"{RTE}@v2", "@v2"), ("rte", RTE), ("other/bert-base-uncased-rte", "other/"),
+                          (other, str(other))):
+        with pytest.raises(InputError, match=f"{RTE}/resolve/v1, not of .*{named}.*delete it, or .*--output_dir"):
+            get(tmp_path, origin)
+    assert len(hub.requests) == before
+    shutil.rmtree(tmp_path / "m")
+    assert "manifest.json" in contents(get(tmp_path, f"{RTE}@v2") / "bert-base-uncased-rte")
+
+
+def test_a_complete_folder_is_not_taken_for_another_of_its_name(hub, originals, tmp_path, monkeypatch, capsys):
+    one, two = (shutil.copytree(originals / RTE, tmp_path / name / "bert-base-uncased-rte") for name in ("1", "2"))
+    folder = get(tmp_path, one) / "bert-base-uncased-rte"
+    get(tmp_path, one)
+    get(tmp_path, folder)  # itself
+    get(tmp_path, "rte")   # a copy of it may have come from a folder
+    with pytest.raises(InputError, match=f"files of {one}, not of {two}"):
+        get(tmp_path, two)
+    shutil.rmtree(folder)
+    get(tmp_path, "rte", "--mirror", originals / "JeremiahZ")
+    monkeypatch.setattr(get_bert_models, "locked", lambda *_, **__: pytest.fail("a lock"))  # it may be read-only
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    get(tmp_path, "rte")   # whatever the host
+    assert capsys.readouterr().out.count("is complete") == 4
+    with pytest.raises(InputError, match=f"{RTE}/resolve/main.*, not of other/bert-base-uncased-rte"):
+        get(tmp_path, "other/bert-base-uncased-rte")
+
+
+@pytest.mark.parametrize("file", ["config.json", "vocab.txt", "pytorch_model.bin"])
+def test_a_page_in_the_place_of_a_file_is_mended_by_a_rerun(hub, tmp_path, file):
+    hub.faults[f"/{RTE}/resolve/main/{file}"] = [Fault(content=b"<html>\n")]
+    good = (on_hub(hub, RTE) / file).read_bytes()
+    with pytest.raises(InputError, match="what came is deleted"):
+        get(tmp_path, "rte")
+    folder = tmp_path / "m" / "bert-base-uncased-rte"
+    assert contents(folder) == {}
+    (on_hub(hub, RTE) / file).write_bytes(good)
+    (folder / file).write_bytes(b"<html>\n")  # brought by hand: it is the user's
+    with pytest.raises(InputError, match=f"delete {folder / file} to get it again"):
+        get(tmp_path, "rte")
+    assert sorted(contents(folder)) == sorted([file, "manifest.json"])
+    (folder / file).unlink()
+    get(tmp_path, "rte")
+    assert (folder / file).read_bytes() == good
+
+
 def test_offline_names_all_that_is_missing_and_takes_what_was_brought(hub, originals, tmp_path):
     with pytest.raises(InputError) as caught:
         get(tmp_path, "rte", "bert-base-uncased", "--offline")
@@ -184,6 +241,7 @@ def test_offline_names_all_that_is_missing_and_takes_what_was_brought(hub, origi
     assert "bert-base-uncased-rte" not in str(caught.value)
     assert (tmp_path / "m/bert-base-uncased-rte/manifest.json").is_file() and not hub.requests
     get(tmp_path, "rte", originals / GENERAL, "--offline")  # a folder is no network
+    get(tmp_path, "sst-2", "--offline", "--mirror", originals / "JeremiahZ")
     assert not hub.requests
 
 
@@ -203,6 +261,19 @@ def test_the_vocabulary_from_tokenizer_json(hub, tmp_path, capsys):
     assert (folder / "vocab.txt").read_text().split("\n") == [*PIECES, ""]
     assert sorted(contents(folder)) == ["config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
     assert "vocab.txt made from tokenizer.json" in capsys.readouterr().out
+
+
+def test_two_at_once_make_one_vocabulary(hub, tmp_path):
+    (on_hub(hub, RTE) / "vocab.txt").unlink()
+    tokenizer_json(on_hub(hub, RTE) / "tokenizer.json")
+    command = [sys.executable, ROOT / "get_bert_models.py", "--models", "rte", "--output_dir", tmp_path / "m"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in runs:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    assert sorted(contents(tmp_path / "m" / "bert-base-uncased-rte")) == [
+        "config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
+    assert len(hub.requests) == 5  # vocab.txt and model.safetensors are asked for in vain
 
 
 def test_pieces_added_to_a_tokenizer_are_part_of_the_vocabulary(tmp_path):

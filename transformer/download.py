@@ -35,7 +35,7 @@ from transformer.sources import KNOWN_FILES, base_url
 if TYPE_CHECKING:
     import requests
 
-MANIFEST_NAME = "manifest.json"  # in a downloaded model folder, written last: where its files came from, their sums
+MANIFEST_NAME = "manifest.json"  # in a downloaded model folder: where its files come from; at the end, their sums
 
 ATTEMPTS = 4             # in a row that bring nothing new
 BACK_OFF = 1.0           # seconds before the second attempt; doubles each time
@@ -74,12 +74,20 @@ class _Stale(_Broken):
     """What came before does not belong to what would come now: another attempt must begin at the first byte."""
 
 
+def _mirror(text: str) -> str:
+    """argparse type: the base of a mirror, free of passwords: it is printed, and written into manifests."""
+    if re.match(r"[^/]+://[^/?#]*@", text):
+        raise argparse.ArgumentTypeError("user and password do not belong into an address: put them into ~/.netrc")
+    return text
+
+
 def add_source_flags(parser: argparse._ActionsContainer, what: str) -> None:
     """Add --mirror and --offline to a parser or a group of one; `what` they get reads like "BASE/MODEL/FILE"."""
-    parser.add_argument("--mirror", metavar="BASE",
+    parser.add_argument("--mirror", type=_mirror, metavar="BASE",
                         help=f"take {what} instead: BASE is an http(s):// or s3:// address, or a folder")
     parser.add_argument("--offline", action="store_true",
-                        help="use what is there and ask no source; say which files to bring, from where to where")
+                        help="use what is there or in a local folder and ask no server; say which files to bring, from "
+                             "where to where")
 
 
 def bring_by_hand(missing: list[Missing]) -> InputError:
@@ -95,8 +103,8 @@ def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: 
     `size` (bytes) and `sha256` are what the file must have; left out, they are looked up in KNOWN_FILES. A target
     that is there already is kept when it has them, or when nothing is known about it: people put files there by
     hand. Busy servers and broken connections are tried again; a second process waits for the first and takes its
-    file. With `offline` nothing but the target is looked at. Raises Missing (offline), NotFound (the server has no
-    such file) or InputError; `target` then is as it was before.
+    file. With `offline` no server is asked; what lies in a local folder comes as ever. Raises Missing (offline),
+    NotFound (the source has no such file) or InputError; `target` then is as it was before.
     """
     url, target = str(url), Path(target)
     source = KNOWN_FILES.get(url)
@@ -107,7 +115,7 @@ def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: 
         if sha256 is None:
             print(f"{target} is there already and is kept (no checksum is known for it; sha256 {found})", flush=True)
         return found
-    if offline:
+    if offline and _opener(url) is not _open_local:
         raise Missing(url, target, size, sha256)
     if target.is_file():
         print(f"{target} is there but is not the expected file: getting it again", flush=True)
@@ -264,7 +272,7 @@ def _transfer(url: str, part: Path, before: _Progress, size: int | None) -> None
 
 def _opener(url: str) -> Any:
     """The function that opens an address or a plain path."""
-    scheme = urlsplit(url).scheme.lower() if "://" in url else "file"
+    scheme = url.partition("://")[0].lower() if "://" in url else "file"
     openers = {"http": _open_http, "https": _open_http, "s3": _open_s3, "file": _open_local}
     if scheme not in openers:
         raise InputError(f"{scheme}:// is none of {', '.join(openers)}")
@@ -281,9 +289,9 @@ def _open_http(url: str, before: _Progress) -> Iterator[tuple[_Progress, Iterato
     if before.have:
         headers |= {"Range": f"bytes={before.have}-", "If-Range": before.validator}
     token = os.environ.get("HF_TOKEN", "").strip()
-    if token and urlsplit(url)[:2] == urlsplit(base_url("HF_ENDPOINT"))[:2]:
-        headers["Authorization"] = f"Bearer {token}"  # requests drops it on a redirect elsewhere
     try:
+        if token and urlsplit(url)[:2] == urlsplit(base_url("HF_ENDPOINT"))[:2]:
+            headers["Authorization"] = f"Bearer {token}"  # requests drops it on a redirect elsewhere
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
             answer = f"the server answers {reply.status_code} {reply.reason}"
             if reply.status_code == 404:
@@ -295,8 +303,8 @@ def _open_http(url: str, before: _Progress) -> Iterator[tuple[_Progress, Iterato
             if reply.status_code not in (200, 206):
                 raise InputError(answer)
             yield _place(reply, before), reply.iter_content(BLOCK)
-    except (requests.TooManyRedirects, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise InputError(f"no usable address ({error})") from None
+    except (requests.TooManyRedirects, ValueError) as error:  # its text may quote the token
+        raise InputError(f"no usable address, answer or HF_TOKEN ({type(error).__name__})") from None
     except requests.RequestException as error:
         raise _Broken(f"no or broken connection ({type(error).__name__})") from error
 
@@ -358,9 +366,17 @@ def _open_s3(url: str, before: _Progress) -> Iterator[tuple[_Progress, Iterator[
         raise InputError(f"S3 cannot be used: {error}") from None
 
 
+def local_path(url: str) -> Path:
+    """The path that a file:// address or a plain path names; InputError where the address is malformed."""
+    try:
+        return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url)
+    except ValueError:
+        raise InputError(f"{url} is no usable address") from None
+
+
 @contextlib.contextmanager
 def _open_local(url: str, _: _Progress) -> Iterator[tuple[_Progress, Iterator[bytes]]]:
-    path = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url)
+    path = local_path(url)
     if not path.is_file():
         raise NotFound("there is no such file")
     try:
@@ -372,14 +388,17 @@ def _open_local(url: str, _: _Progress) -> Iterator[tuple[_Progress, Iterator[by
 
 
 def write_manifest(folder: str | Path, names: list[str], source: str) -> None:
-    """Record the files `names` of a downloaded folder (bytes, SHA-256) and the `source` they came from."""
+    """Record the files `names` of a downloaded folder (bytes, SHA-256) and the `source` they came from.
+
+    Without names: the source of what is about to come; the folder is not complete.
+    """
     paths = [Path(folder) / name for name in names]
     write_json(Path(folder) / MANIFEST_NAME, {"source": source, "files": {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}})
 
 
 def check_manifest(folder: str | Path) -> bool:
-    """Whether the folder is complete: a manifest, and every file it lists present. InputError if one has changed."""
+    """Whether the folder is complete: a manifest that lists files, all present. InputError if one has changed."""
     path = Path(folder) / MANIFEST_NAME
     if not path.is_file():
         return False
@@ -387,7 +406,7 @@ def check_manifest(folder: str | Path) -> bool:
         files = {Path(folder) / name: facts["sha256"] for name, facts in read_json(path)["files"].items()}
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is no manifest of this kit: delete it and run again") from None
-    if not all(file.is_file() for file in files):
+    if not files or not all(file.is_file() for file in files):
         return False
     changed = [file.name for file, sha256 in files.items() if sha256_of(file) != sha256]
     if changed:

@@ -145,16 +145,18 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
         # on the CPU, in bfloat16, the fused kernel with its backward pass is slower than separate operations
         if not (want_scores or query.is_cpu and query.dtype == torch.bfloat16 and torch.is_grad_enabled()):
             context = nn.functional.scaled_dot_product_attention(
-                query, key, value, mask.to(query.dtype), self.dropout.p if self.training else 0.0)
+                query, key, value, None if mask is None else mask.to(query.dtype),
+                self.dropout.p if self.training else 0.0)
             return context.transpose(1, 2).flatten(2), None
         scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)                      # [B, A, S, S]
-        scores += mask  # in place: the product's gradient does not read it
+        if mask is not None:
+            scores += mask  # in place: the product's gradient does not read it
         context = self.dropout(scores.softmax(dim=-1)) @ value                                   # [B, A, S, D]
         return context.transpose(1, 2).flatten(2), scores if want_scores else None
 
@@ -180,7 +182,7 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertSelfOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         context, scores = self.self(hidden, mask, want_scores)
         return self.output(context, hidden), scores
 
@@ -206,7 +208,7 @@ class BertLayer(nn.Module):
         self.intermediate = BertIntermediate(config)
         self.output = BertSelfOutput(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         hidden, scores = self.attention(hidden, mask, want_scores)
         return self.output(self.intermediate(hidden), hidden), scores
 
@@ -218,7 +220,7 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden: Tensor, mask: Tensor, layers: int | None,
+    def forward(self, hidden: Tensor, mask: Tensor | None, layers: int | None,
                 scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
         hidden_states, all_scores = [hidden], []
         for index, layer in enumerate(self.layer[:layers]):
@@ -385,10 +387,13 @@ class BertModel(BertPreTrainedModel):
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
         embedded = self.embeddings(input_ids, token_type_ids)
-        mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE           # [B, 1, 1, S]
+        mask = None
+        # Without a mask attention is faster. Only the CPU is asked whether it hides nothing: a GPU would have to finish
+        # all it was given first, a compiled model would be cut in two.
+        if attention_mask is not None and (
+                not input_ids.is_cpu or torch.compiler.is_compiling() or not attention_mask.all()):
+            mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE       # [B, 1, 1, S]
         hidden_states, all_scores = self.encoder(embedded, mask, layers, scores)
         whole = len(hidden_states) > self.config.num_hidden_layers
         pooled = self.pooler(hidden_states[-1]) if pool and whole and self.pooler is not None else None

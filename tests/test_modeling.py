@@ -55,6 +55,18 @@ def test_fused_layers_equal_explicit_ones(batch, asked):
     assert_close(our_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scores", [None, ()])
+def test_rows_without_padding_equal_themselves_beside_padded_ones(batch, scores):
+    """Alone they need no mask, and then none is used."""
+    model = BertModel(config(2)).eval()
+    input_ids, segments, mask = batch
+    beside = model(*batch, scores=scores)
+    for alone in (model(input_ids[:1], segments[:1], mask[:1], scores=scores),
+                  model(input_ids[:1], segments[:1], scores=scores)):
+        assert_close(alone[0], [hidden[:1] for hidden in beside[0]], **TOLERANCE)
+        assert_close(alone[1], [layer if layer is None else layer[:1] for layer in beside[1]], **TOLERANCE)
+
+
 @pytest.mark.parametrize("want_scores", [True, False])
 def test_dropout_of_attention(want_scores):
     """One token attends to itself with probability 1, so that dropout leaves a head 0 or value / (1 - p)."""

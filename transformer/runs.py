@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.curves import read_metrics
 from transformer.files import InputError, read_json
 from transformer.glue import TASKS, Task, get_task
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.record import EVAL_NAME, RUN_NAME
 from transformer.resume import result_settings
 
@@ -95,7 +96,7 @@ def _student(record: dict, folder: Path, script: str) -> str:
     for name in (settings.get("output_dir"), settings.get("student_model"), record.get("start"), folder.name):
         if match := re.search(r"tinybert_(\d+l)", Path(str(name)).name):
             return match[1]
-    return "" if script == "finetune_teacher" else f"{read_json(folder / 'config.json').get('num_hidden_layers')}l"
+    return "" if script == "finetune_teacher" else f"{read_json(folder / CONFIG_NAME).get('num_hidden_layers')}l"
 
 
 def _scores(values: Any, task: Task) -> dict[str, float]:
@@ -254,7 +255,7 @@ def parameters(run: Run) -> int:
     """Of the classifier that config.json in the run's folder describes; 0 where there is none that can be read."""
     try:
         with torch.device("meta"):
-            model = TinyBertForSequenceClassification(BertConfig.from_json_file(run.folder / "config.json"),
+            model = TinyBertForSequenceClassification(BertConfig.from_json_file(run.folder / CONFIG_NAME),
                                                       run.task.num_labels)
     except (InputError, TypeError):
         return 0

@@ -52,6 +52,7 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """hidden [B, S, H], mask (added to the scores, [B, 1, 1, S]) -> context [B, S, H], scores [B, A, S, S]."""
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
         # on the CPU, in bfloat16, the fused kernel with its backward pass is slower than separate operations
@@ -90,7 +91,7 @@ class BertAttention(nn.Module):
         self.output = BertSelfOutput(config, config.hidden_size)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """As BertSelfAttention's."""
+        """As BertSelfAttention, with hidden states in place of the context."""
         context, scores = self.self(hidden, mask, want_scores)
         return self.output(context, hidden), scores
 
@@ -118,7 +119,7 @@ class BertLayer(nn.Module):
         self.output = BertSelfOutput(config, config.intermediate_size)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """As BertSelfAttention's."""
+        """As BertSelfAttention, with hidden states in place of the context."""
         hidden, scores = self.attention(hidden, mask, want_scores)
         return self.output(self.intermediate(hidden), hidden), scores
 

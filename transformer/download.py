@@ -139,7 +139,7 @@ def _get(url: str, target: Path, size: int | None, sha256: str | None) -> str:
             most = max(most, have)
             reason, wait = error, min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
         else:
-            part.replace(target)
+            os.replace(part, target)
             _record(part).unlink(missing_ok=True)
             return found
         if failures == ATTEMPTS:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, local_path, unzip
+from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
 from transformer.files import InputError, atomic_write, find_input, read_lines
 from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows
 from transformer.parts import locked
 from transformer.sources import HOSTS, KNOWN_FILES, base_url
+from transformer.transport import local_path
 
 DEV_IDS = "mrpc_dev_ids.tsv"
 MRPC_TEXTS = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")

@@ -47,12 +47,15 @@ import torch
 from torch import Tensor
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.glue import TASKS, Task, name_labels
-from transformer.modeling import CONFIG_NAME, BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import (
     SAFETENSORS_NAME,
+    TIED_DECODER,
     WEIGHTS_NAME,
+    WORD_EMBEDDINGS,
     canonical_names,
     read_safetensors,
     read_weights,
@@ -75,8 +78,8 @@ def new_classifier(task: Task, config: BertConfig, seed: int) -> dict[str, Tenso
 
 def is_copy(name: str, state: dict[str, Tensor]) -> bool:
     """Whether a weight is the word embeddings once more: BERT ties its masked-LM decoder to them."""
-    words = state.get("bert.embeddings.word_embeddings.weight")
-    return name == "cls.predictions.decoder.weight" and words is not None and torch.equal(state[name], words)
+    words = state.get(WORD_EMBEDDINGS)
+    return name == TIED_DECODER and words is not None and torch.equal(state[name], words)
 
 
 def check_loads(folder: Path, state: dict[str, Tensor]) -> None:

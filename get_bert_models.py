@@ -15,7 +15,6 @@ from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import (
     MANIFEST_NAME,
     Missing,
-    NotFound,
     add_source_flags,
     bring_by_hand,
     check_manifest,
@@ -26,6 +25,7 @@ from transformer.files import InputError, read_json
 from transformer.glue import get_task
 from transformer.parts import locked
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
+from transformer.transport import NotFound
 
 BASE_MODEL = DEFAULT_MODELS[0]
 
@@ -86,14 +86,10 @@ import torch
 from torch import Tensor
 
 from transformer.checkpoint import TOKENIZER_NAME, VOCAB_NAME, load_tokenizer, write_vocab
-from transformer.modeling import (
-    CONFIG_NAME,
-    BertConfig,
-    TinyBertForPreTraining,
-    TinyBertForSequenceClassification,
-)
+from transformer.config import CONFIG_NAME, BertConfig
+from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.record import RUN_NAME
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, canonical_names, read_weights
+from transformer.weights import SAFETENSORS_NAME, TIED_DECODER, WEIGHTS_NAME, canonical_names, read_weights
 
 # what a model folder needs; of alternatives the first that the source has
 FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME), (SAFETENSORS_NAME, WEIGHTS_NAME))
@@ -153,8 +149,7 @@ def summary(folder: Path) -> str:
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise InputError(f"{folder}: the weights are not those of {CONFIG_NAME}: {'; '.join(problems[:4])}{more}")
-    tied = "cls.predictions.decoder.weight"  # the word embeddings once more
-    parameters = sum(tensor.numel() for name, tensor in state.items() if name != tied)
+    parameters = sum(tensor.numel() for name, tensor in state.items() if name != TIED_DECODER)
     return (f"{folder}: {parameters:,} parameters, {config.num_hidden_layers} layers, {config.num_attention_heads} "
             f"attention heads, hidden size {config.hidden_size}; "
             f"heads: {', '.join(describe_head(head, config, expected) for head in heads) or 'none'}")

@@ -14,6 +14,7 @@ FOLDERS = ["models", "results"]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as given."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", default=FOLDERS,
                         help="folders to look for runs in, with all that is below them")
@@ -26,71 +27,42 @@ if __name__ == "__main__":
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from transformer.curves import draw_lines, draw_models
-from transformer.document import Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
+from transformer.document import Block, Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
 from transformer.files import InputError, atomic_write
-from transformer.glue import TASKS, Task
-from transformer.published import ABLATIONS, FASTER, PAPER, ROWS, SMALLER, Published
+from transformer.glue import TASKS
+from transformer.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
 from transformer.record import RUN_NAME
 from transformer.runs import (
     METRICS,
+    MISSING,
+    Left,
     Run,
+    cell,
     collect,
+    comparable,
     dev_examples,
     differing_settings,
     is_number,
     lines_of,
     milliseconds,
+    model_name,
     noted_seconds,
     parameters,
+    references,
+    score,
     shown_metrics,
+    tasks_of,
 )
 
-MISSING = "missing"
 INFERENCE_NAME = "inference.json"  # of benchmarks/bench_inference.py
 LOSSES = {"att_loss": "attention loss", "rep_loss": "hidden loss", "cls_loss": "prediction loss"}
 
 
-def model_name(student: str) -> str:
-    return f"TinyBERT{student.removesuffix('l')}" if student else "teacher"
-
-
-def references(runs: Iterable[Run]) -> list[Inline]:
-    """The runs' numbers in the report, each a link to its run.json."""
-    parts: list[Inline] = []
-    for run in runs:
-        parts += [" ", Link(str(run.number), run.folder / RUN_NAME, small=True)]
-    return parts
-
-
-def score(runs: list[Run], metric: str) -> tuple[list[Run], list[float]]:
-    """The runs that have the metric, and its values in percent."""
-    scored = [run for run in runs if metric in run.scores]
-    return scored, [100 * run.scores[metric] for run in scored]
-
-
-def spread(values: list[float]) -> str:
-    """Mean, sample standard deviation where there are several, and n."""
-    if len(values) == 1:
-        return f"{values[0]:.1f} (n=1)"
-    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f} (n={len(values)})"
-
-
-def cell(runs: list[Run], metric: str) -> Inline:
-    """Mean and spread of a metric over runs, with its sources."""
-    scored, values = score(runs, metric)
-    return [spread(values), *references(scored)] if values else MISSING
-
-
-def tasks_of(runs: Iterable[Run]) -> list[Task]:
-    there = {run.task for run in runs}
-    return [task for task in TASKS.values() if task in there]
-
-
-def dev_table(runs: list[Run], caption: str) -> list:
+def dev_table(runs: list[Run], caption: str) -> list[Block]:
     """Dev scores of one model: a row for each task and metric; the paper's tasks are shown when they are missing."""
     rows, notes = [], []
     for task in TASKS.values():
@@ -116,7 +88,8 @@ def dev_table(runs: list[Run], caption: str) -> list:
                                    note="".join(notes))]
 
 
-def results(runs: list[Run]) -> list:
+def results(runs: list[Run]) -> list[Block]:
+    """Dev scores of the full method, student by student, and of the teachers."""
     full = [run for run in runs if run.variant == "full" and run.is_result]
     blocks = [Heading("Dev scores of these runs"), Text(
         "Percent, on the dev set, on which the best checkpoint of a run was picked, too. n runs that differ in their "
@@ -128,26 +101,7 @@ def results(runs: list[Run]) -> list:
     return blocks + dev_table([run for run in runs if run.stage == "teacher"], "Teachers:")
 
 
-def published_table(rows: list[Published]) -> Table:
-    """A line for each task, a column for each model; all rows have the same tasks."""
-    return Table(["task", *(row.model for row in rows)], [
-        [task, *(f"{row.scores[task]:.1f}" for row in rows)] for task in rows[0].scores], "l" + "r" * len(rows))
-
-
-def published() -> list:
-    whole = [row for row in ROWS if row not in ABLATIONS.values()]
-    blocks = [Heading("Published dev scores"), Text(
-        "The numbers of this section and the next are not of these runs. The earlier public reproduction trained four "
-        "tasks.")]
-    for source in dict.fromkeys(row.source for row in whole if row.split == "dev"):
-        blocks += [Text(f"{source[0].upper()}{source[1:]}, dev:"),
-                   published_table([row for row in whole if row.split == "dev" and row.source == source])]
-    return [*blocks, Heading("Published test scores"), Text(
-        f"{PAPER}, from the GLUE server. Test scores are never to be compared with dev scores."),
-        published_table([row for row in whole if row.split == "test"])]
-
-
-def ablations(runs: list[Run]) -> list:
+def ablations(runs: list[Run]) -> list[Block]:
     """For each student: mean dev scores of each variant, their average and its distance to the full method."""
     paper = {variant: row.scores for variant, row in ABLATIONS.items()}
     blocks = [Heading("Ablations"), Text(
@@ -178,13 +132,11 @@ def ablations(runs: list[Run]) -> list:
         blocks.append(Table(["variant", *labels, "average", "to full", "average", "to full"], rows,
                             "l" + "r" * (len(labels) + 4), (
                                 ("", 1), (f"these runs, {model_name(student)}", len(labels) + 2), (PAPER, 2))))
-    columns = list(paper["full"])
-    return [*blocks, Text(f"{PAPER}, TinyBERT4, dev; which metric of MRPC this is, is not known here:"), Table(
-        ["variant", *columns], [[variant, *(f"{scores[column]:.1f}" for column in columns)]
-                                for variant, scores in paper.items()], "l" + "r" * len(columns))]
+    return [*blocks, Text(f"{PAPER}, TinyBERT4, dev; which metric of MRPC this is, is not known here:"),
+            ablation_table()]
 
 
-def search(runs: list[Run]) -> list:
+def search(runs: list[Run]) -> list[Block]:
     """Dev score at each batch size and learning rate of the prediction stage."""
     tried = [run for run in runs if run.is_result and run.variant.startswith("search")]
     blocks = [Heading("Search of the prediction stage"), Text(
@@ -209,7 +161,7 @@ def search(runs: list[Run]) -> list:
     return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l")]
 
 
-def curves(runs: list[Run], plots: Path, left: list) -> list:
+def curves(runs: list[Run], plots: Path, left: Left) -> list[Block]:
     """Pictures of the losses of both distillations, and of the dev scores, over the steps."""
     def picture(name: str, title: str, label: str, value: str, of: list[Run], named: Callable[[Run], str],
                 scale: float = 1, extra: tuple = ()) -> list[tuple]:
@@ -242,15 +194,10 @@ def curves(runs: list[Run], plots: Path, left: list) -> list:
     return blocks
 
 
-def sizes(runs: list[Run], plots: Path, inference: Path, left: list) -> list:
+def sizes(runs: list[Run], plots: Path, inference: Path, left: Left) -> list[Block]:
     """Parameters, latency and mean dev score of each model, over the tasks that all of them have."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
-    models = {model_name(student): [run for run in scored if run.student == student]
-              for student in sorted({run.student for run in scored})}
-    models = {name: group for name, group in models.items() if parameters(group[0])}
+    models, shared = comparable(runs)
     blocks = [Heading("Size, speed and score")]
-    shared = [task for task in TASKS.values()
-              if all(any(run.task == task for run in group) for group in models.values())]
     if not models or not shared:
         return [*blocks, Text("Missing: there are no models that share a task.")]
     timed = milliseconds(inference, left)
@@ -284,7 +231,7 @@ def sizes(runs: list[Run], plots: Path, inference: Path, left: list) -> list:
                            note=note), Pictures(items)]
 
 
-def costs(runs: list[Run], roots: list[Path], left: list) -> list:
+def costs(runs: list[Run], roots: list[Path], left: Left) -> list[Block]:
     """Wall time and speed of each kind of run, and the seconds that reproduce.sh noted for its steps."""
     rows = []
     full = [run for run in runs if run.variant == "full"]
@@ -317,7 +264,7 @@ def costs(runs: list[Run], roots: list[Path], left: list) -> list:
     return blocks
 
 
-def lists(runs: list[Run], left: list) -> list:
+def lists(runs: list[Run], left: Left) -> list[Block]:
     """All runs by number, and what was left out or is to be noted."""
     rows = [[str(run.number), run.stage, model_name(run.student), run.task.name if run.task else "", run.variant,
              str(run.seed), f"{100 * run.scores[run.task.metric]:.1f} {run.task.metric}" if run.scores else "",
@@ -330,6 +277,7 @@ def lists(runs: list[Run], left: list) -> list:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Collect the runs, draw the plots, and write the report twice."""
     args = parse_args(argv)
     missing = [folder for folder in args.folders if not Path(folder).is_dir()]
     if missing and (args.folders != FOLDERS or missing == FOLDERS):

@@ -22,8 +22,9 @@ from measure import ROOT, machine, print_table, run, seconds
 
 from transformer.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for, batches_by_length
 from transformer.checkpoint import load_tokenizer, save_model
+from transformer.config import BertConfig
 from transformer.glove import Glove
-from transformer.modeling import BertConfig, BertForMaskedLM
+from transformer.modeling import BertForMaskedLM
 from transformer.tokenization import BertTokenizer
 
 SIZES = {"BERT-base": BertConfig(30_522),
@@ -190,6 +191,7 @@ def memory_rows(folder: Path, counts: tuple[int, ...]) -> list[list]:
 
 
 def main() -> None:
+    """Measure what --tables names, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3, help="turns of each measurement; their median counts")
     parser.add_argument("--tokens", type=int, default=20_000, help="wordpieces that each model is run on, about")

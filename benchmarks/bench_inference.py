@@ -23,8 +23,9 @@ from torch import nn
 from transformers import BertConfig as HuggingFaceConfig
 from transformers import BertForSequenceClassification
 
+from transformer.config import BertConfig
 from transformer.files import write_json
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.published import FASTER, SMALLER
 from transformer.runtime import mixed
 
@@ -92,6 +93,7 @@ def show(milliseconds: np.ndarray) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15, help="of each of the six models, in every setting")
     parser.add_argument("--quick", action="store_true", help="batches of 1 alone, 3 turns: some seconds")
@@ -105,6 +107,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure all models in every setting; print the table, and write it where --json says."""
     args = parse_args(argv)
     if args.busy:
         torch.set_num_threads(1)

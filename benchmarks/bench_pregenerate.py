@@ -113,6 +113,7 @@ def write_corpora(folder: Path, sentences: list[str], times: int) -> None:
 
 
 def main() -> None:
+    """Measure every step on corpora of several sizes, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=float, default=8, help="size of the smallest corpus")
     parser.add_argument("--runs", type=int, default=3, help="runs of every step, of which the median counts")

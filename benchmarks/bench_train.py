@@ -32,11 +32,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import general_distill
 import task_distill
 from transformer.checkpoint import load_tokenizer, save_model
+from transformer.config import BertConfig
 from transformer.distillation import layer_map, needed, soft_cross_entropy, transformer_losses
 from transformer.epochs import open_epoch
 from transformer.features import Sequences, encode_file
 from transformer.glue import TASKS
-from transformer.modeling import BertConfig, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import predict
 from transformer.runtime import Losses, Processes, freeze, mixed, shuffled_batches
@@ -380,6 +381,7 @@ STAGES = {function.__name__: function
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `clock` tells the seconds that count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=[name for name in STAGES if name != "hours"])
     parser.add_argument("--batch", type=int, default=8, help="sequences of a step in `general` and `intermediate`")
@@ -394,6 +396,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure the stages asked for, and print their tables."""
     args = parse_args(argv)
     if args.busy:
         torch.set_num_threads(1)

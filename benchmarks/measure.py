@@ -66,8 +66,8 @@ def tree_memory(process: int) -> int:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
-        for thread in os.listdir(f"/proc/{process}/task"):
-            for child in Path(f"/proc/{process}/task/{thread}/children").read_text().split():
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            for child in (thread / "children").read_text().split():
                 total += tree_memory(int(child))
     return total
 

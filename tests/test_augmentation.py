@@ -16,11 +16,11 @@ from test_processes import torchrun
 
 import data_augmentation
 from data_augmentation import augment_row, vary
-from transformer import candidates as candidates_module
+from transformer import arrays
 from transformer import glove as glove_module
+from transformer.arrays import BlocksOnDisk
 from transformer.candidates import (
     STOP_WORDS,
-    BlocksOnDisk,
     Candidates,
     MaskedLM,
     MaskedWords,
@@ -173,7 +173,7 @@ def test_the_model_and_the_words_agree_with_the_tokenizer(bert):
 
 
 def test_a_table_keeps_what_reached_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(candidates_module, "_SECONDS_BETWEEN_SAVES", 1e9)
+    monkeypatch.setattr(arrays, "_SECONDS_BETWEEN_SAVES", 1e9)
     blocks = np.arange(24).reshape(4, 2, 3)
     table = BlocksOnDisk(tmp_path, 3, "H")
     table.create(4, {"a": 1})
@@ -376,7 +376,7 @@ def child(argv: list[str], slow: str) -> None:
     owner, name = {"best": (MaskedLM, "best"), "rows": (data_augmentation, "augment_row")}[slow]
     original = getattr(owner, name)
     setattr(owner, name, lambda *args: time.sleep(0.01) or original(*args))
-    candidates_module._SECONDS_BETWEEN_SAVES = 0
+    arrays._SECONDS_BETWEEN_SAVES = 0
     data_augmentation.main(argv)
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from transformer import download
-from transformer.download import Missing, NotFound, bring_by_hand, fetch, unzip
+from transformer.download import Missing, bring_by_hand, fetch, unzip
 from transformer.files import InputError
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
+from transformer.transport import NotFound
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB: several blocks

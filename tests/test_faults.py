@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from faulty_server import CuttingProxy, Fault, FaultyServer
 
-from transformer import download
-from transformer.download import NotFound, fetch
+from transformer import download, transport
+from transformer.download import fetch
 from transformer.files import InputError
+from transformer.transport import NotFound
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = random.Random(0).randbytes(2_500_000)  # several blocks
@@ -31,7 +32,7 @@ FAR = 2_200_000  # a cut there leaves blocks that need not come again
 def server(monkeypatch, tmp_path):
     """A server of /f, which holds CONTENT."""
     monkeypatch.setattr(download, "BACK_OFF", 0.001)
-    monkeypatch.setattr(download, "TIMEOUT", (5, 0.5))
+    monkeypatch.setattr(transport, "TIMEOUT", (5, 0.5))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "f").write_bytes(CONTENT)

@@ -15,7 +15,7 @@ from transformer.modeling import (
     TinyBertForSequenceClassification,
 )
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.weights import canonical_names
+from transformer.weights import canonical_names, load_strictly
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = json.loads((GOLDEN / "optimizer.json").read_text())
@@ -28,7 +28,7 @@ def arrays(name):
 
 def load(cls, role, states, **kwargs):
     model = cls(BertConfig.from_json_file(GOLDEN / f"{role}_config.json"), **kwargs)
-    model.load_canonical(canonical_names(arrays(states)), states)
+    load_strictly(model, canonical_names(arrays(states)), states)
     return model.eval()
 
 

@@ -1,11 +1,14 @@
 """Arrays in a folder: made once, part by part, by one process at a time; then only mapped.
 
-manifest.json is written last: where it stands, the arrays are whole. No torch here: workers need none.
+manifest.json is written last: where it stands, the arrays are whole. BlocksOnDisk is a table that several processes
+fill at a time. No torch here: workers need none.
 """
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from tqdm import tqdm
 from transformer.files import InputError, read_json, write_json
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, byte_ranges
+
+_SECONDS_BETWEEN_SAVES = 1.0  # of work on a BlocksOnDisk that a kill can cost
 
 
 def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], part_size: int,
@@ -115,3 +120,70 @@ def _load(path: Path, typecode: str, in_memory: bool) -> np.ndarray:
         return np.fromfile(path, typecode)
     # A plain array over the mapped pages: np.memmap's own indexing takes microseconds more.
     return np.asarray(np.memmap(path, typecode, mode="r"))
+
+
+class BlocksOnDisk:
+    """A table on disk, [rows, columns], that several processes fill by blocks of rows; a kill costs a second's work.
+
+    Beside it stands a byte for each block, 1 when the block has reached the disk.
+    """
+
+    def __init__(self, folder: Path, columns: int, typecode: str):
+        self.folder = folder
+        self.columns = columns
+        self.typecode = typecode
+        self._pending: list[int] = []
+        self._saved_at = time.monotonic()
+
+    def create(self, blocks: int, facts: dict[str, Any]) -> None:
+        """Make it empty; `facts` are what its contents follow from."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "facts.json").unlink(missing_ok=True)
+        (self.folder / "table").write_bytes(b"")
+        (self.folder / "done").write_bytes(bytes(blocks))
+        write_json(self.folder / "facts.json", facts)  # last: where it stands, the rest does
+
+    def facts(self) -> dict[str, Any] | None:
+        """Those that it was made with; None where there is none."""
+        return read_json(self.folder / "facts.json") if (self.folder / "facts.json").is_file() else None
+
+    def is_whole(self, blocks: int) -> bool:
+        """Whether both files are there, and as many blocks: a machine that lost power can lose young files."""
+        done = self.folder / "done"
+        return (self.folder / "table").is_file() and done.is_file() and done.stat().st_size == blocks
+
+    def remove(self) -> None:
+        """Delete the folder, so that a kill in the middle leaves none that seems to hold something."""
+        (self.folder / "facts.json").unlink()
+        shutil.rmtree(self.folder)
+
+    def missing(self) -> np.ndarray:
+        """Numbers of the blocks that are not on disk."""
+        return np.flatnonzero(np.fromfile(self.folder / "done", np.uint8) == 0)
+
+    def write(self, number: int, start: int, block: np.ndarray) -> None:
+        """Write block `number`, the rows from `start` on."""
+        block = block.astype(self.typecode)
+        with open(self.folder / "table", "r+b") as table:
+            table.seek(start * self.columns * block.itemsize)
+            table.write(block.tobytes())
+        self._pending.append(number)
+        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        """Bring what was written to the disk, then say so."""
+        with open(self.folder / "table", "r+b") as table, open(self.folder / "done", "r+b", 0) as done:
+            os.fsync(table.fileno())
+            for number in self._pending:
+                done.seek(number)
+                done.write(b"\1")
+            os.fsync(done.fileno())
+        self._pending.clear()
+        self._saved_at = time.monotonic()
+
+    def map(self) -> np.ndarray:
+        """The whole table, read-only."""
+        if not (self.folder / "table").stat().st_size:
+            return np.empty((0, self.columns), self.typecode)
+        return np.memmap(self.folder / "table", self.typecode, mode="r").reshape(-1, self.columns)

@@ -6,10 +6,7 @@ batches by length; the best pieces for each are kept on disk, so that a killed r
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
-import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.files import InputError, read_json, read_lines, write_json
+from transformer.arrays import BlocksOnDisk
+from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
 from transformer.runtime import Processes, mixed
 from transformer.tokenization import BertTokenizer
@@ -28,7 +26,6 @@ STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  
 _PLAIN_WORD = re.compile("[a-z]+")
 _REMEMBERED_WORDS = 1 << 17
 _MOST_ROWS = 1024              # of a batch: their logits for 30,522 pieces take 125 MB
-_SECONDS_BETWEEN_SAVES = 1.0   # of work that a kill can cost
 
 
 def words_to_vary(words: list[str]) -> list[int]:
@@ -133,73 +130,6 @@ class MaskedWords:
         ids[np.arange(len(which)), positions] = mask
         return tuple(map(torch.from_numpy, (ids, (second & attention).astype(np.int64), attention.astype(np.int64),
                                             positions)))
-
-
-class BlocksOnDisk:
-    """A table on disk, [rows, columns], that several processes fill by blocks of rows; a kill costs a second's work.
-
-    Beside it stands a byte for each block, 1 when the block has reached the disk.
-    """
-
-    def __init__(self, folder: Path, columns: int, typecode: str):
-        self.folder = folder
-        self.columns = columns
-        self.typecode = typecode
-        self._pending: list[int] = []
-        self._saved_at = time.monotonic()
-
-    def create(self, blocks: int, facts: dict[str, Any]) -> None:
-        """Make it empty; `facts` are what its contents follow from."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "facts.json").unlink(missing_ok=True)
-        (self.folder / "table").write_bytes(b"")
-        (self.folder / "done").write_bytes(bytes(blocks))
-        write_json(self.folder / "facts.json", facts)  # last: where it stands, the rest does
-
-    def facts(self) -> dict[str, Any] | None:
-        """Those that it was made with; None where there is none."""
-        return read_json(self.folder / "facts.json") if (self.folder / "facts.json").is_file() else None
-
-    def is_whole(self, blocks: int) -> bool:
-        """Whether both files are there, and as many blocks: a machine that lost power can lose young files."""
-        done = self.folder / "done"
-        return (self.folder / "table").is_file() and done.is_file() and done.stat().st_size == blocks
-
-    def remove(self) -> None:
-        """Delete the folder, so that a kill in the middle leaves none that seems to hold something."""
-        (self.folder / "facts.json").unlink()
-        shutil.rmtree(self.folder)
-
-    def missing(self) -> np.ndarray:
-        """Numbers of the blocks that are not on disk."""
-        return np.flatnonzero(np.fromfile(self.folder / "done", np.uint8) == 0)
-
-    def write(self, number: int, start: int, block: np.ndarray) -> None:
-        """Write block `number`, the rows from `start` on."""
-        block = block.astype(self.typecode)
-        with open(self.folder / "table", "r+b") as table:
-            table.seek(start * self.columns * block.itemsize)
-            table.write(block.tobytes())
-        self._pending.append(number)
-        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
-            self.save()
-
-    def save(self) -> None:
-        """Bring what was written to the disk, then say so."""
-        with open(self.folder / "table", "r+b") as table, open(self.folder / "done", "r+b", 0) as done:
-            os.fsync(table.fileno())
-            for number in self._pending:
-                done.seek(number)
-                done.write(b"\1")
-            os.fsync(done.fileno())
-        self._pending.clear()
-        self._saved_at = time.monotonic()
-
-    def map(self) -> np.ndarray:
-        """The whole table, read-only."""
-        if not (self.folder / "table").stat().st_size:
-            return np.empty((0, self.columns), self.typecode)
-        return np.memmap(self.folder / "table", self.typecode, mode="r").reshape(-1, self.columns)
 
 
 def batch_tokens_for(device: torch.device) -> int:

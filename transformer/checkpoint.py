@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, atomic_write, read_json
-from transformer.modeling import CONFIG_NAME, BertConfig, BertPreTrainedModel
+from transformer.modeling import BertPreTrainedModel
 from transformer.tokenization import BertTokenizer
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
 

@@ -5,16 +5,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformer.cli import run_script
 from transformer.files import InputError, atomic_write, read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CURVES_NAME = "curves.png"
 _NOT_SHOWN = {"step", "epoch", "learning_rate", "sequences_per_s", "wordpieces_per_s", "memory_gb", "gpu_memory_gb"}
 _FEW = 50  # points, up to which each is marked: a line through one point is not seen
 
 
-def read_metrics(folder: str | Path) -> list[dict]:
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl that hold a loss.
 
     Raises InputError where the folder has no metrics.jsonl with steps or epochs.
@@ -52,13 +57,10 @@ def draw_curves(folder: str | Path) -> Path:
         axis.grid(alpha=0.3)
     axes[0].set_title(Path(folder).resolve().name)
     axes[-1].set_xlabel("optimizer step" if "step" in lines[0] else "epoch")
-    path = Path(folder) / CURVES_NAME
-    with atomic_write(path, "wb") as handle:
-        figure.savefig(handle, format="png", dpi=120)
-    return path
+    return _save(figure, Path(folder) / CURVES_NAME, dpi=120)
 
 
-def _small_figure(title: str, x_label: str, y_label: str):
+def _small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """A figure that is still readable when it is shown 350 pixels wide, and its axis."""
     from matplotlib.figure import Figure
 
@@ -72,14 +74,14 @@ def _small_figure(title: str, x_label: str, y_label: str):
     return figure, axis
 
 
-def _save(figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path, dpi: int) -> Path:
     with atomic_write(path, "wb") as handle:
-        figure.savefig(handle, format="png", dpi=144)
+        figure.savefig(handle, format="png", dpi=dpi)
     return path
 
 
 def draw_lines(path: Path, title: str, y_label: str, lines: Sequence[tuple[str, list, list]]) -> Path:
-    """Draw one line for each (name, steps, values) into the PNG `path`; equal names share a colour."""
+    """Draw a line for each (name, steps, values) into the PNG `path`, which is returned; equal names share a colour."""
     figure, axis = _small_figure(title, "optimizer step", y_label)
     colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for name, _, _ in lines))}
     seen = set()
@@ -89,12 +91,13 @@ def draw_lines(path: Path, title: str, y_label: str, lines: Sequence[tuple[str, 
         seen.add(name)
     axis.set_xlim(left=0)
     axis.legend(fontsize=9)
-    return _save(figure, path)
+    return _save(figure, path, dpi=144)
 
 
 def draw_models(path: Path, title: str, x_label: str, y_label: str,
                 points: Sequence[tuple[str, float, float, int]]) -> Path:
-    """Draw (name, x, y, parameters) of models into the PNG `path`: x on a log scale, areas as the parameters."""
+    """Draw (name, x, y, parameters) of models into the PNG `path`, which is returned: x on a log scale, areas as the
+    parameters."""
     figure, axis = _small_figure(title, x_label, y_label)
     largest = max(parameters for *_, parameters in points)
     for number, (name, x, y, parameters) in enumerate(points):
@@ -102,10 +105,11 @@ def draw_models(path: Path, title: str, x_label: str, y_label: str,
         axis.annotate(name, (x, y), fontsize=9, ha="center", va="bottom", xytext=(0, 16), textcoords="offset points")
     axis.set_xscale("log")
     axis.margins(0.3, 0.35)
-    return _save(figure, path)
+    return _save(figure, path, dpi=144)
 
 
 def main() -> None:
+    """Draw the curves of the folder that the command line names."""
     if len(sys.argv) != 2:
         raise InputError("name one folder: python -m transformer.curves FOLDER")
     print(draw_curves(sys.argv[1]))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from transformer.config import BertConfig
 from transformer.files import InputError
-from transformer.modeling import BertConfig, BertModel
+from transformer.modeling import BertModel
 
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
 

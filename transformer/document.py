@@ -23,11 +23,13 @@ Inline = str | Link | list  # a text, a link, or a list of them
 
 @dataclass(frozen=True)
 class Heading:
+    """A heading of the second level; on the HTML page it is also a link in the list on top."""
     text: str
 
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
     content: Inline
 
 
@@ -83,10 +85,9 @@ def to_markdown(title: str, blocks: list[Block], folder: Path) -> str:
                       for path, alt, caption in block.items]
         else:
             groups = [name for name, count in block.groups for _ in range(count)] or [""] * len(block.header)
-            header = [f"{group}: {name}" if group else name for group, name in zip(groups, block.header)]
-            lines = [header, ["---:" if side == "r" else "---" for side in block.align], *block.rows]
-            lines[0] = [text(name) for name in header]
-            lines[2:] = [[text(cell) for cell in row] for row in block.rows]
+            lines = [[text(f"{group}: {name}" if group else name) for group, name in zip(groups, block.header)],
+                     ["---:" if side == "r" else "---" for side in block.align],
+                     *([text(cell) for cell in row] for row in block.rows)]
             parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
             parts += [text(block.note)] if block.note else []
     return "\n\n".join(parts) + "\n"

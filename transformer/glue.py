@@ -54,6 +54,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
+        """Whether the labels are scores: STS-B."""
         return self.labels is None
 
     @property

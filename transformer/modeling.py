@@ -1,119 +1,24 @@
 """BERT and TinyBERT as modules, with the names, call conventions and outputs of the published package.
 
 Models return what distillation reads: hidden states and attention scores before softmax, all or those asked for.
-Shapes in comments: B batch, S sequence length, H hidden size, A attention heads, D = H / A.
+Shapes: B batch, S sequence length, H hidden size, A attention heads, D = H / A. Tensors are of the weights' dtype,
+ids and masks int64.
 """
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transformer.files import InputError, read_json, write_json
-from transformer.weights import canonical_names, read_weights
+from transformer.config import ACTIVATIONS, CONFIG_NAME, BertConfig
+from transformer.files import InputError
+from transformer.weights import canonical_names, load_strictly, read_weights, require_sizes
 
-CONFIG_NAME = "config.json"
-ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": torch.relu, "swish": nn.functional.silu}
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
-MAX_LAYERS, MAX_PARAMETERS = 1000, 10**9  # BERT-large: 24 layers, 335 million parameters
-
-
-@dataclass
-class BertConfig:
-    """Sizes and rates of a BERT model, read from and written to config.json.
-
-    `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
-    Hugging Face's class does not. `extra` keeps the keys that this package has no use for (id2label, ...).
-    Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
-    the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
-    """
-    vocab_size: int
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    classifier_relu: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size"):
-            value = getattr(self, name)
-            if type(value) is not int or value <= 0:
-                raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise InputError(f"config: {name} is {value!r}, expected a number from 0 to 1")
-        if type(self.classifier_relu) is not bool:
-            raise InputError(f"config: classifier_relu is {self.classifier_relu!r}, expected true or false")
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(f"config: {self.num_attention_heads} attention heads do not divide "
-                             f"hidden_size {self.hidden_size}")
-        if self.hidden_act not in list(ACTIVATIONS):
-            raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
-        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size + \
-            self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
-        if self.num_hidden_layers > MAX_LAYERS or rows * self.hidden_size > MAX_PARAMETERS:
-            raise InputError(f"config: {self.num_hidden_layers} layers and {rows * self.hidden_size:,} parameters are "
-                             f"too many for a BERT (at most {MAX_LAYERS} and {MAX_PARAMETERS:,})")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BertConfig:
-        """Build a config from the keys of a config.json; InputError when vocab_size is missing."""
-        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
-        if not isinstance(values, dict) or "vocab_size" not in values:
-            raise InputError("config: vocab_size is missing")
-        return cls(**{key: value for key, value in values.items() if key in known},
-                   extra={key: value for key, value in values.items() if key not in known})
-
-    @classmethod
-    def from_json_file(cls, path: str | Path) -> BertConfig:
-        """Read a config.json; InputError names the file."""
-        try:
-            return cls.from_dict(read_json(path))
-        except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All keys, those of `extra` among them."""
-        values = dataclasses.asdict(self)
-        return {**values.pop("extra"), **values}
-
-    def to_json_file(self, path: str | Path) -> None:
-        """Write config.json, atomically."""
-        write_json(path, self.to_dict())
-
-
-def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:
-    """InputError where the large weights, under canonical names, are not of the sizes that a config says.
-
-    Asked before a model of these sizes is made: its memory then follows from what the file of weights really holds.
-    """
-    rows = {"embeddings.word_embeddings": config.vocab_size,
-            "embeddings.position_embeddings": config.max_position_embeddings,
-            "embeddings.token_type_embeddings": config.type_vocab_size}
-    for layer in range(config.num_hidden_layers):
-        rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
-        rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
-    for name, size in rows.items():
-        found = state.get(f"bert.{name}.weight", torch.empty(0)).shape
-        if found != (size, config.hidden_size):
-            raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
-                             f"weights it is {list(found) if found != (0,) else 'missing'}")
 
 
 class BertEmbeddings(nn.Module):
@@ -128,6 +33,7 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Ids and segments [B, S] -> [B, S, H]."""
         positions = torch.arange(input_ids.size(1), device=input_ids.device)
         summed = (self.word_embeddings(input_ids) + self.position_embeddings(positions)
                   + self.token_type_embeddings(token_type_ids))
@@ -135,7 +41,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head attention that also returns its scores before softmax, where they are wanted."""
+    """Multi-head attention that also returns its scores before softmax, where they are wanted (paper, equation 1)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -146,6 +52,7 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """hidden [B, S, H], mask (added to the scores, [B, 1, 1, S]) -> context [B, S, H], scores [B, A, S, S]."""
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
         # on the CPU, in bfloat16, the fused kernel with its backward pass is slower than separate operations
@@ -171,6 +78,7 @@ class BertSelfOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
+        """values [B, S, input_size], residual [B, S, H] -> [B, S, H]."""
         return self.LayerNorm(self.dropout(self.dense(values)) + residual)
 
 
@@ -183,6 +91,7 @@ class BertAttention(nn.Module):
         self.output = BertSelfOutput(config, config.hidden_size)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """As BertSelfAttention, with hidden states in place of the context."""
         context, scores = self.self(hidden, mask, want_scores)
         return self.output(context, hidden), scores
 
@@ -196,6 +105,7 @@ class BertIntermediate(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, intermediate_size]."""
         return self.activation(self.dense(hidden))
 
 
@@ -209,6 +119,7 @@ class BertLayer(nn.Module):
         self.output = BertSelfOutput(config, config.intermediate_size)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """As BertSelfAttention, with hidden states in place of the context."""
         hidden, scores = self.attention(hidden, mask, want_scores)
         return self.output(self.intermediate(hidden), hidden), scores
 
@@ -222,6 +133,7 @@ class BertEncoder(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None, layers: int | None,
                 scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Embedding output [B, S, H] -> hidden states and attention scores, as BertModel returns them."""
         hidden_states, all_scores = [hidden], []
         for index, layer in enumerate(self.layer[:layers]):
             hidden, layer_scores = layer(hidden, mask, scores is None or index in scores)
@@ -238,6 +150,7 @@ class BertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[B, S, H] -> [B, H]."""
         return torch.tanh(self.dense(hidden[:, 0]))
 
 
@@ -251,6 +164,7 @@ class BertPredictionHeadTransform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
         return self.LayerNorm(self.activation(self.dense(hidden)))
 
 
@@ -265,6 +179,7 @@ class BertLMPredictionHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> logits [..., vocabulary]."""
         return self.decoder(self.transform(hidden)) + self.bias
 
 
@@ -276,6 +191,7 @@ class BertOnlyMLMHead(nn.Module):
         self.predictions = BertLMPredictionHead(config, word_embeddings)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> logits [..., vocabulary]."""
         return self.predictions(hidden)
 
 
@@ -287,6 +203,7 @@ class BertPreTrainingHeads(BertOnlyMLMHead):
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
 
     def forward(self, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [..., H], pooled [B, H] -> logits [..., vocabulary], [B, 2]."""
         return self.predictions(hidden), self.seq_relationship(pooled)
 
 
@@ -310,17 +227,20 @@ class BertPreTrainedModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_scratch(cls, folder: str | Path, **kwargs) -> BertPreTrainedModel:
-        """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class."""
+    def from_scratch(cls, folder: str | Path, **kwargs: Any) -> BertPreTrainedModel:
+        """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class.
+
+        Raises InputError as BertConfig does.
+        """
         return cls(BertConfig.from_json_file(Path(folder) / CONFIG_NAME), **kwargs)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, new: tuple[str, ...] = (), **kwargs) -> BertPreTrainedModel:
+    def from_pretrained(cls, folder: str | Path, *, new: tuple[str, ...] = (), **kwargs: Any) -> BertPreTrainedModel:
         """Load a model folder strictly; `kwargs` go to the class.
 
         new: name prefixes of weights that the caller accepts as newly initialised where the checkpoint lacks them or
         holds them in another shape, e.g. ("classifier",). What was left out and what is new is printed.
-        Raises InputError listing every missing, unexpected or misshapen weight.
+        Raises InputError listing every missing, unexpected or misshapen weight, and for files that cannot be used.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -331,34 +251,8 @@ class BertPreTrainedModel(nn.Module):
         config = BertConfig.from_json_file(folder / CONFIG_NAME)
         require_sizes(config, state, folder)
         model = cls(config, **kwargs)
-        model.load_canonical(state, folder, new)
+        load_strictly(model, state, folder, new)
         return model
-
-    def load_canonical(self, state: dict[str, Tensor], source: str | Path, new: tuple[str, ...] = ()) -> None:
-        """Load tensors under canonical names into this model; see from_pretrained(). `source` is named in messages."""
-        if not hasattr(self, "bert"):
-            state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
-        own = self.state_dict()
-        fits = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
-        misshapen = [f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
-                     for name in own if name in state and name not in fits and not name.startswith(new)]
-        missing = [name for name in own if name not in state and not name.startswith(new)]
-        heads = ("cls.", "classifier.", "fit_dense", "bert.pooler.", "pooler.")
-        left_out = [name for name in state if name not in own and name.startswith(heads)]
-        unexpected = [name for name in state if name not in own and name not in left_out]
-        problems = [f"{len(names)} {kind} weights: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-                    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-                    if names]
-        if problems:
-            raise InputError(f"{source} does not fit {type(self).__name__}: {'; '.join(problems)}")
-        tied = "cls.predictions.decoder.weight"
-        if tied in fits and not torch.equal(fits[tied], fits["bert.embeddings.word_embeddings.weight"]):
-            raise InputError(f"{source}: {tied} differs from the word embeddings, to which BERT ties it")
-        self.load_state_dict(fits, strict=False)
-        created = [name for name in own if name not in fits]
-        for what, names in (("left out, not used by", left_out), ("newly initialised in", created)):
-            if names:
-                print(f"{source}: {what} {type(self).__name__}: {', '.join(names)}", flush=True)
 
 
 class BertModel(BertPreTrainedModel):
@@ -445,7 +339,7 @@ class _Fit(BertPreTrainedModel):
     has_fit = True
 
     def add_fit(self, fit_size: int | None, fit_per_layer: bool) -> None:
-        self.fit_size = fit_size
+        """Make the projections to the width `fit_size`; None: there are none."""
         if fit_size is not None and fit_per_layer:
             self.fit_denses = nn.ModuleList(nn.Linear(self.config.hidden_size, fit_size)
                                             for _ in range(self.config.num_hidden_layers + 1))
@@ -464,7 +358,7 @@ class TinyBertForPreTraining(_Fit):
 
     hf_architecture = "BertForPreTraining"
 
-    def __init__(self, config: BertConfig, fit_size: int = 768, fit_per_layer: bool = False):
+    def __init__(self, config: BertConfig, fit_size: int | None = 768, fit_per_layer: bool = False):
         super().__init__(config)
         self.bert = BertModel(config)
         self.cls = BertPreTrainingHeads(config, self.bert.embeddings.word_embeddings.weight)

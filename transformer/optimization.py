@@ -12,6 +12,8 @@ NO_DECAY = ("bias", "LayerNorm.weight")
 PIECE = 1 << 17  # elements of a tensor updated at once on the CPU, so that they stay in its cache
 
 
+# Schedules: the factor of the learning rate after a share `progress` of all steps, from 0 to 1.
+
 def warmup_constant(progress: float, warmup: float) -> float:
     """Rise linearly over the first `warmup` of the steps, then 1."""
     return progress / warmup if progress < warmup else 1.0
@@ -88,7 +90,7 @@ class BertAdam(torch.optim.Optimizer):
         return self.rate(group, next((self.state[p]["step"] for p in group["params"] if p in self.state), 0))
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:
         """Update every parameter that has a gradient; its gradient is clipped in place."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]

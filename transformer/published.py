@@ -1,7 +1,11 @@
-"""Published numbers to compare with: one row for each line of the tables, scores in percent, dev and test apart."""
+"""Published numbers to compare with, scores in percent, dev and test apart: a row for each line of the tables, and how
+the report shows them.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from transformer.document import Block, Heading, Table, Text
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,29 @@ ROWS = [Published(source, split, model, variant, dict(zip(columns, scores))) for
 
 # The lines of the ablation table; the other rows are those of tables of whole tasks.
 ABLATIONS = {row.variant: row for row in ROWS if list(row.scores) == _ABLATION}
+
+
+def published() -> list[Block]:
+    """The tables of whole tasks, dev and test in sections of their own."""
+    whole = [row for row in ROWS if row not in ABLATIONS.values()]
+    blocks = [Heading("Published dev scores"), Text(
+        "The numbers of this section and the next are not of these runs. The earlier public reproduction trained four "
+        "tasks.")]
+    for source in dict.fromkeys(row.source for row in whole if row.split == "dev"):
+        blocks += [Text(f"{source[0].upper()}{source[1:]}, dev:"),
+                   _table([row for row in whole if row.split == "dev" and row.source == source])]
+    return [*blocks, Heading("Published test scores"), Text(
+        f"{PAPER}, from the GLUE server. Test scores are never to be compared with dev scores."),
+        _table([row for row in whole if row.split == "test"])]
+
+
+def _table(rows: list[Published]) -> Table:
+    """A line for each task, a column for each model; all rows have the same tasks."""
+    return Table(["task", *(row.model for row in rows)], [
+        [task, *(f"{row.scores[task]:.1f}" for row in rows)] for task in rows[0].scores], "l" + "r" * len(rows))
+
+
+def ablation_table() -> Table:
+    """A line for each variant (paper, tables 2 to 4), a column for each task."""
+    return Table(["variant", *_ABLATION], [[variant, *(f"{score:.1f}" for score in row.scores.values())]
+                                           for variant, row in ABLATIONS.items()], "l" + "r" * len(_ABLATION))

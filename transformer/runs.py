@@ -1,10 +1,15 @@
-"""The runs of this kit below some folders: what each one is, its dev scores, and what had to be left out, and why."""
+"""The runs of this kit below some folders: what each one is, its dev scores, and what had to be left out, and why.
+
+And how report.py speaks of them: the name of a model, a score with its spread and its sources.
+"""
 from __future__ import annotations
 
 import math
 import os
 import re
 import shlex
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,15 +17,18 @@ from typing import Any
 
 import torch
 
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.curves import read_metrics
+from transformer.document import Inline, Link
 from transformer.files import InputError, read_json
 from transformer.glue import TASKS, Task, get_task
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.record import EVAL_NAME, RUN_NAME
 from transformer.resume import result_settings
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",
            "spearmanr": "Spearman"}
+MISSING = "missing"  # in place of a score that no run has
 Left = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
 _TEACHER_LAYERS = "--init_from_teacher_layers"
@@ -84,7 +92,7 @@ def is_number(value: Any) -> bool:
 
 def variant_of(folder: Path) -> str:
     """VARIANT of models/runs/VARIANT/MODEL and models/runs/VARIANT/seed_S/MODEL; full elsewhere."""
-    path = os.path.abspath(folder)  # links are kept: models may be one to a folder of another name
+    path = os.path.abspath(folder)  # noqa: PTH100  links are kept: models may be one to a folder of another name
     match = re.search(r"/models/runs/([^/]+)/(seed_[^/]+/)?[^/]+$", path)
     return match[1] if match else "full"
 
@@ -95,7 +103,7 @@ def _student(record: dict, folder: Path, script: str) -> str:
     for name in (settings.get("output_dir"), settings.get("student_model"), record.get("start"), folder.name):
         if match := re.search(r"tinybert_(\d+l)", Path(str(name)).name):
             return match[1]
-    return "" if script == "finetune_teacher" else f"{read_json(folder / 'config.json').get('num_hidden_layers')}l"
+    return "" if script == "finetune_teacher" else f"{read_json(folder / CONFIG_NAME).get('num_hidden_layers')}l"
 
 
 def _scores(values: Any, task: Task) -> dict[str, float]:
@@ -234,6 +242,49 @@ def differing_settings(runs: list[Run]) -> list[str]:
     return sorted(name for name in names if len({values[name] for values in settings}) > 1)
 
 
+def tasks_of(runs: Iterable[Run]) -> list[Task]:
+    """The tasks that the runs have, in the order of the table of tasks."""
+    there = {run.task for run in runs}
+    return [task for task in TASKS.values() if task in there]
+
+
+def comparable(runs: list[Run]) -> tuple[dict[str, list[Run]], list[Task]]:
+    """Runs of the full method by the name of a model whose size can be read, and the tasks that all of these have."""
+    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    models = {model_name(student): [run for run in scored if run.student == student]
+              for student in sorted({run.student for run in scored})}
+    models = {name: group for name, group in models.items() if parameters(group[0])}
+    return models, [task for task in TASKS.values() if all(task in tasks_of(group) for group in models.values())]
+
+
+def model_name(student: str) -> str:
+    """TinyBERT4 for 4l; of the empty string, teacher."""
+    return f"TinyBERT{student.removesuffix('l')}" if student else "teacher"
+
+
+def score(runs: list[Run], metric: str) -> tuple[list[Run], list[float]]:
+    """The runs that have the metric, and its values in percent."""
+    scored = [run for run in runs if metric in run.scores]
+    return scored, [100 * run.scores[metric] for run in scored]
+
+
+def cell(runs: list[Run], metric: str) -> Inline:
+    """Mean of a metric in percent, sample standard deviation where there are several, n, and the runs it is from."""
+    scored, values = score(runs, metric)
+    if not values:
+        return MISSING
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return [f"{statistics.fmean(values):.1f}{deviation} (n={len(values)})", *references(scored)]
+
+
+def references(runs: Iterable[Run]) -> list[Inline]:
+    """The runs' numbers in the report, each a link to its run.json."""
+    parts: list[Inline] = []
+    for run in runs:
+        parts += [" ", Link(str(run.number), run.folder / RUN_NAME, small=True)]
+    return parts
+
+
 def lines_of(runs: list[Run], value: str, scale: float, left: Left) -> list[tuple[Run, list, list]]:
     """(run, steps, values) of those runs whose metrics.jsonl tells the value."""
     lines = []
@@ -254,7 +305,7 @@ def parameters(run: Run) -> int:
     """Of the classifier that config.json in the run's folder describes; 0 where there is none that can be read."""
     try:
         with torch.device("meta"):
-            model = TinyBertForSequenceClassification(BertConfig.from_json_file(run.folder / "config.json"),
+            model = TinyBertForSequenceClassification(BertConfig.from_json_file(run.folder / CONFIG_NAME),
                                                       run.task.num_labels)
     except (InputError, TypeError):
         return 0

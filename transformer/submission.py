@@ -17,6 +17,7 @@ HEADER = "index\tprediction"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as given."""
     parser = Parser("Check the prediction files of one student and zip them for the GLUE server.")
     parser.add_argument("--results", nargs="+", required=True, metavar="DIR",
                         help="folders that hold NAME.tsv of task_distill.py --do_predict, at any depth")
@@ -70,6 +71,7 @@ def _is_score(text: str) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Check every file of predictions, fill in those that are missing, and write the zip file."""
     args = parse_args(argv)
     folders = [find_input(folder) for folder in args.results]
     wanted = {f"{submission.name}.tsv": (task, submission)

@@ -1,4 +1,6 @@
-"""Files of tensors: safe reading, atomic writing, and the one set of names that this kit gives to BERT's weights."""
+"""The weights of models: files read safely and written atomically, the one set of names that this kit gives to them,
+and whether they are those that a model needs.
+"""
 from __future__ import annotations
 
 import pickle
@@ -7,12 +9,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, atomic_write
 
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFETENSORS_NAME = "model.safetensors"
+WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+TIED_DECODER = "cls.predictions.decoder.weight"  # of the masked LM: the word embeddings once more
 MAX_HEADER_BYTES = 8 << 20  # of a .safetensors file; BERT-large's has 50 KB
 
 
@@ -41,7 +46,7 @@ def read_bin(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise InputError(f"{path} is damaged or holds more than tensors (a pickle with code is never run): "
                          "get it again from a source you trust") from None
-    except Exception as error:  # damage can make the reader stumble over anything
+    except Exception as error:  # noqa: BLE001  damage can make the reader stumble over anything
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
                          "get it again") from None
     if not isinstance(state, dict) or not all(
@@ -117,7 +122,7 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     canonical: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name.endswith("embeddings.position_ids") or name.endswith("embeddings.token_type_ids"):
+        if name.endswith(("embeddings.position_ids", "embeddings.token_type_ids")):
             continue
         if name == "cls.predictions.decoder.bias":
             if "cls.predictions.bias" in state:
@@ -127,12 +132,62 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = "cls.predictions.bias"
         if name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = f"bert.{name}"
-        name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
-        name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
+        if name.endswith(".gamma"):
+            name = name.removesuffix("gamma") + "weight"
+        if name.endswith(".beta"):
+            name = name.removesuffix("beta") + "bias"
         if name in canonical:
             raise InputError(f"two tensors of the checkpoint claim the name {name}")
         canonical[name] = tensor
-    embeddings = canonical.get("bert.embeddings.word_embeddings.weight")
-    if "cls.predictions.bias" in canonical and embeddings is not None:
-        canonical.setdefault("cls.predictions.decoder.weight", embeddings)
+    if "cls.predictions.bias" in canonical and WORD_EMBEDDINGS in canonical:
+        canonical.setdefault(TIED_DECODER, canonical[WORD_EMBEDDINGS])
     return canonical
+
+
+def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:
+    """InputError where the large weights, under canonical names, are not of the sizes that a config says.
+
+    Asked before a model of these sizes is made: its memory then follows from what the file of weights really holds.
+    """
+    rows = {"embeddings.word_embeddings": config.vocab_size,
+            "embeddings.position_embeddings": config.max_position_embeddings,
+            "embeddings.token_type_embeddings": config.type_vocab_size}
+    for layer in range(config.num_hidden_layers):
+        rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
+        rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
+    for name, size in rows.items():
+        found = state.get(f"bert.{name}.weight", torch.empty(0)).shape
+        if found != (size, config.hidden_size):
+            raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
+                             f"weights it is {list(found) if found != (0,) else 'missing'}")
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path, new: tuple[str, ...] = ()) -> None:
+    """Load tensors under canonical names into a model of modeling.py; heads that it does not have are left out.
+
+    new: name prefixes of weights that may stay as they are where `state` lacks them or holds them in another shape.
+    What was left out and what is new is printed. Raises InputError, which names the `source`, listing every missing,
+    unexpected or misshapen weight, and where the tied weights differ.
+    """
+    if not hasattr(model, "bert"):
+        state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+    own = model.state_dict()
+    fits = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
+    misshapen = [f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
+                 for name in own if name in state and name not in fits and not name.startswith(new)]
+    missing = [name for name in own if name not in state and not name.startswith(new)]
+    heads = ("cls.", "classifier.", "fit_dense", "bert.pooler.", "pooler.")
+    left_out = [name for name in state if name not in own and name.startswith(heads)]
+    unexpected = [name for name in state if name not in own and name not in left_out]
+    problems = [f"{len(names)} {kind} weights: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+                for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+                if names]
+    if problems:
+        raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    if TIED_DECODER in fits and not torch.equal(fits[TIED_DECODER], fits[WORD_EMBEDDINGS]):
+        raise InputError(f"{source}: {TIED_DECODER} differs from the word embeddings, to which BERT ties it")
+    model.load_state_dict(fits, strict=False)
+    created = [name for name in own if name not in fits]
+    for what, names in (("left out, not used by", left_out), ("newly initialised in", created)):
+        if names:
+            print(f"{source}: {what} {type(model).__name__}: {', '.join(names)}", flush=True)

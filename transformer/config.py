@@ -1,0 +1,90 @@
+"""The sizes and rates of a BERT model: config.json."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from transformer.files import InputError, read_json, write_json
+
+CONFIG_NAME = "config.json"
+ACTIVATIONS = {"gelu": functional.gelu, "relu": torch.relu, "swish": functional.silu}  # gelu: the exact one, by erf
+MAX_LAYERS, MAX_PARAMETERS = 1000, 10**9  # BERT-large: 24 layers, 335 million parameters
+
+
+@dataclass
+class BertConfig:
+    """Sizes and rates of a BERT model, read from and written to config.json; rates are fractions from 0 to 1.
+
+    `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
+    Hugging Face's class does not. `extra` keeps the keys that this package has no use for (id2label, ...).
+    Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
+    the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
+    """
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    classifier_relu: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings", "type_vocab_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value <= 0:
+                raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise InputError(f"config: {name} is {value!r}, expected a number from 0 to 1")
+        if type(self.classifier_relu) is not bool:
+            raise InputError(f"config: classifier_relu is {self.classifier_relu!r}, expected true or false")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(f"config: {self.num_attention_heads} attention heads do not divide "
+                             f"hidden_size {self.hidden_size}")
+        if self.hidden_act not in list(ACTIVATIONS):
+            raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size + \
+            self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
+        if self.num_hidden_layers > MAX_LAYERS or rows * self.hidden_size > MAX_PARAMETERS:
+            raise InputError(f"config: {self.num_hidden_layers} layers and {rows * self.hidden_size:,} parameters are "
+                             f"too many for a BERT (at most {MAX_LAYERS} and {MAX_PARAMETERS:,})")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BertConfig:
+        """Build a config from the keys of a config.json; InputError where vocab_size is missing or a value is bad."""
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        if not isinstance(values, dict) or "vocab_size" not in values:
+            raise InputError("config: vocab_size is missing")
+        return cls(**{key: value for key, value in values.items() if key in known},
+                   extra={key: value for key, value in values.items() if key not in known})
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> BertConfig:
+        """Read a config.json; InputError names the file."""
+        try:
+            return cls.from_dict(read_json(path))
+        except InputError as error:
+            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys, those of `extra` among them."""
+        values = dataclasses.asdict(self)
+        return {**values.pop("extra"), **values}
+
+    def to_json_file(self, path: str | Path) -> None:
+        """Write config.json, atomically."""
+        write_json(path, self.to_dict())

@@ -13,11 +13,12 @@ import sys
 from transformer.cli import (
     Parser,
     add_device_flags,
+    add_precision_flag,
     add_run_flags,
     positive,
     print_settings,
     proportion,
-    resolve_device_flags,
+    resolve_precision,
     run_script,
 )
 
@@ -45,9 +46,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                               "of more than 12 GB, else 16384)")
     augment.add_argument("--resume", action="store_true",
                          help="go on with the run that was stopped; start it where there is none")
-    add_device_flags(parser, training=False)
+    add_precision_flag(augment)
+    add_device_flags(parser)
     add_run_flags(parser, preset=True)
-    return resolve_device_flags(parser, parser.parse_args(argv))
+    return resolve_precision(parser, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

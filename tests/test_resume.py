@@ -20,7 +20,7 @@ from conftest import make_tiny
 from test_bad_input import general, train
 from test_training import finetune
 
-from transformer import evaluation, prediction, resume
+from transformer import prediction, resume
 from transformer.cli import run_script
 from transformer.optimization import BertAdam
 
@@ -65,7 +65,7 @@ def send(number: signal.Signals, optimizer=None) -> None:
 
 def send_in_evaluation(number: signal.Signals, optimizer) -> None:
     metrics = prediction.compute_metrics
-    prediction.compute_metrics = evaluation.compute_metrics = lambda *args: send(number) or metrics(*args)
+    prediction.compute_metrics = lambda *args: send(number) or metrics(*args)
 
 
 def kill_before_state(optimizer) -> None:

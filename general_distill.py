@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--continue_train starts from the student's weights, --init_from_teacher_layers from the "
                      "teacher's: drop one of them")
     if not args.do_eval:
-        parser.refuse(argv, ["eval_batch_size"], "is for --do_eval: add it, or drop it")
+        parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
     return resolve_precision(parser, args)
 
 
@@ -70,10 +70,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
+from transformer.distillation import Pairs, ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
 from transformer.epochs import epoch_files, examples_in, open_epoch
 from transformer.features import Sequences, show
 from transformer.files import find_input
@@ -104,8 +105,12 @@ from transformer.runtime import (
 from transformer.weights import WEIGHTS_NAME, write_bin
 
 
-def distillation_losses(student, teacher, batch, pairs, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention loss and hidden loss of one batch (input_ids, token_type_ids, attention_mask)."""
+def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
+                        precision: str) -> tuple[Tensor, Tensor]:
+    """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
+
+    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of ablate().
+    """
     of_student, of_teacher = needed(pairs)
     with torch.no_grad():
         teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, **of_teacher)
@@ -115,7 +120,8 @@ def distillation_losses(student, teacher, batch, pairs, precision: str) -> tuple
 
 
 @torch.no_grad()
-def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs, processes: Processes) -> dict:
+def evaluate(student: nn.Module, teacher: nn.Module, data: Sequences, args: argparse.Namespace,
+             pairs: tuple[Pairs, Pairs], processes: Processes) -> dict[str, float]:
     """Mean losses without dropout over the first 100 batches of `data`."""
     modes = student.training, teacher.training
     student.eval()

@@ -17,6 +17,7 @@ SHORTEST = 8  # wordpieces: [CLS], two [SEP], and something to split
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--train_corpus", type=Path, required=True,
@@ -115,8 +116,6 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     """InputError if vocabulary or length do not fit the model's config.json; a warning if the casing does not fit."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{config_file} is no model configuration: expected a JSON object")
     if config.get("vocab_size", len(tokenizer.vocab)) != len(tokenizer.vocab):
         raise InputError(f"{args.bert_model}: the vocabulary has {len(tokenizer.vocab)} pieces and config.json says "
                          f"vocab_size {config['vocab_size']}: the files do not belong together")
@@ -190,7 +189,7 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
             metrics_json = output_dir / f"epoch_{number}_metrics.json"
             metrics = read_json(metrics_json) if metrics_json.is_file() else {}
             for name, value in facts.items():
-                if not isinstance(metrics, dict) or metrics.get(name) != value:
+                if metrics.get(name) != value:
                     what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
                     raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {what}: "
                                      "name another --output_dir, or add --overwrite_output_dir")
@@ -199,6 +198,7 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Write the epochs that are not there yet."""
     args = parse_args(argv)
     args.train_corpus, args.bert_model = find_input(args.train_corpus), find_input(args.bert_model)
     args.tmp_dir = args.tmp_dir or args.output_dir

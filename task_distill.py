@@ -1,9 +1,9 @@
 """Task distillation: a general TinyBERT learns one GLUE task from a BERT fine-tuned on it (paper, section 3).
 
-Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage
-(the teacher's logits). With --do_eval the script only scores --student_model on the dev set and writes
-eval_results.json into that folder; with --do_predict it writes the GLUE submission file of the test set. Reads
-DATA_DIR/{train,train_aug,dev,test}.tsv; writes a student folder, eval_results.txt, metrics.jsonl and run.json.
+Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage (the
+teacher's logits). --do_eval only scores --student_model on the dev set, into eval_results.json in its folder;
+--do_predict writes the GLUE submission file of the test set. Reads DATA_DIR/{train,train_aug,dev,test}.tsv; writes a
+student folder, eval_results.txt, metrics.jsonl and run.json.
 """
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from transformer.cli import (
     add_run_flags,
     add_training_flags,
     add_warmup_flag,
-    names_of,
     positive,
     positive_float,
     print_settings,
@@ -32,11 +31,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data and models")
     data.add_argument("--data_dir", required=True, help="the task's folder with train.tsv and dev.tsv")
     data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
-    data.add_argument("--student_model", required=True,
-                      help="student folder: a general TinyBERT, or the intermediate student for --pred_distill")
+    data.add_argument("--student_model", required=True, help="general student, for --pred_distill an intermediate one")
     data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
-    data.add_argument("--cache_dir", help="folder that keeps encoded examples and teacher logits for the next run "
-                                          "(default: DATA_DIR/features)")
+    data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true", help="lower-case the text: for uncased vocabularies")
@@ -57,36 +54,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     intermediate = parser.add_argument_group("intermediate stage")
     add_loss_flags(intermediate)
     intermediate.add_argument("--dynamic_padding", action="store_true",
-                              help="pad to the longest of each batch, not to --max_seq_length; faster, and changes the "
-                                   "losses, which average over padding")
+                              help="pad to the longest of each batch: faster; the losses, means over padding, change")
     prediction = parser.add_argument_group("prediction stage")
     add_warmup_flag(prediction)
     prediction.add_argument("--temperature", type=positive_float, default=1.0, help="of the soft cross-entropy")
-    prediction.add_argument("--hard_labels", action="store_true",
-                            help="learn the labels in the data, not the teacher's answers (paper, table 3)")
+    prediction.add_argument("--hard_labels", action="store_true", help="learn the data's labels (paper, table 3: Pred)")
     prediction.add_argument("--hf_head", action="store_true",
                             help="a classifier without relu, for Hugging Face's BertForSequenceClassification")
     scoring = parser.add_argument_group("scoring, without training")
     scoring.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set")
     scoring.add_argument("--save_predictions", action="store_true",
                          help="with --do_eval: also write label, prediction and logits of each example")
-    scoring.add_argument("--do_predict", action="store_true",
-                         help="write what --student_model says about the test set, for the GLUE server")
+    scoring.add_argument("--do_predict", action="store_true", help="answer the test set, for the GLUE server")
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.do_eval or args.do_predict:
         mode = "--do_eval" if args.do_eval else "--do_predict"
-        for group in (train, intermediate, prediction):
-            parser.refuse(argv, names_of(group), f"is for training and {mode} trains nothing: drop one of them")
+        parser.refuse(argv, f"is for training, not for {mode}: drop one of them", train, intermediate, prediction)
     elif not args.teacher_model:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
     elif args.pred_distill:
-        parser.refuse(argv, names_of(intermediate), "is for the intermediate stage: drop it, or drop --pred_distill")
+        parser.refuse(argv, "is for the intermediate stage: drop it, or drop --pred_distill", intermediate)
     else:
-        parser.refuse(argv, names_of(prediction), "is for the prediction stage: add --pred_distill, or drop it")
+        parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
     if args.hard_labels:
-        parser.refuse(argv, ["temperature"], "is for the teacher's answers and --hard_labels asks for none: drop one")
+        parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
     if args.save_predictions and not args.do_eval:
         parser.error("--save_predictions is for --do_eval: add it, or drop it")
     return resolve_precision(parser, args)
@@ -134,10 +127,7 @@ from transformer.runtime import (
 
 
 def resolve(args: argparse.Namespace, task: Task) -> None:
-    """Fill in what depends on preset, task and stage, where the user left it open (paper, section 4.2).
-
-    Raises InputError for a temperature that the task has no use for.
-    """
+    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
     if args.max_seq_length is None:
         args.max_seq_length = task.max_seq_length if paper else 128
@@ -159,11 +149,9 @@ def main(argv: list[str] | None = None) -> None:
     set_precision(args.precision, device)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
-        evaluate_only(args, task, processes)
-        return
+        return evaluate_only(args, task, processes)
 
-    data_dir, student_folder = find_input(args.data_dir), find_input(args.student_model)
-    teacher_folder = find_input(args.teacher_model)
+    data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)

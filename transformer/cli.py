@@ -5,7 +5,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from transformer.files import InputError
 
@@ -29,18 +29,18 @@ class Parser(argparse.ArgumentParser):
         """End the script with status 2 and one line on stderr."""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
-    def refuse(self, argv: list[str] | None, names: Iterable[str], why: str) -> None:
-        """End as error() does if one of these flags stands in `argv`, whatever its value: it would do nothing."""
+    def refuse(self, argv: list[str] | None, why: str, *flags: str | argparse._ArgumentGroup) -> None:
+        """End as error() does if one of these flags stands in `argv`, whatever its value: it would do nothing.
+
+        flags: names without the hyphens, and groups of flags; why: goes on after the flag's name.
+        """
+        names = [name for flag in flags for name in
+                 ([flag] if isinstance(flag, str) else [action.dest for action in flag._group_actions])]
         absent = object()
         found = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
         for name in names:
             if getattr(found, name) is not absent:
                 self.error(f"--{name} {why}")
-
-
-def names_of(group: argparse._ArgumentGroup) -> list[str]:
-    """Names of the flags of a group, without the hyphens."""
-    return [action.dest for action in group._group_actions]
 
 
 class _Without(argparse.Action):
@@ -59,15 +59,16 @@ def add_run_flags(parser: Parser, preset: bool = False) -> None:
                            help="defaults as the paper says, or as the published code behaves; an explicit flag wins")
 
 
-def add_device_flags(parser: Parser) -> None:
-    """Add the flags of every script that runs a model: where it computes."""
+def add_device_flags(parser: Parser, precision: bool = False) -> None:
+    """Add the flags of every script that runs a model: where it computes and, with `precision`, how exactly."""
     group = parser.add_argument_group("device")
+    if precision:
+        _add_precision_flag(group)
     group.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
     group.add_argument("--local_rank", type=int, default=-1, help="number of the GPU to use; torchrun sets its own")
 
 
-def add_precision_flag(group: argparse._ArgumentGroup) -> None:
-    """Add --precision; see runtime.set_precision()."""
+def _add_precision_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32",
                        help="of matrix products; weights, losses and optimizer stay in fp32; tf32 and fp16 need a GPU")
 
@@ -84,7 +85,7 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
                        help="decoupled decay of weights, per unit of learning rate")
     group.add_argument("--save_steps", type=positive,
                        help="also save the state for --resume every so many steps (default: at evaluations alone)")
-    add_precision_flag(group)
+    _add_precision_flag(group)
     group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
 

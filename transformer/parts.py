@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from transformer.files import InputError, naming, read_line
 
+Part = tuple[Path, int, int]  # of a file: from which byte to which
+
 _SECONDS_BETWEEN_SAVES = 1.0  # of work that a kill can cost; waiting for the disk after every part would cost more
 
 

@@ -30,6 +30,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def send(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -190,6 +190,7 @@ def memory_rows(folder: Path, counts: tuple[int, ...]) -> list[list]:
 
 
 def main() -> None:
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3, help="turns of each measurement; their median counts")
     parser.add_argument("--tokens", type=int, default=20_000, help="wordpieces that each model is run on, about")

@@ -117,6 +117,7 @@ def features(folder: Path, rows: int) -> list[list[str]]:
 
 
 def main() -> None:
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the augmented file")
     args = parser.parse_args()

@@ -26,6 +26,7 @@ REPEATED = 4  # how often the instances stand in the JSON that is converted: sta
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--instances", type=int, default=30_000)
     parser.add_argument("--runs", type=int, default=3, help="runs of each measurement; their median counts")
@@ -97,6 +98,7 @@ def write_epoch(folder: Path, count: int) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure, and print the tables."""
     args = parse_args(argv)
     print(f"{machine('numpy', 'torch')}; {args.instances:,} instances of {LENGTH} wordpieces, median of {args.runs} "
           "runs", flush=True)

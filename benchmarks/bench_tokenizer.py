@@ -82,6 +82,7 @@ def measure(name: str, lines: list[str]) -> list[list[str]]:
 
 
 def main() -> None:
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, help="English text to take instead, a sentence per line")
     args = parser.parse_args()

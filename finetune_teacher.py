@@ -71,9 +71,9 @@ from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import CONFIG_NAME, BertConfig, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.prediction import evaluate, model_sha256
+from transformer.prediction import evaluate
 from transformer.record import RunRecord, check_output, format_metrics, open_output, read_run, require_finished
-from transformer.resume import States, StopSignals, result_settings
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
@@ -194,8 +194,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("loss",), processes)
 
-    settings = result_settings(vars(args), tasks=task.name, start=folder, train=train.key,
-                               start_weights=model_sha256(model))
+    settings = result_settings(vars(args), tasks=task.name, start=folder, start_files=files_sha256(folder),
+                               train=train.key)
     states = States(output_dir, settings, processes, model=model, optimizer=optimizer, scaler=scaler, losses=losses)
     if state := states.restore(args.resume):
         step, best, kept, before = (state[name] for name in ("step", "best", "kept", "before"))

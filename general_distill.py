@@ -80,9 +80,8 @@ from transformer.features import Sequences, show
 from transformer.files import find_input
 from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import model_sha256
 from transformer.record import RunRecord, open_output
-from transformer.resume import States, StopSignals, result_settings
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
@@ -186,8 +185,9 @@ def main(argv: list[str] | None = None) -> None:
     losses = Losses(("att_loss", "rep_loss"), processes)
 
     sizes = [epoch_json.stat().st_size for epoch_json, _ in files]
-    settings = result_settings(vars(args), examples=counts, data_bytes=sizes, teacher_weights=model_sha256(teacher),
-                               student_weights=model_sha256(student))
+    settings = result_settings(vars(args), examples=counts, data_bytes=sizes,
+                               teacher_files=files_sha256(teacher_folder),
+                               student_files=files_sha256(student_folder, weights=args.continue_train))
     states = States(output_dir, settings, processes, student=student, optimizer=optimizer, scaler=scaler, losses=losses)
     step, values = 0, {}
     if state := states.restore(args.resume):

@@ -123,8 +123,8 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
     if tokenizer.is_uncased and not args.do_lower_case:
-        print(f"WARNING: the vocabulary of {args.bert_model} has no capital letters, and --do_lower_case is not given: "
-              "every word with a capital becomes [UNK]", flush=True)
+        print(f"warning: the vocabulary of {args.bert_model} is uncased and --do_lower_case is not given: "
+              "capitalised words become [UNK]", flush=True)
 
 
 def show_first(sampler: InstanceSampler, count: int) -> None:
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         epochs_there(args.output_dir, {**facts, "corpus_sha256": corpus_sha256(args.train_corpus)})
     print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
-        print("WARNING: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
+        print("warning: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     args.tmp_dir.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def load_splitter(language: str) -> PunktParameters | None:
         reason = " ".join(problem.getvalue().replace("[nltk_data]", "").split()) or type(error).__name__
     finally:
         socket.setdefaulttimeout(timeout)
-    print(f"WARNING: punkt_tab cannot be had ({reason}). The sentence splitter is trained on the corpus instead, "
+    print(f"warning: punkt_tab cannot be had ({reason}). The sentence splitter is trained on the corpus instead, "
           "so sentences may differ a little from those of punkt_tab; to have it, where there is a network: "
           "python -m nltk.downloader punkt_tab", flush=True)
     return None

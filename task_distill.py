@@ -103,9 +103,9 @@ from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import cached_logits, evaluate, model_sha256
+from transformer.prediction import cached_logits, evaluate
 from transformer.record import RunRecord, format_metrics, open_output, require_finished
-from transformer.resume import States, StopSignals, result_settings
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     check_length,
@@ -129,12 +129,10 @@ from transformer.runtime import (
 def resolve(args: argparse.Namespace, task: Task) -> None:
     """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
-    if args.max_seq_length is None:
-        args.max_seq_length = task.max_seq_length if paper else 128
-    if args.num_train_epochs is None:
-        args.num_train_epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
-    if args.learning_rate is None:
-        args.learning_rate = 3e-5 if paper and args.pred_distill else 5e-5
+    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
+    epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
+    args.num_train_epochs = args.num_train_epochs or epochs
+    args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
     if task.is_regression and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
 
@@ -235,7 +233,8 @@ def main(argv: list[str] | None = None) -> None:
     losses = Losses(("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss"), processes)
 
     settings = result_settings(vars(args), train=train.key, dev=[sequences.key for sequences in sets.values()],
-                               teacher_weights=model_sha256(teacher), student_weights=model_sha256(student))
+                               teacher_files=files_sha256(teacher_folder),
+                               student_files=files_sha256(student_folder, weights=not args.from_scratch))
     states = States(output_dir, settings, processes, student=student, optimizer=optimizer, scaler=scaler, losses=losses)
     step, best, kept = 0, -math.inf, {}
     if state := states.restore(args.resume):

@@ -267,7 +267,7 @@ def test_changed_settings(case, changes, world, out, refused):
     start = world.tiny / ("general" if case == "prediction" else "bert")
     weights = (start / "pytorch_model.bin").read_bytes()
     write_bin(start / "pytorch_model.bin", {name: -tensor for name, tensor in read_weights(start).items()})
-    refused(script, *argv, words=("--resume: ", "_weights was "))
+    refused(script, *argv, words=("--resume: ", "_files was "))
     (start / "pytorch_model.bin").write_bytes(weights)
     assert {path: path.read_bytes() for path in (world.tiny / out).iterdir()} == before
     free = {"general": {"reduce_memory": True}, "prediction": {"cache_dir": world.tiny / "cache"}}.get(case, {})

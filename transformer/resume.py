@@ -1,6 +1,7 @@
 """Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -11,9 +12,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from transformer.files import InputError, atomic_write
+from transformer.files import InputError, atomic_write, sha256_of
+from transformer.modeling import CONFIG_NAME
 from transformer.runtime import Processes
-from transformer.weights import write_pickle
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
@@ -27,6 +29,16 @@ _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", 
 def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, Any]:
     """What the result of a run follows from: its settings, less those that cannot change it, and `facts`."""
     return {name: str(value) for name, value in {**settings, **facts}.items() if name not in _FREE_SETTINGS}
+
+
+def files_sha256(folder: str | Path, weights: bool = True) -> str:
+    """Fingerprint of a model folder that a run starts from: of config.json and, with `weights`, the file of weights.
+
+    Of the files, since random weights of the same seed differ in their last bits from processor to processor.
+    """
+    names = [CONFIG_NAME, *(name for name in (WEIGHTS_NAME, SAFETENSORS_NAME) if weights)]
+    digests = [sha256_of(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class States:

@@ -182,7 +182,6 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     sets = {"dev": dev}
     show(train, tokenizer)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-    micro_batch_size(batch_size, accumulation, processes.world)
     per_epoch = steps_per_epoch(len(train), batch_size, str(data_dir / "train.tsv"))
     counts, total_steps = [len(train)] * args.num_train_epochs, per_epoch * args.num_train_epochs
     order = list(range(task.num_labels))
@@ -264,6 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
     processes = join_processes(args.no_cuda, args.local_rank)
     set_precision(args.precision, processes.device)
+    micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
     print_settings(args)
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for

@@ -17,7 +17,7 @@ from transformer.cli import (
     positive,
     print_settings,
     proportion,
-    resolve_device_flags,
+    resolve_precision,
     run_script,
 )
 
@@ -31,8 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--glue_dir", required=True, help="folder that holds the task's folder")
     data.add_argument("--task_name", required=True,
                       help="GLUE task, in any spelling; all: every task that has a folder there, but WNLI")
-    data.add_argument("--glove_vocab", type=positive, default=100_000,
-                      help="vectors read, those of the most frequent words")
+    data.add_argument("--glove_vocab", type=positive, default=100_000, help="vectors read, of the most frequent words")
     augment = parser.add_argument_group("augmentation")
     augment.add_argument("--N", type=positive, help="tries per sentence; each new sentence is a row (paper preset: 20; "
                          "code preset: 10, 20 or 30 by task, whatever is given here)")
@@ -41,13 +40,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     augment.add_argument("--show", type=positive, default=0, metavar="K",
                          help="print the candidates of the first K sentences")
     augment.add_argument("--batch_tokens", type=positive,
-                         help="wordpieces per forward pass, padding included (default: 4096 on a CPU, 65536 on a GPU "
-                              "of more than 12 GB, else 16384)")
+                         help="wordpieces per forward pass, padding included (default: 4096 on a CPU, 16384 or, where "
+                              "there are 12 GB, 65536 on a GPU)")
     augment.add_argument("--resume", action="store_true",
                          help="go on with the run that was stopped; start it where there is none")
-    add_device_flags(parser, training=False)
+    add_device_flags(parser, precision=True)
     add_run_flags(parser, preset=True)
-    return resolve_device_flags(parser, parser.parse_args(argv))
+    return resolve_precision(parser, parser.parse_args(argv))
 
 
 if __name__ == "__main__":
@@ -80,15 +79,12 @@ from transformer.glove import Glove
 from transformer.glue import TASKS, Task, get_task, parse_label, report_rows, row_width, split_row, task_folder
 from transformer.modeling import BertForMaskedLM
 from transformer.parallel import available_cores, in_order
-from transformer.parts import Place, byte_ranges, decode_lines, locked, read_range
+from transformer.parts import Part, Place, byte_ranges, decode_lines, locked, read_range
 from transformer.prediction import model_sha256
 from transformer.runtime import Processes, join_processes, set_precision
 from transformer.tokenization import BertTokenizer
 
-PAPER_COPIES = 20
 PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 20 or 40 times as big
-
-Part = tuple[Path, int, int]  # a file, and from which byte to which
 
 _worker: tuple  # of a worker: the command line, task, columns of a row, numbers of the texts, candidates
 
@@ -123,9 +119,7 @@ def augment_row(columns: list[str], task: Task, variants: list[list[str]], prese
     beside = columns
     for column, texts in zip(task.text_columns, variants):
         for text in texts:
-            row = list(beside)
-            row[column] = text
-            yield row
+            yield (row := [*beside[:column], text, *beside[column + 1:]])
         if preset == "code" and texts:  # what the published code leaves standing in the row
             beside = row
 
@@ -133,24 +127,18 @@ def augment_row(columns: list[str], task: Task, variants: list[list[str]], prese
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:
     """N of this run."""
     if args.preset == "paper":
-        return args.N or PAPER_COPIES
+        return args.N or 20
     if args.N not in (None, task.augment_copies_in_code):
-        print(f"preset code: --N {args.N} is overridden by {task.augment_copies_in_code}, as in the published code",
-              flush=True)
+        print(f"preset code: --N {args.N} is overridden by {task.augment_copies_in_code}, as published", flush=True)
     return task.augment_copies_in_code
 
 
 def rows_of(task: Task, part: Part, width: int) -> Iterator[list[str] | None]:
-    """Columns of the rows in a part of train.tsv, its header left out; None for a row that is skipped.
-
-    InputError for a bad row or label.
-    """
+    """Columns of the rows in a part of train.tsv; None for a row that is skipped. InputError for a bad row or label."""
     path, start, stop = part
     where = Place(path, start)
-    header = start == 0 and task.has_header
-    for where.index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))):
-        if header and where.index == 0:
-            continue
+    header = int(start == 0 and task.has_header)
+    for where.index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))[header:], header):
         columns = split_row(task, line, width, where)
         if columns:
             parse_label(task, columns, where)
@@ -178,6 +166,7 @@ def survey(task: Task, path: Path, splitter: Splitter) -> tuple[list[tuple[Part,
 
 
 def start_worker(*facts: object) -> None:
+    """Keep what augment_part() needs."""
     global _worker
     _worker = facts
 
@@ -186,8 +175,7 @@ def augment_part(part: tuple[Part, int]) -> tuple[str, Counter]:
     """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
     args, task, width, numbers, candidates = _worker
     lines, counts = [], Counter()
-    rows = filter(None, rows_of(task, part[0], width))
-    for row, columns in enumerate(rows, part[1]):
+    for row, columns in enumerate(filter(None, rows_of(task, part[0], width)), part[1]):
         variants = []
         for place, column in enumerate(task.text_columns):
             words, replacements, found = candidates.find(columns[column], int(numbers[row, place]))
@@ -203,20 +191,18 @@ def augment_part(part: tuple[Part, int]) -> tuple[str, Counter]:
 def show(parts: list[tuple[Part, int]], task: Task, width: int, numbers: np.ndarray, candidates: Candidates,
          count: int) -> None:
     """Print the first different sentences and their candidates, for a person to look at."""
-    shown: set[int] = set()
-    for part, first in parts:
-        for row, columns in enumerate(filter(None, rows_of(task, part, width)), first):
-            for place, column in enumerate(task.text_columns):
-                if len(shown) == count:
-                    return
-                number = int(numbers[row, place])
-                if number in shown:
-                    continue
-                shown.add(number)
+    shown = 0
+    rows = (columns for part, _ in parts for columns in rows_of(task, part, width) if columns)
+    for columns, row_numbers in zip(rows, numbers):
+        for column, number in zip(task.text_columns, row_numbers):
+            if number == shown < count:  # sentences are numbered as they come
+                shown += 1
                 print(columns[column])
-                words, replacements, _ = candidates.find(columns[column], number)
+                words, replacements, _ = candidates.find(columns[column], int(number))
                 for i, texts in replacements.items():
                     print(f"    {words[i]}: {' '.join(texts)}", flush=True)
+        if shown == count:
+            return
 
 
 def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
@@ -255,10 +241,10 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
         show(parts, task, width, numbers, candidates, args.show)
         counts = Counter()
-        with atomic_write(unfinished / "rows") as handle, \
-                tqdm(total=len(numbers), unit="row", desc=f"{task.name} rows", disable=None) as progress, \
-                contextlib.closing(in_order(augment_part, parts, min(available_cores(), len(parts)), start_worker,
-                                            (args, task, width, numbers, candidates))) as results:
+        results = in_order(augment_part, parts, min(available_cores(), len(parts)), start_worker,
+                           (args, task, width, numbers, candidates))
+        with atomic_write(unfinished / "rows") as handle, contextlib.closing(results), \
+                tqdm(total=len(numbers), unit="row", desc=f"{task.name} rows", disable=None) as progress:
             if task.has_header:
                 handle.write(next(read_lines(path)) + "\n")
             for text, found in results:
@@ -286,13 +272,14 @@ def chosen_tasks(args: argparse.Namespace) -> list[Task]:
         tasks = [get_task(args.task_name)]
     for task in tasks:
         if task.augment_copies_in_code is None:
-            raise InputError(f"{task.name} is not augmented: its label hangs on single words (which noun a pronoun "
-                             "stands for), so that replacing words would make it wrong; train without --aug_train")
+            raise InputError(f"{task.name} is not augmented: its label hangs on single words, which noun a pronoun "
+                             "stands for; train without --aug_train")
         row_width(task, task_folder(args.glue_dir, task) / "train.tsv")
     return tasks
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Augment the task, or all of them."""
     args = parse_args(argv)
     processes = join_processes(args.no_cuda, args.local_rank)
     for name in ("glue_dir", "pretrained_bert_model", "glove_embs"):

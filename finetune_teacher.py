@@ -12,17 +12,18 @@ from transformer.cli import (
     Parser,
     add_device_flags,
     add_run_flags,
-    decay,
+    add_training_flags,
+    add_warmup_flag,
     positive,
     positive_float,
     print_settings,
-    proportion,
-    resolve_device_flags,
+    resolve_precision,
     run_script,
 )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
@@ -31,8 +32,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
-    data.add_argument("--overwrite_output_dir", action="store_true", help="train again where a teacher is there")
-    data.add_argument("--resume", action="store_true", help="go on with a teacher whose training was stopped")
     data.add_argument("--cased", action="store_true", help="keep capitals: for a cased vocabulary")
     data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
     head = parser.add_argument_group("classifier", "kept where that of the start model fits the task, else a new one")
@@ -42,23 +41,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     head.add_argument("--hf_head", action="store_true",
                       help="one without relu, for Hugging Face's BertForSequenceClassification; one with is not kept")
     train = parser.add_argument_group("training")
-    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
-    train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
-                       help="forward passes that one optimizer step is split into")
-    train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
     train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
     train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
-    train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
-    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
-                       help="decoupled decay of weights, per unit of learning rate")
-    train.add_argument("--save_steps", type=positive,
-                       help="also save the state for --resume every so many steps (default: after each epoch alone)")
+    train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
+    add_warmup_flag(train)
+    add_training_flags(train)
     add_device_flags(parser)
     add_run_flags(parser)
     args = parser.parse_args(argv)
     if args.output_dir and len(args.tasks) > 1:
         parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
-    return resolve_device_flags(parser, args)
+    return resolve_precision(parser, args)
 
 
 if __name__ == "__main__":
@@ -74,13 +67,13 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, save_model
 from transformer.features import encode_file, show
-from transformer.files import InputError, find_input, read_json, require_empty_folder
+from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import CONFIG_NAME, BertConfig, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.prediction import score
-from transformer.record import RUN_NAME, RunRecord, begin, format_metrics, require_finished
-from transformer.resume import States, StopSignals, result_settings
+from transformer.prediction import evaluate
+from transformer.record import RunRecord, check_output, format_metrics, open_output, read_run, require_finished
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
@@ -89,6 +82,7 @@ from transformer.runtime import (
     locate,
     micro_batch_size,
     mixed,
+    optimizer_step,
     pieces,
     seed_everything,
     seed_step,
@@ -118,8 +112,8 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     Asked of all tasks before the first is trained, so that a bad last one is not found out hours later.
     """
     output_dir = teacher_folder(task, args)
-    run = read_json(output_dir / RUN_NAME) if (output_dir / RUN_NAME).is_file() else {}
-    if run.get("finished") and not args.overwrite_output_dir:
+    run = read_run(output_dir) or {}
+    if run.get("finished") and (args.resume or not args.overwrite_output_dir):
         print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
         return False
     require_finished(start_folder(task, args))
@@ -127,8 +121,7 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
         next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
     if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
-    if not (args.resume and run):
-        require_empty_folder(output_dir, args.overwrite_output_dir or "finished" in run)
+    check_output(output_dir, args.resume, args.overwrite_output_dir)
     return True
 
 
@@ -176,8 +169,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
     and no epoch is better."""
     output_dir, device = teacher_folder(task, args), processes.device
-    if processes.is_first and not args.resume and (output_dir / RUN_NAME).is_file():
-        begin(output_dir)  # it must not pass for this run, however early this one is stopped
+    open_output(output_dir, args.resume, args.overwrite_output_dir, processes)
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
@@ -187,11 +179,11 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     data_dir = task_folder(find_input(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
+    sets = {"dev": dev}
     show(train, tokenizer)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-    micro_batch_size(batch_size, accumulation, processes.world)
     per_epoch = steps_per_epoch(len(train), batch_size, str(data_dir / "train.tsv"))
-    total_steps = per_epoch * args.num_train_epochs
+    counts, total_steps = [len(train)] * args.num_train_epochs, per_epoch * args.num_train_epochs
     order = list(range(task.num_labels))
     trained = processes.wrap(model)
     if args.compile:
@@ -201,18 +193,14 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("loss",), processes)
 
-    states = States(output_dir, result_settings(vars(args), tasks=task.name, start=folder, train=train.key))
-    state = states.newest(device) if args.resume else None
-    step, best, kept = 0, -math.inf, {}
-    if state:
-        step, best, kept = state["step"], state["best"], state["kept"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        losses.restore(state["losses"])
-    elif processes.is_first:
-        states.clear()
-    before = score(model, task, dev, order, args.eval_batch_size, processes) if not state else state["before"]
+    settings = result_settings(vars(args), tasks=task.name, start=folder, start_files=files_sha256(folder),
+                               train=train.key)
+    states = States(output_dir, settings, processes, model=model, optimizer=optimizer, scaler=scaler, losses=losses)
+    if state := states.restore(args.resume):
+        step, best, kept, before = (state[name] for name in ("step", "best", "kept", "before"))
+    else:
+        step, best, kept = 0, -math.inf, {}
+        before, _ = evaluate(model, task, sets, order, args.eval_batch_size, processes)
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], task=task.name,
                        start=str(folder), steps=total_steps, before=before, resumed_from=step)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
@@ -220,10 +208,6 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         best, kept = before[task.metric], {"epoch": 0, "step": 0, **before}
         if processes.is_first:
             save_model(model, output_dir, folder / VOCAB_NAME)
-
-    def require_finite() -> None:
-        losses.require_finite([len(train)] * args.num_train_epochs, batch_size, args.seed, states.last,
-                              what=f"{task.name}: ")
 
     progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
                     disable=not processes.is_first)
@@ -244,19 +228,15 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                             functional.cross_entropy(logits, labels.long())
                         scaler.scale(loss / accumulation).backward()
                     losses.add(step, (loss,))
-                scaler.unscale_(optimizer)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                losses.check(step, model.parameters())
+                optimizer_step(optimizer, scaler, losses, step)
                 record.count(train.lengths_of(indices))
                 step += 1
                 progress.update()
 
                 if step % per_epoch == 0:
-                    require_finite()
+                    losses.require_finite(counts, batch_size, args.seed, states.last, f"{task.name}: ")
                     values = {"epoch": epoch + 1, "step": step, **losses.means(),
-                              **score(model, task, dev, order, args.eval_batch_size, processes)}
+                              **evaluate(model, task, sets, order, args.eval_batch_size, processes)[0]}
                     progress.set_postfix({name: f"{values[name]:.4f}" for name in ("loss", task.metric)})
                     record.log(task=task.name, **values, **record.speed())
                     record.text("eval_results.txt", format_metrics(f"epoch {epoch + 1}", values))
@@ -265,28 +245,25 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                         if processes.is_first:
                             save_model(model, output_dir, folder / VOCAB_NAME)
                 stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, per_epoch, processes):
-                    require_finite()
-                    sums = losses.totals()
-                    if processes.is_first:
-                        states.save(step, best=best, kept=kept, before=before, model=model.state_dict(),
-                                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
-                                    logs=record.sizes())
+                if stopping or states.is_due(step, args.save_steps, per_epoch):
+                    losses.require_finite(counts, batch_size, args.seed, states.last, f"{task.name}: ")
+                    states.save(step, best=best, kept=kept, before=before, logs=record.sizes())
                 if stopping:
                     progress.close()
                     stop.end(step, processes)
     record.finish(**kept)
-    if processes.is_first:
-        states.clear()
+    states.clear()
     print(format_metrics(f"{task.name} teacher in {output_dir}", kept), head_note(model.config, output_dir), sep="\n",
           flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Fine-tune a teacher for each task that has none."""
     args = parse_args(argv)
-    tasks = [get_task(name) for name in args.tasks]
+    tasks = list(dict.fromkeys(map(get_task, args.tasks)))
     processes = join_processes(args.no_cuda, args.local_rank)
     set_precision(args.precision, processes.device)
+    micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
     print_settings(args)
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for

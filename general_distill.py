@@ -11,18 +11,20 @@ import sys
 from transformer.cli import (
     Parser,
     add_device_flags,
+    add_loss_flags,
     add_run_flags,
-    decay,
+    add_training_flags,
+    add_warmup_flag,
     positive,
     positive_float,
     print_settings,
-    proportion,
-    resolve_device_flags,
+    resolve_precision,
     run_script,
 )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--pregenerated_data", required=True, help="folder with epoch_K.json and epoch_K_metrics.json")
@@ -30,9 +32,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--student_model", required=True,
                       help="folder with the student's config.json (random weights); a checkpoint with --continue_train")
     data.add_argument("--output_dir", required=True, help="folder to write the student to; must be empty")
-    data.add_argument("--overwrite_output_dir", action="store_true", help="write into a folder that is not empty")
-    data.add_argument("--resume", action="store_true",
-                      help="go on with the run that was stopped in --output_dir; start it where there is none")
     data.add_argument("--continue_train", action="store_true", help="start from the weights in --student_model")
     data.add_argument("--init_from_teacher_layers", action="store_true",
                       help="start from the teacher's embeddings and its layers of --layer_mapping, for a student as "
@@ -42,34 +41,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--reduce_memory", action="store_true",
                       help="read an epoch's arrays from disk as they are needed, not into memory at its start")
     train = parser.add_argument_group("training")
-    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
-    train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
-                       help="forward passes that one optimizer step is split into")
     train.add_argument("--learning_rate", type=positive_float, default=5e-5, help="peak rate of BertAdam")
-    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
-                       help="decoupled decay of weights, per unit of learning rate")
     train.add_argument("--num_train_epochs", type=positive_float, default=3.0, help="passes, one epoch file each")
-    train.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
-    train.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
-                       help="teacher layers the student learns from (paper, table 4)")
-    train.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
-                       help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+    add_warmup_flag(train)
+    add_loss_flags(train)
+    add_training_flags(train)
     evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("--eval_step", type=positive, default=1000, help="optimizer steps between logs and saves")
     evaluation.add_argument("--do_eval", action="store_true",
                             help="at every log also measure the losses without dropout on the first 100 batches")
     evaluation.add_argument("--eval_batch_size", type=positive, default=8, help="sequences per batch of --do_eval")
-    evaluation.add_argument("--eval_step", type=positive, default=1000, help="optimizer steps between logs and saves")
-    evaluation.add_argument("--save_steps", type=positive,
-                            help="also save the state for --resume every so many steps (default: when logging alone)")
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
-    if {"attn", "embd", "hidn"} == set(args.without):
-        parser.error("--without attn embd hidn leaves no loss")
     if args.continue_train and args.init_from_teacher_layers:
         parser.error("--continue_train starts from the student's weights, --init_from_teacher_layers from the "
                      "teacher's: drop one of them")
-    return resolve_device_flags(parser, args)
+    if not args.do_eval:
+        parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
+    return resolve_precision(parser, args)
 
 
 if __name__ == "__main__":
@@ -80,17 +70,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
-from transformer.epochs import open_epoch
+from transformer.distillation import Pairs, ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
+from transformer.epochs import epoch_files, examples_in, open_epoch
 from transformer.features import Sequences, show
-from transformer.files import InputError, find_input, read_json
+from transformer.files import find_input
 from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.record import RunRecord, open_output
-from transformer.resume import States, StopSignals, result_settings
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
@@ -101,6 +92,8 @@ from transformer.runtime import (
     locate,
     micro_batch_size,
     mixed,
+    optimizer_step,
+    parameter_counts,
     pieces,
     seed_everything,
     seed_step,
@@ -111,36 +104,12 @@ from transformer.runtime import (
 from transformer.weights import WEIGHTS_NAME, write_bin
 
 
-def epoch_files(folder: Path, epochs: int) -> list[tuple[Path, Path]]:
-    """(epoch_K.json, epoch_K_metrics.json) for each training epoch, looping over what is there, with a warning."""
-    there = []
-    while (folder / f"epoch_{len(there)}.json").is_file():
-        there.append((folder / f"epoch_{len(there)}.json", folder / f"epoch_{len(there)}_metrics.json"))
-    if not there:
-        raise InputError(f"{folder} holds no epoch_0.json: make it with pregenerate_training_data.py")
-    if len(there) < epochs:
-        print(f"warning: {epochs} epochs asked for, {folder} holds {len(there)}: going over them again", flush=True)
-    return [there[epoch % len(there)] for epoch in range(epochs)]
+def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
+                        precision: str) -> tuple[Tensor, Tensor]:
+    """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
 
-
-def examples_in(metrics: Path, max_seq_length: int, lower_case: bool) -> int:
-    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer or cased."""
-    try:
-        facts = read_json(metrics)
-        count, longest = int(facts["num_training_examples"]), int(facts["max_seq_len"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{metrics} does not tell num_training_examples and max_seq_len: "
-                         "generate the data again") from None
-    if lower_case and not facts.get("do_lower_case", True):
-        raise InputError(f"{metrics}: the data are cased: drop --do_lower_case, or generate them with it")
-    if longest > max_seq_length:
-        raise InputError(f"{metrics}: the data have up to {longest} wordpieces, more than "
-                         f"--max_seq_length {max_seq_length}: set it to {longest}")
-    return count
-
-
-def distillation_losses(student, teacher, batch, pairs, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention loss and hidden loss of one batch (input_ids, token_type_ids, attention_mask)."""
+    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of ablate().
+    """
     of_student, of_teacher = needed(pairs)
     with torch.no_grad():
         teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, **of_teacher)
@@ -150,7 +119,8 @@ def distillation_losses(student, teacher, batch, pairs, precision: str) -> tuple
 
 
 @torch.no_grad()
-def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs, processes: Processes) -> dict:
+def evaluate(student: nn.Module, teacher: nn.Module, data: Sequences, args: argparse.Namespace,
+             pairs: tuple[Pairs, Pairs], processes: Processes) -> dict[str, float]:
     """Mean losses without dropout over the first 100 batches of `data`."""
     modes = student.training, teacher.training
     student.eval()
@@ -167,6 +137,7 @@ def evaluate(student, teacher, data: Sequences, args: argparse.Namespace, pairs,
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Train a general student."""
     args = parse_args(argv)
     processes = join_processes(args.no_cuda, args.local_rank)
     device = processes.device
@@ -197,8 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     student.train()
 
     output_dir = Path(args.output_dir)
-    if processes.any(processes.is_first and open_output(output_dir, args.resume, args.overwrite_output_dir)):
-        print(f"{output_dir} is finished: nothing to resume", flush=True)
+    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes):
         return
     print_settings(args)
     reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}
@@ -215,35 +185,21 @@ def main(argv: list[str] | None = None) -> None:
     losses = Losses(("att_loss", "rep_loss"), processes)
 
     sizes = [epoch_json.stat().st_size for epoch_json, _ in files]
-    states = States(output_dir, result_settings(vars(args), examples=counts, data_bytes=sizes))
-    state = states.newest(device) if args.resume else None
+    settings = result_settings(vars(args), examples=counts, data_bytes=sizes,
+                               teacher_files=files_sha256(teacher_folder),
+                               student_files=files_sha256(student_folder, weights=args.continue_train))
+    states = States(output_dir, settings, processes, student=student, optimizer=optimizer, scaler=scaler, losses=losses)
     step, values = 0, {}
-    if state:
+    if state := states.restore(args.resume):
         step, values = state["step"], state["values"]
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        losses.restore(state["losses"])
     elif processes.is_first:
-        states.clear()
         for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
             earlier.unlink()
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
-                       steps=total_steps, student_parameters=sum(p.numel() for p in student.parameters()),
-                       trained_parameters=sum(p.numel() for p in student.parameters() if p.requires_grad),
+                       steps=total_steps, **parameter_counts(student),
                        teacher_parameters=sum(p.numel() for p in teacher.parameters()))
     print(f"{total_steps} steps of {batch_size} sequences = {processes.world} processes x {accumulation} x "
           f"{micro_batch}, on {device}", flush=True)
-
-    def require_finite() -> None:
-        losses.require_finite(counts, batch_size, args.seed, states.last)
-
-    def save_state() -> None:
-        require_finite()
-        sums = losses.totals()
-        if processes.is_first:
-            states.save(step, values=values, student=student.state_dict(), optimizer=optimizer.state_dict(),
-                        scaler=scaler.state_dict(), losses=sums, logs=record.sizes())
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
     first_epoch, first_batch = locate(step, per_epoch)
@@ -264,17 +220,13 @@ def main(argv: list[str] | None = None) -> None:
                         scaler.scale((att_loss + rep_loss) / accumulation).backward()
                     losses.add(step, (att_loss, rep_loss))
                 learning_rate = optimizer.learning_rate()
-                scaler.unscale_(optimizer)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                losses.check(step, student.parameters())
+                optimizer_step(optimizer, scaler, losses, step)
                 record.count(data.lengths_of(indices))
                 step += 1
                 progress.update()
 
                 if step % args.eval_step == 0 or step == total_steps:
-                    require_finite()
+                    losses.require_finite(counts, batch_size, args.seed, states.last)
                     means = losses.means()
                     values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
                     if args.do_eval:
@@ -286,14 +238,14 @@ def main(argv: list[str] | None = None) -> None:
                         write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
                         save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
                 stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
-                    save_state()
+                if stopping or states.is_due(step, args.save_steps, args.eval_step):
+                    losses.require_finite(counts, batch_size, args.seed, states.last)
+                    states.save(step, values=values, logs=record.sizes())
                 if stopping:
                     progress.close()
                     stop.end(step, processes)
     record.finish(**values)
-    if processes.is_first:
-        states.clear()
+    states.clear()
     print(f"student in {output_dir}: att_loss {values['att_loss']:.4f}, rep_loss {values['rep_loss']:.4f}", flush=True)
 
 

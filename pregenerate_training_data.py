@@ -17,6 +17,7 @@ SHORTEST = 8  # wordpieces: [CLS], two [SEP], and something to split
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--train_corpus", type=Path, required=True,
@@ -115,8 +116,6 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     """InputError if vocabulary or length do not fit the model's config.json; a warning if the casing does not fit."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{config_file} is no model configuration: expected a JSON object")
     if config.get("vocab_size", len(tokenizer.vocab)) != len(tokenizer.vocab):
         raise InputError(f"{args.bert_model}: the vocabulary has {len(tokenizer.vocab)} pieces and config.json says "
                          f"vocab_size {config['vocab_size']}: the files do not belong together")
@@ -124,8 +123,8 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
     if tokenizer.is_uncased and not args.do_lower_case:
-        print(f"WARNING: the vocabulary of {args.bert_model} has no capital letters, and --do_lower_case is not given: "
-              "every word with a capital becomes [UNK]", flush=True)
+        print(f"warning: the vocabulary of {args.bert_model} is uncased and --do_lower_case is not given: "
+              "capitalised words become [UNK]", flush=True)
 
 
 def show_first(sampler: InstanceSampler, count: int) -> None:
@@ -190,7 +189,7 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
             metrics_json = output_dir / f"epoch_{number}_metrics.json"
             metrics = read_json(metrics_json) if metrics_json.is_file() else {}
             for name, value in facts.items():
-                if not isinstance(metrics, dict) or metrics.get(name) != value:
+                if metrics.get(name) != value:
                     what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
                     raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {what}: "
                                      "name another --output_dir, or add --overwrite_output_dir")
@@ -199,6 +198,7 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Write the epochs that are not there yet."""
     args = parse_args(argv)
     args.train_corpus, args.bert_model = find_input(args.train_corpus), find_input(args.bert_model)
     args.tmp_dir = args.tmp_dir or args.output_dir
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         epochs_there(args.output_dir, {**facts, "corpus_sha256": corpus_sha256(args.train_corpus)})
     print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
-        print("WARNING: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
+        print("warning: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     args.tmp_dir.mkdir(parents=True, exist_ok=True)

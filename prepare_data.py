@@ -20,7 +20,7 @@ from pathlib import Path
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
 from transformer.files import InputError, atomic_write, find_input
 from transformer.parallel import in_order
-from transformer.parts import byte_ranges, decode_lines, line_number, read_range
+from transformer.parts import Part, byte_ranges, decode_lines, line_number, read_range
 
 LANGUAGES = ("czech danish dutch english estonian finnish french german greek italian malayalam norwegian polish "
              "portuguese russian slovene spanish swedish turkish").split()  # those of NLTK's punkt_tab
@@ -31,6 +31,7 @@ REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--input_dir", type=Path, default=Path("data/extracted_wiki"),
@@ -54,8 +55,6 @@ if __name__ == "__main__":
 import nltk
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTrainer, load_punkt_params
 from tqdm import tqdm
-
-Part = tuple[Path, int, int]  # a file, and from which byte to which
 
 
 def find_extracted_files(folder: Path) -> list[Path]:
@@ -129,7 +128,7 @@ def load_splitter(language: str) -> PunktParameters | None:
         reason = " ".join(problem.getvalue().replace("[nltk_data]", "").split()) or type(error).__name__
     finally:
         socket.setdefaulttimeout(timeout)
-    print(f"WARNING: punkt_tab cannot be had ({reason}). The sentence splitter is trained on the corpus instead, "
+    print(f"warning: punkt_tab cannot be had ({reason}). The sentence splitter is trained on the corpus instead, "
           "so sentences may differ a little from those of punkt_tab; to have it, where there is a network: "
           "python -m nltk.downloader punkt_tab", flush=True)
     return None
@@ -139,6 +138,7 @@ splitter: PunktSentenceTokenizer | None = None  # of a worker process
 
 
 def start_worker(params: PunktParameters) -> None:
+    """Make this process's sentence splitter."""
     global splitter
     params.ortho_context = Counter(params.ortho_context)  # a defaultdict would keep every word it is asked for
     splitter = PunktSentenceTokenizer(params)
@@ -163,6 +163,7 @@ def split_part(part: Part) -> tuple[bytes, Counter]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Write the corpus."""
     args = parse_args(argv)
     print_settings(args)
     files = find_extracted_files(args.input_dir)

@@ -1,9 +1,9 @@
 """Task distillation: a general TinyBERT learns one GLUE task from a BERT fine-tuned on it (paper, section 3).
 
-Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage
-(the teacher's logits). With --do_eval the script only scores --student_model on the dev set and writes
-eval_results.json into that folder; with --do_predict it writes the GLUE submission file of the test set. Reads
-DATA_DIR/{train,train_aug,dev,test}.tsv; writes a student folder, eval_results.txt, metrics.jsonl and run.json.
+Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage (the
+teacher's logits). --do_eval only scores --student_model on the dev set, into eval_results.json in its folder;
+--do_predict writes the GLUE submission file of the test set. Reads DATA_DIR/{train,train_aug,dev,test}.tsv; writes a
+student folder, eval_results.txt, metrics.jsonl and run.json.
 """
 from __future__ import annotations
 
@@ -13,101 +13,76 @@ import sys
 from transformer.cli import (
     Parser,
     add_device_flags,
+    add_loss_flags,
     add_run_flags,
-    decay,
+    add_training_flags,
+    add_warmup_flag,
     positive,
     positive_float,
     print_settings,
-    proportion,
-    resolve_device_flags,
+    resolve_precision,
     run_script,
 )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as given; resolve() settles what depends on preset and task."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--data_dir", required=True, help="the task's folder with train.tsv and dev.tsv")
     data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
-    data.add_argument("--student_model", required=True,
-                      help="student folder: a general TinyBERT, or the intermediate student for --pred_distill")
-    data.add_argument("--from_scratch", action="store_true",
-                      help="start from random weights: of --student_model only config.json is read (paper, table 2)")
-    data.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
+    data.add_argument("--student_model", required=True, help="general student, for --pred_distill an intermediate one")
     data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
-    data.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
-    data.add_argument("--resume", action="store_true",
-                      help="go on with the run that was stopped in --output_dir; start it where there is none")
-    data.add_argument("--cache_dir", help="folder that keeps encoded examples and teacher logits for the next run "
-                                          "(default: DATA_DIR/features)")
+    data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true", help="lower-case the text: for uncased vocabularies")
-    stage = parser.add_argument_group("stage")
-    stage.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")
-    stage.add_argument("--aug_train", action="store_true", help="train on train_aug.tsv of data_augmentation.py")
-    stage.add_argument("--temperature", type=positive_float, default=1.0, help="of the soft cross-entropy")
-    stage.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
-                       help="teacher layers the student learns from (paper, table 4)")
-    stage.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
-                       help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
-    stage.add_argument("--dynamic_padding", action="store_true",
-                       help="intermediate stage: pad to the longest of each batch, not to --max_seq_length; faster, "
-                            "and changes the losses, which average over padding")
-    stage.add_argument("--hard_labels", action="store_true",
-                       help="prediction stage from the labels in the data, not from the teacher (paper, table 3)")
-    stage.add_argument("--hf_head", action="store_true",
-                       help="prediction stage: a classifier without relu, for Hugging Face's "
-                            "BertForSequenceClassification")
-    stage.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
+    data.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch without training")
     train = parser.add_argument_group("training")
-    train.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
-    train.add_argument("--gradient_accumulation_steps", type=positive, default=1,
-                       help="forward passes that one optimizer step is split into")
+    train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
+    train.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")
+    train.add_argument("--aug_train", action="store_true", help="train on train_aug.tsv of data_augmentation.py")
+    train.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
+    train.add_argument("--from_scratch", action="store_true",
+                       help="start from random weights: of --student_model only config.json is read (paper, table 2)")
     train.add_argument("--learning_rate", type=positive_float,
                        help="rate of BertAdam (default 5e-5; prediction stage of the paper preset: 3e-5)")
-    train.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
-                       help="decoupled decay of weights, per unit of learning rate")
     train.add_argument("--num_train_epochs", type=positive_float,
-                       help="passes over the data (default paper: 20, MNLI QQP QNLI 10, CoLA 50, "
-                            "prediction stage 3; code: 3)")
-    train.add_argument("--warmup_proportion", type=proportion, default=0.1,
-                       help="share of all steps to warm up, prediction stage only")
-    evaluation = parser.add_argument_group("evaluation")
-    evaluation.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set; no training")
-    evaluation.add_argument("--save_predictions", action="store_true",
-                            help="with --do_eval: also write label, prediction and logits of each example")
-    evaluation.add_argument("--do_predict", action="store_true",
-                            help="write what --student_model says about the test set, for the GLUE server; no training")
-    evaluation.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch")
-    evaluation.add_argument("--eval_step", type=positive, default=50, help="optimizer steps between logs and saves")
-    evaluation.add_argument("--save_steps", type=positive,
-                            help="also save the state for --resume every so many steps (default: when logging alone)")
+                       help="default: 3; intermediate stage of the paper preset: 20, MNLI QQP QNLI 10, CoLA 50")
+    train.add_argument("--eval_step", type=positive, default=50, help="optimizer steps between logs and saves")
+    add_training_flags(train)
+    intermediate = parser.add_argument_group("intermediate stage")
+    add_loss_flags(intermediate)
+    intermediate.add_argument("--dynamic_padding", action="store_true",
+                              help="pad to the longest of each batch: faster; the losses, means over padding, change")
+    prediction = parser.add_argument_group("prediction stage")
+    add_warmup_flag(prediction)
+    prediction.add_argument("--temperature", type=positive_float, default=1.0, help="of the soft cross-entropy")
+    prediction.add_argument("--hard_labels", action="store_true", help="learn the data's labels (paper, table 3: Pred)")
+    prediction.add_argument("--hf_head", action="store_true",
+                            help="a classifier without relu, for Hugging Face's BertForSequenceClassification")
+    scoring = parser.add_argument_group("scoring, without training")
+    scoring.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set")
+    scoring.add_argument("--save_predictions", action="store_true",
+                         help="with --do_eval: also write label, prediction and logits of each example")
+    scoring.add_argument("--do_predict", action="store_true", help="answer the test set, for the GLUE server")
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
     if args.do_eval or args.do_predict:
         mode = "--do_eval" if args.do_eval else "--do_predict"
-        for flag in ("pred_distill", "aug_train", "teacher_model", "from_scratch", "resume", "compile"):
-            if getattr(args, flag):
-                parser.error(f"{mode} only reads the student and --{flag} is for training: drop one of them")
-        if args.precision != "fp32" or args.fp16:
-            parser.error(f"{mode} computes in fp32: drop --precision or --fp16")
+        parser.refuse(argv, f"is for training, not for {mode}: drop one of them", train, intermediate, prediction)
     elif not args.teacher_model:
         parser.error("training needs --teacher_model (or --do_eval to score a student)")
+    elif args.pred_distill:
+        parser.refuse(argv, "is for the intermediate stage: drop it, or drop --pred_distill", intermediate)
+    else:
+        parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
+    if args.hard_labels:
+        parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
     if args.save_predictions and not args.do_eval:
         parser.error("--save_predictions is for --do_eval: add it, or drop it")
-    if args.temperature != 1.0 and not args.pred_distill:
-        parser.error("--temperature is for the prediction stage: add --pred_distill, or drop it")
-    if (args.layer_mapping != "uniform" or args.without or args.dynamic_padding) and args.pred_distill:
-        parser.error("--layer_mapping, --without and --dynamic_padding are for the intermediate stage: drop them, or "
-                     "drop --pred_distill (which always pads to the longest of a batch: that changes nothing there)")
-    for flag in ("hard_labels", "hf_head"):
-        if getattr(args, flag) and not args.pred_distill:
-            parser.error(f"--{flag} is for the prediction stage: add --pred_distill, or drop it")
-    if {"attn", "embd", "hidn"} == set(args.without):
-        parser.error("--without attn embd hidn leaves no loss")
-    return resolve_device_flags(parser, args)
+    return resolve_precision(parser, args)
 
 
 if __name__ == "__main__":
@@ -122,15 +97,15 @@ from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, require_same_vocabulary, save_model
 from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
-from transformer.evaluation import dev_sets, encoded, evaluate, evaluate_only, require_fit_teacher
+from transformer.evaluation import dev_sets, encoded, evaluate_only, require_fit_teacher
 from transformer.features import show
 from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import cached_logits, model_sha256
+from transformer.prediction import cached_logits, evaluate
 from transformer.record import RunRecord, format_metrics, open_output, require_finished
-from transformer.resume import States, StopSignals, result_settings
+from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
     check_length,
@@ -140,6 +115,8 @@ from transformer.runtime import (
     locate,
     micro_batch_size,
     mixed,
+    optimizer_step,
+    parameter_counts,
     pieces,
     seed_everything,
     seed_step,
@@ -150,17 +127,18 @@ from transformer.runtime import (
 
 
 def resolve(args: argparse.Namespace, task: Task) -> None:
-    """Fill in what depends on preset, task and stage, where the user left it open (paper, section 4.2)."""
+    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
-    if args.max_seq_length is None:
-        args.max_seq_length = task.max_seq_length if paper else 128
-    if args.num_train_epochs is None:
-        args.num_train_epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
-    if args.learning_rate is None:
-        args.learning_rate = 3e-5 if paper and args.pred_distill else 5e-5
+    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
+    epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
+    args.num_train_epochs = args.num_train_epochs or epochs
+    args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
+    if task.is_regression and args.temperature != 1.0:
+        raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Train a student, or score one."""
     args = parse_args(argv)
     task = get_task(args.task_name)
     resolve(args, task)
@@ -169,24 +147,20 @@ def main(argv: list[str] | None = None) -> None:
     set_precision(args.precision, device)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
-        evaluate_only(args, task, processes)
-        return
+        return evaluate_only(args, task, processes)
 
-    data_dir, student_folder = find_input(args.data_dir), find_input(args.student_model)
-    teacher_folder = find_input(args.teacher_model)
+    data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
+    teacher = TinyBertForSequenceClassification.from_pretrained(teacher_folder, num_labels=task.num_labels).to(device)
+    # the projection is a part of the intermediate stage alone; the student that is handed on has none
+    sizes = {"num_labels": task.num_labels, "fit_size": None if args.pred_distill else teacher.config.hidden_size}
+    build = TinyBertForSequenceClassification.from_scratch
     if not args.from_scratch:
         require_finished(student_folder)
         require_same_vocabulary(student_folder, teacher_folder)
-    teacher = TinyBertForSequenceClassification.from_pretrained(teacher_folder, num_labels=task.num_labels).to(device)
-    # the projection is a part of the intermediate stage alone; the student that is handed on has none
-    fit_size = None if args.pred_distill else teacher.config.hidden_size
-    sizes = {"num_labels": task.num_labels, "fit_size": fit_size}
-    build = TinyBertForSequenceClassification.from_scratch
-    if not args.from_scratch:
         build, sizes["new"] = TinyBertForSequenceClassification.from_pretrained, ("classifier.", "fit_dense")
     student = build(student_folder, **sizes).to(device)
     check_pair(student.config, teacher.config)
@@ -197,16 +171,16 @@ def main(argv: list[str] | None = None) -> None:
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)
-    if args.hf_head:
+    if args.hf_head and student.config.classifier_relu:
+        print(f"--hf_head: the relu before the classifier of {student_folder} is left out from here on", flush=True)
         student.config.classifier_relu = False
 
     output_dir = Path(args.output_dir)
-    if processes.any(processes.is_first and open_output(output_dir, args.resume, args.overwrite_output_dir)):
-        print(f"{output_dir} is finished: nothing to resume", flush=True)
+    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes):
         return
     print_settings(args)
     sets = dev_sets(task, data_dir, tokenizer, args)
-    teacher_values, _ = evaluate(teacher, task, sets, teacher_order, args, processes)
+    teacher_values, _ = evaluate(teacher, task, sets, teacher_order, args.eval_batch_size, processes)
     print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
@@ -216,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     train = encoded(task, train_file, tokenizer, args)
     show(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
-    per_epoch = [steps_per_epoch(len(train), batch_size, str(train_file))] * epochs
+    counts, per_epoch = [len(train)] * epochs, [steps_per_epoch(len(train), batch_size, str(train_file))] * epochs
     total_steps = count_steps(per_epoch, args.num_train_epochs)
 
     freeze(teacher, args.precision)
@@ -230,6 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
         targets = cached_logits(teacher, train, args.eval_batch_size, processes,
                                 args.cache_dir or data_dir / "features", fallback=output_dir / "features")
+
     def batch_losses(student, teacher, rows: np.ndarray, length: int | None) -> list[torch.Tensor]:
         """Of some examples, padded to `length`: the prediction loss, or attention loss and hidden loss."""
         batch = processes.send(train.batch(rows, length))
@@ -257,27 +232,17 @@ def main(argv: list[str] | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     losses = Losses(("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss"), processes)
 
-    states = States(output_dir, result_settings(vars(args), train=train.key, teacher_weights=model_sha256(teacher),
-                                                dev=[sequences.key for sequences in sets.values()]))
-    state = states.newest(device) if args.resume else None
+    settings = result_settings(vars(args), train=train.key, dev=[sequences.key for sequences in sets.values()],
+                               teacher_files=files_sha256(teacher_folder),
+                               student_files=files_sha256(student_folder, weights=not args.from_scratch))
+    states = States(output_dir, settings, processes, student=student, optimizer=optimizer, scaler=scaler, losses=losses)
     step, best, kept = 0, -math.inf, {}
-    if state:
+    if state := states.restore(args.resume):
         step, best, kept = state["step"], state["best"], state["kept"]
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        losses.restore(state["losses"])
-    elif processes.is_first:
-        states.clear()
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
-                       steps=total_steps, teacher=teacher_values,
-                       student_parameters=sum(p.numel() for p in student.parameters()),
-                       trained_parameters=sum(p.numel() for p in student.parameters() if p.requires_grad))
+                       steps=total_steps, teacher=teacher_values, **parameter_counts(student))
     print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {total_steps} steps "
           f"of {batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
-
-    def require_finite() -> None:
-        losses.require_finite([len(train)] * epochs, batch_size, args.seed, states.last)
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
     first_epoch, first_batch = locate(step, per_epoch)
@@ -298,21 +263,17 @@ def main(argv: list[str] | None = None) -> None:
                         scaler.scale(sum(parts) / accumulation).backward()
                     losses.add(step, parts)
                 learning_rate = optimizer.learning_rate()
-                scaler.unscale_(optimizer)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                losses.check(step, student.parameters())
+                optimizer_step(optimizer, scaler, losses, step)
                 record.count(train.lengths_of(indices))
                 step += 1
                 progress.update()
 
                 if step % args.eval_step == 0 or step == total_steps:
-                    require_finite()
+                    losses.require_finite(counts, batch_size, args.seed, states.last)
                     means = losses.means()
                     values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
                     if args.pred_distill:
-                        values |= evaluate(student, task, sets, student_order, args, processes)[0]
+                        values |= evaluate(student, task, sets, student_order, args.eval_batch_size, processes)[0]
                     progress.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()})
                     record.log(**values, **record.speed())
                     record.text("eval_results.txt", format_metrics(f"step {step}", values))
@@ -322,19 +283,14 @@ def main(argv: list[str] | None = None) -> None:
                         if processes.is_first:
                             save_model(student, output_dir, teacher_folder / VOCAB_NAME)
                 stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, args.eval_step, processes):
-                    require_finite()
-                    sums = losses.totals()
-                    if processes.is_first:
-                        states.save(step, best=best, kept=kept, student=student.state_dict(),
-                                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), losses=sums,
-                                    logs=record.sizes())
+                if stopping or states.is_due(step, args.save_steps, args.eval_step):
+                    losses.require_finite(counts, batch_size, args.seed, states.last)
+                    states.save(step, best=best, kept=kept, logs=record.sizes())
                 if stopping:
                     progress.close()
                     stop.end(step, processes)
     record.finish(task=task.name, kept=kept)
-    if processes.is_first:
-        states.clear()
+    states.clear()
     print(format_metrics(f"student in {output_dir}", kept), flush=True)
     if args.pred_distill:
         print(head_note(student.config, output_dir), flush=True)

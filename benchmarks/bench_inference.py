@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from bench_train import STUDENTS, TEACHER, forward_flops
-from measure import machine, print_table
+from measure import machine, parse_with_clock, print_table
 from torch import nn
 from transformers import BertConfig as HuggingFaceConfig
 from transformers import BertForSequenceClassification
@@ -97,20 +97,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15, help="of each of the six models, in every setting")
     parser.add_argument("--quick", action="store_true", help="batches of 1 alone, 3 turns: some seconds")
-    parser.add_argument("--busy", action="store_true", help="one thread, by the processor's time and not by the clock: "
-                                                            "for a machine with other work")
     parser.add_argument("--json", metavar="FILE", help="also write the results to FILE, for report.py")
-    args = parser.parse_args(argv)
+    args = parse_with_clock(parser, argv)
     args.turns = 3 if args.quick else args.turns
-    args.clock = time.process_time if args.busy else time.perf_counter
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure all models in every setting; print the table, and write it where --json says."""
     args = parse_args(argv)
-    if args.busy:
-        torch.set_num_threads(1)
     torch.manual_seed(0)
     conditions = (f"{machine('torch', 'transformers')}; {torch.get_num_threads()} torch thread(s)" +
                   ", processor time" * args.busy)

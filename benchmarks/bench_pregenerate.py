@@ -16,14 +16,16 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench_tokenizer import VOCAB
 from english import documents
-from measure import ROOT, machine, print_table, run
+from measure import ROOT, Run, machine, print_table, run
 
 SENTENCES = 40  # of a document
+WORKERS = {1: "1 worker", 2: "2 workers"}
 
 TOKENIZE = """
 import sys
@@ -60,8 +62,9 @@ def naive(corpus: str, vocab: str, output: str) -> None:
                     handle.write(json.dumps(instance) + "\n")
 
 
-def naive_instances(texts, cumulated, index, document, rng):
-    """Instances of one document, as BERT's procedure builds them."""
+def naive_instances(texts: list[list[list[str]]], cumulated: list[int], index: int, document: list[list[str]],
+                    rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Instances of document `index`, as BERT's procedure builds them; cumulated: sentences up to each end."""
     room = 125
     target = rng.randint(2, room) if rng.random() < 0.1 else room
     chunk, length, i = [], 0, 0
@@ -123,18 +126,23 @@ def main() -> None:
     print(f"medians of {args.runs} runs; every step starts Python anew\n")
     rows = []
 
-    def measure(step: str, times: int, size: float, prepare: Callable[[], None], *command: object,
-                baseline: float | None = None) -> float:
+    def start(*command: object) -> Run:
+        return run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def add_row(step: str, times: int, size: float, measured: Sequence[Run]) -> float:
+        """Add a row for a step; its seconds."""
+        seconds = statistics.median(one.seconds for one in measured)
+        rows.append([step, f"{times}x", f"{seconds:.2f}", f"{size / seconds:.2f}", "",
+                     f"{max(one.peak_memory for one in measured) / 1e6:.0f}"])
+        return seconds
+
+    def measure(step: str, times: int, size: float, prepare: Callable[[], None], *command: object) -> float:
         """Add a row for a step, a run of Python with `command`; its seconds."""
         measured = []
         for _ in range(args.runs):
             prepare()
-            measured.append(run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}))
-        seconds = statistics.median(one.seconds for one in measured)
-        rows.append([step, f"{times}x", f"{seconds:.2f}", f"{size / seconds:.2f}",
-                     f"{size / seconds / baseline:.1f}" if baseline else "",
-                     f"{max(one.peak_memory for one in measured) / 1e6:.0f}"])
-        return seconds
+            measured.append(start(*command))
+        return add_row(step, times, size, measured)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -151,8 +159,7 @@ def main() -> None:
             if times == 1:
                 naive_rate = size / measure("naive", times, size, afresh(output), __file__, "--naive", corpus, VOCAB,
                                             output)
-            for workers in (1, 2):
-                name = f"{workers} worker{'s' * (workers > 1)}"
+            for workers, name in WORKERS.items():
                 tokenizing = measure(f"tokenize, {name}", times, size, afresh(store), "-c", TOKENIZE, corpus, VOCAB,
                                      store / "corpus", workers)
                 generating = measure(
@@ -166,11 +173,15 @@ def main() -> None:
             shutil.rmtree(source)
         write_corpora(source, sentences, 48)  # so big that starting Python does not decide
         size = (source / "corpus.txt").stat().st_size / 1e6
-        seconds = [measure(f"prepare_data.py, {workers} worker{'s' * (workers > 1)}", 48, size, lambda: None,
-                           "prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
-                           "--train_splitter", "--num_workers", workers) for workers in (1, 2)]
+        # one after the other in each turn: the speed of a machine drifts
+        turns = [[start("prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
+                        "--train_splitter", "--num_workers", workers) for workers in WORKERS] for _ in range(args.runs)]
+        for name, measured in zip(WORKERS.values(), zip(*turns)):
+            add_row(f"prepare_data.py, {name}", 48, size, measured)
+        ratios = sorted(one.seconds / two.seconds for one, two in turns)
     print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
-    print(f"\nprepare_data.py: 2 workers are {seconds[0] / seconds[1]:.2f} times as fast as 1")
+    print(f"\nprepare_data.py: 2 workers are {statistics.median(ratios):.2f} times as fast as 1 (median of {args.runs} "
+          f"turns, {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":

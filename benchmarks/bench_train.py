@@ -17,7 +17,6 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_reader import write_epoch
-from measure import ROOT, machine, print_table, seconds
+from measure import ROOT, machine, parse_with_clock, print_table, seconds
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import general_distill
@@ -388,18 +387,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accumulation", type=int, default=1, help="forward passes of such a step")
     parser.add_argument("--length", type=int, default=LENGTH, help="wordpieces of its sequences")
     parser.add_argument("--steps", type=int, default=6, help=f"such steps in each run, after {WARM_UP} others")
-    parser.add_argument("--busy", action="store_true", help="training steps with one thread, by the processor's time "
-                                                            "and not by the clock: for a machine with other work")
-    args = parser.parse_args(argv)
-    args.clock = time.process_time if args.busy else time.perf_counter
-    return args
+    return parse_with_clock(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the stages asked for, and print their tables."""
     args = parse_args(argv)
-    if args.busy:
-        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         if args.stages != ["hours"]:
             print(f"{machine('numpy', 'torch')}; {torch.get_num_threads()} threads of torch" +

@@ -1,9 +1,10 @@
-"""What every benchmark needs: medians of runs, the machine it ran on, tables, memory of a tree of processes.
+"""What every benchmark needs: clocks, medians of runs, the machine it ran on, tables, memory of a tree of processes.
 
 Importing it makes the kit importable from a benchmark that is run as `python benchmarks/bench_X.py`.
 """
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.metadata
 import os
@@ -21,6 +22,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from transformer.parallel import available_cores
+
+
+def parse_with_clock(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with --busy added; its `clock()` tells the seconds to measure by."""
+    parser.add_argument("--busy", action="store_true",
+                        help="one thread, by the processor's time and not by the clock: for a machine with other work")
+    args = parser.parse_args(argv)
+    args.clock = time.perf_counter
+    if args.busy:
+        import torch  # most benchmarks do without
+        torch.set_num_threads(1)
+        args.clock = time.process_time
+    return args
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -180,6 +180,11 @@ def test_dev_set_missing(tiny, refused):
     ("task_distill", {"teacher_model": None}, ("--teacher_model",)),
     ("task_distill", {"temperature": 2.0}, ("--temperature", "--pred_distill")),
     ("task_distill", {"pred_distill": True, "layer_mapping": "top"}, ("--layer_mapping",)),
+    ("task_distill", {"do_eval": True, "teacher_model": None}, ("--do_eval", "--skip_teacher_check")),
+    ("task_distill", {"warmup_proportion": 0.1}, ("--warmup_proportion", "--pred_distill")),  # its default, too
+    ("task_distill", {"pred_distill": True, "hard_labels": True, "temperature": 2}, ("--temperature", "--hard_labels")),
+    ("task_distill", {"pred_distill": True, "task_name": "STS-B", "temperature": 2}, ("--temperature", "STS-B")),
+    ("general_distill", {"eval_batch_size": 8}, ("--eval_batch_size", "--do_eval")),
     ("task_distill", {"train_batch_size": 0}, ("--train_batch_size", "0")),
     ("task_distill", {"train_batch_size": 9, "gradient_accumulation_steps": 2}, ("no multiple",)),
     ("task_distill", {"train_batch_size": 32}, ("24 examples", "--train_batch_size")),
@@ -221,6 +226,8 @@ def test_unfinished_models_are_not_taken(tiny, refused):
     refused("task_distill", *train(tiny), words=("teacher_mrpc", "unfinished"))
     refused("finetune_teacher", "--tasks", "mrpc", "--glue_dir", tiny / "glue", "--model", tiny / "teacher_mrpc",
             "--models_dir", tiny, words=("teacher_mrpc", "unfinished"))
+    refused("finetune_teacher", "--tasks", "mrpc", "--glue_dir", tiny / "glue", "--model", tiny / "bert",
+            "--output_dir", tiny / "teacher_mrpc", words=("teacher_mrpc", "a run that was stopped", "--resume"))
 
 
 def test_finetuning_refuses_before_it_trains(tiny, refused):

@@ -718,7 +718,7 @@ def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):
     status, out, err = script("pregenerate_training_data", *arguments, "--do_whole_word_mask")
     assert status == 0, err
     assert "taking data/corpus.txt" in out
-    assert "no capital letters" in out and "--do_whole_word_mask changes nothing" in out
+    assert "is uncased" in out and "--do_whole_word_mask changes nothing" in out
 
 
 def test_refusal_on_the_command_line(tmp_path):

@@ -55,6 +55,7 @@ def test_classifiers_of_both_scripts(hf_head, tiny, script):
     flags = {"hf_head": hf_head, "learning_rate": 1e-3}
     teacher_out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert", **flags))
     student_out = run(script, "task_distill", train(tiny, student_model=tiny / "general", pred_distill=True, **flags))
+    assert ("--hf_head: the relu before the classifier" in student_out) is hf_head
     for folder, out in ((tiny / "final_mrpc_teacher", teacher_out), (tiny / "out", student_out)):
         logits = ours(TinyBertForSequenceClassification, folder, num_labels=2)[0]
         model = load(transformers.BertForSequenceClassification, folder)

@@ -14,7 +14,7 @@ from test_bad_input import general, train
 from test_training import finetune, lines, run, without_dropout
 
 import task_distill
-from transformer import curves, evaluation, prediction
+from transformer import curves, prediction
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, read_json
@@ -27,6 +27,8 @@ from transformer.weights import read_weights
 
 MAKE = {"general_distill": general, "task_distill": train, "finetune_teacher": finetune}
 PREDICTION = {"pred_distill": True}
+SCORING = {"student_model": "student_mrpc", **dict.fromkeys(  # of flags for training none
+    ("teacher_model", "train_batch_size", "num_train_epochs", "learning_rate", "skip_teacher_check"))}
 
 # flag: (flags of the plain run, flags of the changed one, what shows the change). WEIGHTS: the student's; METRICS: the
 # lines of metrics.jsonl; a string: printed by the changed run alone, or said by its refusal after "refused: ".
@@ -84,9 +86,8 @@ CASES = {
         "--skip_teacher_check": ({}, {"skip_teacher_check": None, "teacher_model": "chance_teacher"},
                                  "refused: chance"),
         "--warmup_proportion": (PREDICTION, {"warmup_proportion": 0.5}, WEIGHTS),
-        "--do_eval": ({}, {"do_eval": True, "teacher_model": None, "student_model": "student_mrpc"}, "Eval results"),
-        "--do_predict": ({}, {"do_predict": True, "teacher_model": None, "student_model": "student_mrpc"},
-                         "refused: test.tsv does not exist"),
+        "--do_eval": ({}, {"do_eval": True, **SCORING}, "Eval results"),
+        "--do_predict": ({}, {"do_predict": True, **SCORING}, "refused: test.tsv does not exist"),
         "--save_predictions": ({}, {"save_predictions": True}, "refused: --do_eval"),
         "--eval_batch_size": (PREDICTION, {"eval_batch_size": 5}, "batches of 5")},
     "finetune_teacher": {
@@ -157,8 +158,7 @@ def test_every_flag_changes_something(script_name, flag, world, script, monkeypa
     plain, changed, effect = CASES[script_name][flag]
     module = importlib.import_module(script_name)
     save = States.save
-    opens, source = {"general_distill": ("open_epoch", module), "task_distill": ("predict", evaluation),
-                     "finetune_teacher": ("predict", prediction)}[script_name]
+    opens, source = ("open_epoch", module) if script_name == "general_distill" else ("predict", prediction)
     opened = getattr(source, opens)
 
     def noted_save(self, step, **state):

@@ -107,7 +107,7 @@ def test_punkt_model_out_of_reach(tmp_path):
     write_articles(tmp_path / "wiki" / "wiki_00", [PARAGRAPH])
     done = run_prepare_data(tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    assert "WARNING: punkt_tab cannot be had" in done.stdout and "trained on" in done.stdout
+    assert "warning: punkt_tab cannot be had" in done.stdout and "trained on" in done.stdout
     assert (tmp_path / "out.txt").read_text().splitlines() == SENTENCES
 
 

@@ -20,9 +20,10 @@ from conftest import make_tiny
 from test_bad_input import general, train
 from test_training import finetune
 
-from transformer import evaluation, prediction, resume
+from transformer import prediction, resume
 from transformer.cli import run_script
 from transformer.optimization import BertAdam
+from transformer.weights import read_weights, write_bin
 
 CASES = {
     "general": ("general_distill", general, {"num_train_epochs": 7, "eval_step": 4, "do_eval": True, "preset": "code",
@@ -65,7 +66,7 @@ def send(number: signal.Signals, optimizer=None) -> None:
 
 def send_in_evaluation(number: signal.Signals, optimizer) -> None:
     metrics = prediction.compute_metrics
-    prediction.compute_metrics = evaluation.compute_metrics = lambda *args: send(number) or metrics(*args)
+    prediction.compute_metrics = lambda *args: send(number) or metrics(*args)
 
 
 def kill_before_state(optimizer) -> None:
@@ -218,8 +219,8 @@ def test_full_disk(case, what, world, out):
     full, save_steps = (9, 5) if what == "state" else (7 + (case == "finetune"), 3)
     status, output = world.start(case, out, full, fill_disk, save_steps=save_steps)
     assert status == 2 and "Traceback" not in output, output
-    assert re.search(r"^\w+\.py: error: .*File too large", output, re.M), output
     folder = world.tiny / out
+    assert re.search(rf"^\w+\.py: error: .*File too large: '{folder}/\w+\.(pt|bin)'$", output, re.M), output
     assert not list(folder.glob(".*")), "a part of a file was left"
     for path in [*folder.glob("state_*.pt"), folder / "pytorch_model.bin"]:
         assert torch.load(path, weights_only=True)
@@ -263,6 +264,11 @@ def test_changed_settings(case, changes, world, out, refused):
     script, argv = world.arguments(case, out, resume=True)
     refused(script, *argv, words=("--resume: ", "data_bytes was" if case == "general" else "train was mrpc_"))
     data.write_text(text)
+    start = world.tiny / ("general" if case == "prediction" else "bert")
+    weights = (start / "pytorch_model.bin").read_bytes()
+    write_bin(start / "pytorch_model.bin", {name: -tensor for name, tensor in read_weights(start).items()})
+    refused(script, *argv, words=("--resume: ", "_files was "))
+    (start / "pytorch_model.bin").write_bytes(weights)
     assert {path: path.read_bytes() for path in (world.tiny / out).iterdir()} == before
     free = {"general": {"reduce_memory": True}, "prediction": {"cache_dir": world.tiny / "cache"}}.get(case, {})
     world.finish(case, out, save_steps=2, **free)

@@ -340,7 +340,7 @@ def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     sequences = finetune_teacher.encode_file(
         get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", finetune_teacher.load_tokenizer(folder, True), 24)
     processes = Processes(0, 1, torch.device("cpu"))
-    answers = finetune_teacher.score(model, get_task("mrpc"), sequences, [0, 1], 5, processes)
+    answers, _ = finetune_teacher.evaluate(model, get_task("mrpc"), {"dev": sequences}, [0, 1], 5, processes)
     assert answers["acc"] == best
     weights = (folder / "pytorch_model.bin").read_bytes()
     assert "skipped" in run(script, "finetune_teacher", finetune(tiny))

@@ -26,32 +26,85 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> None:
+        """End the script with status 2 and one line on stderr."""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
+    def refuse(self, argv: list[str] | None, why: str, *flags: str | argparse._ArgumentGroup) -> None:
+        """End as error() does if one of these flags stands in `argv`, whatever its value: it would do nothing.
 
-def add_run_flags(parser: Parser, preset: bool = False) -> argparse._ArgumentGroup:
+        flags: names without the hyphens, and groups of flags; why: goes on after the flag's name.
+        """
+        names = [name for flag in flags for name in
+                 ([flag] if isinstance(flag, str) else [action.dest for action in flag._group_actions])]
+        absent = object()
+        found = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
+        for name in names:
+            if getattr(found, name) is not absent:
+                self.error(f"--{name} {why}")
+
+
+class _Without(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if set(values) == set(self.choices):
+            parser.error(f"--without {' '.join(self.choices)} leaves no loss")
+        setattr(namespace, self.dest, values)
+
+
+def add_run_flags(parser: Parser, preset: bool = False) -> None:
     """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=42, help="seed of every random choice")
     if preset:
         group.add_argument("--preset", choices=("paper", "code"), default="paper",
                            help="defaults as the paper says, or as the published code behaves; an explicit flag wins")
-    return group
 
 
-def add_device_flags(parser: Parser, training: bool = True) -> None:
-    """Add the flags of every script that runs a model: where it computes, and how exactly."""
+def add_device_flags(parser: Parser, precision: bool = False) -> None:
+    """Add the flags of every script that runs a model: where it computes and, with `precision`, how exactly."""
     group = parser.add_argument_group("device")
-    group.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32",
-                       help="of matrix products; weights, losses and optimizer stay in fp32; tf32 and fp16 need a GPU")
-    if training:
-        group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
-        group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
+    if precision:
+        _add_precision_flag(group)
     group.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
     group.add_argument("--local_rank", type=int, default=-1, help="number of the GPU to use; torchrun sets its own")
 
 
-def resolve_device_flags(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
+def _add_precision_flag(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32",
+                       help="of matrix products; weights, losses and optimizer stay in fp32; tf32 and fp16 need a GPU")
+
+
+def add_training_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that mean the same in every script that trains."""
+    group.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
+    group.add_argument("--resume", action="store_true",
+                       help="go on with the run that was stopped in the output folder; start it where there is none")
+    group.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
+    group.add_argument("--gradient_accumulation_steps", type=positive, default=1,
+                       help="forward passes that one optimizer step is split into")
+    group.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
+                       help="decoupled decay of weights, per unit of learning rate")
+    group.add_argument("--save_steps", type=positive,
+                       help="also save the state for --resume every so many steps (default: at evaluations alone)")
+    _add_precision_flag(group)
+    group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
+    group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
+
+
+def add_warmup_flag(group: argparse._ArgumentGroup) -> None:
+    """Add --warmup_proportion."""
+    group.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
+
+
+def add_loss_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags of the attention and hidden losses (paper, tables 3 and 4)."""
+    group.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
+                       help="teacher layers the student learns from (paper, table 4)")
+    group.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
+                       action=_Without,
+                       help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+
+
+def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
     """Turn --fp16 into its --precision; refuse what contradicts it."""
     fp16 = getattr(args, "fp16", False)
     if fp16 and args.precision not in ("fp32", "fp16"):

@@ -9,13 +9,14 @@ import json
 import shutil
 from array import array
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transformer.arrays import convert_lines
 from transformer.features import Sequences
 from transformer.files import InputError, read_json
-from transformer.parts import Place, decode_lines, read_range
+from transformer.parts import Part, Place, decode_lines, read_range
 from transformer.tokenization import BertTokenizer
 
 _FORMAT = 2  # of the arrays; another number makes them anew
@@ -23,6 +24,42 @@ _PART_BYTES = 1 << 24
 
 _vocab: dict[str, int]  # of a worker, with the type code of its ids
 _typecode: str
+
+
+def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
+    """(epoch_K.json, epoch_K_metrics.json) for each training epoch, looping over what is there, with a warning.
+
+    Raises InputError where there is none.
+    """
+    there = []
+    while (Path(folder) / f"epoch_{len(there)}.json").is_file():
+        there.append(tuple(Path(folder) / f"epoch_{len(there)}{end}" for end in (".json", "_metrics.json")))
+    if not there:
+        raise InputError(f"{folder} holds no epoch_0.json: make it with pregenerate_training_data.py")
+    if len(there) < epochs:
+        print(f"warning: {epochs} epochs asked for, {folder} holds {len(there)}: going over them again", flush=True)
+    return [there[epoch % len(there)] for epoch in range(epochs)]
+
+
+def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
+    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer or cased."""
+    metrics = _read_metrics(metrics_json)
+    if lower_case and not metrics.get("do_lower_case", True):
+        raise InputError(f"{metrics_json}: the data are cased: drop --do_lower_case, or generate them with it")
+    longest = metrics.get("max_seq_len")
+    if not isinstance(longest, int):
+        raise InputError(f"{metrics_json} has no max_seq_len: generate the data again")
+    if longest > max_seq_length:
+        raise InputError(f"{metrics_json}: the data have up to {longest} wordpieces, more than "
+                         f"--max_seq_length {max_seq_length}: set it to {longest}")
+    return metrics["num_training_examples"]
+
+
+def _read_metrics(path: str | Path) -> dict[str, Any]:
+    metrics = read_json(path)
+    if not isinstance(metrics.get("num_training_examples"), int):
+        raise InputError(f"{path} has no num_training_examples: generate the data again")
+    return metrics
 
 
 def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
@@ -40,9 +77,7 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     max_seq_length.
     """
     epoch_json = Path(epoch_json)
-    metrics = read_json(metrics_json)
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("num_training_examples"), int):
-        raise InputError(f"{metrics_json} has no num_training_examples: generate the data again")
+    metrics = _read_metrics(metrics_json)
     if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
         raise InputError(f"{epoch_json} was generated with another vocabulary than this model's vocab.txt: generate "
                          "the data again with --bert_model set to this model, or use the model it was made with")
@@ -80,7 +115,7 @@ def _start_worker(vocab: dict[str, int], typecode: str) -> None:
     _vocab, _typecode = vocab, typecode
 
 
-def _parse_part(part: tuple[Path, int, int]) -> tuple[bytes, array, list[bytes], int]:
+def _parse_part(part: Part) -> tuple[bytes, array, list[bytes], int]:
     """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
     path, start, stop = part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")

@@ -11,15 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import print_settings
 from transformer.features import Sequences, encode_file
 from transformer.files import InputError, atomic_write, find_input, write_json
-from transformer.glue import DIAGNOSTIC, Submission, Task, chance_level, class_order, compute_metrics
+from transformer.glue import DIAGNOSTIC, Submission, Task, chance_level, class_order
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.prediction import decide, model_sha256, predict
+from transformer.prediction import decide, evaluate, model_sha256, predict
 from transformer.record import (
     EVAL_NAME,
     PREDICTIONS_NAME,
@@ -58,23 +57,6 @@ def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
     return sets
 
 
-def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], args: argparse.Namespace,
-             processes: Processes) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics on the dev sets, and the logits of each: float32 [rows, classes], columns in the task's order.
-
-    order: the model's column for each class. The metrics of a second set carry its name, so that the first stays what
-    it is.
-    """
-    values: dict[str, float] = {}
-    logits = {}
-    for name, sequences in sets.items():
-        logits[name] = predict(model, sequences, args.eval_batch_size, processes)[:, order]
-        suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = compute_metrics(task, decide(task, logits[name]), sequences.labels)
-        values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
-    return values, logits
-
-
 def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
     """InputError where a teacher's dev score is no better than chance."""
     chance, error = chance_level(task, labels)
@@ -100,7 +82,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     student.to(processes.device)
     if args.do_eval:
         run, started = describe_run(args, processes), time.monotonic()
-        values, logits = evaluate(student, task, dev, order, args, processes)
+        values, logits = evaluate(student, task, dev, order, args.eval_batch_size, processes)
         facts = {"task": task.name, "metric": task.metric, "values": values,
                  "counts": {name: len(sequences) for name, sequences in dev.items()}, "model": str(folder),
                  "model_finished": finished, "model_sha256": model_sha256(student, order), **run,

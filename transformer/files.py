@@ -5,6 +5,7 @@ Nothing here imports torch or numpy, so that `--help` and refused flags answer a
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -18,8 +19,22 @@ MAX_JSON_BYTES = 16 << 20
 MAX_LINE_BYTES = 32 << 20
 
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
 class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: what, where, how to mend it."""
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Make an OSError of the disk (full, over quota, damaged) name `path`: the system itself names no file then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_ERRORS and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -34,7 +49,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(temporary, mode, **text) as handle:
+        with naming(path), open(temporary, mode, **text) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

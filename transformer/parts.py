@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from transformer.files import InputError, read_line
+from transformer.files import InputError, naming, read_line
+
+Part = tuple[Path, int, int]  # of a file: from which byte to which
 
 _SECONDS_BETWEEN_SAVES = 1.0  # of work that a kill can cost; waiting for the disk after every part would cost more
 
@@ -185,7 +187,8 @@ class GrowingFiles:
         """Add a part: the bytes for each file, and what to remember of it."""
         sizes = [size + len(block) for size, block in zip(self.sizes, blocks, strict=True)]
         for file, block in zip(self._files, blocks, strict=True):
-            file.write(block)
+            with naming(file.name):
+                file.write(block)
         self.records.append({"part": len(self.records), "sizes": sizes, **record})
         self._pending.append(_json_line(self.records[-1]))
         if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
@@ -194,13 +197,17 @@ class GrowingFiles:
     def save(self) -> None:
         """Bring all parts to the disk, then their records."""
         for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
+            _to_disk(file)
         pending, self._pending = self._pending, []  # at once: an interrupted save() must not write a record twice
         self._progress.writelines(pending)
-        self._progress.flush()
-        os.fsync(self._progress.fileno())
+        _to_disk(self._progress)
         self._saved_at = time.monotonic()
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    with naming(file.name):
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _json_line(value: dict[str, Any]) -> bytes:

@@ -107,8 +107,19 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
 
 
-def score(model: nn.Module, task: Task, sequences: Sequences, order: list[int], batch_size: int,
-          processes: Processes) -> dict[str, float]:
-    """Metrics of a classifier on labelled sequences; `order` is the model's column for each class of the task."""
-    logits = predict(model, sequences, batch_size, processes)[:, order]
-    return compute_metrics(task, decide(task, logits), sequences.labels)
+def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
+             processes: Processes) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of a classifier on the dev sets of its task, and the logits of each: float32 [rows, classes], columns in
+    the task's order.
+
+    sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
+    name, so that the first stays what it is. Raises InputError as decide() does.
+    """
+    values: dict[str, float] = {}
+    logits = {}
+    for name, sequences in sets.items():
+        logits[name] = predict(model, sequences, batch_size, processes)[:, order]
+        suffix = f"_{name.removeprefix('dev_')}" if values else ""
+        metrics = compute_metrics(task, decide(task, logits[name]), sequences.labels)
+        values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
+    return values, logits

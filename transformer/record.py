@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from transformer.curves import draw_curves
-from transformer.files import InputError, read_json, require_empty_folder, write_json
+from transformer.files import InputError, naming, read_json, require_empty_folder, write_json
 from transformer.resume import clear_states
 from transformer.runtime import Processes
 
@@ -27,10 +27,16 @@ PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
 _LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
 
 
+def read_run(folder: str | Path) -> dict[str, Any] | None:
+    """What run.json in a folder says; None where there is none."""
+    path = Path(folder) / RUN_NAME
+    return read_json(path) if path.is_file() else None
+
+
 def is_finished(folder: str | Path) -> bool:
     """False where a run of this kit was stopped before it finished the model in `folder`."""
-    run = Path(folder) / RUN_NAME
-    return not run.is_file() or bool(read_json(run).get("finished"))
+    run = read_run(folder)
+    return run is None or bool(run.get("finished"))
 
 
 def require_finished(folder: str | Path) -> None:
@@ -40,31 +46,34 @@ def require_finished(folder: str | Path) -> None:
                          f"go on with it (--resume), or delete {RUN_NAME} to take the model as it is")
 
 
-def open_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
+def check_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
     """Make the output folder of a training run; true where resume finds a finished run in it.
 
-    A run that is to be overwritten is marked as unfinished at once: it must not pass for this one, however early this
-    one is stopped.
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
     """
-    run = Path(folder) / RUN_NAME
-    finished = run.is_file() and bool(read_json(run).get("finished"))
-    if resume and finished:
-        return True
-    if not resume and run.is_file() and not finished and not overwrite:
+    run = read_run(folder)
+    if resume and run is not None:
+        return bool(run.get("finished"))
+    if run is not None and not run.get("finished") and not overwrite:
         raise InputError(f"{folder} holds a run that was stopped: go on with it with --resume, or start it anew with "
                          "--overwrite_output_dir")
-    if not (resume and run.is_file()):
-        require_empty_folder(folder, overwrite)
-        if run.is_file():
-            begin(folder)
+    require_empty_folder(folder, overwrite)
     return False
 
 
-def begin(folder: str | Path) -> None:
-    """Mark a folder as that of a run which is not finished, without any state of an earlier one."""
-    write_json(Path(folder) / RUN_NAME, {"finished": False})
-    clear_states(folder)
+def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Processes) -> bool:
+    """check_output() for all processes, which says so where there is nothing to do.
+
+    A run that is to be overwritten is marked as unfinished and loses its states at once: it must not pass for this one,
+    however early this one is stopped.
+    """
+    finished = processes.any(processes.is_first and check_output(folder, resume, overwrite))
+    if processes.is_first and not resume and (Path(folder) / RUN_NAME).is_file():
+        write_json(Path(folder) / RUN_NAME, {"finished": False})
+        clear_states(folder)
+    if finished:
+        print(f"{folder} is finished: nothing to resume", flush=True)
+    return finished
 
 
 def format_metrics(title: str, values: dict[str, float]) -> str:
@@ -98,7 +107,7 @@ def describe_run(args: argparse.Namespace, processes: Processes) -> dict[str, An
 
 def append_line(path: str | Path, text: str) -> None:
     """Add a line of text to a log."""
-    with open(path, "a", encoding="utf-8") as handle:
+    with naming(path), open(path, "a", encoding="utf-8") as handle:
         handle.write(text + "\n")
 
 

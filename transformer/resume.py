@@ -1,6 +1,7 @@
 """Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -11,9 +12,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from transformer.files import InputError, atomic_write
+from transformer.files import InputError, atomic_write, sha256_of
+from transformer.modeling import CONFIG_NAME
 from transformer.runtime import Processes
-from transformer.weights import write_pickle
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
@@ -29,58 +31,89 @@ def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, Any]:
     return {name: str(value) for name, value in {**settings, **facts}.items() if name not in _FREE_SETTINGS}
 
 
+def files_sha256(folder: str | Path, weights: bool = True) -> str:
+    """Fingerprint of a model folder that a run starts from: of config.json and, with `weights`, the file of weights.
+
+    Of the files, since random weights of the same seed differ in their last bits from processor to processor.
+    """
+    names = [CONFIG_NAME, *(name for name in (WEIGHTS_NAME, SAFETENSORS_NAME) if weights)]
+    digests = [sha256_of(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 class States:
     """The states of a run, state_STEP.pt in its output folder. Each holds everything that the rest of the run follows
     from: weights, optimizer, step, best score, settings. Data order and dropout follow from seed and step alone.
 
-    settings: what the result follows from, compared when a run goes on.
+    settings: what the result follows from, compared when a run goes on; parts: the model, the optimizer and whatever
+    else has state_dict() and load_state_dict(). Of several processes the first alone writes.
     """
 
-    def __init__(self, folder: str | Path, settings: dict[str, Any]):
+    def __init__(self, folder: str | Path, settings: dict[str, Any], processes: Processes, **parts: Any):
         self.folder = Path(folder)
         self.settings = settings
+        self.processes = processes
+        self.parts = parts
         self._started = time.monotonic()
         self._spent = 0.0  # seconds, by saving
         for unfinished in self.folder.glob(".state_*.tmp"):  # by a run that was killed while it saved
             unfinished.unlink(missing_ok=True)
 
-    def save(self, step: int, **state: Any) -> None:
+    def restore(self, resume: bool) -> dict[str, Any] | None:
+        """With `resume` the newest state that can be read, loaded into the parts; a damaged one is passed over, with a
+        warning. Else, or where there is none, None, and no earlier state is left.
+
+        Raises InputError naming the first setting that differs from those of the stopped run.
+        """
+        state = self._newest() if resume else None
+        if state is None:
+            self.clear()
+        else:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        return state
+
+    def save(self, step: int, **values: Any) -> None:
         """Write a state, read it back, and only then give it its name; then delete the oldest beyond two.
 
-        state: tensors, numbers, strings, and lists and dicts of them.
+        All processes have to call it. values: tensors, numbers, strings, and lists and dicts of them.
         """
         started = time.monotonic()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        if not self.processes.is_first:
+            return
         with atomic_write(self.folder / f"state_{step}.pt", "wb") as handle:
-            write_pickle({"step": step, "settings": self.settings, **state}, handle)
+            write_pickle({"step": step, "settings": self.settings, **values, **state}, handle)
             handle.flush()
             _read(Path(handle.name), "cpu")
-        later = [path for path in _paths(self.folder) if _step(path) > step]  # damaged ones, passed over by newest()
+        later = [path for path in _paths(self.folder) if _step(path) > step]  # damaged ones, that restore() passed over
         earlier = [path for path in _paths(self.folder) if _step(path) <= step][:-_KEPT]
         for path in [*later, *earlier]:
             path.unlink()
         self._spent += time.monotonic() - started
 
-    def is_due(self, step: int, save_steps: int | None, eval_step: int, processes: Processes) -> bool:
+    def is_due(self, step: int, save_steps: int | None, eval_step: int) -> bool:
         """Whether to save after this step: every save_steps steps, and at evaluations as long as saving has not taken
-        more than a twentieth of the time."""
+        more than a twentieth of the time. The first process decides for all."""
         if save_steps and step % save_steps == 0:
             return True
         cheap = self._spent <= _SHARE_OF_TIME * (time.monotonic() - self._started)
-        return step % eval_step == 0 and processes.any(processes.is_first and cheap)
+        return step % eval_step == 0 and self.processes.any(self.processes.is_first and cheap)
 
     @property
     def last(self) -> Path | None:
         """The newest state."""
         return max(_paths(self.folder), default=None, key=_step)
 
-    def newest(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest state that can be read, or None; a damaged one is passed over, with a warning.
+    def clear(self) -> None:
+        """Delete all states: the run is finished, or starts anew."""
+        if self.processes.is_first:
+            clear_states(self.folder)
 
-        Raises InputError naming the first setting that differs from those of the stopped run.
-        """
+    def _newest(self) -> dict[str, Any] | None:
         for path in reversed(_paths(self.folder)):
             try:
-                state = _read(path, device)
+                state = _read(path, self.processes.device)
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(f"warning: {path} cannot be read ({reason}): taking the one before", flush=True)
@@ -93,10 +126,6 @@ class States:
             print(f"going on from {path}", flush=True)
             return state
         return None
-
-    def clear(self) -> None:
-        """Delete all states: the run is finished, or starts anew."""
-        clear_states(self.folder)
 
 
 def clear_states(folder: str | Path) -> None:

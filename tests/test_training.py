@@ -1,13 +1,12 @@
 """The training scripts on tiny models: what they compute, save and hand to the next step."""
-import json
-
 import numpy as np
 import pytest
 import torch
-from test_bad_input import command_line, edit_config, general, train
+from conftest import assert_equal_weights, edit_config, finetune, general, lines, run, train, without_dropout
 
 import finetune_teacher
 import task_distill
+from transformer.curves import draw_curves
 from transformer.files import read_json
 from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
@@ -15,30 +14,9 @@ from transformer.runtime import Processes, shuffled_batches
 from transformer.weights import read_weights, write_bin
 
 
-def without_dropout(tiny, *folders):
-    for folder in folders:
-        edit_config(tiny / folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def run(script, name, arguments):
-    status, out, err = script(name, *arguments)
-    assert status == 0, err
-    return out
-
-
-def assert_equal_weights(first, second, tolerance):
-    first, second = read_weights(first), read_weights(second)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=0, atol=tolerance)
-
-
-def test_general_task_and_evaluation_chain(tiny, script):
+def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     """Each step's folder is the next one's input; what is handed on is what the README says."""
+    monkeypatch.setattr("transformer.record.draw_curves", draw_curves)
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
@@ -321,12 +299,6 @@ def test_input_paths_with_and_without_data(tiny, script, monkeypatch):
     assert "json does not exist: taking data/json" in out
     out = run(script, "task_distill", train(tiny, data_dir="data/glue/MRPC", output_dir=tiny / "out2"))
     assert "taking glue/MRPC" in out
-
-
-def finetune(tiny, **changes):
-    flags = {"tasks": "mrpc", "glue_dir": tiny / "glue", "models_dir": tiny, "max_seq_length": 24,
-             "train_batch_size": 8, "num_train_epochs": 2, "no_cuda": True} | changes
-    return command_line(flags)
 
 
 def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):

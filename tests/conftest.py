@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from faulty_server import FaultyServer
 from transformer import download, record
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
-from transformer.glue import get_task, name_labels
+from transformer.glue import Task, get_task, name_labels
 from transformer.modeling import (
     BertConfig,
     BertForPreTraining,
@@ -51,17 +51,22 @@ def write_lines(path: Path, lines) -> Path:
     return path
 
 
+def task_lines(task: Task, rows: int, text: Callable[[int, int], str]) -> list[str]:
+    """Lines of a train.tsv in the official columns; text(row, column) is what stands in a column of text."""
+    header = ["\t".join(f"column{c}" for c in range(task.train_columns))] if task.has_header else []
+    table = [[f'{row}.{c} "x' for c in range(task.train_columns)] for row in range(rows)]
+    for row, columns in enumerate(table):
+        for column in task.text_columns:
+            columns[column] = text(row, column)
+        columns[task.label_column] = task.labels[row % 3 % task.num_labels] if task.labels else f"{row % 6}.0"
+    return header + ["\t".join(columns) for columns in table]
+
+
 def write_task(folder: Path, name: str, rows: int) -> None:
-    """train.tsv, train_aug.tsv and dev files of a task in its official columns, labels by the sentence's number."""
+    """train.tsv, train_aug.tsv and dev files of a task, whose labels follow from the sentences."""
     task = get_task(name)
     for file, count in (("train.tsv", rows), ("train_aug.tsv", 2 * rows), *((dev, rows) for dev in task.dev_files)):
-        lines = ["\t".join(f"column{c}" for c in range(task.train_columns))] if task.has_header else []
-        for number in range(count):
-            columns = [f"x{c}" for c in range(task.train_columns)]
-            for text in task.text_columns:
-                columns[text] = sentence(number * (text + 1))
-            columns[task.label_column] = task.labels[number % 3 % task.num_labels] if task.labels else f"{number % 6}.0"
-            lines.append("\t".join(columns))
+        lines = task_lines(task, count, lambda row, column: sentence(row * (column + 1)))
         write_lines(folder / task.name / file, lines)
 
 

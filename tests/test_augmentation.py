@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import names
+from conftest import names, task_lines, write_lines
 
 import data_augmentation
 from data_augmentation import augment_row, vary
@@ -289,17 +289,10 @@ def test_pairs_under_both_presets():
 
 def write_task(folder: Path, task, rows: int = 3) -> Path:
     """A train.tsv of `task`; its texts hold capitals, quotes and a line separator."""
-    path = folder / task.name / "train.tsv"
-    path.parent.mkdir(parents=True)
-    lines = ["\t".join(f"name{i}" for i in range(task.train_columns))] if task.has_header else []
-    for row in range(rows):
-        columns = [f"{row}.{i} \"x" for i in range(task.train_columns)]
-        for place, column in enumerate(task.text_columns):
-            columns[column] = f"The \"Cat sees\u2028 {WORDS[row]} and {WORDS[row + place]} cats, not {WORDS[-8 - row]}"
-        columns[task.label_column] = task.labels[row % len(task.labels)] if task.labels else str(row + 0.25)
-        lines.append("\t".join(columns))
-    path.write_bytes(("\n".join(lines) + "\n").encode())
-    return path
+    def text(row: int, column: int) -> str:
+        other = row + task.text_columns.index(column)
+        return f"The \"Cat sees\u2028 {WORDS[row]} and {WORDS[other]} cats, not {WORDS[-8 - row]}"
+    return write_lines(folder / task.name / "train.tsv", task_lines(task, rows, text))
 
 
 def arguments(bert, glove, glue, task: str, *more: str) -> list[str]:
@@ -334,16 +327,15 @@ def test_columns_of_every_task(bert, glove, tmp_path, key):
     assert counts["settings"]["N"] == 4 and counts["settings"]["preset"] == "paper"
 
 
-def test_copies_by_preset(bert, glove, tmp_path, capsys):
-    results = {}
-    for key in ("sst2", "rte", "qqp"):
-        path = write_task(tmp_path, TASKS[key])
-        for preset, more in (("paper", []), ("code", ["--N", "2"])):
-            data_augmentation.main(arguments(bert, glove, tmp_path, key, "--preset", preset, *more))
-            results[key, preset] = json.loads(path.with_name("train_aug.json").read_text())["settings"]["N"]
-    assert results == {("sst2", "paper"): 20, ("rte", "paper"): 20, ("qqp", "paper"): 20,
-                       ("sst2", "code"): 20, ("rte", "code"): 30, ("qqp", "code"): 10}
-    assert "--N 2 is overridden by 10" in capsys.readouterr().out
+@pytest.mark.parametrize("key, in_code", [("sst2", 20), ("rte", 30), ("qqp", 10)])
+def test_copies_by_preset(key, in_code, capsys):
+    def copies(*flags: str) -> int:
+        args = data_augmentation.parse_args(arguments("bert", "glove", "glue", key, *flags))
+        return data_augmentation.resolve_copies(args, TASKS[key])
+
+    assert (copies(), copies("--N", "7"), copies("--preset", "code")) == (20, 7, in_code)
+    assert copies("--preset", "code", "--N", "2") == in_code
+    assert f"--N 2 is overridden by {in_code}" in capsys.readouterr().out
 
 
 def test_the_code_preset_varies_the_second_text_beside_the_last_variant_of_the_first(bert, glove, tmp_path):

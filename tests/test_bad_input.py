@@ -1,6 +1,5 @@
 """What users meet: every refusal is one clear line and status 2, and loses nothing."""
 import json
-import pickle
 
 import pytest
 import torch
@@ -100,21 +99,6 @@ def test_missing_and_unexpected_weights(tiny, refused):
     refused("task_distill", *train(tiny), words=("misshapen", "classifier.weight", "[3, 16]", "[2, 16]"))
     write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", {k: v for k, v in state.items() if k[:4] != "clas"})
     refused("task_distill", *train(tiny), words=("2 missing", "classifier"))  # a teacher never gets a random head
-
-
-class Danger:
-    def __reduce__(self):
-        return (open, ("danger_was_here", "w"))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_pickle_with_code_is_not_run(tiny, refused, monkeypatch):
-    monkeypatch.chdir(tiny)
-    (tiny / "teacher_mrpc" / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Danger()}))
-    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
-    torch.save({"weight": Danger()}, tiny / "teacher_mrpc" / "pytorch_model.bin")
-    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
-    assert not (tiny / "danger_was_here").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -100])

@@ -10,9 +10,7 @@ import sklearn.metrics
 import torch
 from conftest import edit_config, names, run, sentence, train, write_lines
 
-from transformer import submission
 from transformer.checkpoint import load_tokenizer
-from transformer.cli import run_script
 from transformer.files import read_json
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin
@@ -216,15 +214,11 @@ def test_broken_weights_give_no_answer(mode, tiny, refused):
     assert not list((tiny / "results").glob("*.tsv"))
 
 
-@pytest.fixture
-def zipped(tmp_path, monkeypatch, capfd):
-    """Call python -m transformer.submission with flags -> (status, out, err)."""
-    monkeypatch.setattr("sys.argv", ["submission.py"])
+SUBMISSION = "transformer.submission"
 
-    def call(*flags) -> tuple[int, str, str]:
-        argv = ["--output", tmp_path / "out.zip", "--results", *flags]
-        return run_script(lambda: submission.main([str(part) for part in argv])), *capfd.readouterr()
-    return call
+
+def into(tmp_path, *results) -> list:
+    return ["--output", tmp_path / "out.zip", "--results", *results]
 
 
 def prediction_lines(name: str, rows: int) -> list[str]:
@@ -233,11 +227,10 @@ def prediction_lines(name: str, rows: int) -> list[str]:
 
 
 @pytest.mark.parametrize("given", [["RTE.tsv", "STS-B.tsv", "MNLI-mm.tsv"], sorted(SERVER)], ids=["three", "all"])
-def test_zip_file_has_what_the_server_wants(given, zipped, tmp_path):
+def test_zip_file_has_what_the_server_wants(given, script, tmp_path):
     for name in given:
         write_lines(tmp_path / "results" / f"4l_{name.lower()}" / name, prediction_lines(name, SERVER[name][0]))
-    status, out, err = zipped(tmp_path / "results", tmp_path / "results" / f"4l_{given[0].lower()}")
-    assert status == 0, err
+    out = run(script, SUBMISSION, into(tmp_path, tmp_path / "results", tmp_path / "results" / f"4l_{given[0].lower()}"))
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.testzip() is None and sorted(archive.namelist()) == sorted(SERVER)
         for name, (rows, _) in SERVER.items():
@@ -264,23 +257,20 @@ def test_zip_file_has_what_the_server_wants(given, zipped, tmp_path):
     ("CoLA.tsv", lambda lines: [lines[0], "0\t0.0", *lines[2:]], "line 2: prediction '0.0', expected one of 0, 1"),
     *(("STS-B.tsv", lambda lines, word=word: [lines[0], f"0\t{word}", *lines[2:]], "expected a number from 0 to 5")
       for word in ("5.001", "-0.1", "nan", "inf", "much"))])
-def test_files_that_the_server_would_refuse(name, change, words, zipped, tmp_path):
+def test_files_that_the_server_would_refuse(name, change, words, refused, tmp_path):
     write_lines(tmp_path / "results" / name, change(prediction_lines(name, SERVER[name][0])))
-    status, _, err = zipped(tmp_path / "results")
-    assert status == 2 and words in err and name in err and len(err.splitlines()) == 1, err
+    refused(SUBMISSION, *into(tmp_path, tmp_path / "results"), words=(words, name))
     assert not (tmp_path / "out.zip").exists()
 
 
-def test_which_files_are_taken(zipped, tmp_path):
+def test_which_files_are_taken(script, refused, tmp_path):
     write_lines(tmp_path / "results" / "4l_rte" / "RTE.tsv", prediction_lines("RTE.tsv", 7))
     write_lines(tmp_path / "results" / "6l_rte" / "RTE.tsv", prediction_lines("RTE.tsv", 7))
     (tmp_path / "results" / "4l_cola").mkdir()
     for folders, words in (("results", "one student"), ("results/4l_cola", "no predictions"),
                            ("none", "does not exist"), ("results/4l_rte", "the GLUE server wants 3000")):
-        status, _, err = zipped(tmp_path / folders)
-        assert status == 2 and words in err and len(err.splitlines()) == 1, err
+        refused(SUBMISSION, *into(tmp_path, tmp_path / folders), words=(words,))
     assert not (tmp_path / "out.zip").exists()
-    status, out, err = zipped(tmp_path / "results" / "4l_rte", "--any_rows")
-    assert status == 0 and "7 predictions" in out, err
+    assert "7 predictions" in run(script, SUBMISSION, into(tmp_path, tmp_path / "results" / "4l_rte", "--any_rows"))
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         server_takes("RTE.tsv", archive.read("RTE.tsv").decode(), 7)

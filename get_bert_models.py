@@ -137,6 +137,9 @@ def summary(folder: Path) -> str:
     state = canonical_names(read_weights(folder))
     if not any(name.startswith("bert.") for name in state):
         raise InputError(f"{folder} holds no BERT: no weight is called bert.*, embeddings.* or encoder.*")
+    last = f"bert.encoder.layer.{config.num_hidden_layers - 1}."  # first: many layers take long, also without memory
+    if not any(name.startswith(last) for name in state):
+        raise InputError(f"{folder}: the weights are not those of {CONFIG_NAME}: {last}* is missing")
     expected = expected_weights(config, state)
     heads = [head for head, start in HEADS.items() if any(name.startswith(start) for name in state)]
     absent = tuple(start for head, start in HEADS.items() if head not in heads)

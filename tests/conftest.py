@@ -1,25 +1,38 @@
-"""Shared fixtures: a folder with tiny models and data, and calling a script as the command line does."""
+"""What the tests share: tiny models and data, calling a script as the command line does, a web server, files."""
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from faulty_server import FaultyServer
 
+from transformer import download, record
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
-from transformer.glue import get_task, name_labels
+from transformer.glue import Task, get_task, name_labels
 from transformer.modeling import (
     BertConfig,
     BertForPreTraining,
     TinyBertForPreTraining,
     TinyBertForSequenceClassification,
 )
+from transformer.weights import read_weights
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help
 
+ROOT = Path(__file__).resolve().parent.parent
 WORDS = "the a cat dog bird sees likes hears good bad old new not very and".split()
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", ".", "##s", *WORDS[2:]]
 SIZES = {"vocab_size": len(PIECES), "num_attention_heads": 2, "max_position_embeddings": 40, "initializer_range": 0.2}
@@ -38,29 +51,30 @@ def write_lines(path: Path, lines) -> Path:
     return path
 
 
+def task_lines(task: Task, rows: int, text: Callable[[int, int], str]) -> list[str]:
+    """Lines of a train.tsv in the official columns; text(row, column) is what stands in a column of text."""
+    header = ["\t".join(f"column{c}" for c in range(task.train_columns))] if task.has_header else []
+    table = [[f'{row}.{c} "x' for c in range(task.train_columns)] for row in range(rows)]
+    for row, columns in enumerate(table):
+        for column in task.text_columns:
+            columns[column] = text(row, column)
+        columns[task.label_column] = task.labels[row % 3 % task.num_labels] if task.labels else f"{row % 6}.0"
+    return header + ["\t".join(columns) for columns in table]
+
+
 def write_task(folder: Path, name: str, rows: int) -> None:
-    """train.tsv, train_aug.tsv and dev files of a task in its official columns, labels by the sentence's number."""
+    """train.tsv, train_aug.tsv and dev files of a task, whose labels follow from the sentences."""
     task = get_task(name)
     for file, count in (("train.tsv", rows), ("train_aug.tsv", 2 * rows), *((dev, rows) for dev in task.dev_files)):
-        lines = ["\t".join(f"column{c}" for c in range(task.train_columns))] if task.has_header else []
-        for number in range(count):
-            columns = [f"x{c}" for c in range(task.train_columns)]
-            for text in task.text_columns:
-                columns[text] = sentence(number * (text + 1))
-            columns[task.label_column] = task.labels[number % 3 % task.num_labels] if task.labels else f"{number % 6}.0"
-            lines.append("\t".join(columns))
+        lines = task_lines(task, count, lambda row, column: sentence(row * (column + 1)))
         write_lines(folder / task.name / file, lines)
 
 
-@pytest.fixture
-def tiny(tmp_path) -> Path:
-    """The folder of make_tiny(), for one test."""
-    return make_tiny(tmp_path)
-
-
-def make_tiny(tmp_path: Path) -> Path:
-    """A working folder: vocab.txt, bert (pre-training heads), teacher_TASK and student_TASK (classifiers), general (a
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """A folder to copy: vocab.txt, bert (pre-training heads), teacher_TASK and student_TASK (classifiers), general (a
     general student), config (a student's config.json), glue/TASK, json (two epochs of pregenerated data)."""
+    tmp_path = tmp_path_factory.mktemp("template")
     torch.manual_seed(0)
     vocab = write_lines(tmp_path / "vocab.txt", PIECES)
     save_model(BertForPreTraining(BertConfig(**TEACHER)), tmp_path / "bert", vocab)
@@ -91,8 +105,103 @@ def make_tiny(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def tiny(template, tmp_path) -> Path:
+    """A copy of the template for one test."""
+    return shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def world(template, tmp_path_factory) -> Path:
+    """A copy of the template for the tests of one file."""
+    return shutil.copytree(template, tmp_path_factory.mktemp("world"), dirs_exist_ok=True)
+
+
+# --- what is there: models, records, files
+
+def edit_config(folder: Path, **values) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def without_dropout(tiny: Path, *folders: str) -> None:
+    for folder in folders:
+        edit_config(tiny / folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def assert_equal_weights(first: Path, second: Path, tolerance: float) -> None:
+    """Two model folders: the same names, and values within the tolerance."""
+    first, second = read_weights(first), read_weights(second)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=tolerance)
+
+
+def lines(path: Path) -> list[dict]:
+    """The objects in a .jsonl file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
+    """A zip file of these entries, and of a symbolic link with that name."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+        if link:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, "/etc/passwd")
+    return buffer.getvalue()
+
+
+# --- scripts
+
+def command_line(flags: dict) -> list:
+    """{"flag": value} as arguments; None and False drop a flag, True gives it no value."""
+    return [part for name, value in flags.items() if value is not None and value is not False
+            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+
+
+def train(tiny: Path, task="MRPC", key="mrpc", **changes) -> list:
+    """Arguments of a task_distill run that would work, with changes."""
+    flags = {"data_dir": tiny / "glue" / task, "task_name": task, "student_model": tiny / "general",
+             "teacher_model": tiny / f"teacher_{key}", "output_dir": tiny / "out", "max_seq_length": 24,
+             "train_batch_size": 8, "num_train_epochs": 1, "do_lower_case": True, "no_cuda": True,
+             "skip_teacher_check": True} | changes
+    return command_line(flags)
+
+
+def general(tiny: Path, **changes) -> list:
+    """Arguments of a general_distill run that would work, with changes."""
+    flags = {"pregenerated_data": tiny / "json", "student_model": tiny / "config", "teacher_model": tiny / "bert",
+             "output_dir": tiny / "out", "max_seq_length": 32, "train_batch_size": 8, "num_train_epochs": 2,
+             "no_cuda": True} | changes
+    return command_line(flags)
+
+
+def finetune(tiny: Path, **changes) -> list:
+    """Arguments of a finetune_teacher run, with changes, of which one has to be the model."""
+    flags = {"tasks": "mrpc", "glue_dir": tiny / "glue", "models_dir": tiny, "max_seq_length": 24,
+             "train_batch_size": 8, "num_train_epochs": 2, "no_cuda": True} | changes
+    return command_line(flags)
+
+
+@pytest.fixture
 def script(capfd, monkeypatch):
-    """Call a script as the command line does: script("task_distill", "--flag", value) -> (status, out, err)."""
+    """Call a script as the command line does: script("task_distill", "--flag", value) -> (status, out, err).
+
+    Training draws no curves here: that takes longer than the training of a tiny model.
+    """
+    monkeypatch.setattr(record, "draw_curves", lambda folder: None)
+
     def call(name: str, *argv) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", [f"{name}.py"])
         main = importlib.import_module(name).main
@@ -115,3 +224,44 @@ def refused(script):
         for word in words:
             assert word in err, err
     return call
+
+
+def run(script, name: str, arguments: list) -> str:
+    """Call a script that must succeed: its output."""
+    status, out, err = script(name, *arguments)
+    assert status == 0, err
+    return out
+
+
+@contextlib.contextmanager
+def started(*command, **options) -> Iterator[subprocess.Popen]:
+    """A process and pipes for its text; it ends with the block, and after a minute, which ends all waiting for it."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(list(map(str, command)), text=True, **pipes, **options) as process:
+        deadline = threading.Timer(60, process.kill)
+        deadline.start()
+        try:
+            yield process
+        finally:
+            deadline.cancel()
+            process.kill()
+
+
+def torchrun(program: Path | str, *arguments, directory: Path) -> subprocess.CompletedProcess:
+    """Two processes of a program; their output together."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program),
+         *map(str, arguments)], cwd=directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+# --- downloads
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server of the folder `served`; nobody waits long before asking it again."""
+    monkeypatch.setattr(download, "BACK_OFF", 0.001)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    (tmp_path / "served").mkdir()
+    with FaultyServer(tmp_path / "served") as instance:
+        yield instance

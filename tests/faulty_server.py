@@ -33,6 +33,7 @@ class Fault:
     ignore_if_range: bool = False     # 206 though If-Range names another content
     shift: int = 0                    # a 206 starts so many bytes before or after the byte asked for
     lie: int = 0                      # added to Content-Length
+    length: str | None = None         # instead of Content-Length
     wrong: bool = False               # other bytes, as many
     framing: str = "length"           # or "chunked", or "close": the body ends with the connection
     gzip: bool = False                # Content-Encoding, though nobody asked
@@ -58,6 +59,7 @@ class FaultyServer:
         self.folder = folder
         self.faults: dict[str, list[Fault]] = defaultdict(list)
         self.requests: list[Request] = []
+        self.stalled = threading.Event()  # an answer has come to its Fault.stall
         self.release = threading.Event()
         self._lock = threading.Lock()
         owner = self
@@ -101,7 +103,7 @@ class FaultyServer:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body)
         if fault.framing == "length":
-            headers["Content-Length"] = str(max(0, len(body) + fault.lie))
+            headers["Content-Length"] = fault.length or str(max(0, len(body) + fault.lie))
         elif fault.framing == "chunked":
             headers["Transfer-Encoding"] = "chunked"
             parts = [body[start:start + 4096] for start in range(0, len(body), 4096)] + [b""]
@@ -116,6 +118,7 @@ class FaultyServer:
         if fault.stall is not None:
             pause = max(0, len(head) + fault.stall)
             handler.wfile.write(answer[:pause])
+            self.stalled.set()
             self.release.wait()
             answer = answer[pause:]
         handler.wfile.write(answer)

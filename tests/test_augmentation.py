@@ -3,16 +3,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import subprocess
-import sys
-import time
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from test_processes import torchrun
+from conftest import names, task_lines, write_lines
 
 import data_augmentation
 from data_augmentation import augment_row, vary
@@ -37,7 +36,6 @@ from transformer.modeling import BertConfig, BertForMaskedLM, BertModel
 from transformer.parts import locked
 from transformer.runtime import Processes
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("cat dog bird fish horse house garden river mountain city red blue green small large old new quick slow "
          "sees likes finds takes gives runs walks sings sleeps reads writes paper water stone tree "
          "the a and is not").split()
@@ -291,17 +289,10 @@ def test_pairs_under_both_presets():
 
 def write_task(folder: Path, task, rows: int = 3) -> Path:
     """A train.tsv of `task`; its texts hold capitals, quotes and a line separator."""
-    path = folder / task.name / "train.tsv"
-    path.parent.mkdir(parents=True)
-    lines = ["\t".join(f"name{i}" for i in range(task.train_columns))] if task.has_header else []
-    for row in range(rows):
-        columns = [f"{row}.{i} \"x" for i in range(task.train_columns)]
-        for place, column in enumerate(task.text_columns):
-            columns[column] = f"The \"Cat sees\u2028 {WORDS[row]} and {WORDS[row + place]} cats, not {WORDS[-8 - row]}"
-        columns[task.label_column] = task.labels[row % len(task.labels)] if task.labels else str(row + 0.25)
-        lines.append("\t".join(columns))
-    path.write_bytes(("\n".join(lines) + "\n").encode())
-    return path
+    def text(row: int, column: int) -> str:
+        other = row + task.text_columns.index(column)
+        return f"The \"Cat sees\u2028 {WORDS[row]} and {WORDS[other]} cats, not {WORDS[-8 - row]}"
+    return write_lines(folder / task.name / "train.tsv", task_lines(task, rows, text))
 
 
 def arguments(bert, glove, glue, task: str, *more: str) -> list[str]:
@@ -315,7 +306,7 @@ def test_columns_of_every_task(bert, glove, tmp_path, key):
     path = write_task(tmp_path, task)
     data_augmentation.main(arguments(bert, glove, tmp_path, task.name.lower(), "--N", "4"))
     output = path.with_name("train_aug.tsv")
-    assert sorted(file.name for file in path.parent.iterdir()) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
+    assert names(path.parent) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
     if task.has_header:
         assert output.read_bytes().split(b"\n")[0] == path.read_bytes().split(b"\n")[0]
     originals = [columns for _, columns in read_rows(task, path)]
@@ -336,16 +327,15 @@ def test_columns_of_every_task(bert, glove, tmp_path, key):
     assert counts["settings"]["N"] == 4 and counts["settings"]["preset"] == "paper"
 
 
-def test_copies_by_preset(bert, glove, tmp_path, capsys):
-    results = {}
-    for key in ("sst2", "rte", "qqp"):
-        path = write_task(tmp_path, TASKS[key])
-        for preset, more in (("paper", []), ("code", ["--N", "2"])):
-            data_augmentation.main(arguments(bert, glove, tmp_path, key, "--preset", preset, *more))
-            results[key, preset] = json.loads(path.with_name("train_aug.json").read_text())["settings"]["N"]
-    assert results == {("sst2", "paper"): 20, ("rte", "paper"): 20, ("qqp", "paper"): 20,
-                       ("sst2", "code"): 20, ("rte", "code"): 30, ("qqp", "code"): 10}
-    assert "--N 2 is overridden by 10" in capsys.readouterr().out
+@pytest.mark.parametrize("key, in_code", [("sst2", 20), ("rte", 30), ("qqp", 10)])
+def test_copies_by_preset(key, in_code, capsys):
+    def copies(*flags: str) -> int:
+        args = data_augmentation.parse_args(arguments("bert", "glove", "glue", key, *flags))
+        return data_augmentation.resolve_copies(args, TASKS[key])
+
+    assert (copies(), copies("--N", "7"), copies("--preset", "code")) == (20, 7, in_code)
+    assert copies("--preset", "code", "--N", "2") == in_code
+    assert f"--N 2 is overridden by {in_code}" in capsys.readouterr().out
 
 
 def test_the_code_preset_varies_the_second_text_beside_the_last_variant_of_the_first(bert, glove, tmp_path):
@@ -370,12 +360,13 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
     assert results[0] == results[1] != results[2]
 
 
-def child(argv: list[str], slow: str) -> None:
-    """The script in a process of its own, every batch (or part of the rows) saved at once and 10 ms long."""
+def child(argv: list[str], name: str, call: int) -> None:
+    """The script in a process of its own, every batch saved at once; call number `call` of a function kills it."""
     torch.set_num_threads(1)
-    owner, name = {"best": (MaskedLM, "best"), "rows": (data_augmentation, "augment_row")}[slow]
-    original = getattr(owner, name)
-    setattr(owner, name, lambda *args: time.sleep(0.01) or original(*args))
+    owner = {"best": MaskedLM, "augment_row": data_augmentation}[name]
+    original, before = getattr(owner, name), iter(range(call - 1))
+    setattr(owner, name, lambda *args: original(*args) if next(before, None) is not None
+            else os.kill(os.getpid(), signal.SIGKILL))
     arrays._SECONDS_BETWEEN_SAVES = 0
     data_augmentation.main(argv)
 
@@ -388,26 +379,22 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(bert, glove, tmp_path):
                               for i, line in enumerate(lines[:-1])) + "\n", encoding="utf-8")
     argv = arguments(bert, glove, tmp_path, "mrpc", "--batch_tokens", "60")
     data_augmentation.main(argv)
-    output, done = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished") / "done"
+    output, unfinished = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished")
     uninterrupted = output.read_bytes()
     output.unlink()
-    starts = []
-    for slow, share in (("best", 0.1), ("best", 0.3), ("best", 0.5), ("best", 0.8), ("rows", 1)):
-        process = multiprocessing.get_context("fork").Process(target=child, args=([*argv, "--resume"], slow))
+    saved = 0
+    for name, call in (("best", 1), ("best", 20), ("best", 30), ("best", 40), ("augment_row", 15)):
+        process = multiprocessing.get_context("fork").Process(target=child, args=([*argv, "--resume"], name, call))
         process.start()
-        starts.append(np.mean(np.fromfile(done, np.uint8)) if done.exists() else 0)
-        while process.is_alive():
-            finished = np.fromfile(done, np.uint8) if done.exists() else np.zeros(1)
-            if finished.size and finished.mean() >= share and (slow == "best" or list(done.parent.glob(".*.tmp"))):
-                break
-            time.sleep(0.005)
-        process.kill()
-        process.join()
-        assert process.exitcode == -9 and not output.exists()
-    assert starts[0] == 0 and starts == sorted(set(starts))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL and not output.exists()
+        done = np.fromfile(unfinished / "done", np.uint8)
+        saved = saved + call - 1 if name == "best" else len(done)
+        assert done.sum() == saved
+    assert list(unfinished.glob(".rows.*.tmp"))
     data_augmentation.main([*argv, "--resume"])
     assert output.read_bytes() == uninterrupted
-    assert sorted(file.name for file in path.parent.iterdir()) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
+    assert names(path.parent) == ["train.tsv", "train_aug.json", "train_aug.tsv"]
 
 
 def test_resume_refuses_other_settings_and_leaves_what_is_finished(bert, glove, tmp_path, monkeypatch, capsys):
@@ -483,16 +470,6 @@ def test_processes_share_blocks_by_their_number(bert, tmp_path):
     alone = open_table(tmp_path / "one", 6, "H", len(batches[1]), {}, False, ONE)
     masked_lm.fill(words, batches, alone, ONE, "")
     assert (table.map() == alone.map()).all()
-
-
-def test_two_processes_write_what_one_does(bert, glove, tmp_path):
-    paths = [write_task(tmp_path / name, TASKS["mrpc"], rows=30) for name in ("one", "two")]
-    data_augmentation.main(arguments(bert, glove, tmp_path / "one", "mrpc", "--batch_tokens", "100"))
-    result = torchrun(ROOT / "data_augmentation.py",
-                      *arguments(bert, glove, tmp_path / "two", "mrpc", "--batch_tokens", "100"), directory=tmp_path)
-    assert result.returncode == 0, result.stdout
-    one, two = (path.with_name("train_aug.tsv").read_bytes() for path in paths)
-    assert one == two and len(one) > 10_000
 
 
 def test_all_tasks_and_a_look_at_the_candidates(bert, glove, tmp_path, capsys):
@@ -590,13 +567,10 @@ def test_inputs_beside_data_are_found(bert, glove, tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("task, more, message", [
     ("wnli", [], "WNLI is not augmented"), ("rte", ["--p", "1.5"], "--p"), ("rte", [], "predictions")])
-def test_refusals_end_with_one_line_and_status_2(bert, glove, tmp_path, task, more, message):
+def test_refusals_end_with_one_line_and_status_2(bert, glove, tmp_path, refused, task, more, message):
     for key in ("wnli", "rte"):
         write_task(tmp_path, TASKS[key])
     encoder = BertModel(BertConfig.from_json_file(bert / "config.json"))
     save_model(encoder, tmp_path / "encoder", bert / "vocab.txt")  # no masked-LM head: never augment from a random one
-    result = subprocess.run([sys.executable, str(ROOT / "data_augmentation.py"),
-                             *arguments(tmp_path / "encoder", glove, tmp_path, task, *more)],
-                            capture_output=True, text=True)
-    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    refused("data_augmentation", *arguments(tmp_path / "encoder", glove, tmp_path, task, *more), words=(message,))
     assert not list(tmp_path.rglob("train_aug*"))

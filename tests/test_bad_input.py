@@ -1,41 +1,14 @@
 """What users meet: every refusal is one clear line and status 2, and loses nothing."""
 import json
-import pickle
 
 import pytest
 import torch
+from conftest import edit_config, general, train
 
 from transformer.checkpoint import load_tokenizer
 from transformer.files import InputError, atomic_write
 from transformer.modeling import BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin, write_safetensors
-
-
-def command_line(flags):
-    """{"flag": value} as arguments; None and False drop a flag, True gives it no value."""
-    return [part for name, value in flags.items() if value is not None and value is not False
-            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
-
-
-def train(tiny, task="MRPC", key="mrpc", **changes):
-    """Arguments of a task_distill run that would work, with changes."""
-    flags = {"data_dir": tiny / "glue" / task, "task_name": task, "student_model": tiny / "general",
-             "teacher_model": tiny / f"teacher_{key}", "output_dir": tiny / "out", "max_seq_length": 24,
-             "train_batch_size": 8, "num_train_epochs": 1, "do_lower_case": True, "no_cuda": True,
-             "skip_teacher_check": True} | changes
-    return command_line(flags)
-
-
-def general(tiny, **changes):
-    flags = {"pregenerated_data": tiny / "json", "student_model": tiny / "config", "teacher_model": tiny / "bert",
-             "output_dir": tiny / "out", "max_seq_length": 32, "train_batch_size": 8, "num_train_epochs": 2,
-             "no_cuda": True} | changes
-    return command_line(flags)
-
-
-def edit_config(folder, **values):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | values))
 
 
 def edit_row(path, line, change):
@@ -126,21 +99,6 @@ def test_missing_and_unexpected_weights(tiny, refused):
     refused("task_distill", *train(tiny), words=("misshapen", "classifier.weight", "[3, 16]", "[2, 16]"))
     write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", {k: v for k, v in state.items() if k[:4] != "clas"})
     refused("task_distill", *train(tiny), words=("2 missing", "classifier"))  # a teacher never gets a random head
-
-
-class Danger:
-    def __reduce__(self):
-        return (open, ("danger_was_here", "w"))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_pickle_with_code_is_not_run(tiny, refused, monkeypatch):
-    monkeypatch.chdir(tiny)
-    (tiny / "teacher_mrpc" / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Danger()}))
-    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
-    torch.save({"weight": Danger()}, tiny / "teacher_mrpc" / "pytorch_model.bin")
-    refused("task_distill", *train(tiny), words=("pytorch_model.bin", "code"))
-    assert not (tiny / "danger_was_here").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -100])

@@ -1,19 +1,17 @@
-"""Downloads from real local servers (http, S3), and safe unpacking."""
+"""fetch() where all goes well or the user's words are wrong (faults: test_faults.py), the sources, safe unpacking."""
 from __future__ import annotations
 
 import argparse
 import contextlib
 import copy
 import hashlib
-import http.server
-import io
 import os
 import random
-import threading
 import zipfile
-from pathlib import Path
 
 import pytest
+from conftest import names, zipped
+from faulty_server import Fault
 
 from transformer import download
 from transformer.download import Missing, bring_by_hand, fetch, unzip
@@ -21,104 +19,15 @@ from transformer.files import InputError
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
 from transformer.transport import NotFound
 
-ROOT = Path(__file__).resolve().parent.parent
-CONTENT = bytes(range(256)) * 9000  # 2.3 MB: several blocks
+CONTENT = bytes(range(256)) * 900
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server:
-    """A local web server. files: path -> bytes. faults: path -> what to do, request by request, before serving it.
-
-    A fault is a status code, "cut" (half of the body, then the end), or an address to redirect to.
-    """
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.faults: dict[str, list] = {}
-        self.requests: list[tuple[str, str | None]] = []  # path, Authorization header
-        owner = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                owner.requests.append((self.path, self.headers.get("Authorization")))
-                fault = owner.faults.get(self.path, [])
-                fault = fault.pop(0) if fault else None
-                body = owner.files.get(self.path)
-                status = fault if isinstance(fault, int) else 404 if body is None else 200
-                if isinstance(fault, str) and fault.startswith("http"):
-                    self.send_response(302)
-                    self.send_header("Location", fault)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                body = body if status == 200 else b"no"
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[:len(body) // 2] if fault == "cut" else body)
-                self.close_connection = True
-
-            def log_message(self, *_):
-                pass
-
-        self.httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.httpd.server_address[1]}"
-        threading.Thread(target=self.httpd.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self):
-        self.httpd.shutdown()
-        self.httpd.server_close()
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(download, "BACK_OFF", 0.01)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    instance = Server()
-    yield instance
-    instance.close()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_fetch_brings_the_bytes_and_returns_their_sum(server, tmp_path):
-    server.files["/a/file.bin"] = CONTENT
-    assert fetch(f"{server.url}/a/file.bin", tmp_path / "sub" / "file.bin") == SHA256
-    assert (tmp_path / "sub" / "file.bin").read_bytes() == CONTENT
-    assert names(tmp_path / "sub") == ["file.bin"]
-
-
-@pytest.mark.parametrize("faults", [[500], [503, 429], ["cut"], ["cut", 500, "cut"]])
-def test_fetch_tries_again(server, tmp_path, faults):
-    server.files["/f"] = CONTENT
-    server.faults["/f"] = list(faults)
-    assert fetch(f"{server.url}/f", tmp_path / "f") == SHA256
-    assert (tmp_path / "f").read_bytes() == CONTENT
-    assert len(server.requests) == len(faults) + 1
-
-
-@pytest.mark.parametrize("fault, attempts, message", [
-    (500, download.ATTEMPTS, "500"), ("cut", download.ATTEMPTS, "connection"), (403, 1, "403"), (401, 1, "401")])
-def test_fetch_gives_up_with_one_clear_line_and_leaves_what_was_there(server, tmp_path, fault, attempts, message):
-    server.files["/f"] = CONTENT
-    server.faults["/f"] = [fault] * 9
-    (tmp_path / "f").write_bytes(b"old")
-    with pytest.raises(InputError, match=message) as caught:
-        fetch(f"{server.url}/f", tmp_path / "f", sha256=SHA256)
-    assert len(server.requests) == attempts
-    assert f"{server.url}/f" in str(caught.value) and str(tmp_path / "f") in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert names(tmp_path) == ["f"] and (tmp_path / "f").read_bytes() == b"old"
-
-
-def test_fetch_not_found_is_told_apart(server, tmp_path):
-    with pytest.raises(NotFound, match="404"):
-        fetch(f"{server.url}/absent", tmp_path / "absent")
-    with pytest.raises(NotFound):
-        fetch(tmp_path / "absent", tmp_path / "target")
-    assert names(tmp_path) == []
+def server(server):
+    """A server of /f, which holds CONTENT."""
+    (server.folder / "f").write_bytes(CONTENT)
+    return server
 
 
 def test_fetch_unreachable_host(monkeypatch, tmp_path):
@@ -129,20 +38,18 @@ def test_fetch_unreachable_host(monkeypatch, tmp_path):
 
 
 def test_fetch_refuses_other_bytes_than_the_published(server, tmp_path, monkeypatch):
-    server.files["/f"] = CONTENT
+    url = f"{server.url}/f"
     for size, sha256, message in [(len(CONTENT) + 1, None, "bytes"), (None, "0" * 64, "sha256"),
                                   (len(CONTENT), "0" * 64, "sha256")]:
         with pytest.raises(InputError, match=message):
-            fetch(f"{server.url}/f", tmp_path / "f", size, sha256)
-    url = f"{server.url}/f"
+            fetch(url, tmp_path / "f", size, sha256)
     monkeypatch.setitem(KNOWN_FILES, url, Source("f", url, len(CONTENT), "1" * 64, "none"))
     with pytest.raises(InputError, match="1" * 64):  # looked up by the address
-        fetch(f"{server.url}/f", tmp_path / "f")
-    assert names(tmp_path) == []
+        fetch(url, tmp_path / "f")
+    assert names(tmp_path) == ["served"]
 
 
 def test_nothing_is_downloaded_twice(server, tmp_path, capsys):
-    server.files["/f"] = CONTENT
     target = tmp_path / "f"
     for _ in range(2):
         fetch(f"{server.url}/f", target, len(CONTENT), SHA256)
@@ -157,56 +64,17 @@ def test_nothing_is_downloaded_twice(server, tmp_path, capsys):
 
 
 def test_an_unknown_file_has_its_sum_printed(server, tmp_path, capsys):
-    server.files["/f"] = CONTENT
     fetch(f"{server.url}/f", tmp_path / "f")
     assert SHA256 in capsys.readouterr().out
-
-
-def test_the_token_goes_to_the_hub_only(server, tmp_path, monkeypatch):
-    other = Server()
-    try:
-        monkeypatch.setenv("HF_TOKEN", "secret")
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        server.files["/f"] = other.files["/f"] = other.files["/g"] = b"x"
-        server.faults["/g"] = [f"{other.url}/g".replace("127.0.0.1", "localhost")]
-        fetch(f"{server.url}/f", tmp_path / "1")
-        fetch(f"{other.url}/f", tmp_path / "2")
-        fetch(f"{server.url}/g", tmp_path / "3")  # redirected to another host
-        assert [header for _, header in server.requests] == ["Bearer secret"] * 2
-        assert [header for _, header in other.requests] == [None] * 2
-    finally:
-        other.close()
 
 
 def test_folders_and_file_addresses(tmp_path):
     (tmp_path / "a b").write_bytes(CONTENT)
     assert fetch(tmp_path / "a b", tmp_path / "1") == fetch((tmp_path / "a b").as_uri(), tmp_path / "2") == SHA256
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes() == CONTENT
-
-
-def test_s3(tmp_path, monkeypatch):
-    import boto3
-    from moto.server import ThreadedMotoServer
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    try:
-        host, port = s3.get_host_and_port()
-        for name, value in (("ENDPOINT_URL", f"http://{host}:{port}"), ("ACCESS_KEY_ID", "x"),
-                            ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
-            monkeypatch.setenv(f"AWS_{name}", value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="mirror")
-        client.put_object(Bucket="mirror", Key="models/x/file.bin", Body=CONTENT)
-        assert fetch("s3://mirror/models/x/file.bin", tmp_path / "file.bin") == SHA256
-        assert (tmp_path / "file.bin").read_bytes() == CONTENT
-        with pytest.raises(NotFound):
-            fetch("s3://mirror/absent", tmp_path / "absent")
-        with pytest.raises(NotFound):
-            fetch("s3://no-such-bucket/absent", tmp_path / "absent")
-        assert names(tmp_path) == ["file.bin"]
-    finally:
-        s3.stop()
+    with pytest.raises(NotFound):
+        fetch(tmp_path / "absent", tmp_path / "3")
+    assert names(tmp_path) == ["1", "2", "a b"]
 
 
 def test_addresses_come_from_the_environment(monkeypatch):
@@ -243,10 +111,8 @@ def test_the_table_of_sources():
 
 
 def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatch):
-    server.files["/f"] = CONTENT
     (tmp_path / "wrong").write_bytes(b"other")
-    (tmp_path / "served").write_bytes(CONTENT)
-    known, unknown, local = f"{server.url}/f", f"{server.url}/g", tmp_path / "served"
+    known, unknown, local = f"{server.url}/f", f"{server.url}/g", server.folder / "f"
     monkeypatch.setitem(KNOWN_FILES, known, Source("f", known, len(CONTENT), SHA256, "none"))
     missing = []
     for url, name in ((known, "f"), (unknown, "sub/g"), (known, "wrong")):
@@ -267,18 +133,6 @@ def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatc
     assert fetch(known, tmp_path / "f", offline=True) == SHA256
     assert fetch(unknown, tmp_path / "h", offline=True) == hashlib.sha256(b"anything").hexdigest()
     assert not server.requests
-
-
-def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-        if link:
-            info = zipfile.ZipInfo(link)
-            info.external_attr = 0o120777 << 16
-            archive.writestr(info, "/etc/passwd")
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("entries, link", [
@@ -349,12 +203,11 @@ def test_addresses_and_tokens_of_no_use_end_in_one_line_without_the_token(server
                                                                           location):
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    server.files["/f"] = CONTENT
-    server.faults["/f"] = [location] if location else []
+    server.faults["/f"] = [Fault(redirect=location)]
     with pytest.raises(InputError, match="no usable address, answer or HF_TOKEN") as caught:
         fetch(f"{server.url}/f", tmp_path / "f")
     assert token not in str(caught.value) and "\n" not in str(caught.value)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["served"]
 
 
 @pytest.mark.parametrize("url", ["http://[::1/f", "file://[::1/f"])
@@ -366,14 +219,11 @@ def test_malformed_addresses(tmp_path, url):
 
 
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 5000])
-def test_an_absurd_length_ends_in_one_line(server, tmp_path, monkeypatch, length):
-    server.files["/f"] = CONTENT
-    send = http.server.BaseHTTPRequestHandler.send_header
-    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "send_header", lambda handler, name, value: send(
-        handler, name, length if name == "Content-Length" else value))
+def test_an_absurd_length_ends_in_one_line(server, tmp_path, length):
+    server.faults["/f"] = [Fault(length=length)] * download.ATTEMPTS
     with pytest.raises(InputError) as caught:
         fetch(f"{server.url}/f", tmp_path / "f")
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000 and names(tmp_path) == []
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000 and names(tmp_path) == ["served"]
 
 
 @pytest.mark.parametrize("mirror, taken", [("http://me:secret@host/x", False), ("https://me@host", False),

@@ -1,23 +1,20 @@
 """download_glue.py: the folders it makes of the published files, from a server, a mirror or by hand; its checks."""
 from __future__ import annotations
 
-import io
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from faulty_server import Fault, FaultyServer
+from conftest import ROOT, names, started, zipped
+from faulty_server import Fault
 
 import download_glue
 from transformer import download
 from transformer.files import InputError
 from transformer.glue import TASKS, read_rows
 from transformer.sources import HOSTS, Source
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def tsv(task, rows: int, train: bool = True) -> bytes:
@@ -29,18 +26,6 @@ def tsv(task, rows: int, train: bool = True) -> bytes:
         columns[task.label_column] = task.labels[row % len(task.labels)] if task.labels else "2.5"
         lines.append("\t".join(columns))
     return ("\n".join(lines) + "\n").encode()
-
-
-def zipped(entries: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # Two pairs are of the dev set, the one of ids 13, 12 is not: their order counts.
@@ -57,24 +42,20 @@ SMALL = {"AX.tsv": b"index\tsentence1\tsentence2\n0\ta\tb\n", "mrpc_dev_ids.tsv"
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
+def site(server, monkeypatch):
     """A web server in the place of the official one: 3 examples for training, 2 for dev, 1 for test (MRPC 2, 2, 2)."""
-    monkeypatch.setattr(download, "BACK_OFF", 0.01)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = tmp_path / "site"
-    folder.mkdir()
     for task, archive in ARCHIVES.items():
         task = TASKS[task.lower().replace("-", "")]
         files = {"train.tsv": tsv(task, 3)}
         for dev in task.dev_files:
             files |= {dev: tsv(task, 2, train=False), dev.replace("dev", "test"): b"index\tsentence\n0\tx\n"}
-        (folder / archive).write_bytes(zipped({f"{task.name}/{name}": content for name, content in files.items()}))
+        content = zipped({f"{task.name}/{name}": content for name, content in files.items()})
+        (server.folder / archive).write_bytes(content)
     for name, content in SMALL.items():
-        (folder / name).write_bytes(content)
-    with FaultyServer(folder) as server:
-        monkeypatch.setenv("GLUE_BASE", server.url)
-        monkeypatch.setenv("SENTEVAL_BASE", f"{server.url}/")
-        yield server
+        (server.folder / name).write_bytes(content)
+    monkeypatch.setenv("GLUE_BASE", server.url)
+    monkeypatch.setenv("SENTEVAL_BASE", f"{server.url}/")
+    return server
 
 
 def run(tmp_path: Path, *arguments: object) -> Path:
@@ -173,7 +154,7 @@ def test_bad_archives(site, tmp_path, archive, message):
     (site.folder / "RTE.zip").write_bytes(archive)
     with pytest.raises(InputError, match=message):
         run(tmp_path, "--tasks", "rte")
-    assert set(names(tmp_path / "g")) <= {"RTE", "RTE.zip"} and names(tmp_path) == ["g", "site"]
+    assert set(names(tmp_path / "g")) <= {"RTE", "RTE.zip"} and names(tmp_path) == ["g", "served"]
 
 
 def test_a_bad_row_of_mrpc_is_named(site, tmp_path):
@@ -204,11 +185,11 @@ def test_a_task_that_failed_is_finished_by_the_next_run(site, tmp_path):
 
 def test_two_runs_at_once_share_the_work(site, tmp_path):
     command = [sys.executable, ROOT / "download_glue.py", "--tasks", "all", "--data_dir", tmp_path / "g"]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in runs:
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        assert out.count(" examples") == 9 * 3 + 2 + 1  # MNLI has two dev and two test files
+    with started(*command) as first, started(*command) as second:
+        for process in (first, second):
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            assert out.count(" examples") == 9 * 3 + 2 + 1  # MNLI has two dev and two test files
     assert names(tmp_path / "g") == sorted(download_glue.FILES) and len(site.requests) == 12
 
 

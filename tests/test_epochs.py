@@ -1,18 +1,18 @@
 """Epochs of instances as arrays: what is read back, what is converted again and what is not, and batches of them."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, started
 
 from transformer import epochs
 from transformer.epochs import open_epoch
@@ -22,7 +22,6 @@ from transformer.parts import byte_ranges
 from transformer.runtime import shuffled_batches
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
-ROOT = Path(__file__).parent.parent
 PIECES = [*"abcdefgh", "##b", "é", "\u2028"]
 
 
@@ -138,7 +137,7 @@ def test_damaged_arrays_are_converted_again(tmp_path, damage):
 
 
 STOPPING = """
-import sys, time
+import sys
 from pathlib import Path
 from transformer import epochs, parts, tokenization
 
@@ -147,10 +146,9 @@ folder, stop_at, parse, count = Path(sys.argv[1]), int(sys.argv[2]), epochs._par
 def parse_part(part):
     global count
     count += 1
-    with open(folder / "parsed", "a") as log:
-        log.write(f"{part[1]}\\n")
-    while count == stop_at and not (folder / "go").exists():
-        time.sleep(0.01)
+    print("part", part[1], flush=True)
+    if count == stop_at:
+        sys.stdin.readline()
     return parse(part)
 
 epochs._parse_part, parts._SECONDS_BETWEEN_SAVES = parse_part, 0
@@ -159,35 +157,26 @@ epochs.open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
 """
 
 
-def start_stopping(folder: Path, stop_at: int) -> subprocess.Popen:
-    """A process that opens the epoch, notes in the file `parsed` where each part begins that it parses, and stops
-    before the end of part `stop_at` until there is a file `go`."""
-    return subprocess.Popen([sys.executable, "-c", STOPPING, folder, str(stop_at)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def opening(folder: Path, stop_at: int = 0) -> contextlib.AbstractContextManager:
+    """A process that opens the epoch, prints where each part begins that it parses, and stops at the beginning of part
+    `stop_at` until it is given a line."""
+    return started(sys.executable, "-c", STOPPING, folder, stop_at, cwd=ROOT)
 
 
-def wait_for_parts(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while not (folder / "parsed").exists() or len(parsed(folder)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def parsed(folder: Path) -> list[int]:
-    return [int(line) for line in (folder / "parsed").read_text().split()]
+def part_lines(folder: Path) -> list[str]:
+    """What a process prints that parses all parts."""
+    return [f"part {start}\n" for start, _ in byte_ranges(folder / "epoch_0.json", 2000)]
 
 
 def test_killed_conversion_goes_on(tmp_path):
     instances = write_epoch(tmp_path, 60)
-    parts = [start for start, _ in byte_ranges(tmp_path / "epoch_0.json", 2000)]
-    process = start_stopping(tmp_path, 4)
-    wait_for_parts(tmp_path, 4)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    parts = part_lines(tmp_path)
+    with opening(tmp_path, 4) as process:
+        assert [process.stdout.readline() for _ in range(4)] == parts[:4] != parts
+        process.kill()
     assert not list(tmp_path.glob("epoch_0.arrays/*/manifest.json"))
-    (tmp_path / "go").touch()
-    start_stopping(tmp_path, 0).communicate()
-    assert len(parts) > 4 and parsed(tmp_path) == parts[:4] + parts[3:]  # the three finished ones are not done again
+    with opening(tmp_path) as process:
+        assert process.stdout.readlines() == parts[3:]  # the three finished ones are not done again
     continued = array_files(tmp_path)
     assert read_back(opened(tmp_path)) == expected(instances)
     shutil.rmtree(tmp_path / "epoch_0.arrays")
@@ -197,15 +186,14 @@ def test_killed_conversion_goes_on(tmp_path):
 
 def test_two_at_once_convert_once(tmp_path):
     instances = write_epoch(tmp_path, 60)
-    first = start_stopping(tmp_path, 2)
-    wait_for_parts(tmp_path, 2)
-    second = start_stopping(tmp_path, 0)
-    assert second.stdout.readline() == f"another process makes {tmp_path}/epoch_0.arrays: waiting for it\n"
-    (tmp_path / "go").touch()
-    for process in (first, second):
-        process.communicate()
-        assert process.returncode == 0
-    assert parsed(tmp_path) == [start for start, _ in byte_ranges(tmp_path / "epoch_0.json", 2000)]
+    parts = part_lines(tmp_path)
+    with opening(tmp_path, 2) as first:
+        assert [first.stdout.readline() for _ in range(2)] == parts[:2]
+        with opening(tmp_path) as second:
+            waiting = f"another process makes {tmp_path}/epoch_0.arrays: waiting for it\n"
+            assert second.stdout.readline() == waiting
+            assert first.communicate("go on\n")[0] == "".join(parts[2:]) and "part" not in second.communicate()[0]
+            assert first.returncode == second.returncode == 0
     assert read_back(opened(tmp_path)) == expected(instances)
 
 

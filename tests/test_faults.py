@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, names, started
 from faulty_server import CuttingProxy, Fault, FaultyServer
 
 from transformer import download, transport
@@ -21,7 +22,6 @@ from transformer.download import fetch
 from transformer.files import InputError
 from transformer.transport import NotFound
 
-ROOT = Path(__file__).resolve().parent.parent
 CONTENT = random.Random(0).randbytes(2_500_000)  # several blocks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER = random.Random(1).randbytes(len(CONTENT))
@@ -29,25 +29,16 @@ FAR = 2_200_000  # a cut there leaves blocks that need not come again
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(server, monkeypatch):
     """A server of /f, which holds CONTENT."""
-    monkeypatch.setattr(download, "BACK_OFF", 0.001)
     monkeypatch.setattr(transport, "TIMEOUT", (5, 0.5))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "f").write_bytes(CONTENT)
-    with FaultyServer(tmp_path / "served") as instance:
-        yield instance
+    (server.folder / "f").write_bytes(CONTENT)
+    return server
 
 
 @pytest.fixture
 def target(tmp_path) -> Path:
     return tmp_path / "got" / "f"
-
-
-def names(folder: Path) -> list[str]:
-    """What is in a folder, less locks."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def refused(*arguments, kind: type[InputError] = InputError) -> str:
@@ -62,6 +53,12 @@ def each(faults: dict[str, Fault]):
     return pytest.mark.parametrize("fault", faults.values(), ids=faults)
 
 
+def write_old(target: Path) -> None:
+    """A file of an earlier day, which a fetch that fails has to leave."""
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+
+
 with_and_without_sum = pytest.mark.parametrize("sha256", [SHA256, None], ids=["sum known", "sum not known"])
 
 STAYING = {  # another request mends these; when they stay, nothing comes
@@ -73,7 +70,8 @@ MENDED = {
     "reset": Fault(cut=FAR, reset=True), "cut in a chunk": Fault(cut=FAR, framing="chunked"),
     "cut in gzip": Fault(cut=FAR, gzip=True),
 }
-HARMLESS = {"chunked": Fault(framing="chunked"), "length not told": Fault(framing="close"), "gzip": Fault(gzip=True)}
+HARMLESS = {"none": Fault(), "chunked": Fault(framing="chunked"), "length not told": Fault(framing="close"),
+            "gzip": Fault(gzip=True)}
 FATAL = {"401": Fault(status=401), "403": Fault(status=403), "410": Fault(status=410)}
 DOUBTFUL = {  # trying again may help, or not
     "416": Fault(status=416), "cut in the head": Fault(cut=-10), "announces too many bytes": Fault(lie=10),
@@ -90,12 +88,21 @@ def test_another_request_mends_it(server, target, fault):
     assert len(server.requests) == 2
 
 
+def test_several_requests_mend_several_faults(server, target):
+    server.faults["/f"] = [Fault(status=503), Fault(status=429), Fault(cut=FAR), Fault(status=500), Fault(cut=9)]
+    assert fetch(f"{server.url}/f", target) == SHA256
+    assert target.read_bytes() == CONTENT and len(server.requests) == 6
+
+
 @each(STAYING)
 def test_a_fault_that_stays_ends_in_one_line_and_a_rerun_finishes(server, target, fault):
+    write_old(target)
     server.faults["/f"] = [fault] * download.ATTEMPTS
     message = refused(f"{server.url}/f", target, len(CONTENT), SHA256)
     assert f"{server.url}/f" in message and str(target) in message
-    assert len(server.requests) == download.ATTEMPTS and not target.exists()
+    assert (str(fault.status) if fault.status else "connection") in message
+    assert len(server.requests) == download.ATTEMPTS
+    assert names(target.parent) == ["f"] and target.read_bytes() == b"old"
     assert fetch(f"{server.url}/f", target, len(CONTENT), SHA256) == SHA256
     assert target.read_bytes() == CONTENT
 
@@ -104,19 +111,21 @@ def test_a_fault_that_stays_ends_in_one_line_and_a_rerun_finishes(server, target
 def test_one_request_is_enough(server, target, fault):
     server.faults["/f"] = [fault]
     assert fetch(f"{server.url}/f", target) == SHA256
-    assert target.read_bytes() == CONTENT and len(server.requests) == 1
+    assert target.read_bytes() == CONTENT and names(target.parent) == ["f"] and len(server.requests) == 1
 
 
 @each(FATAL)
 def test_another_request_would_not_help(server, target, fault):
+    write_old(target)
     server.faults["/f"] = [fault]
-    assert str(fault.status) in refused(f"{server.url}/f", target, len(CONTENT), SHA256)
-    assert len(server.requests) == 1 and not target.exists()
+    message = refused(f"{server.url}/f", target, len(CONTENT), SHA256)
+    assert str(fault.status) in message and f"{server.url}/f" in message and str(target) in message
+    assert len(server.requests) == 1 and names(target.parent) == ["f"] and target.read_bytes() == b"old"
 
 
 def test_not_found(server, target):
     assert "404" in refused(f"{server.url}/absent", target, kind=NotFound)
-    assert len(server.requests) == 1 and not target.exists()
+    assert len(server.requests) == 1 and names(target.parent) == []
 
 
 @each(DOUBTFUL)
@@ -246,15 +255,16 @@ def test_redirects(server, target, tmp_path, monkeypatch):
     with FaultyServer(tmp_path / "served") as other:  # another port
         server.faults["/here"] = [Fault(redirect=f"{server.url}/f")]
         server.faults["/there"] = [Fault(redirect=f"{other.url}/f")] * 3
+        server.faults["/host"] = [Fault(redirect=f"{other.url}/f".replace("127.0.0.1", "localhost"))]
         other.faults["/f"] = [Fault(), Fault(cut=FAR)]
-        for name in ("here", "there", "there"):
-            assert fetch(f"{server.url}/{name}", target, len(CONTENT), SHA256) == SHA256
+        for url in (*(f"{server.url}/{name}" for name in ("here", "there", "there", "host")), f"{other.url}/f"):
+            assert fetch(url, target, len(CONTENT), SHA256) == SHA256
             assert target.read_bytes() == CONTENT
             target.unlink()
         assert [(request.path, request.authorization) for request in server.requests] == \
-            [(path, "Bearer secret") for path in ("/here", "/f", "/there", "/there", "/there")]
-        assert [request.authorization for request in other.requests] == [None] * 3
-        assert [request.range is None for request in other.requests] == [True, True, False]
+            [(path, "Bearer secret") for path in ("/here", "/f", "/there", "/there", "/there", "/host")]
+        assert [request.authorization for request in other.requests] == [None] * 5  # the token is for the hub alone
+        assert [request.range is None for request in other.requests] == [True, True, False, True, True]
 
 
 def test_a_circle_of_redirects(server, target):
@@ -389,39 +399,29 @@ def test_s3_no_server(s3, target, monkeypatch):
 FETCH = """import sys
 from transformer.cli import run_script
 from transformer.download import fetch
-print("ready", flush=True)
 sys.exit(run_script(lambda: fetch(*sys.argv[1:3], None, *sys.argv[3:])))"""
 
 
-def start(url: str, target: Path, *sha256: str, before: str = "") -> subprocess.Popen:
+def fetching(url: str, target: Path, *sha256: str, before: str = "") -> contextlib.AbstractContextManager:
     """fetch() in a process of its own, as a script calls it."""
-    return subprocess.Popen([sys.executable, "-c", before + FETCH, url, target, *sha256], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_for(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    return started(sys.executable, "-c", before + FETCH, url, target, *sha256, cwd=ROOT)
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_at_once(server, target, killed):
     server.faults["/f"] = [Fault(stall=FAR)]
-    first = start(f"{server.url}/f", target, SHA256)
-    wait_for(lambda: server.requests)
-    second = start(f"{server.url}/f", target, SHA256)
-    assert second.stdout.readline() == "ready\n"
-    time.sleep(0.3)  # the second is at work; it does not ask the server
-    assert len(server.requests) == 1 and not target.exists()
-    if killed:
-        first.kill()
-    else:
-        server.release.set()
-    for process, status in ((first, -signal.SIGKILL if killed else 0), (second, 0)):
-        _, err = process.communicate(timeout=20)
-        assert process.returncode == status, err
+    with fetching(f"{server.url}/f", target, SHA256) as first:
+        assert server.stalled.wait(60)
+        with fetching(f"{server.url}/f", target, SHA256) as second:
+            assert second.stdout.readline() == f"another run is working in {target.parent}: waiting for it to end\n"
+            assert len(server.requests) == 1 and not target.exists()
+            if killed:
+                first.kill()
+            else:
+                server.release.set()
+            for process, status in ((first, -signal.SIGKILL if killed else 0), (second, 0)):
+                _, err = process.communicate()
+                assert process.returncode == status, err
     assert target.read_bytes() == CONTENT and names(target.parent) == ["f"]
     assert len(server.requests) == 1 + killed  # what came before the kill does not come again
     assert (server.requests[-1].sent < len(CONTENT)) == killed
@@ -429,8 +429,8 @@ def test_two_processes_at_once(server, target, killed):
 
 def fails(*arguments, **keywords) -> str:
     """What a fetch that must fail says: one line, status 2."""
-    process = start(*arguments, **keywords)
-    _, err = process.communicate(timeout=20)
+    with fetching(*arguments, **keywords) as process:
+        _, err = process.communicate()
     assert process.returncode == 2 and err.count("\n") == 1, err
     assert "Traceback" not in err and str(arguments[1].parent) in err, err
     return err

@@ -8,10 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import STUDENT, make_tiny
+from conftest import STUDENT, finetune, general, lines, run, train, without_dropout
 from matplotlib import image
-from test_bad_input import general, train
-from test_training import finetune, lines, run, without_dropout
 
 import task_distill
 from transformer import curves, prediction
@@ -127,8 +125,8 @@ def flags_of(script: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    tiny = make_tiny(tmp_path_factory.mktemp("flags"))
+def world(world):
+    tiny = world
     shutil.copytree(tiny / "bert", tiny / "bert-base-uncased")
     for name, source in (("bert", "general"), ("teacher", "teacher_cola"), ("chance_teacher", "teacher_mrpc")):
         place = tiny / (name if name.startswith("chance") else f"other_{name}")
@@ -153,8 +151,14 @@ def world(tmp_path_factory):
     return tiny
 
 
+@pytest.fixture(scope="module")
+def plain_runs() -> dict[tuple, tuple]:
+    """What the plain runs gave, by script and flags: many are the same."""
+    return {}
+
+
 @pytest.mark.parametrize("script_name,flag", [(name, flag) for name in MAKE for flag in flags_of(name)])
-def test_every_flag_changes_something(script_name, flag, world, script, monkeypatch, tmp_path):
+def test_every_flag_changes_something(script_name, flag, world, plain_runs, script, monkeypatch):
     plain, changed, effect = CASES[script_name][flag]
     module = importlib.import_module(script_name)
     save = States.save
@@ -191,10 +195,13 @@ def test_every_flag_changes_something(script_name, flag, world, script, monkeypa
             torch.save({"step": 1, "settings": {}}, folder / "state_1.pt")
         return folder, *script(script_name, *MAKE[script_name](world, **flags))
 
-    before, status, first, err = start("plain", plain)
-    assert status == 0, err
-    weights, metrics = read_weights(before), lines(before / "metrics.jsonl")
-    settings = read_json(before / "run.json")["settings"]
+    key = (script_name, *sorted(plain.items()))
+    if key not in plain_runs:
+        before, status, first, err = start("plain", plain)
+        assert status == 0, err
+        settings = read_json(before / "run.json")["settings"]
+        plain_runs[key] = read_weights(before), lines(before / "metrics.jsonl"), settings, first
+    weights, metrics, settings, first = plain_runs[key]
     after, status, second, err = start("changed", {**plain, **changed})
     if isinstance(effect, str) and effect.startswith("refused: "):
         assert status == 2 and effect.removeprefix("refused: ") in err and len(err.strip().splitlines()) == 1, err
@@ -338,6 +345,7 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
 
 
 def test_curves(tiny, script, monkeypatch, capfd):
+    monkeypatch.setattr("transformer.record.draw_curves", curves.draw_curves)
     run(script, "task_distill", train(tiny, pred_distill=True, eval_step=1))
     drawn = tiny / "out" / "curves.png"
     picture = image.imread(drawn)  # a PNG, by its own reader

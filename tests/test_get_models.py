@@ -6,26 +6,25 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
 import transformers
-from conftest import PIECES, STUDENT, TEACHER, make_tiny
+from conftest import PIECES, ROOT, STUDENT, TEACHER, contents, edit_config, run, train, write_lines
 from faulty_server import Fault, FaultyServer
 from safetensors.torch import save_file
 
 import fix_teacher_layers
 import get_bert_models
-from transformer import download
 from transformer.checkpoint import save_model, write_vocab
 from transformer.files import InputError, sha256_of
 from transformer.modeling import BertConfig, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
 from transformer.weights import read_weights
 
-ROOT = Path(__file__).resolve().parent.parent
 BERT, RTE = HUB_MODELS["bert-base-uncased"], HUB_MODELS["bert-base-uncased-rte"]
 GENERAL = HUB_MODELS["distilled_tinybert_4l"]
 VOCAB = {piece: index for index, piece in enumerate(PIECES)}
@@ -37,7 +36,7 @@ def hf_folder(path: Path, name: str, weights: str, **settings) -> Path:
     model = getattr(transformers, name)(transformers.BertConfig(**TEACHER, **settings))
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({**TEACHER, **settings, "model_type": "bert"}))
-    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    write_lines(path / "vocab.txt", PIECES)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.save(state, path / weights) if weights.endswith(".bin") else save_file(state, path / weights)
     return path
@@ -53,12 +52,8 @@ def general_folder(path: Path) -> Path:
     path.mkdir(parents=True)
     torch.save(state, path / "pytorch_model.bin")
     (path / "config.json").write_text(json.dumps({**STUDENT, "cell": {}, "pre_trained": "", "structure": []}))
-    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    write_lines(path / "vocab.txt", PIECES)
     return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +69,12 @@ def originals(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def hub(originals, tmp_path, monkeypatch):
+def hub(originals, server, monkeypatch):
     """A web server in the hub's layout."""
     for model in originals.glob("*/*"):
-        repository = str(model.relative_to(originals))
-        shutil.copytree(model, tmp_path / "hub" / repository / "resolve" / REVISIONS.get(repository, "main"))
-    monkeypatch.setattr(download, "BACK_OFF", 0.01)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with FaultyServer(tmp_path / "hub") as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
+        shutil.copytree(model, on_hub(server, str(model.relative_to(originals))))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    return server
 
 
 def on_hub(server: FaultyServer, repository: str) -> Path:
@@ -266,11 +257,8 @@ def test_the_vocabulary_from_tokenizer_json(hub, tmp_path, capsys):
 def test_two_at_once_make_one_vocabulary(hub, tmp_path):
     (on_hub(hub, RTE) / "vocab.txt").unlink()
     tokenizer_json(on_hub(hub, RTE) / "tokenizer.json")
-    command = [sys.executable, ROOT / "get_bert_models.py", "--models", "rte", "--output_dir", tmp_path / "m"]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in runs:
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+    with ThreadPoolExecutor(2) as pool:  # locks are between open files, whoever has opened them
+        assert list(pool.map(lambda _: get(tmp_path, "rte"), range(2))) == [tmp_path / "m"] * 2
     assert sorted(contents(tmp_path / "m" / "bert-base-uncased-rte")) == [
         "config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
     assert len(hub.requests) == 5  # vocab.txt and model.safetensors are asked for in vain
@@ -305,8 +293,7 @@ def test_tokenizers_that_make_no_vocabulary(tmp_path, changes, message):
     ("max_position_embeddings", 64, r"position_embeddings.weight is \[40, 16\], expected \[64, 16\]"),
     ("type_vocab_size", 1, "token_type"), ("vocab_size", 32, "vocab_size 32")])
 def test_sizes_that_config_and_weights_do_not_share(hub, tmp_path, key, value, message):
-    path = on_hub(hub, RTE) / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    edit_config(on_hub(hub, RTE), **{key: value})
     with pytest.raises(InputError, match=message):
         get(tmp_path, "rte")
     assert not (tmp_path / "m/bert-base-uncased-rte/manifest.json").exists()
@@ -337,25 +324,20 @@ def test_a_bare_encoder_without_pooler(originals, tmp_path, capsys):
     assert "heads: none\n" in capsys.readouterr().out
 
 
-def test_a_general_tinybert_of_the_hub_is_a_student(hub, originals, tmp_path, script):
+def test_a_general_tinybert_of_the_hub_is_a_student(hub, originals, tiny, script):
     """It comes under the name that general distillation gives its result, and task distillation starts from it."""
-    folder = tmp_path / "models" / "distilled_tinybert_4l"
-    status, out, err = script("get_bert_models", "--models", folder.name, "--output_dir", folder.parent)
+    folder = tiny / "models" / "distilled_tinybert_4l"
+    out = run(script, "get_bert_models", ["--models", folder.name, "--output_dir", folder.parent])
     assert "2 layers, 2 attention heads, hidden size 8; heads: pooler, masked LM, next sentence, " \
-           "projections (3, to 16)\n" in out, err
+           "projections (3, to 16)\n" in out
     source = torch.load(originals / GENERAL / "pytorch_model.bin", weights_only=True)
     student = TinyBertForPreTraining.from_pretrained(folder, fit_size=16)
     other = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2, fit_size=16, new=("classifier.",))
     for model in (student.state_dict(), other.state_dict()):
         assert all(torch.equal(model[f"fit_denses.{i}.weight"], source[f"fit_denses.{i}.weight"]) for i in range(3))
         assert torch.equal(model["bert.embeddings.LayerNorm.weight"], source["bert.embeddings.LayerNorm.gamma"])
-    tiny = make_tiny(tmp_path / "tiny")
-    status, out, err = script(
-        "task_distill", "--teacher_model", tiny / "teacher_mrpc", "--student_model", folder, "--data_dir",
-        tiny / "glue" / "MRPC", "--task_name", "MRPC", "--output_dir", tmp_path / "out", "--max_seq_length", 16,
-        "--num_train_epochs", 1, "--train_batch_size", 8, "--do_lower_case", "--skip_teacher_check", "--no_cuda")
-    assert status == 0, err
-    assert any(name.startswith("fit_denses.") for name in read_weights(tmp_path / "out"))
+    out = run(script, "task_distill", train(tiny, student_model=folder))
+    assert any(name.startswith("fit_denses.") for name in read_weights(tiny / "out"))
     assert "newly initialised in TinyBertForSequenceClassification: classifier.weight, classifier.bias" in out
 
 

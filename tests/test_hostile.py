@@ -17,18 +17,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, contents, edit_config, finetune, general, names
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("fix_teacher_layers", "finetune_teacher", "general_distill")
+from transformer.cli import run_script
+
+SCRIPTS = ("fix_teacher_layers", "finetune_teacher", "general_distill", "get_bert_models")
 GIGABYTE = 1 << 30
 
 
 def serve() -> None:
     """For each line [script, folder, arguments] on stdin: run it in a fork, in the folder; answer [status, bytes]."""
-    sys.path.insert(0, str(ROOT))
-    from transformer.cli import run_script
     mains = {name: importlib.import_module(name).main for name in SCRIPTS}
-    torch.set_num_threads(1)
+    torch.empty(1, device="meta").normal_()  # the first loads much
     for line in sys.stdin:
         name, folder, arguments = json.loads(line)
         child = os.fork()
@@ -47,15 +47,9 @@ def serve() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    from conftest import make_tiny
-    return make_tiny(tmp_path_factory.mktemp("hostile"))
-
-
-@pytest.fixture(scope="module")
 def server():
     with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
         yield process
         process.stdin.close()
 
@@ -77,10 +71,11 @@ def run(world, server, tmp_path):
     return call
 
 
-def finetune(task: str, world: Path, **changes) -> list:
-    flags = {"tasks": task, "glue_dir": ".", "model": world / "bert", "output_dir": "out", "max_seq_length": 24,
-             "train_batch_size": 8, "num_train_epochs": 1, **changes}
-    return ["--no_cuda", *(part for name, value in flags.items() for part in (f"--{name}", value))]
+def finetune_arguments(task: str, world: Path) -> list:
+    return finetune(world, tasks=task, glue_dir=".", model=world / "bert", output_dir="out", num_train_epochs=1)
+
+
+GET = ("get_bert_models", "--models", "model", "--output_dir", "got")
 
 
 def is_refused(answer: tuple[int, str], *words: str) -> None:
@@ -91,9 +86,21 @@ def is_refused(answer: tuple[int, str], *words: str) -> None:
         assert word in message[0], err
 
 
+def both_refuse(run, folder: Path, *words: str) -> None:
+    """Neither the script that changes a model nor, unless the copying takes long, the one that gets it leaves a trace
+    of the attempt."""
+    before = names(folder / "model")
+    is_refused(run("fix_teacher_layers", "model"), "model", *words)
+    assert names(folder / "model") == before
+    if all(path.stat().st_size < GIGABYTE for path in (folder / "model").iterdir()):
+        is_refused(run(*GET), "model", *words)
+        assert contents(folder / "got") == {}
+
+
 def test_honest_files_pass(run, world):
+    assert run(*GET)[0] == 0
     assert run("fix_teacher_layers", "model")[0] == 0
-    assert run("finetune_teacher", *finetune("MRPC", world))[0] == 0
+    assert run("finetune_teacher", *finetune_arguments("MRPC", world))[0] == 0
 
 
 # --- weights: spoil(file) makes it anew
@@ -155,9 +162,8 @@ BINS = {
 def test_bin(case, run, tmp_path):
     spoil, word = BINS[case]
     spoil(tmp_path / "model" / "pytorch_model.bin")
-    before = sorted((tmp_path / "model").iterdir())
-    is_refused(run("fix_teacher_layers", "model"), "model", word)
-    assert not (tmp_path / "danger").exists() and sorted((tmp_path / "model").iterdir()) == before
+    both_refuse(run, tmp_path, word)
+    assert not (tmp_path / "danger").exists()
 
 
 def header(table: dict | bytes, data: int = 64, length: int | None = None):
@@ -194,12 +200,12 @@ SAFETENSORS = {
 def test_safetensors(case, run, tmp_path):
     (tmp_path / "model" / "pytorch_model.bin").unlink()
     SAFETENSORS[case](tmp_path / "model" / "model.safetensors")
-    is_refused(run("fix_teacher_layers", "model"), "model.safetensors", "damaged or cut short")
+    both_refuse(run, tmp_path, "model.safetensors", "damaged or cut short")
 
 
-# --- config.json and vocab.txt
+# --- tables and vocab.txt
 
-CONFIGS = {
+TABLES = {
     "deep_100_mb": (b"[" * 100_000_000, "more than 16 MB"),
     "deep_10_mb": (b"[" * 10_000_000, "not valid JSON"),
     "deep_objects": (b'{"a":' * 1_000_000, "not valid JSON"),
@@ -209,11 +215,21 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", TABLES)
 def test_config(case, run, tmp_path):
-    content, word = CONFIGS[case]
+    content, word = TABLES[case]
     (tmp_path / "model" / "config.json").write_bytes(content)
-    is_refused(run("fix_teacher_layers", "model"), "config.json", word)
+    both_refuse(run, tmp_path, "config.json", word)
+
+
+@pytest.mark.parametrize("name", ["model/tokenizer.json", "got/model/manifest.json"])
+@pytest.mark.parametrize("case", TABLES)
+def test_what_a_download_has_beside(case, name, run, tmp_path):
+    (tmp_path / "model" / "vocab.txt").unlink()
+    (tmp_path / "got" / "model").mkdir(parents=True)
+    content, word = TABLES[case]
+    (tmp_path / name).write_bytes(content)
+    is_refused(run(*GET), Path(name).name, word)
 
 
 SIZES = [("hidden_size", 10**9, "too many"), ("num_hidden_layers", 10**9, "too many"),
@@ -226,13 +242,12 @@ SIZES = [("hidden_size", 10**9, "too many"), ("num_hidden_layers", 10**9, "too m
 @pytest.mark.parametrize("key,value,word", SIZES)
 def test_sizes(key, value, word, run, world, tmp_path):
     for folder in ("model", "config"):
-        config = json.loads((tmp_path / folder / "config.json").read_text())
-        (tmp_path / folder / "config.json").write_text(json.dumps(config | {key: value}))
+        edit_config(tmp_path / folder, **{key: value})
     is_refused(run("fix_teacher_layers", "model"), "model", word)
+    is_refused(run(*GET), "model")
     if value == 10**9:  # smaller ones are what someone may want of a student
-        is_refused(run("general_distill", "--pregenerated_data", world / "json", "--teacher_model", world / "bert",
-                       "--student_model", "config", "--output_dir", "out", "--no_cuda", "--train_batch_size", 8,
-                       "--max_seq_length", 32), "config.json", word)
+        is_refused(run("general_distill", *general(world, student_model="config", output_dir="out")), "config.json",
+                   word)
 
 
 VOCABULARIES = {
@@ -252,7 +267,7 @@ def test_vocabulary(case, run, tmp_path):
         sparse()(path)
     else:
         path.write_bytes(content)
-    is_refused(run("fix_teacher_layers", "model"), "vocab.txt", word)
+    both_refuse(run, tmp_path, "vocab.txt", word)
 
 
 # --- data
@@ -278,7 +293,7 @@ def test_rows(case, first, task, run, world, tmp_path):
         sparse(before)(path)
     else:
         path.write_bytes(before + row + b"\n" + b"".join(lines[5:]))
-    is_refused(run("finetune_teacher", *finetune(task, world)), "train.tsv", word)
+    is_refused(run("finetune_teacher", *finetune_arguments(task, world)), "train.tsv", word)
 
 
 if __name__ == "__main__":

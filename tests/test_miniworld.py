@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, run
 from miniworld import ensure_world, glue_files, language, serve, wiki, words, world
 from miniworld.glue_examples import EXAMPLES, examples
 
 from transformer.glue import TASKS, get_task, parse_label, read_rows
 from transformer.tokenization import BasicTokenizer, BertTokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
 COUNTS = glue_files.Counts(train=300, dev=200, test=20)
 MNLI_PARSES = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
 HEADERS = {  # of train.tsv, the dev files and the test files, as the official archives have them; CoLA has none in two
@@ -70,8 +70,7 @@ def test_download_glue_and_every_label(glue, script, monkeypatch, tmp_path):
     with serve(glue) as base:
         monkeypatch.setenv("GLUE_BASE", f"{base}/glue/data")
         monkeypatch.setenv("SENTEVAL_BASE", f"{base}/senteval/senteval_data")
-        status, _, err = script("download_glue", "--tasks", "all", "--data_dir", tmp_path)
-    assert status == 0, err
+        run(script, "download_glue", ["--tasks", "all", "--data_dir", tmp_path])
     for task in TASKS.values():
         train = int(COUNTS.train * glue_files.TRAIN_FACTORS.get(task.name, 1))
         for name, count in (("train.tsv", train), *((name, COUNTS.dev) for name in task.dev_files)):
@@ -221,16 +220,14 @@ def test_the_built_world_has_teachers(script, monkeypatch, tmp_path):
                                ("SENTEVAL_BASE", "/senteval/senteval_data")):
             monkeypatch.setenv(variable, base + path)
         for name in ("download_glue", "get_bert_models", "fix_teacher_layers"):
-            status, _, err = script(name)
-            assert status == 0, err
+            run(script, name, [])
     pieces = len(Path("models/bert-base-uncased/vocab.txt").read_text().splitlines())
     for config in (ROOT / "tests" / "miniworld").glob("*_config/config.json"):
         assert json.loads(config.read_text())["vocab_size"] == pieces, config
     for name, bound in (("RTE", 0.85), ("SST-2", 0.85), ("MRPC", 0.85), ("CoLA", 0.7)):
         task = get_task(name)
-        status, _, err = script("task_distill", "--do_eval", "--do_lower_case", "--task_name", name, "--data_dir",
-                                f"glue_data/{name}", "--student_model", f"models/bert-base-uncased-{task.key}",
-                                "--output_dir", "scores", "--max_seq_length", 40)
-        assert status == 0, err
+        run(script, "task_distill", [
+            "--do_eval", "--do_lower_case", "--task_name", name, "--data_dir", f"glue_data/{name}", "--student_model",
+            f"models/bert-base-uncased-{task.key}", "--output_dir", "scores", "--max_seq_length", 40])
         record = json.loads((tmp_path / f"models/bert-base-uncased-{task.key}/eval_results.json").read_text())
         assert record["values"][task.metric] >= bound, record

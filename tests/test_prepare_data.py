@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, names, run
 from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTrainer, save_punkt_params
 
 import prepare_data
-
-ROOT = Path(__file__).parent.parent
 
 
 def write_articles(path: Path, texts: list[str]) -> None:
@@ -31,9 +30,8 @@ def test_prepare_data(tmp_path, script):
     write_articles(articles / "AA" / "wiki_09",
                    [PARAGRAPH + "\nUnicode: naïve\u2028中文\u0085end.", "\n \n", "Two\r\nlines."])
     (articles / "AA" / "notes.txt").write_text("not an article")
-    status, out, err = script("prepare_data", "--input_dir", articles, "--output_file", tmp_path / "deep" / "out.txt",
-                              "--train_splitter")
-    assert status == 0, err
+    out = run(script, "prepare_data", ["--input_dir", articles, "--output_file", tmp_path / "deep" / "out.txt",
+                                       "--train_splitter"])
     expected = [[*SENTENCES, "Unicode: naïve 中文 end."], ["Two lines."], ["Third article."], ["Last of all."],
                 SENTENCES]
     assert (tmp_path / "deep" / "out.txt").read_bytes() \
@@ -88,9 +86,8 @@ def test_workers_and_parts_do_not_change_the_result(corpus, tmp_path, script, mo
     folder, expected, counts = corpus
     monkeypatch.setattr(prepare_data, "SAMPLE_CHARACTERS", 20_000)
     monkeypatch.setattr(prepare_data, "PART_BYTES", part_bytes)
-    status, out, err = script("prepare_data", "--input_dir", folder, "--output_file", tmp_path / "out.txt",
-                              "--train_splitter", "--num_workers", num_workers)
-    assert status == 0, err
+    out = run(script, "prepare_data", ["--input_dir", folder, "--output_file", tmp_path / "out.txt",
+                                       "--train_splitter", "--num_workers", num_workers])
     assert (tmp_path / "out.txt").read_text() == expected
     assert counts in out
 
@@ -140,7 +137,7 @@ def test_bad_extracted_files(tmp_path, refused):
             (tmp_path / "wiki" / "AA" / "wiki_00").write_bytes(content)
         refused("prepare_data", *arguments, words=words)
         assert output.read_text() == "precious"
-        assert {path.name for path in tmp_path.iterdir()} <= {"wiki", "out.txt"}
+        assert set(names(tmp_path)) <= {"wiki", "out.txt"}
 
     refuse(None, "wiki does not exist", "WikiExtractor")
     (tmp_path / "wiki" / "AA").mkdir(parents=True)
@@ -166,7 +163,7 @@ def test_bad_line_in_a_later_part(tmp_path, refused, monkeypatch, num_workers, b
     (tmp_path / "wiki" / "wiki_01").write_bytes(7 * good + bad + 9 * good)  # in the third part of its file
     refused("prepare_data", "--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--train_splitter",
             "--num_workers", num_workers, words=("wiki_01, line 8: ",))
-    assert {path.name for path in tmp_path.iterdir()} == {"wiki"}
+    assert names(tmp_path) == ["wiki"]
 
 
 def test_unknown_language(refused):

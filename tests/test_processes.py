@@ -3,17 +3,27 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny
-from test_bad_input import general, train
-from test_training import assert_equal_weights, finetune, lines, run, without_dropout
+from conftest import (
+    ROOT,
+    WORDS,
+    assert_equal_weights,
+    finetune,
+    general,
+    lines,
+    run,
+    torchrun,
+    train,
+    without_dropout,
+    write_lines,
+)
 
+import data_augmentation
 from transformer import prediction, runtime
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import run_script
@@ -22,16 +32,7 @@ from transformer.glue import get_task
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.weights import read_weights
 
-ROOT = Path(__file__).parent.parent
 LOGGED = {"loss", "att_loss", "rep_loss", "cls_loss", "eval_att_loss", "eval_rep_loss", "acc", "f1", "learning_rate"}
-
-
-def torchrun(program: Path | str, *arguments, directory: Path) -> subprocess.CompletedProcess:
-    """Two processes of a program; their output together."""
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program),
-         *map(str, arguments)], cwd=directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
 def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
@@ -50,7 +51,7 @@ def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
 
 
 def run_all(tasks: str) -> None:
-    """In each process: run scripts one after the other."""
+    """In each process: call scripts one after the other."""
     for script, argv in json.loads(Path(tasks).read_text()):
         sys.argv = [f"{script}.py"]
         if status := run_script(lambda script=script, argv=argv: importlib.import_module(script).main(argv)):
@@ -58,11 +59,11 @@ def run_all(tasks: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(template, tmp_path_factory):
     """A folder with the same runs in one/ and in two/, of one process and of two; and what the two printed."""
     folder, tasks = tmp_path_factory.mktemp("processes"), []
     for split in (1, 4):
-        tiny = make_tiny(folder / str(split))
+        tiny = shutil.copytree(template, folder / str(split))
         if split == 1:
             without_dropout(tiny, "config", "bert", "general", "teacher_mrpc")
         for script, argv in commands(tiny, "one", split).values():
@@ -70,6 +71,12 @@ def both(tmp_path_factory):
         for script, argv in commands(tiny, "two", split).values():
             argv[argv.index("--gradient_accumulation_steps") + 1] = str(max(1, split // 2))
             tasks.append((script, argv))
+    glove = write_lines(folder / "glove.txt", (f"{word} 1 {number}" for number, word in enumerate(WORDS)))
+    one, two = (["--pretrained_bert_model", f"{folder}/1/bert", "--glove_embs", str(glove), "--glue_dir",
+                 str(shutil.copytree(folder / "1" / "glue", folder / "1" / place / "glue")), "--task_name", "MRPC",
+                 "--batch_tokens", "100", "--no_cuda"] for place in ("one", "two"))
+    data_augmentation.main(one)
+    tasks.append(("data_augmentation", two))
     (folder / "tasks.json").write_text(json.dumps(tasks))
     done = torchrun(__file__, folder / "tasks.json", directory=folder)
     assert done.returncode == 0, done.stdout
@@ -94,6 +101,11 @@ def test_two_processes_train_what_one_does(name, split, both):
         assert (read_weights(two)[key] - start[key]).abs().max() > 1e-4, "nothing was learned"
     record = json.loads((two / "run.json").read_text())
     assert record["finished"] and record["hardware"]["processes"] == 2
+
+
+def test_two_processes_augment_as_one_does(both):
+    one, two = ((both[0] / "1" / place / "glue/MRPC/train_aug.tsv").read_bytes() for place in ("one", "two"))
+    assert one == two != (both[0] / "1/glue/MRPC/train_aug.tsv").read_bytes()
 
 
 def test_the_first_process_alone_writes_and_prints(both):

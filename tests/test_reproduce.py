@@ -2,18 +2,17 @@
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, started
 
-ROOT = Path(__file__).resolve().parent.parent
 PYTHON = r"""#!/bin/bash
 echo "${*//$'\n'/ }" >> calls
-if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # note the device, and hold it for a while
-    echo "$CUDA_VISIBLE_DEVICES" >> devices
+if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # hold the device and note it, until a neighbour has done so
     mkdir "held_$CUDA_VISIBLE_DEVICES" || touch shared
-    sleep 0.2
+    echo "$CUDA_VISIBLE_DEVICES" >> devices
+    for _ in {1..1000}; do (($(wc -l < devices) % 2)) || break; sleep 0.01; done
     rmdir "held_$CUDA_VISIBLE_DEVICES"
 fi
 [[ -z ${BREAK:-} || "$*" != *$BREAK* ]] || { echo "it broke" >&2; exit 2; }
@@ -94,17 +93,17 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
     tasks = ("--tasks", "RTE,CoLA,MRPC,SST-2,QNLI")
     run, calls = reproduce(*tasks, JOBS=jobs, BREAK="--output_dir models/tmp")
     assert run.returncode == 1 and 1 <= sum("--output_dir models/tmp" in call for call in calls) <= int(jobs)
-    (tmp_path / "bin" / "python").write_text("#!/bin/bash\necho $$ >> running\nexec sleep 60\n")
-    process = subprocess.Popen(["bash", ROOT / "reproduce.sh", *tasks], cwd=tmp_path, env=os.environ | {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": jobs}, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    running = tmp_path / "running"
-    while time.monotonic() < deadline and (not running.exists() or len(running.read_text().split()) < int(jobs)):
-        time.sleep(0.02)
-    process.terminate()
-    assert process.wait(timeout=20) == 143
-    pids = running.read_text().split()
-    assert len(pids) == int(jobs) and not any(Path("/proc", pid, "cwd").exists() for pid in pids)
+    (tmp_path / "bin" / "python").write_text("#!/bin/bash\necho $$ >&$RUNNING\nexec sleep 60\n")
+    read, write = os.pipe()
+    with open(read) as running, started("bash", ROOT / "reproduce.sh", *tasks, cwd=tmp_path, pass_fds=[write], env={
+            **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": jobs,
+            "RUNNING": str(write)}) as process:
+        os.close(write)
+        pids = [running.readline().strip() for _ in range(int(jobs))]
+        process.terminate()
+        assert process.wait() == 143
+        assert not any(Path("/proc", pid, "cwd").exists() for pid in pids) and all(pids)
+        assert running.read() == ""
 
 
 @pytest.mark.parametrize("argv", [

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny
-from test_bad_input import general, train
-from test_training import finetune
+from conftest import finetune, general, train
 
-from transformer import prediction, resume
+from transformer import prediction, record, resume
 from transformer.cli import run_script
 from transformer.optimization import BertAdam
 from transformer.weights import read_weights, write_bin
@@ -45,6 +43,7 @@ def child(name: str, argv: list[str], log: Path, step: int, act) -> None:
     torch.set_num_threads(1)
     module, original = importlib.import_module(name), BertAdam.step
     pieces, batches = module.pieces, []
+    record.draw_curves = lambda folder: None  # it takes longer than the run
 
     def noted(indices, *args):
         batches.append(indices.tolist())
@@ -87,14 +86,14 @@ def poison(value: float, optimizer) -> None:
 
 
 class World:
-    """make_tiny() for all tests here, and what the runs that nobody stopped left."""
+    """A working folder for all tests here, and what the runs that nobody stopped left."""
 
-    def __init__(self, folder: Path):
-        self.tiny = make_tiny(folder)
+    def __init__(self, tiny: Path):
+        self.tiny = tiny
         self.context = multiprocessing.get_context("forkserver")  # no torch thread before the fork
         self.context.set_forkserver_preload([  # whatever is slow to load
             "test_resume", "general_distill", "task_distill", "finetune_teacher", "torch._dynamo", "sklearn.metrics",
-            "scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_agg"])
+            "scipy.stats"])
         self.whole = functools.cache(self._whole)
 
     def arguments(self, case: str, out: str, **changes) -> tuple[str, list[str]]:
@@ -118,8 +117,7 @@ class World:
 
     def result(self, out: str) -> dict[str, object]:
         """Everything in a folder, less what tells of the time that it took."""
-        files: dict[str, object] = {path.name: path.read_bytes() for path in (self.tiny / out).iterdir()
-                                    if path.name != "curves.png"}  # which tells the folder's name
+        files: dict[str, object] = {path.name: path.read_bytes() for path in (self.tiny / out).iterdir()}
         run = json.loads(files["run.json"])
         assert run["finished"]
         files["run.json"] = {name: run.get(name) for name in ("kept", "before", "eval_rep_loss", "acc", "steps")}
@@ -146,10 +144,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(world):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the fork server
-        yield World(tmp_path_factory.mktemp("world"))
+        yield World(world)
 
 
 @pytest.fixture

@@ -8,12 +8,9 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 import torch
-from conftest import sentence, write_lines
-from test_bad_input import edit_config, train
+from conftest import edit_config, names, run, sentence, train, write_lines
 
-from transformer import submission
 from transformer.checkpoint import load_tokenizer
-from transformer.cli import run_script
 from transformer.files import read_json
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin
@@ -91,23 +88,22 @@ def change_classifier(folder, change) -> None:
     write_bin(folder / "pytorch_model.bin", state)
 
 
-@pytest.mark.parametrize("task,names,labels", [
+@pytest.mark.parametrize("task,files,labels", [
     ("CoLA", {"CoLA": "CoLA/test"}, TWO), ("MRPC", {"MRPC": "MRPC/test"}, TWO),
     ("STS-B", {"STS-B": "STS-B/test"}, None),
     ("MNLI", {"MNLI-m": "MNLI/test_matched", "MNLI-mm": "MNLI/test_mismatched", "AX": "diagnostic/diagnostic"}, THREE)])
-def test_predictions_for_the_server(task, names, labels, tiny, script):
+def test_predictions_for_the_server(task, files, labels, tiny, script):
     write_test_sets(tiny / "glue")
     folder = tiny / f"student_{task.lower().replace('-', '')}"
-    logits = torch.from_numpy(answers_of(folder, next(iter(names.values()))))
+    logits = torch.from_numpy(answers_of(folder, next(iter(files.values()))))
     factor = 4 / logits.std() if task == "STS-B" else 1  # scores on both sides of the scale, answers of all classes
     change_classifier(folder, lambda tensor: tensor * factor if tensor.dim() == 2 else
                       (tensor - logits.mean(dim=0)) * factor + 2.5)
     if task == "MNLI":  # the model's own order
         edit_config(folder, id2label=dict(enumerate(THREE)))
-    status, out, err = script("task_distill", *arguments(tiny, task, "--do_predict"))
-    assert status == 0, err
-    assert {path.name for path in (tiny / "results").iterdir()} == {f"{name}.tsv" for name in names}
-    for name, file in names.items():
+    out = run(script, "task_distill", arguments(tiny, task, "--do_predict"))
+    assert set(names(tiny / "results")) == {f"{name}.tsv" for name in files}
+    for name, file in files.items():
         text = (tiny / "results" / f"{name}.tsv").read_text()
         server_takes(f"{name}.tsv", text, ROWS)
         found = [line.split("\t")[1] for line in text.splitlines()[1:]]
@@ -124,9 +120,9 @@ def test_predictions_for_the_server(task, names, labels, tiny, script):
 def test_the_diagnostic_set_may_be_missing_but_no_test_set(tiny, script, refused):
     write_test_sets(tiny / "glue")
     (tiny / "glue" / "diagnostic" / "diagnostic.tsv").unlink()
-    status, out, err = script("task_distill", *arguments(tiny, "MNLI", "--do_predict"))
-    assert status == 0 and "no AX.tsv: " in out and "--tasks diagnostic" in out, err
-    assert {path.name for path in (tiny / "results").iterdir()} == {"MNLI-m.tsv", "MNLI-mm.tsv"}
+    out = run(script, "task_distill", arguments(tiny, "MNLI", "--do_predict"))
+    assert "no AX.tsv: " in out and "--tasks diagnostic" in out
+    assert names(tiny / "results") == ["MNLI-m.tsv", "MNLI-mm.tsv"]
     (tiny / "glue" / "MRPC" / "test.tsv").unlink()
     refused("task_distill", *arguments(tiny, "MRPC", "--do_predict"), words=("test.tsv", "does not exist"))
     refused("task_distill", *arguments(tiny, "MRPC", "--do_predict", "--pred_distill"),
@@ -137,8 +133,7 @@ def test_the_diagnostic_set_may_be_missing_but_no_test_set(tiny, script, refused
                                        ("MNLI", ["dev_matched", "dev_mismatched"])])
 def test_evaluation_is_told_in_the_folder_of_the_model(task, sets, tiny, script):
     folder = tiny / f"student_{task.lower().replace('-', '')}"
-    status, out, err = script("task_distill", *arguments(tiny, task, "--do_eval", "--save_predictions"))
-    assert status == 0, err
+    run(script, "task_distill", arguments(tiny, task, "--do_eval", "--save_predictions"))
     record = read_json(folder / "eval_results.json")
     assert (record["task"], record["model"], record["finished"]) == (task, str(folder), True)
     assert record["counts"] == dict.fromkeys(sets, 24) and record["model_finished"]
@@ -170,7 +165,7 @@ def test_fingerprint_is_of_weights_and_labels(tiny, script):
     folder = tiny / "student_mnli"
 
     def fingerprint() -> str:
-        assert script("task_distill", *arguments(tiny, "MNLI", "--do_eval"))[0] == 0
+        run(script, "task_distill", arguments(tiny, "MNLI", "--do_eval"))
         return read_json(folder / "eval_results.json")["model_sha256"]
 
     first = fingerprint()
@@ -185,28 +180,28 @@ def test_fingerprint_is_of_weights_and_labels(tiny, script):
 
 def test_evaluation_of_an_unfinished_model_says_so(tiny, script):
     (tiny / "student_mrpc" / "run.json").write_text('{"finished": false}')
-    status, out, err = script("task_distill", *arguments(tiny, "MRPC", "--do_eval"))
-    assert status == 0 and "warning" in out and "student_mrpc is unfinished" in out, err
+    out = run(script, "task_distill", arguments(tiny, "MRPC", "--do_eval"))
+    assert "warning" in out and "student_mrpc is unfinished" in out
     assert read_json(tiny / "student_mrpc" / "eval_results.json")["model_finished"] is False
 
 
 def test_evaluation_where_the_folder_of_the_model_cannot_be_written(tiny, script):
     (tiny / "student_mrpc" / "eval_results.json").mkdir()  # permissions do not stop everybody
-    status, out, err = script("task_distill", *arguments(tiny, "MRPC", "--do_eval", "--save_predictions"))
+    out = run(script, "task_distill", arguments(tiny, "MRPC", "--do_eval", "--save_predictions"))
     place = tiny / "results" / "student_mrpc"
-    assert status == 0 and f"student_mrpc cannot be written (Is a directory): the results are in {place}" in out, err
-    assert {path.name for path in place.iterdir()} == {"eval_results.json", "eval_predictions_dev.tsv"}
+    assert f"student_mrpc cannot be written (Is a directory): the results are in {place}" in out
+    assert names(place) == ["eval_predictions_dev.tsv", "eval_results.json"]
     assert read_json(place / "eval_results.json")["model"] == str(tiny / "student_mrpc")
 
 
 def test_other_weights_end_what_was_said_of_the_earlier_ones(tiny, script):
     evaluate = arguments(tiny, "MRPC", "--do_eval", student=tiny / "out")
     shutil.copytree(tiny / "student_mrpc", tiny / "out")
-    assert script("task_distill", *evaluate, "--save_predictions")[0] == 0
+    run(script, "task_distill", [*evaluate, "--save_predictions"])
     assert (tiny / "out" / "eval_predictions_dev.tsv").is_file()
-    assert script("task_distill", *evaluate)[0] == 0  # of other settings, perhaps
+    run(script, "task_distill", evaluate)  # of other settings, perhaps
     assert not (tiny / "out" / "eval_predictions_dev.tsv").exists() and (tiny / "out" / "eval_results.json").is_file()
-    assert script("task_distill", *train(tiny, pred_distill=True, overwrite_output_dir=True))[0] == 0
+    run(script, "task_distill", train(tiny, pred_distill=True, overwrite_output_dir=True))
     assert not (tiny / "out" / "eval_results.json").exists()
 
 
@@ -219,15 +214,11 @@ def test_broken_weights_give_no_answer(mode, tiny, refused):
     assert not list((tiny / "results").glob("*.tsv"))
 
 
-@pytest.fixture
-def zipped(tmp_path, monkeypatch, capfd):
-    """Call python -m transformer.submission with flags -> (status, out, err)."""
-    monkeypatch.setattr("sys.argv", ["submission.py"])
+SUBMISSION = "transformer.submission"
 
-    def call(*flags) -> tuple[int, str, str]:
-        argv = ["--output", tmp_path / "out.zip", "--results", *flags]
-        return run_script(lambda: submission.main([str(part) for part in argv])), *capfd.readouterr()
-    return call
+
+def into(tmp_path, *results) -> list:
+    return ["--output", tmp_path / "out.zip", "--results", *results]
 
 
 def prediction_lines(name: str, rows: int) -> list[str]:
@@ -236,11 +227,10 @@ def prediction_lines(name: str, rows: int) -> list[str]:
 
 
 @pytest.mark.parametrize("given", [["RTE.tsv", "STS-B.tsv", "MNLI-mm.tsv"], sorted(SERVER)], ids=["three", "all"])
-def test_zip_file_has_what_the_server_wants(given, zipped, tmp_path):
+def test_zip_file_has_what_the_server_wants(given, script, tmp_path):
     for name in given:
         write_lines(tmp_path / "results" / f"4l_{name.lower()}" / name, prediction_lines(name, SERVER[name][0]))
-    status, out, err = zipped(tmp_path / "results", tmp_path / "results" / f"4l_{given[0].lower()}")
-    assert status == 0, err
+    out = run(script, SUBMISSION, into(tmp_path, tmp_path / "results", tmp_path / "results" / f"4l_{given[0].lower()}"))
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.testzip() is None and sorted(archive.namelist()) == sorted(SERVER)
         for name, (rows, _) in SERVER.items():
@@ -267,23 +257,20 @@ def test_zip_file_has_what_the_server_wants(given, zipped, tmp_path):
     ("CoLA.tsv", lambda lines: [lines[0], "0\t0.0", *lines[2:]], "line 2: prediction '0.0', expected one of 0, 1"),
     *(("STS-B.tsv", lambda lines, word=word: [lines[0], f"0\t{word}", *lines[2:]], "expected a number from 0 to 5")
       for word in ("5.001", "-0.1", "nan", "inf", "much"))])
-def test_files_that_the_server_would_refuse(name, change, words, zipped, tmp_path):
+def test_files_that_the_server_would_refuse(name, change, words, refused, tmp_path):
     write_lines(tmp_path / "results" / name, change(prediction_lines(name, SERVER[name][0])))
-    status, _, err = zipped(tmp_path / "results")
-    assert status == 2 and words in err and name in err and len(err.splitlines()) == 1, err
+    refused(SUBMISSION, *into(tmp_path, tmp_path / "results"), words=(words, name))
     assert not (tmp_path / "out.zip").exists()
 
 
-def test_which_files_are_taken(zipped, tmp_path):
+def test_which_files_are_taken(script, refused, tmp_path):
     write_lines(tmp_path / "results" / "4l_rte" / "RTE.tsv", prediction_lines("RTE.tsv", 7))
     write_lines(tmp_path / "results" / "6l_rte" / "RTE.tsv", prediction_lines("RTE.tsv", 7))
     (tmp_path / "results" / "4l_cola").mkdir()
     for folders, words in (("results", "one student"), ("results/4l_cola", "no predictions"),
                            ("none", "does not exist"), ("results/4l_rte", "the GLUE server wants 3000")):
-        status, _, err = zipped(tmp_path / folders)
-        assert status == 2 and words in err and len(err.splitlines()) == 1, err
+        refused(SUBMISSION, *into(tmp_path, tmp_path / folders), words=(words,))
     assert not (tmp_path / "out.zip").exists()
-    status, out, err = zipped(tmp_path / "results" / "4l_rte", "--any_rows")
-    assert status == 0 and "7 predictions" in out, err
+    assert "7 predictions" in run(script, SUBMISSION, into(tmp_path, tmp_path / "results" / "4l_rte", "--any_rows"))
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         server_takes("RTE.tsv", archive.read("RTE.tsv").decode(), 7)

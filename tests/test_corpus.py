@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import math
@@ -23,11 +24,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pregenerate_training_data
 from transformer import corpus as corpus_module
 from transformer import parts
-from transformer.corpus import Corpus, InstanceSampler, InstanceSettings, open_corpus, truncate
+from transformer.corpus import (
+    Corpus,
+    InstanceSampler,
+    InstanceSettings,
+    corpus_sha256,
+    open_corpus,
+    tokenize_part,
+    truncate,
+)
+from transformer.files import InputError
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -104,8 +116,8 @@ def single_words(tmp_path_factory):
     return read_corpus(path, tokenizer), tokenizer, documents
 
 
-def test_corpus_arrays(mixed, tmp_path):
-    corpus, tokenizer, documents = mixed
+def test_corpus_arrays(mixed):
+    corpus, _, documents = mixed
     assert corpus.tokens.dtype == np.uint16
     assert [[corpus.tokens[corpus.sentence_offsets[s]:corpus.sentence_offsets[s + 1]].tolist()
              for s in range(*corpus.document_offsets[d:d + 2])] for d in range(corpus.num_documents)] \
@@ -126,6 +138,101 @@ def test_line_ends_and_empty_lines(tmp_path, monkeypatch, part_bytes):
         assert tokenizer.convert_ids_to_tokens(corpus.tokens) == ["a", "b", "c", "d", "e", "a"], variant
         assert corpus.sentence_offsets.tolist() == [0, 2, 3, 4, 6], variant
         assert corpus.document_offsets.tolist() == [0, 2, 3, 4], variant
+
+
+def test_a_part_of_a_text(tmp_path):
+    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "abcde"))
+    before, part, after = b"a b\n\n", "c\n\u200b\n\x07\nd e e\n\n \na b\n\u200b\n".encode(), b"e\n\n\xff\n"
+    (tmp_path / "corpus.txt").write_bytes(before + part + after)
+    start, stop = len(before), len(before + part)
+    result = tokenize_part(tmp_path / "corpus.txt", tokenizer, (start, stop))
+    assert result.sha256 == hashlib.sha256(part).hexdigest()
+    assert tokenizer.convert_ids_to_tokens(np.frombuffer(result.tokens, np.uint16)) == list("cdeeab")
+    assert np.frombuffer(result.sentence_ends, np.int64).tolist() == [1, 4, 6]
+    assert np.frombuffer(result.document_ends, np.int64).tolist() == [2, 2]
+    assert result.left_out == 3
+    with pytest.raises(InputError, match="corpus.txt, line 13: not valid UTF-8"):
+        tokenize_part(tmp_path / "corpus.txt", tokenizer, (stop, stop + len(after)))
+
+
+@pytest.mark.parametrize("part_bytes", [4, 1 << 20])
+def test_a_store_keeps_what_comes_from_the_same_text(tmp_path, monkeypatch, capsys, part_bytes):
+    monkeypatch.setattr(corpus_module, "PART_BYTES", part_bytes)
+    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "abcde"))
+    path, ranges = tmp_path / "corpus.txt", []
+    monkeypatch.setattr(corpus_module, "tokenize_part",
+                        lambda *arguments: ranges.append(arguments[-1]) or tokenize_part(*arguments))
+
+    def store(text: str, name: str) -> tuple[dict, dict, int]:
+        """Manifest and files of a store, and how many bytes at the end of the text were tokenized for it."""
+        ranges.clear()
+        path.write_text(text)
+        with open_corpus(path, tokenizer, tmp_path / name) as (corpus, manifest):
+            assert (corpus.num_documents, corpus.num_sentences) == (manifest["documents"], manifest["sentences"])
+        assert manifest == json.loads((tmp_path / name / corpus_module.MANIFEST_NAME).read_text())
+        return manifest, contents(tmp_path / name), sum(stop - start for start, stop in ranges)
+
+    text = "a\n\nb c\n\u200b\nd\n\u200b\n\ne\n"
+    manifest, _, tokenized = store(text, "store")
+    assert tokenized == len(text.encode())
+    assert {name: manifest[name] for name in ("documents", "sentences", "wordpieces", "left_out")} \
+        == {"documents": 3, "sentences": 4, "wordpieces": 5, "left_out": 2}
+    assert manifest["corpus_sha256"] == corpus_sha256(path) and manifest["train_corpus"] == str(path)
+    for number, (changed, again) in enumerate([
+            (text, 0), (text[:-2] + "d\n", 3), (text[:-2] + "d\n\na\n", 6), (text, 3), (text[:-3], 6),
+            (text, 9), ("b" + text[1:], len(text.encode())), ("b" + text[1:-1], 2)]):
+        whole = part_bytes > 4 and again  # one part: all of it, or nothing
+        capsys.readouterr()
+        made, files, tokenized = store(changed, "store")
+        assert tokenized == (len(changed.encode()) if whole else again), number
+        assert ("tokenized already" in capsys.readouterr().out) == (tokenized < len(changed.encode()))
+        fresh, fresh_files, _ = store(changed, f"fresh{number}")
+        assert made == fresh and files == fresh_files
+        assert (made["corpus_sha256"] == manifest["corpus_sha256"]) == (changed == text)
+
+
+@pytest.mark.parametrize("text, message", [("", "holds no text"), ("\u200b\n\n\u200b\n", "holds no text"),
+                                           ("a\nb c\n\n", "has no document breaks")])
+def test_a_text_that_cannot_be_used_leaves_nothing_behind(tmp_path, text, message):
+    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "abc"))
+    path = tmp_path / "corpus.txt"
+    path.write_text(text)
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"^{path} {message}"):
+            read_corpus(path, tokenizer)
+        assert not contents(tmp_path / "store")["tokens"]
+    path.write_text("a\n\nb c\n")
+    assert read_corpus(path, tokenizer).document_offsets.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("vocabulary", [100, 1 << 16])
+def test_wordpieces_read_instead_of_mapped(tmp_path, vocabulary):
+    numbers = [random.Random(0).randrange(vocabulary) for _ in range(200)]
+    tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", (f"t{i}" for i in range(vocabulary))))
+    (tmp_path / "corpus.txt").write_text("".join(f"t{i}\n\n" for i in numbers))
+    read_corpus(tmp_path / "corpus.txt", tokenizer)
+    mapped, read = (Corpus.map(tmp_path / "store", tokenizer, reduce_memory) for reduce_memory in (False, True))
+    assert mapped.file is None and read.file is not None
+    for corpus in (mapped, read):
+        assert corpus.tokens.itemsize == (2 if vocabulary == 100 else 4)
+        for start, stop in ((0, 200), (7, 12), (199, 200), (5, 5)):
+            assert corpus.ids(start, stop) == [i + 5 for i in numbers[start:stop]]
+            corpus.release()
+    os.close(read.file)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=12), st.integers(1, 40))
+def test_document_ranges_against_a_document_at_a_time(documents, wordpieces):
+    offsets = [np.append(0, np.cumsum(lengths)) for lengths in (sum(documents, []), list(map(len, documents)))]
+    ranges, size = [], wordpieces
+    for number, document in enumerate(documents):
+        if size >= wordpieces:  # the range before is big enough
+            ranges.append((number, number))
+            size = 0
+        ranges[-1] = ranges[-1][0], number + 1
+        size += sum(document)
+    assert list(Corpus(np.zeros(offsets[0][-1], np.uint16), *offsets, []).document_ranges(wordpieces)) == ranges
 
 
 def naive_instances(documents: list[list[list[int]]], index: int, settings: InstanceSettings,
@@ -183,6 +290,17 @@ def test_instances_as_the_naive_procedure(mixed, change):
         assert all(not instance["masked_lm_positions"] for instance in instances)
         count += len(instances)
     assert count > 200
+
+
+@pytest.mark.parametrize("lengths", [[[1], [1]], [[3], [2, 20], [4, 1, 9], [30]], [[2, 2, 2, 2], [1, 7]]])
+def test_instances_of_few_documents(tmp_path, lengths):
+    """Each sentence of the others is drawn often, those next to the document itself too."""
+    path, tokenizer, documents = numbered_corpus(tmp_path, lengths)
+    settings = InstanceSettings(max_seq_len=13, short_seq_prob=0.3)
+    sampler = InstanceSampler(read_corpus(path, tokenizer), tokenizer, settings)
+    for epoch, index in itertools.product(range(40), range(len(documents))):
+        expected = naive_instances(documents, index, settings, random.Random(f"42 {epoch} {index}"))
+        assert [(*halves(instance), instance["is_random_next"]) for instance in draw(sampler, epoch, index)] == expected
 
 
 @pytest.mark.parametrize("one_seq", [False, True])
@@ -368,7 +486,7 @@ def test_seed_epoch_and_document_change_instances(mixed):
     corpus, tokenizer, _ = mixed
 
     def instances(seed: int, epoch: int) -> list[dict]:
-        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(seed=seed))
+        sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(seed=seed, masked_lm_prob=0.15))
         return [instance for document in range(20) for instance in draw(sampler, epoch, document)]
 
     assert instances(1, 0) == instances(1, 0)
@@ -466,14 +584,14 @@ def test_only_one_run_has_a_store_and_an_output_folder(small, refused, tmp_path)
 
 
 def test_folders_of_somebody_else_are_left_alone(small, refused, tmp_path):
-    arguments, output = small
+    arguments, _ = small
     (tmp_path / "mine" / "tokenized_corpus").mkdir(parents=True)
     (tmp_path / "mine" / "tokenized_corpus" / "tokens").write_text("precious")
     refused("pregenerate_training_data", *arguments, "--tmp_dir", tmp_path / "mine", words=("something else",))
     assert contents(tmp_path / "mine" / "tokenized_corpus") == {"tokens": b"precious"}
 
 
-def test_corpus_that_changes_while_it_is_read(small, refused, tmp_path, monkeypatch):
+def test_corpus_that_changes_while_it_is_read(small, refused, monkeypatch):
     arguments, output = small
     original = corpus_module.tokenize_part
 
@@ -622,7 +740,7 @@ def test_unusual_corpora(tmp_path, script, documents):
     text = "\n\n".join("\n".join(" ".join(itertools.islice(words, length)) for length in document)
                        for document in documents)
     (tmp_path / "corpus.txt").write_text(text)
-    status, out, err = script("pregenerate_training_data", "--train_corpus", tmp_path / "corpus.txt",
+    status, _, err = script("pregenerate_training_data", "--train_corpus", tmp_path / "corpus.txt",
                               "--bert_model", vocab, "--output_dir", tmp_path / "out", "--epochs_to_generate", 1,
                               "--do_lower_case", "--short_seq_prob", 0)
     assert status == 0, err

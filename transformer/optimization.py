@@ -67,12 +67,12 @@ class BertAdam(torch.optim.Optimizer):
     Raises ValueError for an unknown schedule or values out of range.
     """
 
-    def __init__(self, params: Iterable, lr: float, warmup: float = -1, t_total: int = -1,
+    def __init__(self, params: Iterable, lr: float, warmup: float = 0.0, t_total: int = -1,
                  schedule: str = "warmup_linear", b1: float = 0.9, b2: float = 0.999, e: float = 1e-6,
                  weight_decay: float = 0.01, max_grad_norm: float = 1.0):
         if schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {schedule!r}, known: {', '.join(SCHEDULES)}")
-        if lr < 0 or not (warmup == -1 or 0 <= warmup <= 1) or not (0 <= b1 < 1 and 0 <= b2 < 1) or e < 0:
+        if lr < 0 or not 0 <= warmup <= 1 or not (0 <= b1 < 1 and 0 <= b2 < 1) or e < 0:
             raise ValueError(f"BertAdam: lr {lr}, warmup {warmup}, b1 {b1}, b2 {b2} or e {e} is out of range")
         super().__init__(params, {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "b1": b1,
                                   "b2": b2, "e": e, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm})

@@ -1,0 +1,124 @@
+"""BertAdam and its schedules against rates worked out by hand and a naive scalar loop."""
+import math
+
+import pytest
+import torch
+
+from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.optimization import SCHEDULES, BertAdam, parameter_groups
+
+# without memory an update is the sign of the gradient, times the rate
+BY_SIGN = {"b1": 0, "b2": 0, "e": 0, "weight_decay": 0}
+
+
+def parameter(*values):
+    return torch.nn.Parameter(torch.tensor(values))
+
+
+def step(optimizer, gradients):
+    """One step; how far each parameter of {parameter: gradient}, a number each, went down."""
+    before = [weight.item() for weight in gradients]
+    for weight, gradient in gradients.items():
+        weight.grad = None if gradient is None else torch.full_like(weight, gradient)
+    optimizer.step()
+    return [old - weight.item() for old, weight in zip(before, gradients)]
+
+
+@pytest.mark.parametrize("schedule,warmup,t_total,rates", [
+    ("warmup_linear", 0.2, 10, [0, 1 / 2, 8 / 8, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0]),
+    # (1 + cos x) / 2 is cos^2 of x / 2
+    ("warmup_cosine", 0.2, 10, [0, 1 / 2, *(math.cos(math.pi * eighth / 16) ** 2 for eighth in range(9))]),
+    ("warmup_constant", 0.2, 10, [0, 1 / 2, *[1] * 10]),
+    ("warmup_linear", 0, 4, [1, 3 / 4, 2 / 4, 1 / 4, 0, 0]),
+    ("warmup_cosine", 0, 3, [1, 3 / 4, 1 / 4, 0]),
+    ("warmup_constant", 0, 3, [1] * 4),
+    *((schedule, 1, 4, [0, 1 / 4, 2 / 4, 3 / 4]) for schedule in ("warmup_linear", "warmup_cosine", "warmup_constant")),
+    ("none", 0.5, 4, [1] * 5), ("constant", 0.5, 4, [1] * 5), ("warmup_linear", 0.5, -1, [1] * 5),
+])
+def test_schedules(schedule, warmup, t_total, rates):
+    """The rate that is logged is the one that the next step takes."""
+    weight = parameter(1.0)
+    optimizer = BertAdam([weight], lr=0.1, warmup=warmup, t_total=t_total, schedule=schedule, **BY_SIGN)
+    for rate in rates:
+        assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
+        assert step(optimizer, {weight: 5.0}) == pytest.approx([0.1 * rate], abs=1e-6)
+
+
+def test_steps_are_counted_per_parameter():
+    """One that never gets a gradient, one from the start, one that joins: it has the rates of the first steps."""
+    idle, first, late = parameter(1.0), parameter(2.0), parameter(3.0)
+    optimizer = BertAdam([idle, first, late], lr=0.1, warmup=0.5, t_total=8, **BY_SIGN)
+    rates = [0, 1 / 4, 2 / 4, 3 / 4, 1]
+    for number, rate in enumerate(rates):
+        assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
+        moved = step(optimizer, {idle: None, first: 1.0, late: 1.0 if number >= 2 else None})
+        assert moved == pytest.approx([0, 0.1 * rate, 0.1 * rates[number - 2] if number >= 2 else 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("max_grad_norm,gradients,clipped", [
+    (1.0, [[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]], [[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]),  # norms 5, 0.5 and 0
+    (0.1, [[3.0, 4.0], [0.3, 0.4]], [[0.06, 0.08], [0.06, 0.08]]),
+    (0.0, [[3.0, 4.0]], [[3.0, 4.0]]),
+    (1e-6, [[1e-6]], [[0.5e-6]]),  # the norm is taken as 1e-6 more than it is
+])
+def test_gradients_are_clipped_in_place_each_tensor_by_itself(max_grad_norm, gradients, clipped):
+    weights = [parameter(*[1.0] * len(values)) for values in gradients]
+    for weight, values in zip(weights, gradients):
+        weight.grad = torch.tensor(values)
+    BertAdam(weights, lr=0.1, max_grad_norm=max_grad_norm).step()
+    for weight, wanted in zip(weights, clipped):
+        torch.testing.assert_close(weight.grad, torch.tensor(wanted), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("piece", [2, 100])
+def test_bert_adam_equals_the_definition(piece, monkeypatch):
+    """A naive scalar loop: clip per tensor, no bias correction, decay inside the update, by default of 0.01."""
+    monkeypatch.setattr("transformer.optimization.PIECE", piece)
+    torch.manual_seed(2)
+    tensors = [torch.nn.Parameter(torch.randn(size) * 5) for size in (3, 2, 2)]
+    optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:2], "weight_decay": 0.0},
+                          {"params": tensors[2:]}], lr=0.05, warmup=0.1, t_total=10)
+    values = [tensor.tolist() for tensor in tensors]
+    means, squares = [[0.0] * len(v) for v in values], [[0.0] * len(v) for v in values]
+    for number in range(6):
+        gradients = [torch.randn(3) * 4, torch.randn(2) * 0.1, torch.randn(2)]
+        for tensor, gradient in zip(tensors, gradients):
+            tensor.grad = gradient.clone()
+        optimizer.step()
+        rate = 0.05 * (number / 10 / 0.1 if number / 10 < 0.1 else (number / 10 - 1) / (0.1 - 1))
+        for k, decay in enumerate((0.1, 0.0, 0.01)):
+            norm = math.sqrt(sum(g * g for g in gradients[k].tolist()))
+            for i, gradient in enumerate(gradients[k].tolist()):
+                gradient *= min(1.0, 1.0 / (norm + 1e-6))
+                means[k][i] = 0.9 * means[k][i] + 0.1 * gradient
+                squares[k][i] = 0.999 * squares[k][i] + 0.001 * gradient ** 2
+                values[k][i] -= rate * (means[k][i] / (math.sqrt(squares[k][i]) + 1e-6) + decay * values[k][i])
+    for tensor, wanted in zip(tensors, values):
+        torch.testing.assert_close(tensor.detach(), torch.tensor(wanted), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"lr": -1e-9}, {"warmup": -1e-9}, {"warmup": 1.01}, {"b1": -0.1}, {"b1": 1.0}, {"b2": -0.1}, {"b2": 1.0},
+    {"e": -1e-9}])
+def test_values_out_of_range(wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=rf"\b{name} {value}\b.*out of range"):
+        BertAdam([parameter(1.0)], **{"lr": 0.1, **wrong})
+
+
+def test_unknown_schedule_lists_the_known():
+    with pytest.raises(ValueError, match=f"'linear'.*{', '.join(SCHEDULES)}"):
+        BertAdam([parameter(1.0)], lr=0.1, schedule="linear")
+
+
+def test_biases_and_layer_norms_are_not_decayed():
+    model = TinyBertForSequenceClassification(BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1,
+                                                         num_attention_heads=1, intermediate_size=4), num_labels=2)
+    model.bert.pooler.requires_grad_(False)  # not trained, in neither group
+    names = {id(p): name for name, p in model.named_parameters() if not name.startswith("bert.pooler.")}
+    groups = parameter_groups(model, 0.01)
+    decayed, kept = ([names[id(p)] for p in group["params"]] for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0]
+    assert len(decayed) + len(kept) == len(names)
+    assert all(name.endswith("weight") and "LayerNorm" not in name for name in decayed)
+    assert all(name.endswith("bias") or "LayerNorm" in name for name in kept)

@@ -147,7 +147,8 @@ def main(argv: list[str] | None = None) -> None:
     set_precision(args.precision, device)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
-        return evaluate_only(args, task, processes)
+        evaluate_only(args, task, processes)
+        return
 
     data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
@@ -205,7 +206,8 @@ def main(argv: list[str] | None = None) -> None:
         targets = cached_logits(teacher, train, args.eval_batch_size, processes,
                                 args.cache_dir or data_dir / "features", fallback=output_dir / "features")
 
-    def batch_losses(student, teacher, rows: np.ndarray, length: int | None) -> list[torch.Tensor]:
+    def batch_losses(student: torch.nn.Module, teacher: torch.nn.Module, rows: np.ndarray,
+                     length: int | None) -> list[torch.Tensor]:
         """Of some examples, padded to `length`: the prediction loss, or attention loss and hidden loss."""
         batch = processes.send(train.batch(rows, length))
         if ask_teacher:

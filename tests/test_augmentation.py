@@ -565,6 +565,13 @@ def test_inputs_beside_data_are_found(bert, glove, tmp_path, monkeypatch, capsys
     assert "taking glove.txt" in capsys.readouterr().out
 
 
+def test_a_gpu_that_is_not_there_is_refused(bert, glove, tmp_path, refused, monkeypatch):
+    write_task(tmp_path, TASKS["rte"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    refused("data_augmentation", *arguments(bert, glove, tmp_path, "rte"), "--local_rank", "1", words=("GPU 1",))
+
+
 @pytest.mark.parametrize("task, more, message", [
     ("wnli", [], "WNLI is not augmented"), ("rte", ["--p", "1.5"], "--p"), ("rte", [], "predictions")])
 def test_refusals_end_with_one_line_and_status_2(bert, glove, tmp_path, refused, task, more, message):

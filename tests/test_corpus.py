@@ -778,6 +778,15 @@ def test_files_of_a_run(small, script, tmp_path):
                and len(instance["masked_lm_positions"]) == 1 for instance in instances)
 
 
+def test_flags_of_the_instances(small, script):
+    arguments, output = small
+    flags = ["--masked_lm_prob", "0.5", "--max_predictions_per_seq", "3", "--one_seq"]
+    assert script("pregenerate_training_data", *arguments, *flags)[0] == 0
+    instances = [json.loads(line) for line in (output / "epoch_0.json").read_text().splitlines()]
+    assert not any(instance["is_random_next"] for instance in instances)  # half of them without --one_seq
+    assert max(len(instance["masked_lm_positions"]) for instance in instances) == 3
+
+
 def test_bad_corpora(small, tmp_path, refused):
     arguments, output = small
     corpus = tmp_path / "bad.txt"

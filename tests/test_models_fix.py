@@ -256,6 +256,7 @@ def test_old_files_stay_until_the_new_ones_are_verified(tmp_path, monkeypatch):
 def test_default_folders_and_contradictions(tmp_path):
     assert [str(path) for path in fix_teacher_layers.parse_args([]).folders] == [
         "models/bert-base-uncased", *(f"models/bert-base-uncased-{task}" for task in ("mrpc", "sst2", "cola", "rte"))]
+    assert fix_teacher_layers.parse_args(["--models_dir", "a"]).folders[0] == Path("a/bert-base-uncased")
     result = subprocess.run([sys.executable, str(ROOT / "fix_teacher_layers.py"), "a", "--model_dir", "b"],
                             cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "--model_dir" in result.stderr

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from transformer.files import InputError
 
@@ -44,7 +45,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Without(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
         if set(values) == set(self.choices):
             parser.error(f"--without {' '.join(self.choices)} leaves no loss")
         setattr(namespace, self.dest, values)
@@ -167,7 +169,7 @@ def run_script(main: Callable[[], None]) -> int:
     Bad input (InputError) and the operating system's refusals (no space, no permission) become one line on
     stderr and status 2; anything else is a defect of the kit and keeps its traceback.
     """
-    script = os.path.basename(sys.argv[0])
+    script = Path(sys.argv[0]).name
     try:
         main()
     except (InputError, OSError) as error:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,7 @@ def byte_ranges(path: str | Path, part_bytes: int) -> list[tuple[int, int]]:
             handle.seek(min(cuts[-1] + part_bytes, size) - 1)
             read_line(handle)  # the rest of the line that reaches over the cut
             cuts.append(handle.tell())
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(pairwise(cuts))
 
 
 def read_range(path: str | Path, start: int, stop: int) -> bytes:
@@ -97,7 +98,7 @@ def locked(file: Path, wait: bool = False, keep: bool = True) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             # Whoever held it before may have removed it: then this is a lock on a file that nobody else will find.
             try:
-                if not os.path.samestat(os.fstat(handle.fileno()), os.stat(file)):
+                if not os.path.samestat(os.fstat(handle.fileno()), file.stat()):
                     continue
             except FileNotFoundError:
                 continue

@@ -66,10 +66,11 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, save_model
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.features import encode_file, show
 from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
-from transformer.modeling import CONFIG_NAME, BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import evaluate
 from transformer.record import RunRecord, check_output, format_metrics, open_output, read_run, require_finished

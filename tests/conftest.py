@@ -21,13 +21,9 @@ from faulty_server import FaultyServer
 from transformer import download, record
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
+from transformer.config import BertConfig
 from transformer.glue import Task, get_task, name_labels
-from transformer.modeling import (
-    BertConfig,
-    BertForPreTraining,
-    TinyBertForPreTraining,
-    TinyBertForSequenceClassification,
-)
+from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.weights import read_weights
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help

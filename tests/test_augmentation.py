@@ -29,10 +29,11 @@ from transformer.candidates import (
     words_to_vary,
 )
 from transformer.checkpoint import load_tokenizer, save_model
+from transformer.config import BertConfig
 from transformer.files import InputError
 from transformer.glove import Glove
 from transformer.glue import TASKS, read_rows
-from transformer.modeling import BertConfig, BertForMaskedLM, BertModel
+from transformer.modeling import BertForMaskedLM, BertModel
 from transformer.parts import locked
 from transformer.runtime import Processes
 

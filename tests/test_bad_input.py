@@ -6,8 +6,9 @@ import torch
 from conftest import edit_config, general, train
 
 from transformer.checkpoint import load_tokenizer
+from transformer.config import BertConfig
 from transformer.files import InputError, atomic_write
-from transformer.modeling import BertConfig, BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin, write_safetensors
 
 

@@ -6,6 +6,7 @@ import torch
 from test_bad_input import general, train
 from test_training import assert_equal_weights, run
 
+from transformer.config import BertConfig
 from transformer.distillation import (
     attention_loss,
     check_pair,
@@ -16,7 +17,7 @@ from transformer.distillation import (
     soft_cross_entropy,
 )
 from transformer.files import InputError
-from transformer.modeling import BertConfig, BertModel
+from transformer.modeling import BertModel
 from transformer.weights import canonical_names, read_weights
 
 

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer import features, prediction
+from transformer.config import BertConfig
 from transformer.features import Sequences, encode, encode_file, show
 from transformer.files import InputError
 from transformer.glue import TASKS, Task, read_rows
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.prediction import cached_logits, predict
 from transformer.runtime import Processes
 from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer

@@ -15,9 +15,10 @@ import task_distill
 from transformer import curves, prediction
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import Parser, run_script
+from transformer.config import BertConfig
 from transformer.files import InputError, read_json
 from transformer.glue import get_task, read_rows
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.resume import States
 from transformer.runtime import Processes, join_processes

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from transformer.config import BertConfig
 from transformer.distillation import attention_loss, hidden_loss, layer_map, soft_cross_entropy
-from transformer.modeling import (
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-    TinyBertForPreTraining,
-    TinyBertForSequenceClassification,
-)
+from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.weights import canonical_names, load_strictly
 

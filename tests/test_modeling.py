@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from transformer.config import BertConfig
 from transformer.distillation import (
     ablate,
     attention_loss,
@@ -12,13 +13,7 @@ from transformer.distillation import (
     prediction_loss,
     transformer_losses,
 )
-from transformer.modeling import (
-    BertConfig,
-    BertModel,
-    BertSelfAttention,
-    TinyBertForPreTraining,
-    TinyBertForSequenceClassification,
-)
+from transformer.modeling import BertModel, BertSelfAttention, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import freeze_unused
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}

@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from transformer.modeling import BertConfig, TinyBertForSequenceClassification
+from transformer.config import BertConfig
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import SCHEDULES, BertAdam, parameter_groups
 
 # without memory an update is the sign of the gradient, times the rate

@@ -8,13 +8,8 @@ import torch
 import transformers
 
 from transformer.checkpoint import save_model
-from transformer.modeling import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForPreTraining,
-    BertModel,
-    TinyBertForSequenceClassification,
-)
+from transformer.config import BertConfig
+from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
     (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),

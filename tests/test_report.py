@@ -12,8 +12,8 @@ import pytest
 
 import report
 from tests.miniworld import ablation_table
+from transformer.config import BertConfig
 from transformer.files import read_json, write_json
-from transformer.modeling import BertConfig
 from transformer.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
 from transformer.record import RunRecord
 from transformer.runtime import join_processes

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from transformer.config import CONFIG_NAME
 from transformer.files import InputError, atomic_write, sha256_of
-from transformer.modeling import CONFIG_NAME
 from transformer.runtime import Processes
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_pickle
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from transformer.checkpoint import VOCAB_NAME
+from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import write_json
 from transformer.glue import Task, name_labels
-from transformer.modeling import CONFIG_NAME, BertConfig, BertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import BertForPreTraining, TinyBertForSequenceClassification
 from transformer.tokenization import BertTokenizer
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
 

@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="print the candidates of the first K sentences")
     augment.add_argument("--batch_tokens", type=positive,
                          help="wordpieces per forward pass, padding included (default: 4096 on a CPU, 16384 or, where "
-                              "there are 12 GB, 65536 on a GPU)")
+                              "there are more than 12 GB, 65536 on a GPU)")
     augment.add_argument("--resume", action="store_true",
                          help="go on with the run that was stopped; start it where there is none")
     add_device_flags(parser, precision=True)

@@ -122,7 +122,7 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
         next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
     if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
-    check_output(output_dir, args.resume, args.overwrite_output_dir)
+    check_output(output_dir, args.resume, args.overwrite_output_dir, start_folder(task, args))
     return True
 
 

@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     student.train()
 
     output_dir = Path(args.output_dir)
-    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes):
+    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
         return
     print_settings(args)
     reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}

@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         student.config.classifier_relu = False
 
     output_dir = Path(args.output_dir)
-    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes):
+    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
         return
     print_settings(args)
     sets = dev_sets(task, data_dir, tokenizer, args)

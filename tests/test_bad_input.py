@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from conftest import edit_config, general, train
+from conftest import edit_config, finetune, general, train
 
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
@@ -124,6 +124,18 @@ def test_output_folder_not_empty(tiny, refused, script):
     assert [path.name for path in (tiny / "out").iterdir()] == ["thesis.txt"]
     assert script("general_distill", *general(tiny, overwrite_output_dir=True))[0] == 0
     assert (tiny / "out" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name, start, arguments", [
+    ("general_distill", "general", lambda tiny: general(tiny, student_model=tiny / "general", continue_train=True)),
+    ("general_distill", "bert", general), ("task_distill", "general", train), ("task_distill", "teacher_mrpc", train),
+    ("finetune_teacher", "bert", lambda tiny: finetune(tiny, model=tiny / "bert"))])
+def test_a_run_does_not_write_over_what_it_starts_from(tiny, refused, name, start, arguments):
+    before = read_weights(tiny / start)
+    refused(name, *arguments(tiny), "--output_dir", tiny / "out" / ".." / start, "--overwrite_output_dir",
+            words=(start, "starts from", "--output_dir"))
+    assert all(before[key].equal(tensor) for key, tensor in read_weights(tiny / start).items())
+    assert not (tiny / start / "run.json").exists()
 
 
 def test_dev_set_missing(tiny, refused):

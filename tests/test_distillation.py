@@ -95,8 +95,6 @@ def test_from_scratch_reads_the_config_alone(tiny, script, refused):
                                           output_dir=tiny / folder[0]))
     assert_equal_weights(tiny / "c", tiny / "g", 0)
     assert (tiny / "c" / "vocab.txt").read_bytes() == (tiny / "vocab.txt").read_bytes()
-    refused("task_distill", *train(tiny, from_scratch=True, teacher_model=None, do_eval=True),
-            words=("--from_scratch", "--do_eval"))
     refused("task_distill", *train(tiny, student_model=tiny / "config"), words=("config", "vocab.txt"))
 
 

@@ -86,7 +86,7 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
                        help="decoupled decay of weights, per unit of learning rate")
     group.add_argument("--save_steps", type=positive,
-                       help="also save the state for --resume every so many steps (default: at evaluations alone)")
+                       help="also save the state for --resume every so many steps (default: when it logs alone)")
     _add_precision_flag(group)
     group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")

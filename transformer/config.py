@@ -67,7 +67,7 @@ class BertConfig:
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
         """Build a config from the keys of a config.json; InputError where vocab_size is missing or a value is bad."""
         known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
-        if not isinstance(values, dict) or "vocab_size" not in values:
+        if "vocab_size" not in values:
             raise InputError("config: vocab_size is missing")
         return cls(**{key: value for key, value in values.items() if key in known},
                    extra={key: value for key, value in values.items() if key not in known})

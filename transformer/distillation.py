@@ -124,7 +124,7 @@ def prediction_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, tem
     """Loss of the prediction stage: soft cross-entropy, or the mean squared error for a regression (one column).
 
     student, teacher: logits [batch, classes]. labels: [batch]; given, they take the teacher's place: gold scores of
-    a regression, or hard labels (paper, table 2, "w/o Pred").
+    a regression, or hard labels (paper, table 3, "w/o Pred").
     """
     if student.size(-1) == 1:
         return functional.mse_loss(student[:, 0], teacher[:, 0] if labels is None else labels.float())

@@ -18,7 +18,6 @@ from typing import IO, Any
 MAX_JSON_BYTES = 16 << 20
 MAX_LINE_BYTES = 32 << 20
 
-
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

@@ -46,10 +46,11 @@ def require_finished(folder: str | Path) -> None:
                          f"go on with it (--resume), or delete {RUN_NAME} to take the model as it is")
 
 
-def check_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
+def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str | Path) -> bool:
     """Make the output folder of a training run; true where resume finds a finished run in it.
 
-    Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten.
+    Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten, or one of
+    the models that the run starts from.
     """
     run = read_run(folder)
     if resume and run is not None:
@@ -57,17 +58,20 @@ def check_output(folder: str | Path, resume: bool, overwrite: bool) -> bool:
     if run is not None and not run.get("finished") and not overwrite:
         raise InputError(f"{folder} holds a run that was stopped: go on with it with --resume, or start it anew with "
                          "--overwrite_output_dir")
+    if Path(folder).resolve() in (Path(start).resolve() for start in starts):
+        raise InputError(f"{folder} holds a model that the run starts from, and would lose it: name another folder for "
+                         "--output_dir")
     require_empty_folder(folder, overwrite)
     return False
 
 
-def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Processes) -> bool:
+def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Processes, *starts: str | Path) -> bool:
     """check_output() for all processes, which says so where there is nothing to do.
 
     A run that is to be overwritten is marked as unfinished and loses its states at once: it must not pass for this one,
     however early this one is stopped.
     """
-    finished = processes.any(processes.is_first and check_output(folder, resume, overwrite))
+    finished = processes.any(processes.is_first and check_output(folder, resume, overwrite, *starts))
     if processes.is_first and not resume and (Path(folder) / RUN_NAME).is_file():
         write_json(Path(folder) / RUN_NAME, {"finished": False})
         clear_states(folder)

@@ -230,9 +230,9 @@ def name_labels(extra: dict[str, Any], task: Task) -> None:
     """Record the task's classes in a config's `extra` keys, as Hugging Face does: id2label, label2id, problem_type."""
     labels = task.labels or ("score",)
     extra.update(id2label={str(i): label for i, label in enumerate(labels)},
-                        label2id={label: i for i, label in enumerate(labels)},
-                        problem_type="regression" if task.is_regression else "single_label_classification",
-                        finetuning_task=task.name)
+                 label2id={label: i for i, label in enumerate(labels)},
+                 problem_type="regression" if task.is_regression else "single_label_classification",
+                 finetuning_task=task.name)
 
 
 def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[int]:

@@ -66,7 +66,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, save_model
-from transformer.config import CONFIG_NAME, BertConfig
 from transformer.features import encode_file, show
 from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
@@ -78,7 +77,7 @@ from transformer.resume import States, StopSignals, files_sha256, result_setting
 from transformer.runtime import (
     Losses,
     Processes,
-    check_length,
+    check_sizes,
     join_processes,
     locate,
     micro_batch_size,
@@ -91,7 +90,7 @@ from transformer.runtime import (
     shuffled_batches,
     steps_per_epoch,
 )
-from transformer.weights import canonical_names, read_weights
+from transformer.weights import head_convention, read_model
 
 
 def start_folder(task: Task, args: argparse.Namespace) -> Path:
@@ -128,13 +127,13 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
 
 def misfit(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
     """Why the classifier of a model is not kept for a task; None where it is."""
-    config = BertConfig.from_json_file(folder / CONFIG_NAME)
-    head = canonical_names(read_weights(folder)).get("classifier.weight")
+    config, state = read_model(folder)
+    head = state.get("classifier.weight")
     if head is None:
         return f"{folder} has none"
     if args.new_head:
         return "--new_head"
-    if args.hf_head and config.classifier_relu:
+    if args.hf_head and head_convention(config, state)[0]:
         return f"--hf_head, and that of {folder} stands on a relu"
     if head.shape != (task.num_labels, config.hidden_size):
         return f"that of {folder} is {list(head.shape)}, {task.name} needs {[task.num_labels, config.hidden_size]}"
@@ -152,7 +151,8 @@ def misfit(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
 def load_start(folder: Path, task: Task, reason: str | None, hf_head: bool) -> TinyBertForSequenceClassification:
     """The model to fine-tune: with its classifier, its convention and the classes in the task's order, where there is
     no reason against it; else with a new one."""
-    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=("classifier.",))
+    new = ("classifier.", "bert.pooler.") if reason else ()  # a BERT of masked-LM training alone has no pooler
+    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=new)
     if reason:
         model.init_weights()  # of the classifier: one may have been loaded
         model.config.classifier_relu = not hf_head
@@ -176,7 +176,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
     reason = misfit(folder, task, args)
     model = load_start(folder, task, reason, args.hf_head).to(device)
-    check_length(args.max_seq_length, model)
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: model})
     data_dir = task_folder(find_input(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))

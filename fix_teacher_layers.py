@@ -57,8 +57,11 @@ from transformer.weights import (
     WEIGHTS_NAME,
     WORD_EMBEDDINGS,
     canonical_names,
+    head_convention,
+    open_model_folder,
     read_safetensors,
     read_weights,
+    weight_files,
     write_bin,
 )
 
@@ -111,14 +114,12 @@ def drop_safetensors(folder: Path, state: dict[str, Tensor]) -> str | None:
 
 def fix_folder(folder: Path, seed: int) -> str:
     """Fix one model folder; return what was done, in one line. On an InputError the folder is as it was."""
-    if not folder.is_dir():
-        raise InputError(f"model folder {folder} does not exist: get_bert_models.py gets it")
+    config = open_model_folder(folder)
     workplace = folder / ".fixing"
     shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
     raw = read_weights(folder)
     whole = canonical_names(raw)
     settings = read_json(folder / CONFIG_NAME)
-    config = BertConfig.from_json_file(folder / CONFIG_NAME)
     head = whole.get("classifier.weight")
     if head is not None and (head.ndim != 2 or head.shape[1] != config.hidden_size):
         raise InputError(f"{folder}: classifier.weight is {list(head.shape)}, hidden_size is {config.hidden_size}")
@@ -130,18 +131,16 @@ def fix_folder(folder: Path, seed: int) -> str:
     used = {id(tensor) for tensor in state.values()}
     if dropped := [name for name, tensor in raw.items() if id(tensor) not in used]:
         done.append(f"{', '.join(dropped)} dropped")
-    if not (folder / WEIGHTS_NAME).is_file():
-        done.append(f"{SAFETENSORS_NAME} turned into {WEIGHTS_NAME}")
+    if (found := weight_files(folder)[0].name) != WEIGHTS_NAME:
+        done.append(f"{found} turned into {WEIGHTS_NAME}")
     if head is None and task:
         state.update(new_classifier(task, config, seed))
         settings["classifier_relu"] = True
         name_labels(settings, task)
         done.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
-    elif head is not None and "classifier_relu" not in settings:
-        # The published TinyBERT class trains its head on relu(pooled), Hugging Face's does not. Only the former's
-        # checkpoints carry the projection to the teacher's width.
-        settings["classifier_relu"] = any(name.startswith("fit_dense") for name in state)
-        done.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu")
+    elif head is not None and config.classifier_relu is None:
+        settings["classifier_relu"], why = head_convention(config, state)
+        done.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})")
 
     if done:
         try:
@@ -152,6 +151,8 @@ def fix_folder(folder: Path, seed: int) -> str:
             # config.json goes first: without its record, a run after a kill here would take a new head for a found one
             for name in (CONFIG_NAME, WEIGHTS_NAME):
                 os.replace(workplace / name, folder / name)
+        except InputError as error:  # nobody knows the workplace
+            raise InputError(str(error).replace(str(workplace), str(folder))) from None
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
     else:

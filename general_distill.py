@@ -85,7 +85,7 @@ from transformer.resume import States, StopSignals, files_sha256, result_setting
 from transformer.runtime import (
     Losses,
     Processes,
-    check_length,
+    check_sizes,
     count_steps,
     freeze,
     join_processes,
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.continue_train:
         require_same_vocabulary(student_folder, teacher_folder)
     check_pair(student.config, teacher.config)
-    check_length(args.max_seq_length, student, teacher)
+    check_sizes(args.max_seq_length, 2, {student_folder: student, teacher_folder: teacher})
     mapped = layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping)
     if args.init_from_teacher_layers:
         copy_layers(student.bert, teacher, mapped[0])

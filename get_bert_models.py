@@ -89,7 +89,7 @@ from transformer.checkpoint import TOKENIZER_NAME, VOCAB_NAME, load_tokenizer, w
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.record import RUN_NAME
-from transformer.weights import SAFETENSORS_NAME, TIED_DECODER, WEIGHTS_NAME, canonical_names, read_weights
+from transformer.weights import SAFETENSORS_NAME, TIED_DECODER, WEIGHTS_NAME, read_model
 
 # what a model folder needs; of alternatives the first that the source has
 FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME), (SAFETENSORS_NAME, WEIGHTS_NAME))
@@ -132,9 +132,8 @@ def summary(folder: Path) -> str:
 
     InputError where vocabulary, weights and config disagree: a weight that is missing, of another shape or unknown.
     """
-    config = BertConfig.from_json_file(folder / CONFIG_NAME)
+    config, state = read_model(folder)
     load_tokenizer(folder, do_lower_case=True)  # its check that the vocabulary fits
-    state = canonical_names(read_weights(folder))
     if not any(name.startswith("bert.") for name in state):
         raise InputError(f"{folder} holds no BERT: no weight is called bert.*, embeddings.* or encoder.*")
     last = f"bert.encoder.layer.{config.num_hidden_layers - 1}."  # first: many layers take long, also without memory

@@ -108,7 +108,7 @@ from transformer.record import RunRecord, format_metrics, open_output, require_f
 from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
-    check_length,
+    check_sizes,
     count_steps,
     freeze,
     join_processes,
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         build, sizes["new"] = TinyBertForSequenceClassification.from_pretrained, ("classifier.", "fit_dense")
     student = build(student_folder, **sizes).to(device)
     check_pair(student.config, teacher.config)
-    check_length(args.max_seq_length, student, teacher)
+    check_sizes(args.max_seq_length, len(task.text_columns), {student_folder: student, teacher_folder: teacher})
     pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
                    args.without)
     of_student, of_teacher = ({"scores": ()},) * 2 if args.pred_distill else needed(pairs)

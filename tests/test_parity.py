@@ -1,15 +1,21 @@
 """The models against Hugging Face transformers: same weights, same outputs; and folders read in both directions."""
+import importlib
 import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import TEACHER, finetune, run, train
 
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
+from transformer.features import encode_file
+from transformer.glue import get_task
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
+from transformer.tokenization import BertTokenizer
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
     (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),
@@ -95,6 +101,82 @@ def test_classifier_head_convention(relu, tmp_path):
         pooled = theirs.bert(batch[0], batch[2], batch[1]).pooler_output
         wanted = theirs.classifier(pooled.relu() if relu else pooled)
     torch.testing.assert_close(logits, wanted, **TOLERANCE)
+
+
+@pytest.fixture(params=["MRPC", "STS-B"])
+def of_hugging_face(request, tiny):
+    """A task, a folder that Hugging Face saved after training for it, and that class's logits of the dev set."""
+    task = get_task(request.param)
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**TEACHER, num_labels=task.num_labels))
+    torch.nn.init.normal_(model.classifier.weight)
+    folder = tiny / "hugging_face"
+    model.eval().save_pretrained(folder)
+    (folder / "vocab.txt").write_bytes((tiny / "vocab.txt").read_bytes())
+    dev = encode_file(task, tiny / "glue" / task.name / "dev.tsv", BertTokenizer.from_pretrained(folder), 24)
+    ids, segments, mask = dev.batch(np.arange(len(dev)))
+    with torch.no_grad():
+        return task, folder, model(ids, mask, segments).logits.numpy()
+
+
+def scored_first(monkeypatch, script) -> list:
+    """Gets the dev logits of each model that a script scores, the first of which is the teacher or the start."""
+    module, logits = importlib.import_module(script), []
+
+    def recorded(*arguments, evaluate=module.evaluate):
+        values, of_sets = evaluate(*arguments)
+        logits.append(next(iter(of_sets.values())))
+        return values, of_sets
+    monkeypatch.setattr(module, "evaluate", recorded)
+    return logits
+
+
+@pytest.mark.parametrize("stage", [{}, {"pred_distill": True}], ids=["intermediate", "prediction"])
+def test_a_teacher_of_hugging_face_gives_its_logits(stage, of_hugging_face, tiny, script, monkeypatch):
+    task, folder, wanted = of_hugging_face
+    logits = scored_first(monkeypatch, "task_distill")
+    out = run(script, "task_distill", train(tiny, task.name, task.key, teacher_model=folder, **stage))
+    np.testing.assert_allclose(logits[0], wanted, rtol=0, atol=1e-5)
+    assert f"{folder}: classifier without a relu (as Hugging Face's" in out
+    assert f"{tiny / 'general'}: classifier" not in out  # it has none yet
+    assert json.loads((tiny / "out" / "config.json").read_text())["classifier_relu"] is True  # the class's own
+
+
+def test_a_start_of_hugging_face_keeps_its_head(of_hugging_face, tiny, script, monkeypatch):
+    task, folder, wanted = of_hugging_face
+    logits = scored_first(monkeypatch, "finetune_teacher")
+    run(script, "finetune_teacher", finetune(tiny, tasks=task.name, model=folder, keep_head=True, output_dir=tiny / "out"))
+    np.testing.assert_allclose(logits[0], wanted, rtol=0, atol=1e-5)
+    assert json.loads((tiny / "out" / "config.json").read_text())["classifier_relu"] is False
+
+
+def test_a_student_of_hugging_face_is_scored_by_its_logits(of_hugging_face, tiny, script):
+    task, folder, wanted = of_hugging_face
+    run(script, "task_distill", ["--do_eval", "--save_predictions", "--data_dir", tiny / "glue" / task.name,
+                                 "--task_name", task.name, "--student_model", folder, "--output_dir", tiny / "out",
+                                 "--max_seq_length", 24, "--do_lower_case", "--no_cuda"])
+    header, *rows = (line.split("\t") for line in (folder / "eval_predictions_dev.tsv").read_text().splitlines())
+    columns = header[3:] or ["prediction"]  # of a regression the logit is the prediction
+    found = np.array([[row[header.index(column)] for column in columns] for row in rows], float)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["cell", "pre_trained", "structure", "emb_size", "fit_dense", "classifier_relu"])
+def test_a_published_student_has_a_relu(key, of_hugging_face):
+    """By any of the keys of its config.json, or by the projection among its weights; recorded, the record counts."""
+    task, folder, _ = of_hugging_face
+    theirs = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
+    config = json.loads((folder / "config.json").read_text())
+    if key == "fit_dense":
+        state = theirs.state_dict() | {"fit_dense.weight": torch.ones(16, 16), "fit_dense.bias": torch.ones(16)}
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        (folder / "config.json").write_text(json.dumps(config | {key: {"cell": {}, "structure": []}.get(key, True)}))
+    ids, segments, mask = random_batch(TEACHER["vocab_size"], 1)
+    with torch.no_grad():
+        wanted = theirs.classifier(theirs.bert(ids, mask, segments).pooler_output.relu())
+        ours = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels).eval()
+        torch.testing.assert_close(ours(ids, segments, mask)[0], wanted, **TOLERANCE)
 
 
 @pytest.mark.parametrize("cls,kwargs,hf", [

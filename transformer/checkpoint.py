@@ -33,7 +33,7 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, vocab_file: str |
 
 def head_note(config: BertConfig, folder: str | Path) -> str:
     """One line for people: whether Hugging Face's class gives the logits of the classifier saved in `folder`."""
-    if config.classifier_relu:
+    if config.classifier_relu is not False:  # a new one has it, too
         return (f"{folder}: the classifier stands on relu(pooled). Hugging Face's BertForSequenceClassification has no "
                 "relu and gives other logits until it is put in (README, Back to Hugging Face); --hf_head trains a "
                 "classifier without it")

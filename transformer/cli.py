@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError
+from transformer.files import InputError, in_words
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -173,7 +173,8 @@ def run_script(main: Callable[[], None]) -> int:
     try:
         main()
     except (InputError, OSError) as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = in_words(error) if isinstance(error, OSError) else str(error)
+        print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)

@@ -21,7 +21,8 @@ class BertConfig:
     """Sizes and rates of a BERT model, read from and written to config.json; rates are fractions from 0 to 1.
 
     `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
-    Hugging Face's class does not. `extra` keeps the keys that this package has no use for (id2label, ...).
+    Hugging Face's class does not; None where config.json does not say, see weights.head_convention(). `extra` keeps the
+    keys that this package has no use for (id2label, ...).
     Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
     the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
     """
@@ -37,7 +38,7 @@ class BertConfig:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    classifier_relu: bool = True
+    classifier_relu: bool | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -50,7 +51,7 @@ class BertConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise InputError(f"config: {name} is {value!r}, expected a number from 0 to 1")
-        if type(self.classifier_relu) is not bool:
+        if self.classifier_relu is not None and type(self.classifier_relu) is not bool:
             raise InputError(f"config: classifier_relu is {self.classifier_relu!r}, expected true or false")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"config: {self.num_attention_heads} attention heads do not divide "
@@ -81,8 +82,10 @@ class BertConfig:
             raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys, those of `extra` among them."""
+        """All keys, those of `extra` among them; not classifier_relu where it is None."""
         values = dataclasses.asdict(self)
+        if self.classifier_relu is None:
+            del values["classifier_relu"]
         return {**values.pop("extra"), **values}
 
     def to_json_file(self, path: str | Path) -> None:

@@ -28,7 +28,7 @@ from transformer.record import (
     format_metrics,
     is_finished,
 )
-from transformer.runtime import Processes, check_length
+from transformer.runtime import Processes, check_sizes
 from transformer.submission import write_submission
 from transformer.tokenization import BertTokenizer
 
@@ -73,7 +73,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
     student = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels)
-    check_length(args.max_seq_length, student)
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)
     dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}

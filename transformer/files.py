@@ -6,34 +6,83 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from transformer.kinds import kind_of
 
 # What a file can make a script hold in memory; far above any file that is what it should be.
 MAX_JSON_BYTES = 16 << 20
 MAX_LINE_BYTES = 32 << 20
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the names that atomic_write() gives: .NAME.PID.tmp
+_LOADED_AT = time.time()
 
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: what, where, how to mend it."""
 
 
+def in_words(error: OSError) -> str:
+    """What the system refused, for people: the file, if one is known, and the reason, without a number."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename is not None else reason
+
+
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Make an OSError of the disk (full, over quota, damaged) name `path`: the system itself names no file then."""
+def naming(path: str | Path, instead_of: str | Path | None = None) -> Iterator[None]:
+    """Make an OSError of the disk (full, over quota, damaged) name `path`: the system itself names no file then.
+
+    instead_of: a temporary file, which nobody knows and for which `path` is named, too.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_ERRORS and error.filename is None:
-            error.filename = str(path)
+        if error.errno in _DISK_ERRORS and error.filename is None or error.filename == str(instead_of):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Delete the temporary files in a folder whose process was killed while it wrote them; see atomic_write()."""
+    with contextlib.suppress(OSError):  # a folder that others may write, or nobody
+        for path in Path(folder).iterdir():
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and _is_abandoned(path, int(match[1])):
+                path.unlink()
+
+
+def _is_abandoned(path: Path, pid: int) -> bool:
+    if pid == os.getpid():  # an earlier process had this number, as in containers
+        if path.stat().st_mtime >= _LOADED_AT:
+            return False
+    elif _is_alive(pid):
+        return False
+    with open(path, "r+b") as handle:  # a process on another machine, or in another container, holds its lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -41,18 +90,23 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path`; rename it over `path` only when the block ends without an error.
 
     Text is UTF-8 with "\\n" line ends. A reader sees the old file or the whole new one, never a part,
-    even when the machine loses power: the data reach the disk before the rename does.
+    even when the machine loses power: the data reach the disk before the rename does. What a killed process left
+    unfinished in the folder is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with naming(path), open(temporary, mode, **text) as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            with open(temporary, mode, **text) as handle:
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -75,10 +129,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:
+        refuse_foreign(path)
         raise InputError(f"{path} is not valid JSON ({error}); it may be cut short: get or make it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object (a table in braces): get or make it again")
     return value
+
+
+def refuse_foreign(path: str | Path) -> None:
+    """InputError where a file that is to hold text is something else, as kinds.kind_of() tells."""
+    if what := kind_of(path):
+        raise InputError(f"{path} {what}")
 
 
 def read_line(handle: IO[bytes]) -> bytes:
@@ -94,8 +155,9 @@ def read_lines(path: str | Path) -> Iterator[str]:
     """Lines of a UTF-8 text file without their ends ("\\n" or "\\r\\n"); a leading byte-order mark is dropped.
 
     Only "\\n" ends a line: str.splitlines() would also cut at U+0085, U+2028 and others that occur in text.
-    Raises InputError naming the line when the file is not valid UTF-8, and as read_line() does.
+    Raises InputError naming the line when the file is not valid UTF-8, and as read_line() and refuse_foreign() do.
     """
+    refuse_foreign(path)
     with open(path, "rb") as handle:
         for number, raw in enumerate(iter(functools.partial(read_line, handle), b""), 1):
             try:

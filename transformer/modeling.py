@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import ACTIVATIONS, CONFIG_NAME, BertConfig
-from transformer.files import InputError
-from transformer.weights import canonical_names, load_strictly, read_weights, require_sizes
+from transformer.weights import head_convention, load_strictly, read_model, require_sizes
 
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
 
@@ -240,18 +239,18 @@ class BertPreTrainedModel(nn.Module):
 
         new: name prefixes of weights that the caller accepts as newly initialised where the checkpoint lacks them or
         holds them in another shape, e.g. ("classifier",). What was left out and what is new is printed.
-        Raises InputError listing every missing, unexpected or misshapen weight, and for files that cannot be used.
+        Of a classifier in the weights it is printed whether it stands on a relu. Raises InputError listing every
+        missing, unexpected or misshapen weight, and for files that cannot be used.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"model folder {folder} does not exist")
-        state = canonical_names(read_weights(folder))
+        config, state = read_model(folder)
         if cls.has_fit and any(name.startswith("fit_denses.") for name in state):
             kwargs["fit_per_layer"] = True
-        config = BertConfig.from_json_file(folder / CONFIG_NAME)
         require_sizes(config, state, folder)
+        config.classifier_relu, why = head_convention(config, state)
         model = cls(config, **kwargs)
         load_strictly(model, state, folder, new)
+        if hasattr(model, "classifier") and "classifier.weight" in state:
+            print(f"{folder}: classifier {'on' if config.classifier_relu else 'without'} a relu ({why})", flush=True)
         return model
 
 
@@ -374,12 +373,15 @@ class TinyBertForPreTraining(_Fit):
 
 
 class TinyBertForSequenceClassification(_Fit):
-    """BERT or TinyBERT with a classifier on the pooled first token (a score where num_labels is 1)."""
+    """BERT or TinyBERT with a classifier on the pooled first token (a score where num_labels is 1), after a relu as
+    published unless config.classifier_relu says no."""
 
     hf_architecture = "BertForSequenceClassification"
 
     def __init__(self, config: BertConfig, num_labels: int, fit_size: int | None = None, fit_per_layer: bool = False):
         super().__init__(config)
+        if config.classifier_relu is None:
+            config.classifier_relu = True  # as published
         self.num_labels = num_labels
         self.bert = BertModel(config)
         self.classifier = nn.Linear(config.hidden_size, num_labels)

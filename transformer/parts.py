@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from transformer.files import InputError, naming, read_line
+from transformer.files import InputError, naming, read_line, refuse_foreign
 
 Part = tuple[Path, int, int]  # of a file: from which byte to which
 
@@ -22,8 +22,9 @@ _SECONDS_BETWEEN_SAVES = 1.0  # of work that a kill can cost; waiting for the di
 def byte_ranges(path: str | Path, part_bytes: int) -> list[tuple[int, int]]:
     """Cut a file into (start, stop) of about `part_bytes` each, at line ends: every range holds whole lines.
 
-    Raises InputError as files.read_line() does.
+    Raises InputError as files.read_line() and refuse_foreign() do.
     """
+    refuse_foreign(path)
     size = Path(path).stat().st_size
     cuts = [0]
     with open(path, "rb") as handle:

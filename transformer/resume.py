@@ -15,7 +15,7 @@ import torch
 from transformer.config import CONFIG_NAME
 from transformer.files import InputError, atomic_write, sha256_of
 from transformer.runtime import Processes
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_pickle
+from transformer.weights import weight_files, write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
@@ -32,12 +32,11 @@ def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, Any]:
 
 
 def files_sha256(folder: str | Path, weights: bool = True) -> str:
-    """Fingerprint of a model folder that a run starts from: of config.json and, with `weights`, the file of weights.
+    """Fingerprint of a model folder that a run starts from: of config.json and, with `weights`, the files of weights.
 
     Of the files, since random weights of the same seed differ in their last bits from processor to processor.
     """
-    names = [CONFIG_NAME, *(name for name in (WEIGHTS_NAME, SAFETENSORS_NAME) if weights)]
-    digests = [sha256_of(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    digests = [sha256_of(path) for path in (Path(folder) / CONFIG_NAME, *(weight_files(folder) if weights else ()))]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

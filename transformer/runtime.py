@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -268,9 +269,14 @@ def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScale
     losses.check(step, (weight for group in optimizer.param_groups for weight in group["params"]))
 
 
-def check_length(max_seq_length: int, *models: nn.Module) -> None:
-    """InputError where sequences would be longer than a model's position embeddings, or hold no text."""
-    positions = min(model.config.max_position_embeddings for model in models)
-    if not 4 <= max_seq_length <= positions:
-        raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the {positions} positions "
-                         "(max_position_embeddings) of the model")
+def check_sizes(max_seq_length: int, segments: int, models: dict[str | Path, nn.Module]) -> None:
+    """InputError where examples of so many wordpieces in so many segments are more than one of the `models`, by folder,
+    has embeddings for, or hold no text."""
+    for folder, model in models.items():
+        config = model.config
+        if not 4 <= max_seq_length <= config.max_position_embeddings:
+            raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the "
+                             f"{config.max_position_embeddings} positions (max_position_embeddings) of {folder}")
+        if segments > config.type_vocab_size:
+            raise InputError(f"{folder} tells {config.type_vocab_size} segment from another (type_vocab_size in "
+                             f"config.json) and pairs of texts need {segments}: take another model")

@@ -12,27 +12,78 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.files import InputError, atomic_write
+from transformer.files import InputError, atomic_write, read_json, remove_abandoned
+from transformer.kinds import kind_of, not_bert
 
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFETENSORS_NAME = "model.safetensors"
+_INDEX_NAMES = (f"{SAFETENSORS_NAME}.index.json", f"{WEIGHTS_NAME}.index.json")  # of weights in several files
+_WEIGHT_NAMES = (WEIGHTS_NAME, SAFETENSORS_NAME, *_INDEX_NAMES)
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+_PUBLISHED_KEYS = ("cell", "pre_trained", "structure", "emb_size")  # of the published students' config.json
 TIED_DECODER = "cls.predictions.decoder.weight"  # of the masked LM: the word embeddings once more
 MAX_HEADER_BYTES = 8 << 20  # of a .safetensors file; BERT-large's has 50 KB
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold the weights of a model folder: one, or the index of several and these; none where there are
+    no weights.
+
+    Of several kinds pytorch_model.bin comes first, because it is what this kit writes. Raises InputError where an index
+    is damaged, or names a file that is not there.
+    """
+    folder = Path(folder)
+    name = next((name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
+    if name is None:
+        return []
+    if name not in _INDEX_NAMES:
+        return [folder / name]
+    return [folder / name, *(folder / shard for shard in sorted(set(_weight_map(folder / name).values())))]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """{name of a tensor: name of the file beside the index that holds it}."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(
+            isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()):
+        raise InputError(f"{index} holds no weight_map of tensors and the files beside it: get it again")
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise InputError(f"{index.parent / shard} does not exist, and {index.name} says that weights are in it: "
+                             "get it, too")
+    return weight_map
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a model folder, on the CPU, under the names that the file gives them.
 
-    pytorch_model.bin comes before model.safetensors where both are there, because it is what this kit writes.
-    Nothing in the file is executed. Raises InputError when there is no such file, or when it is damaged.
+    Which files, weight_files() tells; of several each is read, and compared with what the index says of it. Nothing in
+    a file is executed. Raises InputError when there is none, saying what the folder is, or when one is damaged.
     """
-    folder = Path(folder)
-    if (folder / WEIGHTS_NAME).is_file():
-        return read_bin(folder / WEIGHTS_NAME)
-    if (folder / SAFETENSORS_NAME).is_file():
-        return read_safetensors(folder / SAFETENSORS_NAME)
-    raise InputError(f"{folder} holds neither {WEIGHTS_NAME} nor {SAFETENSORS_NAME}")
+    files = weight_files(folder)
+    if not files:
+        raise InputError(f"{folder} {kind_of(folder, _WEIGHT_NAMES) or f'holds no {WEIGHTS_NAME}'}")
+    if len(files) == 1:
+        return _read_file(files[0])
+    index, *shards = files
+    weight_map, state = _weight_map(index), {}
+    for shard in shards:
+        tensors = _read_file(shard)
+        listed = {name for name, file in weight_map.items() if file == shard.name}
+        if different := sorted(listed ^ tensors.keys()):
+            raise InputError(f"{shard} {'lacks' if different[0] in listed else 'holds'} {different[0]}, unlike "
+                             f"{index.name} says: the files do not belong together, get them again")
+        state |= tensors
+    return state
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
+
+
+def _unreadable(path: str | Path, why: str) -> InputError:
+    """The error for a file of weights: what it is, if that can be told, else why it cannot be read."""
+    return InputError(f"{path} {kind_of(path, _WEIGHT_NAMES) or why}")
 
 
 def read_bin(path: str | Path) -> dict[str, Tensor]:
@@ -44,11 +95,11 @@ def read_bin(path: str | Path) -> dict[str, Tensor]:
         _check_pickle(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise InputError(f"{path} is damaged or holds more than tensors (a pickle with code is never run): "
-                         "get it again from a source you trust") from None
+        raise _unreadable(path, "is damaged or holds more than tensors (a pickle with code is never run): get it again "
+                                "from a source you trust") from None
     except Exception as error:  # noqa: BLE001  damage can make the reader stumble over anything
-        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; "
-                         "get it again") from None
+        raise _unreadable(path, f"cannot be read ({type(error).__name__}): it is damaged or cut short; get it "
+                                "again") from None
     if not isinstance(state, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InputError(f"{path} is not a table of named tensors (a state dict)")
@@ -80,12 +131,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     with open(path, "rb") as handle:
         header = int.from_bytes(handle.read(8), "little")
     if header > MAX_HEADER_BYTES:
-        raise InputError(f"{path} cannot be read (a header of {header:,} bytes): it is damaged or cut short; "
-                         "get it again")
+        raise _unreadable(path, f"cannot be read (a header of {header:,} bytes): it is damaged or cut short; get it "
+                                "again")
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): it is damaged or cut short; get it again") from None
+        raise _unreadable(path, f"cannot be read ({error}): it is damaged or cut short; get it again") from None
 
 
 def write_bin(path: str | Path, state: dict[str, Tensor]) -> None:
@@ -116,10 +167,14 @@ def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:
 def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give tensors the names of the published package, whatever BERT package saved them.
 
-    Bare encoder names get the prefix `bert.`; `gamma` and `beta` become `weight` and `bias`; position_ids buffers and
+    What a wrapper put before all names goes (DataParallel's `module.`, torch.compile's `_orig_mod.`); bare encoder
+    names get the prefix `bert.`; `gamma` and `beta` become `weight` and `bias`; position_ids buffers and
     the second name of the masked-LM bias are dropped; a decoder weight that the file leaves out because it is tied to
     the word embeddings is put in. Raises InputError where two tensors claim one name.
     """
+    for wrapper in ("module.", "_orig_mod.", "module."):  # either may stand before the other
+        if state and all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     canonical: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(("embeddings.position_ids", "embeddings.token_type_ids")):
@@ -142,6 +197,50 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if "cls.predictions.bias" in canonical and WORD_EMBEDDINGS in canonical:
         canonical.setdefault(TIED_DECODER, canonical[WORD_EMBEDDINGS])
     return canonical
+
+
+def head_convention(config: BertConfig, state: dict[str, Tensor]) -> tuple[bool, str]:
+    """Whether a classifier was trained on relu(pooled), and why that is so, by config.json and the weights.
+
+    The published TinyBERT class trains its head so, Hugging Face's does not; under the wrong one the logits are others.
+    A head that the weights do not hold will be a new one of the published kind.
+    """
+    if config.classifier_relu is not None:
+        return config.classifier_relu, f"classifier_relu in {CONFIG_NAME}"
+    if any(name.startswith("fit_dense") for name in state):
+        return True, "the weights hold fit_dense, as published students' do"
+    if key := next((key for key in _PUBLISHED_KEYS if key in config.extra), None):
+        return True, f"{CONFIG_NAME} has published students' key {key}"
+    if "classifier.weight" not in state:
+        return True, "it is new"
+    return False, f"as Hugging Face's: {CONFIG_NAME} does not say, and it is no published student"
+
+
+def open_model_folder(folder: str | Path) -> BertConfig:
+    """The config of a model folder; what a killed process left unfinished in it is removed.
+
+    Raises InputError where it is no folder with a BERT in it, saying what it is, and as BertConfig does.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: name the model folder that holds it" if folder.exists() else
+                         f"model folder {folder} does not exist")
+    if what := kind_of(folder, _WEIGHT_NAMES):
+        raise InputError(f"{folder} {what}")
+    remove_abandoned(folder)
+    return BertConfig.from_json_file(folder / CONFIG_NAME)
+
+
+def read_model(folder: str | Path) -> tuple[BertConfig, dict[str, Tensor]]:
+    """Config and weights, under canonical names, of a model folder.
+
+    Raises InputError as open_model_folder() and read_weights() do.
+    """
+    config = open_model_folder(folder)
+    state = canonical_names(read_weights(folder))
+    if what := not_bert(config.extra, tuple(state)):
+        raise InputError(f"{folder} {what}")
+    return config, state
 
 
 def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:

@@ -1,0 +1,109 @@
+"""What a file or folder is where it is not what was asked for, by its first bytes and by config.json's model_type.
+
+Readers ask here before they blame a line or a byte, so that a message names the cause. Nothing of the kit is imported:
+everything that reads stands above.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+_LOOKED_AT = 1024           # bytes at the beginning of a file
+_LARGEST_CONFIG = 1 << 20   # bytes
+_ZIP = b"PK\x03\x04"
+
+# How a file begins that is no text, and what to do with it.
+_BEGINNINGS = (
+    (b"version https://git-lfs.github.com/spec/", "is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (_ZIP, "is a zip archive: unpack it"),
+    (b"\x1f\x8b", "is a gzip file: unpack it"),
+    (b"BZh", "is a bzip2 file: unpack it"),
+    (b"\xfd7zXZ\0", "is an xz file: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "is a zstd file: unpack it"),
+    (b"%PDF-", "is a PDF: take the text itself"),
+    (b"\xff\xfe", "is text in UTF-16: convert it to UTF-8"),
+    (b"\xfe\xff", "is text in UTF-16: convert it to UTF-8"),
+)
+_MARKUP = {
+    (b"<!doctype html", b"<html"): "is a web page, most likely a server's error or its login: get the file itself",
+    (b"<?xml", b"<mediawiki"): "is XML, a server's error or a dump that is still to be extracted: get the file itself",
+}
+
+# model_type of config.json -> how people call the family; the prefix of its weights is the same with _ for -
+_FAMILIES = {"albert": "ALBERT", "camembert": "CamemBERT", "deberta": "DeBERTa", "deberta-v2": "DeBERTa",
+             "distilbert": "DistilBERT", "electra": "ELECTRA", "ernie": "ERNIE", "mobilebert": "MobileBERT",
+             "modernbert": "ModernBERT", "nezha": "NEZHA", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
+             "xlnet": "XLNet"}
+_OTHER_FRAMEWORKS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
+
+
+def kind_of(path: str | Path, weights: tuple[str, ...] = ()) -> str | None:
+    """What a file is that cannot be read as what it is meant for, or a folder that is no BERT's, and the way out, to
+    follow the name of `path`; None where nothing speaks against it, or it cannot be opened.
+
+    weights: names of the files of which one is to be in a model folder; given, a file may be a zip archive, which
+    torch's own format is.
+    """
+    path = Path(path)
+    with contextlib.suppress(OSError):
+        return _kind_of_folder(path, weights) if path.is_dir() else _kind_of_file(path, bool(weights))
+    return None
+
+
+def _kind_of_file(path: Path, weights: bool) -> str | None:
+    with open(path, "rb") as handle:
+        beginning = handle.read(_LOOKED_AT)
+    for start, what in _BEGINNINGS:
+        if beginning.startswith(start) and not (weights and start == _ZIP):
+            return what
+    for starts, what in _MARKUP.items():
+        if beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(starts):
+            return what
+    return "is a tar archive: unpack it" if beginning[257:262] == b"ustar" else None
+
+
+def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
+    names = sorted(path.name for path in folder.iterdir())
+    whole = not set(names).isdisjoint(weights)
+    if whole and "config.json" in names:
+        return not_bert(_config(folder))
+    for name in names:
+        if ".ckpt." in name or ".ckpt-" in name:
+            checkpoint = folder / name.removesuffix(".index").removesuffix(".meta").split(".data-")[0]
+            return (f"holds a TensorFlow checkpoint: convert it with transformers 4 and tensorflow (transformers-cli "
+                    f"convert --model_type bert --tf_checkpoint {checkpoint} --config {folder / 'bert_config.json'} "
+                    f"--pytorch_dump_output {folder / 'pytorch_model.bin'}) and rename bert_config.json to config.json")
+        if name in _OTHER_FRAMEWORKS and not whole:
+            return (f"holds the weights of another framework, {name}: convert them with transformers 4 "
+                    f"(BertForPreTraining.from_pretrained(FOLDER, {_OTHER_FRAMEWORKS[name]}=True)"
+                    ".save_pretrained(FOLDER))")
+    if "config.json" not in names:
+        if "bert_config.json" in names:
+            return "holds bert_config.json: rename it to config.json"
+        return "holds no config.json: it is no model folder" if names else "is an empty folder"
+    return not_bert(_config(folder)) or (
+        "holds config.json and no weights: get_bert_models.py gets those of a published model; general_distill.py "
+        "makes a student of a config.json alone")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; empty where it cannot be read, which whoever needs it will say."""
+    with contextlib.suppress(ValueError, RecursionError), open(folder / "config.json", "rb") as handle:
+        config = json.loads(handle.read(_LARGEST_CONFIG))
+        return config if isinstance(config, dict) else {}
+    return {}
+
+
+def not_bert(config: dict[str, Any], names: tuple[str, ...] = ()) -> str | None:
+    """Why a model is none of BERT's family, by its config.json or the `names` of its weights, to follow the name of its
+    folder; None where nothing says so."""
+    model_type = str(config.get("model_type") or "bert").lower().replace("_", "-")
+    if config.get("use_relative_position"):  # published NEZHAs call themselves bert
+        model_type = "nezha"
+    if model_type == "bert":
+        model_type = next((family for family in _FAMILIES for name in names
+                           if name.startswith(f"{family.replace('-', '_')}.")), "bert")
+    return None if model_type == "bert" else f"holds another model than a BERT, {_FAMILIES.get(model_type, model_type)}"

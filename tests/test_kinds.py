@@ -1,0 +1,304 @@
+"""What is not what it was taken for is named: files by their first bytes, model folders by what lies in them."""
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import torch
+from conftest import edit_config, finetune, general, names, run, train, write_lines, zipped
+
+from transformer.cli import run_script
+from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
+from transformer.kinds import kind_of
+from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.parts import byte_ranges
+from transformer.weights import read_model, read_weights, write_bin, write_safetensors
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440449768\n"
+
+
+def tarred() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("train.tsv"))
+    return buffer.getvalue()
+
+
+FILES = {  # name -> content, words that the message must hold
+    "pointer": (POINTER, "Git LFS pointer", "git lfs pull"),
+    "page": (b"\n  <!DOCTYPE HTML><html><head><title>404</title>", "web page", "get the file itself"),
+    "bare page": (b"\xef\xbb\xbf<html>\n", "web page", "get the file itself"),
+    "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML", "get the file itself"),
+    "dump": (b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">', "XML", "extracted"),
+    "zip": (zipped({"train.tsv": b"x"}), "zip archive", "unpack it"),
+    "gzip": (gzip.compress(b"text"), "gzip", "unpack it"),
+    "bzip2": (bz2.compress(b"text"), "bzip2", "unpack it"),
+    "xz": (lzma.compress(b"text"), "xz", "unpack it"),
+    "tar": (tarred(), "tar archive", "unpack it"),
+    "utf-16": ("text".encode("utf-16"), "UTF-16", "convert it to UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_reader_of_text_names_it(name, tmp_path):
+    content, *words = FILES[name]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    for read in (lambda: list(read_lines(path)), lambda: byte_ranges(path, 100), lambda: read_json(path)):
+        with pytest.raises(InputError) as error:
+            read()
+        assert str(error.value).startswith(f"{path} is "), error.value
+        assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("content", [b"", b"the cat .\n", "漢字\n".encode(), b'{"a": 1}', b"PK is no archive\n", b"<b>\n"])
+def test_text_is_taken(content, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    assert kind_of(tmp_path / "file") is None
+    assert len(list(read_lines(tmp_path / "file"))) == content.count(b"\n") + (content[-1:] not in (b"\n", b""))
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("name", ["pointer", "page", "gzip", "tar"])
+def test_weights_that_are_something_else(name, weights, tiny):
+    (tiny / "bert" / "pytorch_model.bin").unlink()
+    (tiny / "bert" / weights).write_bytes(FILES[name][0])
+    with pytest.raises(InputError) as error:
+        read_weights(tiny / "bert")
+    assert str(error.value).startswith(f"{tiny / 'bert' / weights} is ")
+    assert all(word in str(error.value) for word in FILES[name][1:])
+
+
+TF = ("bert_model.ckpt.data-00000-of-00001", "bert_model.ckpt.index", "bert_model.ckpt.meta", "bert_config.json")
+
+
+@pytest.mark.parametrize("files, words", [
+    (TF, ("TensorFlow checkpoint", "transformers-cli convert", "bert_model.ckpt --config", "bert_config.json")),
+    (("model.ckpt-1000.index", "config.json"), ("TensorFlow checkpoint", "model.ckpt-1000 --config")),
+    (("config.json", "tf_model.h5"), ("tf_model.h5", "from_tf=True")),
+    (("config.json", "flax_model.msgpack"), ("flax_model.msgpack", "from_flax=True")),
+    (("bert_config.json", "pytorch_model.bin"), ("bert_config.json", "rename it to config.json")),
+    (("config.json", "vocab.txt"), ("no weights", "get_bert_models.py", "general_distill.py")),
+    (("pytorch_model.bin", "vocab.txt"), ("no config.json",)),
+    ((), ("empty folder",))])
+def test_folders_without_a_model(files, words, tiny):
+    folder = tiny / "folder"
+    folder.mkdir()
+    for name in files:
+        content = tiny / "bert" / name.replace("bert_config", "config")
+        (folder / name).write_bytes(content.read_bytes() if content.is_file() else b"x")
+    with pytest.raises(InputError) as error:
+        read_model(folder)
+    assert str(error.value).startswith(f"{folder} ")
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("config, name", [
+    ({"model_type": "distilbert"}, "DistilBERT"), ({"model_type": "roberta"}, "RoBERTa"),
+    ({"model_type": "electra"}, "ELECTRA"), ({"model_type": "albert"}, "ALBERT"),
+    ({"model_type": "xlm-roberta"}, "XLM-RoBERTa"), ({"model_type": "gpt2"}, "gpt2"),
+    ({"use_relative_position": True, "model_type": "bert"}, "NEZHA")])
+def test_other_models_are_named(config, name, tiny, refused):
+    edit_config(tiny / "teacher_mrpc", **config)
+    refused("task_distill", *train(tiny), words=(str(tiny / "teacher_mrpc"), name, "BERT"))
+
+
+def test_other_models_without_a_type_are_named_by_their_weights(tiny):
+    state = {f"roberta.{name.removeprefix('bert.')}": tensor for name, tensor in read_weights(tiny / "bert").items()}
+    write_bin(tiny / "bert" / "pytorch_model.bin", state)
+    config = json.loads((tiny / "bert" / "config.json").read_text())
+    del config["model_type"]
+    (tiny / "bert" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="RoBERTa"):
+        BertModel.from_pretrained(tiny / "bert")
+
+
+def test_a_file_in_the_place_of_a_model_folder(tiny):
+    with pytest.raises(InputError, match="is a file: name the model folder"):
+        read_model(tiny / "bert" / "pytorch_model.bin")
+
+
+# --- weights in other shapes
+
+def shard(folder, name, of_shard):
+    """The weights of a folder in two files and their index; of_shard changes what is in the second."""
+    state = read_weights(folder)
+    (folder / "pytorch_model.bin").unlink()
+    write = write_safetensors if name.endswith("safetensors") else write_bin
+    stem, suffix = name.split(".")
+    parts = [dict(list(state.items())[:7]), dict(list(state.items())[7:])]
+    weight_map = {}
+    for number, part in enumerate(parts, 1):
+        file = f"{stem}-0000{number}-of-00002.{suffix}"
+        weight_map |= dict.fromkeys(part, file)
+        write(folder / file, of_shard(part) if number == 2 else part)
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return state
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_sharded_weights(name, tiny, script):
+    state = shard(tiny / "teacher_mrpc", name, dict)
+    found = read_weights(tiny / "teacher_mrpc")
+    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+    run(script, "task_distill", train(tiny))
+    run(script, "fix_teacher_layers", [tiny / "teacher_mrpc"])
+    assert {"pytorch_model.bin"} <= set(names(tiny / "teacher_mrpc"))
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(), ("00002-of-00002", "does not exist")),
+    (lambda folder: os.truncate(folder / "model-00002-of-00002.safetensors", 500), ("00002-of-00002", "cut short")),
+    (lambda folder: write_safetensors(folder / "model-00002-of-00002.safetensors", {"a": torch.ones(1)}),
+     ("00002-of-00002", "belong together")),
+    (lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x.bin"}}'),
+     ("index.json", "weight_map")),
+    (lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}'),
+     ("index.json", "weight_map"))])
+def test_every_shard_is_checked(spoil, words, tiny, refused):
+    shard(tiny / "teacher_mrpc", "model.safetensors", dict)
+    spoil(tiny / "teacher_mrpc")
+    refused("task_distill", *train(tiny), words=words)
+
+
+def test_resume_sees_another_shard(tiny):
+    from transformer.resume import files_sha256
+    state = shard(tiny / "bert", "model.safetensors", dict)
+    before = files_sha256(tiny / "bert")
+    last = list(state)[-1]
+    write_safetensors(tiny / "bert" / "model-00002-of-00002.safetensors",
+                      {name: state[name] + (name == last) for name in list(state)[7:]})
+    assert files_sha256(tiny / "bert") != before
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_under_a_wrapper(prefix, tiny):
+    wanted = read_model(tiny / "bert")[1]
+    write_bin(tiny / "bert" / "pytorch_model.bin", {prefix + name: tensor for name, tensor in wanted.items()})
+    found = read_model(tiny / "bert")[1]
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    BertForMaskedLM.from_pretrained(tiny / "bert")
+
+
+def test_a_bert_without_pooler_starts_a_teacher(tiny, script, refused):
+    state = {name: tensor for name, tensor in read_weights(tiny / "bert").items()
+             if not name.startswith(("bert.pooler", "cls.seq"))}
+    write_bin(tiny / "bert" / "pytorch_model.bin", state)
+    out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert", output_dir=tiny / "out"))
+    assert "newly initialised in TinyBertForSequenceClassification: bert.pooler.dense.weight, bert.pooler." in out
+    assert "bert.pooler.dense.weight" in read_weights(tiny / "out")
+    # a classifier that stands on a pooler is nothing without it
+    state = {name: tensor for name, tensor in read_weights(tiny / "teacher_mrpc").items()
+             if not name.startswith("bert.pooler")}
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state)
+    refused("finetune_teacher", *finetune(tiny, model=tiny / "teacher_mrpc", output_dir=tiny / "other"),
+            words=("missing", "bert.pooler"))
+
+
+# --- sizes that the data exceed
+
+def one_segment(folder):
+    edit_config(folder, type_vocab_size=1)
+    state = read_weights(folder)
+    name = "bert.embeddings.token_type_embeddings.weight"
+    write_bin(folder / "pytorch_model.bin", state | {name: state[name][:1].clone()})
+
+
+@pytest.mark.parametrize("script_name, folder, arguments", [
+    ("task_distill", "teacher_mrpc", train), ("task_distill", "general", train),
+    ("task_distill", "student_mrpc", lambda tiny: [
+        "--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--student_model",
+        tiny / "student_mrpc", "--output_dir", tiny / "out", "--max_seq_length", 24, "--do_lower_case", "--no_cuda"]),
+    ("finetune_teacher", "bert", lambda tiny: finetune(tiny, model=tiny / "bert", output_dir=tiny / "out")),
+    ("general_distill", "bert", general),
+    ("data_augmentation", "bert", lambda tiny: [
+        "--pretrained_bert_model", tiny / "bert", "--glove_embs", write_lines(tiny / "glove.txt", ["a 1 2", "b 2 1"]),
+        "--glue_dir", tiny / "glue", "--task_name", "CoLA", "--no_cuda"])])
+def test_a_model_of_one_segment(script_name, folder, arguments, tiny, refused):
+    one_segment(tiny / folder)
+    refused(script_name, *arguments(tiny), words=(str(tiny / folder), "type_vocab_size", "2"))
+
+
+def test_a_model_of_one_segment_takes_single_sentences(tiny, script):
+    for folder in ("teacher_cola", "general"):
+        one_segment(tiny / folder)
+    run(script, "task_distill", train(tiny, "CoLA", "cola"))
+
+
+def test_positions_of_either_model(tiny, refused):
+    for folder, positions in (("teacher_mrpc", 40), ("general", 20)):
+        state = read_weights(tiny / folder)
+        name = "bert.embeddings.position_embeddings.weight"
+        write_bin(tiny / folder / "pytorch_model.bin", state | {name: state[name][:positions].clone()})
+        edit_config(tiny / folder, max_position_embeddings=positions)
+    refused("task_distill", *train(tiny), words=("--max_seq_length 24", "20 positions", str(tiny / "general")))
+
+
+# --- what a killed process leaves
+
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_unfinished_files_of_dead_processes_are_removed(tmp_path):
+    dead, alive = dead_process(), os.getppid()
+    kept = [f".run.json.{alive}.tmp", ".run.json.tmp", "run.json.1.tmp", f".notes.{dead}.txt", "run.json"]
+    for name in [*kept, f".pytorch_model.bin.{dead}.tmp", f".state_7.pt.{dead}.tmp"]:
+        (tmp_path / name).write_text("")
+    with atomic_write(tmp_path / "other") as handle:
+        assert names(tmp_path) == sorted([*kept, f".other.{os.getpid()}.tmp"])
+        remove_abandoned(tmp_path)  # of this process, which writes it
+        handle.write("whole")
+    assert names(tmp_path) == sorted([*kept, "other"])
+
+
+def test_a_number_that_was_another_process_s(tmp_path):
+    """In a container each run may have the same number."""
+    path = tmp_path / f".state_7.pt.{os.getpid()}.tmp"
+    path.write_text("")
+    remove_abandoned(tmp_path)
+    assert path.exists()
+    os.utime(path, (1e9, 1e9))
+    remove_abandoned(tmp_path)
+    assert not path.exists()
+
+
+def test_whoever_opens_a_model_removes_them(tiny, script):
+    left = [tiny / folder / f".pytorch_model.bin.{dead_process()}.tmp" for folder in ("general", "teacher_mrpc")]
+    for path in left:
+        path.write_text("")
+    run(script, "task_distill", train(tiny))
+    assert not any(path.exists() for path in left)
+
+
+def test_what_the_system_refuses_names_the_file_that_is_known(tmp_path, monkeypatch, capsys):
+    """Not the temporary one, and no number."""
+    def refusing(path, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def main():
+        with atomic_write(tmp_path / "run.json"):
+            pass
+    monkeypatch.setattr("builtins.open", refusing)
+    assert run_script(main) == 2
+    assert capsys.readouterr().err.endswith(f"error: {tmp_path / 'run.json'}: Permission denied\n")
+
+
+def test_a_folder_in_the_place_of_a_file(tiny, refused):
+    (tiny / "folder").mkdir()
+    refused("data_augmentation", "--pretrained_bert_model", tiny / "bert", "--glove_embs", tiny / "folder",
+            "--glue_dir", tiny / "glue", "--task_name", "CoLA", "--no_cuda", words=(str(tiny / "folder"), "folder"))
+
+
+def test_the_classes_of_a_model_are_not_touched(tiny):
+    """No classifier, no word of a relu."""
+    model = TinyBertForSequenceClassification.from_pretrained(tiny / "bert", num_labels=2, new=("classifier.",))
+    assert model.config.classifier_relu is True

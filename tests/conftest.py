@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,7 @@ def refused(script):
         assert status == 2, err
         assert len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
         assert err.startswith(f"{name}.py: error: "), err
+        assert not re.search(r"\[Errno|\.tmp\b|\.unpacking|/\.fixing|\.part\b", err), err  # see test_messages.py
         for word in words:
             assert word in err, err
     return call

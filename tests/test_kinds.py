@@ -57,7 +57,7 @@ def test_every_reader_of_text_names_it(name, tmp_path):
         assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("content", [b"", b"the cat .\n", "漢字\n".encode(), b'{"a": 1}', b"PK is no archive\n", b"<b>\n"])
+@pytest.mark.parametrize("content", [b"", b"the cat .\n", "漢字\n".encode(), b'{"a": 1}', b"PK is text\n", b"<b>\n"])
 def test_text_is_taken(content, tmp_path):
     (tmp_path / "file").write_bytes(content)
     assert kind_of(tmp_path / "file") is None
@@ -119,9 +119,19 @@ def test_other_models_without_a_type_are_named_by_their_weights(tiny):
         BertModel.from_pretrained(tiny / "bert")
 
 
-def test_a_file_in_the_place_of_a_model_folder(tiny):
-    with pytest.raises(InputError, match="is a file: name the model folder"):
-        read_model(tiny / "bert" / "pytorch_model.bin")
+@pytest.mark.parametrize("name, words", [
+    ("bert/pytorch_model.bin", ("is a file: name the folder that holds it",)),
+    ("bert-base-uncased", ("does not exist", "get_bert_models.py --models bert-base-uncased`", "models/bert-base-unc")),
+    ("google-bert/bert-base-cased", ("get_bert_models.py --models google-bert/bert-base-cased`", "models/bert-base-c")),
+    ("models/bert-base-uncased", ("models/bert-base-uncased does not exist: run the step that makes it",)),
+    ("tf/bert_model.ckpt", ("tf holds a TensorFlow checkpoint",))])
+def test_what_is_no_model_folder(name, words, tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    write_lines(tiny / "tf" / "bert_model.ckpt.index", ["x"])
+    with pytest.raises(InputError) as error:
+        read_model(name)
+    assert all(word in str(error.value) for word in words), error.value
+    assert ("get_bert_models.py" in str(error.value)) == ("get_bert_models.py" in "".join(words))
 
 
 # --- weights in other shapes

@@ -145,7 +145,8 @@ def test_a_teacher_of_hugging_face_gives_its_logits(stage, of_hugging_face, tiny
 def test_a_start_of_hugging_face_keeps_its_head(of_hugging_face, tiny, script, monkeypatch):
     task, folder, wanted = of_hugging_face
     logits = scored_first(monkeypatch, "finetune_teacher")
-    run(script, "finetune_teacher", finetune(tiny, tasks=task.name, model=folder, keep_head=True, output_dir=tiny / "out"))
+    flags = {"tasks": task.name, "model": folder, "keep_head": True, "output_dir": tiny / "out"}
+    run(script, "finetune_teacher", finetune(tiny, **flags))
     np.testing.assert_allclose(logits[0], wanted, rtol=0, atol=1e-5)
     assert json.loads((tiny / "out" / "config.json").read_text())["classifier_relu"] is False
 

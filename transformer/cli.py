@@ -173,8 +173,7 @@ def run_script(main: Callable[[], None]) -> int:
     try:
         main()
     except (InputError, OSError) as error:
-        message = in_words(error) if isinstance(error, OSError) else str(error)
-        print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{script}: error: {' '.join(in_words(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)

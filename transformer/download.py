@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from transformer.files import InputError, read_json, sha256_of, write_json
+from transformer.files import InputError, in_words, read_json, sha256_of, write_json
 from transformer.parts import locked
 from transformer.sources import KNOWN_FILES
 from transformer.transport import Broken, Progress, Stale, is_local, opened
@@ -302,7 +302,7 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
             if left > free:
-                raise InputError(f"{archive} unpacks to {left} bytes and {folder} has {free} free: make room")
+                raise InputError(f"{archive} unpacks to {left} bytes and {folder.parent} has {free} free: make room")
             for entry in entries:
                 path = folder / entry.filename
                 if entry.is_dir():
@@ -319,4 +319,4 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
             OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
             raise
-        raise InputError(f"{archive} is not a readable zip file ({error}); delete it and run again") from None
+        raise InputError(f"{archive} is not a readable zip file ({in_words(error)}); delete it and run again") from None

@@ -32,8 +32,11 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: what, where, how to mend it."""
 
 
-def in_words(error: OSError) -> str:
-    """What the system refused, for people: the file, if one is known, and the reason, without a number."""
+def in_words(error: Exception) -> str:
+    """What an error says, for people; of the system's refusals the file, if one is known, and the reason, without a
+    number."""
+    if not isinstance(error, OSError):
+        return str(error)
     reason = error.strerror or str(error) or type(error).__name__
     return f"{os.fsdecode(error.filename)}: {reason}" if error.filename is not None else reason
 
@@ -185,6 +188,22 @@ def find_input(path: str | Path) -> Path:
             print(f"{path} does not exist: taking {other}", flush=True)
             return other
     raise InputError(f"{path} does not exist")
+
+
+def find_file(path: str | Path) -> Path:
+    """find_input() of a file; InputError where it is a folder."""
+    path = find_input(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the file itself")
+    return path
+
+
+def find_folder(path: str | Path) -> Path:
+    """find_input() of a folder; InputError where it is a file."""
+    path = find_input(path)
+    if not path.is_dir():
+        raise InputError(f"{path} is a file: name the folder that holds it")
+    return path
 
 
 def require_empty_folder(path: str | Path, overwrite: bool = False) -> Path:

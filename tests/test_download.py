@@ -159,6 +159,12 @@ def test_unzip_bounds_sizes(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "a").stat().st_size <= 10
 
 
+def test_what_a_server_sent_in_place_of_an_archive_is_named(tmp_path):
+    (tmp_path / "RTE.zip").write_bytes(b"<!doctype html><title>Not found</title>")
+    with pytest.raises(InputError, match="RTE.zip is a web page.*; delete it and run again$"):
+        unzip(tmp_path / "RTE.zip", tmp_path / "out")
+
+
 @pytest.mark.parametrize("content, refused", [(bytes(100_000), True), (os.urandom(100_000), False)])
 def test_unzip_refuses_what_is_packed_too_well_to_be_text(tmp_path, monkeypatch, content, refused):
     (tmp_path / "x.zip").write_bytes(zipped({"a": content}))

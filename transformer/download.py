@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from transformer.files import InputError, in_words, read_json, sha256_of, write_json
+from transformer.kinds import kind_of
 from transformer.parts import locked
 from transformer.sources import KNOWN_FILES
 from transformer.transport import Broken, Progress, Stale, is_local, opened
@@ -319,4 +320,5 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
             OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
             raise
-        raise InputError(f"{archive} is not a readable zip file ({in_words(error)}); delete it and run again") from None
+        what = kind_of(archive, (archive.name,)) or f"is not a readable zip file ({in_words(error)})"
+        raise InputError(f"{archive} {what}; delete it and run again") from None

@@ -96,7 +96,7 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
+from transformer.distillation import check_pair, compared, needed, prediction_loss, transformer_losses
 from transformer.evaluation import dev_sets, encoded, evaluate_only, require_fit_teacher
 from transformer.features import show
 from transformer.files import InputError, find_input
@@ -166,9 +166,11 @@ def main(argv: list[str] | None = None) -> None:
     student = build(student_folder, **sizes).to(device)
     check_pair(student.config, teacher.config)
     check_length(args.max_seq_length, student, teacher)
-    pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
-                   args.without)
-    of_student, of_teacher = ({"scores": ()},) * 2 if args.pred_distill else needed(pairs)
+    if args.pred_distill:  # only answers are compared
+        pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
+    else:
+        pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
+        of_student, of_teacher = needed(pairs)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
     name_labels(student.config.extra, task)

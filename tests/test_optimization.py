@@ -115,8 +115,8 @@ def test_bert_adam_equals_the_definition(piece, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"lr": -1e-9}, {"warmup": -1e-9}, {"warmup": -2}, {"warmup": 1.01}, {"b1": -0.1}, {"b1": 1.0}, {"b2": -0.1}, {"b2": 1.0},
-    {"e": -1e-9}])
+    {"lr": -1e-9}, {"warmup": -1e-9}, {"warmup": -2}, {"warmup": 1.01}, {"b1": -0.1}, {"b1": 1.0}, {"b2": -0.1},
+    {"b2": 1.0}, {"e": -1e-9}])
 def test_values_out_of_range(wrong):
     (name, value), = wrong.items()
     with pytest.raises(ValueError, match=rf"\b{name} {value}\b.*out of range"):

@@ -192,12 +192,12 @@ def main(argv: list[str] | None = None) -> None:
     step, values = 0, {}
     if state := states.restore(args.resume):
         step, values = state["step"], state["values"]
-    elif processes.is_first:
-        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
-            earlier.unlink()
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
                        steps=total_steps, **parameter_counts(student),
                        teacher_parameters=sum(p.numel() for p in teacher.parameters()))
+    if not state and processes.is_first:
+        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
+            earlier.unlink()
     print(f"{total_steps} steps of {batch_size} sequences = {processes.world} processes x {accumulation} x "
           f"{micro_batch}, on {device}", flush=True)
 

@@ -3,11 +3,12 @@ import json
 
 import pytest
 import torch
-from conftest import edit_config, finetune, general, train
+from conftest import contents, edit_config, finetune, general, names, run, train
 
+from transformer import record
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
-from transformer.files import InputError, atomic_write
+from transformer.files import InputError, atomic_write, read_json
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin, write_safetensors
 
@@ -124,6 +125,92 @@ def test_output_folder_not_empty(tiny, refused, script):
     assert [path.name for path in (tiny / "out").iterdir()] == ["thesis.txt"]
     assert script("general_distill", *general(tiny, overwrite_output_dir=True))[0] == 0
     assert (tiny / "out" / "thesis.txt").read_text() == "precious"
+
+
+def earlier_run(tiny, finished: bool = True) -> dict[str, bytes]:
+    """The files of a run in tiny/out, which another is to overwrite."""
+    (tiny / "out").mkdir()
+    for name, text in (("run.json", json.dumps({"finished": finished, "acc": 0.7})), ("metrics.jsonl", "{}\n"),
+                       ("eval_results.json", "{}"), ("pytorch_model.bin", "weights"), ("state_3.pt", "a state"),
+                       ("step_3_pytorch_model.bin", "weights"), ("notes.txt", "precious")):
+        (tiny / "out" / name).write_text(text)
+    return contents(tiny / "out")
+
+
+MAKE = {"general_distill": general, "task_distill": train,
+        "finetune_teacher": lambda tiny, **flags: finetune(tiny, **{"model": tiny / "bert", **flags})}
+
+
+@pytest.mark.parametrize("name,flags,spoil,word", [
+    ("general_distill", {}, lambda tiny: edit_row(tiny / "json/epoch_0.json", 9, lambda row: row[:-9]), "line 9"),
+    ("task_distill", {"skip_teacher_check": None}, lambda tiny: None, "chance"),
+    ("task_distill", {"aug_train": True}, lambda tiny: (tiny / "glue/MRPC/train_aug.tsv").unlink(), "train_aug.tsv"),
+    ("task_distill", {}, lambda tiny: edit_row(tiny / "glue/MRPC/train.tsv", 7, lambda row: "2" + row[1:]), "line 7"),
+    ("task_distill", {"train_batch_size": 32}, lambda tiny: None, "24 examples"),
+    ("task_distill", {"num_train_epochs": 0.1}, lambda tiny: None, "--num_train_epochs 0.1"),
+    ("finetune_teacher", {}, lambda tiny: edit_row(tiny / "glue/MRPC/dev.tsv", 7, lambda row: "2" + row[1:]), "line 7"),
+    ("finetune_teacher", {"train_batch_size": 32}, lambda tiny: None, "24 examples"),
+    ("finetune_teacher", {"max_seq_length": 41}, lambda tiny: None, "40 positions")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_refused_run_leaves_what_it_was_to_overwrite(name, flags, spoil, word, finished, tiny, refused):
+    state = read_weights(tiny / "teacher_mrpc")  # which shall not pass the check
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state | {"classifier.weight": torch.zeros(2, 16)})
+    spoil(tiny)
+    before = earlier_run(tiny, finished)
+    refused(name, *MAKE[name](tiny, output_dir=tiny / "out", overwrite_output_dir=True, **flags), words=(word,))
+    assert contents(tiny / "out") == before
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_an_overwritten_run_keeps_its_record(name, tiny, script, monkeypatch):
+    before = earlier_run(tiny)
+    arguments = MAKE[name](tiny, output_dir=tiny / "out", overwrite_output_dir=True)
+
+    def stop_at(function: str) -> dict[str, bytes]:
+        """What a run leaves that is killed when it calls a function of record.py for the first time."""
+        def kill(*_):
+            raise SystemExit(137)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(record, function, kill)
+            assert script(name, *arguments)[0] == 137
+        return contents(tiny / "out")
+
+    def is_marked(after: dict[str, bytes]) -> bool:
+        return json.loads(after["run.json"])["finished"] is False and after["run.json.before"] == before["run.json"]
+
+    # before the mark nothing is lost
+    assert stop_at("write_json") == before | {"run.json.before": before["run.json"]}
+    after = stop_at("clear_states")
+    assert is_marked(after) and after["state_3.pt"] == b"a state"
+    after = stop_at("append_line")  # the first log, later than the states and before the first weights
+    assert is_marked(after) and "state_3.pt" not in after and after["pytorch_model.bin"] == b"weights"
+    run(script, name, arguments)
+    after = contents(tiny / "out")
+    assert json.loads(after["run.json"])["finished"] and after["run.json.before"] == before["run.json"]
+    assert after["notes.txt"] == b"precious" and not {"state_3.pt", "eval_results.json"} & after.keys()
+    assert (name != "general_distill") == ("step_3_pytorch_model.bin" in after)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["features/mrpc_1/tokens", "epoch_0.arrays/1/tokens", ".pytorch_model.bin.123.tmp"])
+def test_what_a_killed_run_left_before_its_record_counts_as_nothing(left, resume, tmp_path):
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    assert record.check_output(tmp_path, resume, overwrite=False) is False
+    for other in ("epoch_0.json", "features.txt", "notes.tmp"):
+        (tmp_path / other).touch()
+        with pytest.raises(InputError, match="not empty.*--overwrite_output_dir"):
+            record.check_output(tmp_path, resume, overwrite=False)
+        (tmp_path / other).unlink()
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_run_starts_where_a_killed_one_had_not_begun(name, tiny, script):
+    for folder in ("features", "epoch_0.arrays"):
+        (tiny / "out" / folder).mkdir(parents=True)
+    run(script, name, MAKE[name](tiny, output_dir=tiny / "out", num_train_epochs=1, resume=True))
+    assert read_json(tiny / "out" / "run.json")["finished"] and "run.json.before" not in names(tiny / "out")
 
 
 @pytest.mark.parametrize("name, start, arguments", [

@@ -1,14 +1,19 @@
 """What users meet: every refusal is one clear line and status 2, and loses nothing."""
+import hashlib
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
-from conftest import contents, edit_config, finetune, general, names, run, train
+from conftest import contents, edit_config, finetune, general, names, run, train, write_task
 
 from transformer import record
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
+from transformer.evaluation import misordered, require_fit_teacher
 from transformer.files import InputError, atomic_write, read_json
+from transformer.glue import get_task
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin, write_safetensors
 
@@ -274,6 +279,123 @@ def test_teacher_at_chance_level(tiny, refused):
     write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state)
     status_words = ("teacher_mrpc", "chance is 0.6667 +- 0.0962", "--skip_teacher_check")
     refused("task_distill", *train(tiny, skip_teacher_check=None), words=status_words)
+
+
+@pytest.mark.parametrize("task,reached,word", [  # of 100 examples, the half of each class: chance is 0.5 +- 0.05
+    ("RTE", 0.24, "another order"), ("RTE", 0.26, "fine-tune it on RTE"), ("RTE", 0.6, "fine-tune it on RTE"),
+    ("RTE", 0.61, None), ("CoLA", -0.21, "set id2label"), ("CoLA", -0.19, "fine-tune it on CoLA"),
+    ("CoLA", 0.21, None), ("STS-B", -0.21, "wrong way"), ("STS-B", -0.19, "fine-tune it on STS-B"),
+    ("STS-B", float("nan"), "fine-tune it on STS-B")])
+def test_a_teacher_far_below_chance_has_its_classes_in_another_order(task, reached, word, tmp_path):
+    labels = np.arange(100) % 2
+    if word is None:
+        require_fit_teacher(tmp_path, get_task(task), reached, labels)
+    else:
+        with pytest.raises(InputError, match=rf"{reached:.4f} on the dev set.*{word}.*\(or --skip_teacher_check\)"):
+            require_fit_teacher(tmp_path, get_task(task), reached, labels)
+    assert bool(misordered(get_task(task), reached, labels)) == (word in ("another order", "set id2label", "wrong way"))
+
+
+def test_classes_in_another_order_are_told_of_teacher_and_student(tiny, script, refused):
+    """The dev labels are what the model says, which then scores 1; with its classes named in another order it scores
+    0."""
+    folder, dev = tiny / "teacher_mnli", tiny / "glue/MNLI/dev_matched.tsv"
+    order = get_task("MNLI").labels
+
+    def score() -> tuple[str, list[list[str]]]:
+        out = run(script, "task_distill", ["--do_eval", "--save_predictions", "--data_dir", tiny / "glue/MNLI",
+                                           "--task_name", "MNLI", "--student_model", folder, "--output_dir",
+                                           tiny / "scores", "--max_seq_length", 24, "--do_lower_case", "--no_cuda"])
+        predictions = (folder / "eval_predictions_dev_matched.tsv").read_text().splitlines()[1:]
+        return out, [line.split("\t") for line in predictions]
+
+    state = read_weights(folder)
+    logits = np.array([row[3:] for row in score()[1]], float)
+    state["classifier.bias"] -= torch.from_numpy(logits.mean(0)).float()  # all classes among the answers
+    write_bin(folder / "pytorch_model.bin", state)
+    answers = [row[2] for row in score()[1]]
+    assert set(answers) == set(order)
+    header, *rows = dev.read_text().splitlines()
+    labelled = [row.rpartition("\t")[0] + f"\t{answer}" for row, answer in zip(rows, answers, strict=True)]
+    dev.write_text("\n".join([header, *labelled]) + "\n")
+    out, _ = score()
+    assert "acc = 1\n" in out and "warning" not in out
+    edit_config(folder, id2label=dict(enumerate([*order[1:], order[0]])))
+    out, _ = score()
+    assert "acc = 0\n" in out and f"warning: {folder} scores far below chance: its classes are in another order" in out
+    teach = train(tiny, "MNLI", "mnli", skip_teacher_check=None)
+    refused("task_distill", *teach, words=("teacher_mnli scores acc 0.0000", "another order", "id2label"))
+    edit_config(folder, id2label=dict(enumerate(order)))
+    run(script, "task_distill", teach)
+
+
+def test_no_bert_beats_chance_on_wnli(tiny, script, refused):
+    write_task(tiny / "glue", "WNLI", 24)
+    state = read_weights(tiny / "teacher_cola")
+    write_bin(tiny / "teacher_cola" / "pytorch_model.bin", state | {"classifier.weight": torch.zeros(2, 16)})
+    out = run(script, "task_distill", train(tiny, "WNLI", "cola", skip_teacher_check=None))
+    assert out.count("warning: ") == 1 and "chance is 0.6667 +- 0.0962; no BERT does better on WNLI" in out
+    refused("task_distill", *train(tiny, "CoLA", "cola", skip_teacher_check=None, output_dir=tiny / "other"),
+            words=("fine-tune it on CoLA",))
+    assert misordered(get_task("WNLI"), 0.0, np.arange(71) % 2) is None
+
+
+def score(tiny, student, *mode: str) -> list:
+    return [*mode, "--data_dir", tiny / "glue/MRPC", "--task_name", "MRPC", "--no_cuda", "--student_model", student,
+            "--output_dir", tiny / "scores", "--max_seq_length", 24, "--do_lower_case"]
+
+
+@pytest.mark.parametrize("mode", ["--do_eval", "--do_predict"])
+def test_a_classifier_that_no_step_has_trained_is_not_scored(mode, tiny, script, refused):
+    """What is asked for instead is the next step's command, which works as it is printed, up to the last."""
+    run(script, "general_distill", general(tiny, output_dir=tiny / "gd", num_train_epochs=1))
+    command = (f"python task_distill.py --task_name MRPC --teacher_model TEACHER --data_dir {tiny}/glue/MRPC "
+               f"--max_seq_length 24 --student_model {tiny}/gd --output_dir NEW_FOLDER --do_lower_case")
+    refused("task_distill", *score(tiny, tiny / "gd", mode), words=(f"{tiny}/gd is not trained yet", command))
+    (tiny / "gd" / "run.json").unlink()
+    refused("task_distill", *score(tiny, tiny / "gd", mode), words=(f"{tiny}/gd", "classifier", "task_distill.py"))
+
+    run(script, "task_distill", train(tiny, student_model=tiny / "gd", aug_train=True, output_dir=tiny / "stage1"))
+    command = (f"task_distill.py --pred_distill --task_name MRPC --teacher_model {tiny}/teacher_mrpc --data_dir "
+               f"{tiny}/glue/MRPC --max_seq_length 24 --student_model {tiny}/stage1 --output_dir NEW_FOLDER "
+               "--aug_train --do_lower_case")
+    refused("task_distill", *score(tiny, tiny / "stage1", mode), words=(f"python {command}",))
+    assert not (tiny / "scores").exists() and not (tiny / "stage1" / "eval_results.json").exists()
+    (tiny / "stage1" / "run.json").unlink()
+    refused("task_distill", *score(tiny, tiny / "stage1", mode), words=("untrained", "--pred_distill"))
+    words = command.replace("NEW_FOLDER", str(tiny / "stage2")).split()[1:]
+    run(script, "task_distill", [*words, "--skip_teacher_check", "--no_cuda", "--train_batch_size", 8])
+    (tiny / "glue/MRPC/test.tsv").write_text((tiny / "glue/MRPC/dev.tsv").read_text())
+    run(script, "task_distill", score(tiny, tiny / "stage2", mode))
+
+
+def test_a_classifier_that_was_only_added_is_a_start_and_no_teacher(tiny, script, refused):
+    shutil.copytree(tiny / "bert", tiny / "bert-mrpc")
+    run(script, "fix_teacher_layers", [tiny / "bert-mrpc"])
+    words = ("bert-mrpc is untrained", "finetune_teacher.py --tasks MRPC --model ")
+    refused("task_distill", *score(tiny, tiny / "bert-mrpc", "--do_eval"), words=words)
+    refused("task_distill", *train(tiny, teacher_model=tiny / "bert-mrpc", skip_teacher_check=None), words=words)
+    run(script, "task_distill", train(tiny, teacher_model=tiny / "bert-mrpc"))  # --skip_teacher_check
+    run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert-mrpc", num_train_epochs=1))
+    run(script, "task_distill", score(tiny, tiny / "final_mrpc_teacher", "--do_eval"))
+
+
+def test_augmented_data_of_another_train_file_are_refused(tiny, script, refused):
+    folder = tiny / "glue" / "MRPC"
+    flags = {"aug_train": True, "overwrite_output_dir": True}
+    assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
+    for made_from in ({}, {"made_from": "RTE"}, {"made_from": {"N": 20}}):
+        (folder / "train_aug.json").write_text(json.dumps(made_from))
+        assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
+    sha256 = hashlib.sha256((folder / "train.tsv").read_bytes()).hexdigest()
+    (folder / "train_aug.json").write_text(json.dumps({"made_from": {"train_sha256": sha256}}))
+    assert "nothing tells whether" not in run(script, "task_distill", train(tiny, **flags))
+    edit_row(folder / "train.tsv", 3, lambda row: row.replace("bird", "cat"))
+    refused("task_distill", *train(tiny, **flags), words=(
+        "train_aug.tsv was made from another train.tsv", "data_augmentation.py", "--aug_train"))
+    run(script, "task_distill", train(tiny, overwrite_output_dir=True))
+    (folder / "train.tsv").unlink()
+    assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
 
 
 def test_unfinished_models_are_not_taken(tiny, refused):

@@ -248,6 +248,8 @@ def test_dev_set_missing(tiny, refused):
     ("task_distill", {"pred_distill": True, "hard_labels": True, "temperature": 2}, ("--temperature", "--hard_labels")),
     ("task_distill", {"pred_distill": True, "task_name": "STS-B", "temperature": 2}, ("--temperature", "STS-B")),
     ("general_distill", {"eval_batch_size": 8}, ("--eval_batch_size", "--do_eval")),
+    ("task_distill", {"data_url": "s3://bucket/data"}, ("--data_url is gone", "cloud storage", "--data_dir")),
+    ("general_distill", {"data_url": ""}, ("--data_url is gone", "cloud storage", "--pregenerated_data")),
     ("task_distill", {"train_batch_size": 0}, ("--train_batch_size", "0")),
     ("task_distill", {"train_batch_size": 9, "gradient_accumulation_steps": 2}, ("no multiple",)),
     ("task_distill", {"train_batch_size": 32}, ("24 examples", "--train_batch_size")),
@@ -264,6 +266,11 @@ def test_dev_set_missing(tiny, refused):
 def test_flags_that_cannot_be(name, changes, words, tiny, refused):
     refused(name, *(train if name == "task_distill" else general)(tiny, **changes), words=words)
     assert not (tiny / "out").exists() or not any((tiny / "out").iterdir())
+
+
+def test_what_is_gone_is_refused_also_with_a_sign_of_equality(tiny, refused, script):
+    refused("task_distill", *train(tiny), "--data_url=s3://bucket/data", words=("--data_url is gone",))
+    assert "--data_url" not in script("task_distill", "--help")[1]
 
 
 def test_processes_that_torchrun_did_not_start(tiny, refused, monkeypatch):

@@ -72,7 +72,7 @@ from transformer.glue import Task, class_order, get_task, name_labels, read_rows
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import evaluate
-from transformer.record import RunRecord, check_output, format_metrics, open_output, read_run, require_finished
+from transformer.record import RunRecord, check_output, format_metrics, read_run, require_finished
 from transformer.resume import States, StopSignals, files_sha256, result_settings
 from transformer.runtime import (
     Losses,
@@ -170,7 +170,6 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
     and no epoch is better."""
     output_dir, device = teacher_folder(task, args), processes.device
-    open_output(output_dir, args.resume, args.overwrite_output_dir, processes)
     seed_everything(args.seed)
     folder = start_folder(task, args)
     tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)

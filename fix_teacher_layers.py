@@ -136,7 +136,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     if head is None and task:
         state.update(new_classifier(task, config, seed))
         settings["classifier_relu"] = True
-        name_labels(settings, task)
+        name_labels(settings, task, trained=False)
         done.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
     elif head is not None and config.classifier_relu is None:
         settings["classifier_relu"], why = head_convention(config, state)

@@ -74,7 +74,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import Pairs, ablate, check_pair, copy_layers, layer_map, needed, transformer_losses
+from transformer.distillation import Pairs, check_pair, compared, copy_layers, layer_map, needed, transformer_losses
 from transformer.epochs import epoch_files, examples_in, open_epoch
 from transformer.features import Sequences, show
 from transformer.files import find_input
@@ -108,7 +108,7 @@ def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Ten
                         precision: str) -> tuple[Tensor, Tensor]:
     """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
 
-    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of ablate().
+    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of compared().
     """
     of_student, of_teacher = needed(pairs)
     with torch.no_grad():
@@ -159,10 +159,10 @@ def main(argv: list[str] | None = None) -> None:
         require_same_vocabulary(student_folder, teacher_folder)
     check_pair(student.config, teacher.config)
     check_sizes(args.max_seq_length, 2, {student_folder: student, teacher_folder: teacher})
-    mapped = layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping)
+    pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if args.init_from_teacher_layers:
-        copy_layers(student.bert, teacher, mapped[0])
-    pairs = ablate(mapped, args.without)
+        layers = teacher.config.num_hidden_layers, student.config.num_hidden_layers
+        copy_layers(student.bert, teacher, layer_map(*layers, args.layer_mapping)[0])
     freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
@@ -192,12 +192,12 @@ def main(argv: list[str] | None = None) -> None:
     step, values = 0, {}
     if state := states.restore(args.resume):
         step, values = state["step"], state["values"]
-    elif processes.is_first:
-        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
-            earlier.unlink()
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
                        steps=total_steps, **parameter_counts(student),
                        teacher_parameters=sum(p.numel() for p in teacher.parameters()))
+    if not state and processes.is_first:
+        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
+            earlier.unlink()
     print(f"{total_steps} steps of {batch_size} sequences = {processes.world} processes x {accumulation} x "
           f"{micro_batch}, on {device}", flush=True)
 

@@ -96,8 +96,8 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import ablate, check_pair, layer_map, needed, prediction_loss, transformer_losses
-from transformer.evaluation import dev_sets, encoded, evaluate_only, require_fit_teacher
+from transformer.distillation import check_pair, compared, needed, prediction_loss, transformer_losses
+from transformer.evaluation import dev_sets, encoded, evaluate_only, load_classifier, require_fit_teacher, train_file
 from transformer.features import show
 from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels
@@ -151,11 +151,12 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
+    train_path = train_file(data_dir, args.aug_train)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
-    teacher = TinyBertForSequenceClassification.from_pretrained(teacher_folder, num_labels=task.num_labels).to(device)
+    teacher = load_classifier(teacher_folder, task, args).to(device)
     # the projection is a part of the intermediate stage alone; the student that is handed on has none
     sizes = {"num_labels": task.num_labels, "fit_size": None if args.pred_distill else teacher.config.hidden_size}
     build = TinyBertForSequenceClassification.from_scratch
@@ -166,12 +167,14 @@ def main(argv: list[str] | None = None) -> None:
     student = build(student_folder, **sizes).to(device)
     check_pair(student.config, teacher.config)
     check_sizes(args.max_seq_length, len(task.text_columns), {student_folder: student, teacher_folder: teacher})
-    pairs = ablate(layer_map(teacher.config.num_hidden_layers, student.config.num_hidden_layers, args.layer_mapping),
-                   args.without)
-    of_student, of_teacher = ({"scores": ()},) * 2 if args.pred_distill else needed(pairs)
+    if args.pred_distill:  # only answers are compared
+        pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
+    else:
+        pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
+        of_student, of_teacher = needed(pairs)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
-    name_labels(student.config.extra, task)
+    name_labels(student.config.extra, task, trained=args.pred_distill)
     if args.hf_head and student.config.classifier_relu:
         print(f"--hf_head: the relu before the classifier of {student_folder} is left out from here on", flush=True)
         student.config.classifier_relu = False
@@ -185,13 +188,10 @@ def main(argv: list[str] | None = None) -> None:
     print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
-    train_file = data_dir / ("train_aug.tsv" if args.aug_train else "train.tsv")
-    if args.aug_train and not train_file.is_file():
-        raise InputError(f"{train_file} does not exist: make it with data_augmentation.py, or drop --aug_train")
-    train = encoded(task, train_file, tokenizer, args)
+    train = encoded(task, train_path, tokenizer, args)
     show(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
-    counts, per_epoch = [len(train)] * epochs, [steps_per_epoch(len(train), batch_size, str(train_file))] * epochs
+    counts, per_epoch = [len(train)] * epochs, [steps_per_epoch(len(train), batch_size, str(train_path))] * epochs
     total_steps = count_steps(per_epoch, args.num_train_epochs)
 
     freeze(teacher, args.precision)

@@ -30,6 +30,7 @@ from transformer.candidates import (
 )
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
+from transformer.evaluation import train_file
 from transformer.files import InputError
 from transformer.glove import Glove
 from transformer.glue import TASKS, read_rows
@@ -502,6 +503,16 @@ def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
     for precision in ("fp32", "bf16"):
         MaskedLM(model, load_tokenizer(bert, True), 3, precision).best(*batch, torch.tensor([1]))
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_the_summary_tells_task_distillation_what_was_augmented(bert, glove, tmp_path, capsys):
+    path = write_task(tmp_path, TASKS["rte"])
+    data_augmentation.main(arguments(bert, glove, tmp_path, "rte", "--N", "2"))
+    capsys.readouterr()
+    assert train_file(path.parent, True) == path.with_name("train_aug.tsv") and not capsys.readouterr().out
+    path.write_text(path.read_text(encoding="utf-8").replace("Cat", "Dog", 1), encoding="utf-8")
+    with pytest.raises(InputError, match="train_aug.tsv was made from another train.tsv"):
+        train_file(path.parent, True)
 
 
 def test_the_summary_counts_what_the_files_hold(bert, glove, tmp_path):

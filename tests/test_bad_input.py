@@ -1,13 +1,19 @@
 """What users meet: every refusal is one clear line and status 2, and loses nothing."""
+import hashlib
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
-from conftest import edit_config, finetune, general, train
+from conftest import contents, edit_config, finetune, general, names, run, train, write_task
 
+from transformer import record
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
-from transformer.files import InputError, atomic_write
+from transformer.evaluation import misordered, require_fit_teacher
+from transformer.files import InputError, atomic_write, read_json
+from transformer.glue import get_task
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights, write_bin, write_safetensors
 
@@ -126,6 +132,92 @@ def test_output_folder_not_empty(tiny, refused, script):
     assert (tiny / "out" / "thesis.txt").read_text() == "precious"
 
 
+def earlier_run(tiny, finished: bool = True) -> dict[str, bytes]:
+    """The files of a run in tiny/out, which another is to overwrite."""
+    (tiny / "out").mkdir()
+    for name, text in (("run.json", json.dumps({"finished": finished, "acc": 0.7})), ("metrics.jsonl", "{}\n"),
+                       ("eval_results.json", "{}"), ("pytorch_model.bin", "weights"), ("state_3.pt", "a state"),
+                       ("step_3_pytorch_model.bin", "weights"), ("notes.txt", "precious")):
+        (tiny / "out" / name).write_text(text)
+    return contents(tiny / "out")
+
+
+MAKE = {"general_distill": general, "task_distill": train,
+        "finetune_teacher": lambda tiny, **flags: finetune(tiny, **{"model": tiny / "bert", **flags})}
+
+
+@pytest.mark.parametrize("name,flags,spoil,word", [
+    ("general_distill", {}, lambda tiny: edit_row(tiny / "json/epoch_0.json", 9, lambda row: row[:-9]), "line 9"),
+    ("task_distill", {"skip_teacher_check": None}, lambda tiny: None, "chance"),
+    ("task_distill", {"aug_train": True}, lambda tiny: (tiny / "glue/MRPC/train_aug.tsv").unlink(), "train_aug.tsv"),
+    ("task_distill", {}, lambda tiny: edit_row(tiny / "glue/MRPC/train.tsv", 7, lambda row: "2" + row[1:]), "line 7"),
+    ("task_distill", {"train_batch_size": 32}, lambda tiny: None, "24 examples"),
+    ("task_distill", {"num_train_epochs": 0.1}, lambda tiny: None, "--num_train_epochs 0.1"),
+    ("finetune_teacher", {}, lambda tiny: edit_row(tiny / "glue/MRPC/dev.tsv", 7, lambda row: "2" + row[1:]), "line 7"),
+    ("finetune_teacher", {"train_batch_size": 32}, lambda tiny: None, "24 examples"),
+    ("finetune_teacher", {"max_seq_length": 41}, lambda tiny: None, "40 positions")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_refused_run_leaves_what_it_was_to_overwrite(name, flags, spoil, word, finished, tiny, refused):
+    state = read_weights(tiny / "teacher_mrpc")  # which shall not pass the check
+    write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state | {"classifier.weight": torch.zeros(2, 16)})
+    spoil(tiny)
+    before = earlier_run(tiny, finished)
+    refused(name, *MAKE[name](tiny, output_dir=tiny / "out", overwrite_output_dir=True, **flags), words=(word,))
+    assert contents(tiny / "out") == before
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_an_overwritten_run_keeps_its_record(name, tiny, script, monkeypatch):
+    before = earlier_run(tiny)
+    arguments = MAKE[name](tiny, output_dir=tiny / "out", overwrite_output_dir=True)
+
+    def stop_at(function: str) -> dict[str, bytes]:
+        """What a run leaves that is killed when it calls a function of record.py for the first time."""
+        def kill(*_):
+            raise SystemExit(137)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(record, function, kill)
+            assert script(name, *arguments)[0] == 137
+        return contents(tiny / "out")
+
+    def is_marked(after: dict[str, bytes]) -> bool:
+        return json.loads(after["run.json"])["finished"] is False and after["run.json.before"] == before["run.json"]
+
+    # before the mark nothing is lost
+    assert stop_at("write_json") == before | {"run.json.before": before["run.json"]}
+    after = stop_at("clear_states")
+    assert is_marked(after) and after["state_3.pt"] == b"a state"
+    after = stop_at("append_line")  # the first log, later than the states and before the first weights
+    assert is_marked(after) and "state_3.pt" not in after and after["pytorch_model.bin"] == b"weights"
+    run(script, name, arguments)
+    after = contents(tiny / "out")
+    assert json.loads(after["run.json"])["finished"] and after["run.json.before"] == before["run.json"]
+    assert after["notes.txt"] == b"precious" and not {"state_3.pt", "eval_results.json"} & after.keys()
+    assert (name != "general_distill") == ("step_3_pytorch_model.bin" in after)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["features/mrpc_1/tokens", "epoch_0.arrays/1/tokens", ".pytorch_model.bin.123.tmp"])
+def test_what_a_killed_run_left_before_its_record_counts_as_nothing(left, resume, tmp_path):
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).touch()
+    assert record.check_output(tmp_path, resume, overwrite=False) is False
+    for other in ("epoch_0.json", "features.txt", "notes.tmp"):
+        (tmp_path / other).touch()
+        with pytest.raises(InputError, match="not empty.*--overwrite_output_dir"):
+            record.check_output(tmp_path, resume, overwrite=False)
+        (tmp_path / other).unlink()
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_run_starts_where_a_killed_one_had_not_begun(name, tiny, script):
+    for folder in ("features", "epoch_0.arrays"):
+        (tiny / "out" / folder).mkdir(parents=True)
+    run(script, name, MAKE[name](tiny, output_dir=tiny / "out", num_train_epochs=1, resume=True))
+    assert read_json(tiny / "out" / "run.json")["finished"] and "run.json.before" not in names(tiny / "out")
+
+
 @pytest.mark.parametrize("name, start, arguments", [
     ("general_distill", "general", lambda tiny: general(tiny, student_model=tiny / "general", continue_train=True)),
     ("general_distill", "bert", general), ("task_distill", "general", train), ("task_distill", "teacher_mrpc", train),
@@ -156,6 +248,8 @@ def test_dev_set_missing(tiny, refused):
     ("task_distill", {"pred_distill": True, "hard_labels": True, "temperature": 2}, ("--temperature", "--hard_labels")),
     ("task_distill", {"pred_distill": True, "task_name": "STS-B", "temperature": 2}, ("--temperature", "STS-B")),
     ("general_distill", {"eval_batch_size": 8}, ("--eval_batch_size", "--do_eval")),
+    ("task_distill", {"data_url": "s3://bucket/data"}, ("--data_url is gone", "cloud storage", "--data_dir")),
+    ("general_distill", {"data_url": ""}, ("--data_url is gone", "cloud storage", "--pregenerated_data")),
     ("task_distill", {"train_batch_size": 0}, ("--train_batch_size", "0")),
     ("task_distill", {"train_batch_size": 9, "gradient_accumulation_steps": 2}, ("no multiple",)),
     ("task_distill", {"train_batch_size": 32}, ("24 examples", "--train_batch_size")),
@@ -174,6 +268,11 @@ def test_flags_that_cannot_be(name, changes, words, tiny, refused):
     assert not (tiny / "out").exists() or not any((tiny / "out").iterdir())
 
 
+def test_what_is_gone_is_refused_also_with_a_sign_of_equality(tiny, refused, script):
+    refused("task_distill", *train(tiny), "--data_url=s3://bucket/data", words=("--data_url is gone",))
+    assert "--data_url" not in script("task_distill", "--help")[1]
+
+
 def test_processes_that_torchrun_did_not_start(tiny, refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     scripts = {"general_distill": general(tiny), "task_distill": train(tiny), "finetune_teacher": []}
@@ -187,6 +286,123 @@ def test_teacher_at_chance_level(tiny, refused):
     write_bin(tiny / "teacher_mrpc" / "pytorch_model.bin", state)
     status_words = ("teacher_mrpc", "chance is 0.6667 +- 0.0962", "--skip_teacher_check")
     refused("task_distill", *train(tiny, skip_teacher_check=None), words=status_words)
+
+
+@pytest.mark.parametrize("task,reached,word", [  # of 100 examples, the half of each class: chance is 0.5 +- 0.05
+    ("RTE", 0.24, "another order"), ("RTE", 0.26, "fine-tune it on RTE"), ("RTE", 0.6, "fine-tune it on RTE"),
+    ("RTE", 0.61, None), ("CoLA", -0.21, "set id2label"), ("CoLA", -0.19, "fine-tune it on CoLA"),
+    ("CoLA", 0.21, None), ("STS-B", -0.21, "wrong way"), ("STS-B", -0.19, "fine-tune it on STS-B"),
+    ("STS-B", float("nan"), "fine-tune it on STS-B")])
+def test_a_teacher_far_below_chance_has_its_classes_in_another_order(task, reached, word, tmp_path):
+    labels = np.arange(100) % 2
+    if word is None:
+        require_fit_teacher(tmp_path, get_task(task), reached, labels)
+    else:
+        with pytest.raises(InputError, match=rf"{reached:.4f} on the dev set.*{word}.*\(or --skip_teacher_check\)"):
+            require_fit_teacher(tmp_path, get_task(task), reached, labels)
+    assert bool(misordered(get_task(task), reached, labels)) == (word in ("another order", "set id2label", "wrong way"))
+
+
+def test_classes_in_another_order_are_told_of_teacher_and_student(tiny, script, refused):
+    """The dev labels are what the model says, which then scores 1; with its classes named in another order it scores
+    0."""
+    folder, dev = tiny / "teacher_mnli", tiny / "glue/MNLI/dev_matched.tsv"
+    order = get_task("MNLI").labels
+
+    def score() -> tuple[str, list[list[str]]]:
+        out = run(script, "task_distill", ["--do_eval", "--save_predictions", "--data_dir", tiny / "glue/MNLI",
+                                           "--task_name", "MNLI", "--student_model", folder, "--output_dir",
+                                           tiny / "scores", "--max_seq_length", 24, "--do_lower_case", "--no_cuda"])
+        predictions = (folder / "eval_predictions_dev_matched.tsv").read_text().splitlines()[1:]
+        return out, [line.split("\t") for line in predictions]
+
+    state = read_weights(folder)
+    logits = np.array([row[3:] for row in score()[1]], float)
+    state["classifier.bias"] -= torch.from_numpy(logits.mean(0)).float()  # all classes among the answers
+    write_bin(folder / "pytorch_model.bin", state)
+    answers = [row[2] for row in score()[1]]
+    assert set(answers) == set(order)
+    header, *rows = dev.read_text().splitlines()
+    labelled = [row.rpartition("\t")[0] + f"\t{answer}" for row, answer in zip(rows, answers, strict=True)]
+    dev.write_text("\n".join([header, *labelled]) + "\n")
+    out, _ = score()
+    assert "acc = 1\n" in out and "warning" not in out
+    edit_config(folder, id2label=dict(enumerate([*order[1:], order[0]])))
+    out, _ = score()
+    assert "acc = 0\n" in out and f"warning: {folder} scores far below chance: its classes are in another order" in out
+    teach = train(tiny, "MNLI", "mnli", skip_teacher_check=None)
+    refused("task_distill", *teach, words=("teacher_mnli scores acc 0.0000", "another order", "id2label"))
+    edit_config(folder, id2label=dict(enumerate(order)))
+    run(script, "task_distill", teach)
+
+
+def test_no_bert_beats_chance_on_wnli(tiny, script, refused):
+    write_task(tiny / "glue", "WNLI", 24)
+    state = read_weights(tiny / "teacher_cola")
+    write_bin(tiny / "teacher_cola" / "pytorch_model.bin", state | {"classifier.weight": torch.zeros(2, 16)})
+    out = run(script, "task_distill", train(tiny, "WNLI", "cola", skip_teacher_check=None))
+    assert out.count("warning: ") == 1 and "chance is 0.6667 +- 0.0962; no BERT does better on WNLI" in out
+    refused("task_distill", *train(tiny, "CoLA", "cola", skip_teacher_check=None, output_dir=tiny / "other"),
+            words=("fine-tune it on CoLA",))
+    assert misordered(get_task("WNLI"), 0.0, np.arange(71) % 2) is None
+
+
+def score(tiny, student, *mode: str) -> list:
+    return [*mode, "--data_dir", tiny / "glue/MRPC", "--task_name", "MRPC", "--no_cuda", "--student_model", student,
+            "--output_dir", tiny / "scores", "--max_seq_length", 24, "--do_lower_case"]
+
+
+@pytest.mark.parametrize("mode", ["--do_eval", "--do_predict"])
+def test_a_classifier_that_no_step_has_trained_is_not_scored(mode, tiny, script, refused):
+    """What is asked for instead is the next step's command, which works as it is printed, up to the last."""
+    run(script, "general_distill", general(tiny, output_dir=tiny / "gd", num_train_epochs=1))
+    command = (f"python task_distill.py --task_name MRPC --teacher_model TEACHER --data_dir {tiny}/glue/MRPC "
+               f"--max_seq_length 24 --student_model {tiny}/gd --output_dir NEW_FOLDER --do_lower_case")
+    refused("task_distill", *score(tiny, tiny / "gd", mode), words=(f"{tiny}/gd is not trained yet", command))
+    (tiny / "gd" / "run.json").unlink()
+    refused("task_distill", *score(tiny, tiny / "gd", mode), words=(f"{tiny}/gd", "classifier", "task_distill.py"))
+
+    run(script, "task_distill", train(tiny, student_model=tiny / "gd", aug_train=True, output_dir=tiny / "stage1"))
+    command = (f"task_distill.py --pred_distill --task_name MRPC --teacher_model {tiny}/teacher_mrpc --data_dir "
+               f"{tiny}/glue/MRPC --max_seq_length 24 --student_model {tiny}/stage1 --output_dir NEW_FOLDER "
+               "--aug_train --do_lower_case")
+    refused("task_distill", *score(tiny, tiny / "stage1", mode), words=(f"python {command}",))
+    assert not (tiny / "scores").exists() and not (tiny / "stage1" / "eval_results.json").exists()
+    (tiny / "stage1" / "run.json").unlink()
+    refused("task_distill", *score(tiny, tiny / "stage1", mode), words=("untrained", "--pred_distill"))
+    words = command.replace("NEW_FOLDER", str(tiny / "stage2")).split()[1:]
+    run(script, "task_distill", [*words, "--skip_teacher_check", "--no_cuda", "--train_batch_size", 8])
+    (tiny / "glue/MRPC/test.tsv").write_text((tiny / "glue/MRPC/dev.tsv").read_text())
+    run(script, "task_distill", score(tiny, tiny / "stage2", mode))
+
+
+def test_a_classifier_that_was_only_added_is_a_start_and_no_teacher(tiny, script, refused):
+    shutil.copytree(tiny / "bert", tiny / "bert-mrpc")
+    run(script, "fix_teacher_layers", [tiny / "bert-mrpc"])
+    words = ("bert-mrpc is untrained", "finetune_teacher.py --tasks MRPC --model ")
+    refused("task_distill", *score(tiny, tiny / "bert-mrpc", "--do_eval"), words=words)
+    refused("task_distill", *train(tiny, teacher_model=tiny / "bert-mrpc", skip_teacher_check=None), words=words)
+    run(script, "task_distill", train(tiny, teacher_model=tiny / "bert-mrpc"))  # --skip_teacher_check
+    run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert-mrpc", num_train_epochs=1))
+    run(script, "task_distill", score(tiny, tiny / "final_mrpc_teacher", "--do_eval"))
+
+
+def test_augmented_data_of_another_train_file_are_refused(tiny, script, refused):
+    folder = tiny / "glue" / "MRPC"
+    flags = {"aug_train": True, "overwrite_output_dir": True}
+    assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
+    for made_from in ({}, {"made_from": "RTE"}, {"made_from": {"N": 20}}):
+        (folder / "train_aug.json").write_text(json.dumps(made_from))
+        assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
+    sha256 = hashlib.sha256((folder / "train.tsv").read_bytes()).hexdigest()
+    (folder / "train_aug.json").write_text(json.dumps({"made_from": {"train_sha256": sha256}}))
+    assert "nothing tells whether" not in run(script, "task_distill", train(tiny, **flags))
+    edit_row(folder / "train.tsv", 3, lambda row: row.replace("bird", "cat"))
+    refused("task_distill", *train(tiny, **flags), words=(
+        "train_aug.tsv was made from another train.tsv", "data_augmentation.py", "--aug_train"))
+    run(script, "task_distill", train(tiny, overwrite_output_dir=True))
+    (folder / "train.tsv").unlink()
+    assert "nothing tells whether" in run(script, "task_distill", train(tiny, **flags))
 
 
 def test_unfinished_models_are_not_taken(tiny, refused):

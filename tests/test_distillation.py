@@ -10,6 +10,7 @@ from transformer.config import BertConfig
 from transformer.distillation import (
     attention_loss,
     check_pair,
+    compared,
     copy_layers,
     hidden_loss,
     layer_map,
@@ -44,14 +45,33 @@ SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 4, "num_attent
          "max_position_embeddings": 6}
 
 
-@pytest.mark.parametrize("changes,message", [
-    ({"vocab_size": 12}, "vocabularies differ: 12 and 11 pieces"),
-    ({"num_attention_heads": 4}, "student has 4 attention heads, the teacher 2"),
-])
-def test_check_pair(changes, message):
+def test_check_pair():
     check_pair(BertConfig(**{**SIZES, "hidden_size": 4, "num_hidden_layers": 1}), BertConfig(**SIZES))  # may differ
-    with pytest.raises(InputError, match=message):
-        check_pair(BertConfig(**{**SIZES, **changes}), BertConfig(**SIZES))
+    with pytest.raises(InputError, match="vocabularies differ: 12 and 11 pieces"):
+        check_pair(BertConfig(**{**SIZES, "vocab_size": 12}), BertConfig(**SIZES))
+
+
+HEADS = "student has 4 attention heads, the teacher 2.*--without attn"
+
+
+@pytest.mark.parametrize("changes,mapping,without,attention,hidden", [
+    ({"num_hidden_layers": 2}, "uniform", [], [(0, 1), (1, 3)], [(0, 0), (1, 2), (2, 4)]),
+    ({"num_hidden_layers": 3}, "top", [], [(0, 1), (1, 2), (2, 3)], [(0, 0), (1, 2), (2, 3), (3, 4)]),
+    ({"num_hidden_layers": 2, "num_attention_heads": 4}, "uniform", ["attn"], [], [(0, 0), (1, 2), (2, 4)]),
+    ({"num_hidden_layers": 3, "num_attention_heads": 4}, "uniform", ["hidn", "attn"], [], [(0, 0)]),
+    ({"num_hidden_layers": 6}, "uniform", ["attn", "hidn"], [], [(0, 0)]),
+    ({"num_hidden_layers": 3}, "uniform", [], "4 layers are no multiple of the student's 3", None),
+    ({"num_hidden_layers": 3}, "uniform", ["attn", "embd"], "4 layers are no multiple of the student's 3", None),
+    ({"num_attention_heads": 4}, "uniform", [], HEADS, None),
+    ({"num_attention_heads": 4}, "uniform", ["embd", "hidn"], HEADS, None),
+])
+def test_only_what_is_compared_has_to_fit(changes, mapping, without, attention, hidden):
+    student, teacher = BertConfig(**{**SIZES, **changes}), BertConfig(**SIZES)
+    if hidden is None:
+        with pytest.raises(InputError, match=attention):
+            compared(student, teacher, mapping, without)
+    else:
+        assert compared(student, teacher, mapping, without) == (attention, hidden)
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"intermediate_size": 13}, {"num_attention_heads": 4},

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import STUDENT, finetune, general, lines, run, train, without_dropout
+from conftest import ROOT, STUDENT, finetune, general, lines, run, train, without_dropout
 from matplotlib import image
 
 import task_distill
@@ -365,3 +368,38 @@ def test_curves(tiny, script, monkeypatch, capfd):
                        ((tiny / "glue",), "no losses"), ((), "name one folder")):
         status, _, err = draw(*argv)
         assert status == 2 and word in err and len(err.splitlines()) == 1, err
+
+
+def failing(error: Exception):
+    def fail(*_, **__):
+        raise error
+    return fail
+
+
+@pytest.mark.parametrize("spoil,reason", [
+    (lambda patch: patch.setitem(sys.modules, "matplotlib.figure", None), "matplotlib.figure"),
+    (lambda patch: patch.setattr("matplotlib.backends.backend_agg.get_font",
+                                 failing(FileNotFoundError(2, "No such file", "DejaVuSans.ttf"))), "DejaVuSans.ttf"),
+    (lambda patch: patch.setattr("matplotlib.figure.Figure.savefig", failing(OSError(28, "No space left on device"))),
+     "No space left on device"),
+    (lambda patch: patch.setattr("matplotlib.figure.Figure.savefig", failing(RuntimeError("a\nb"))), "a b")],
+    ids=["no_matplotlib", "no_font", "no_space", "broken"])
+def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny, script, monkeypatch, capfd):
+    monkeypatch.setattr("transformer.record.draw_curves", curves.draw_curves)
+    spoil(monkeypatch)
+    out = run(script, "task_distill", train(tiny, pred_distill=True))
+    warnings = [line for line in out.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1 and f"{tiny}/out/curves.png cannot be drawn" in warnings[0] and reason in warnings[0]
+    assert "Errno" not in out and ".tmp" not in out and not list((tiny / "out").glob("*curves*"))
+    assert read_json(tiny / "out" / "run.json")["finished"] and out.splitlines()[-1].startswith(f"{tiny}/out: ")
+    monkeypatch.setattr("sys.argv", ["curves.py", f"{tiny}/out"])
+    assert run_script(curves.main) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("curves.py: error: ") and reason in err and len(err.splitlines()) == 1
+
+
+def test_curves_are_drawn_without_a_home(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    drawing = subprocess.run([sys.executable, "-m", "transformer.curves", tmp_path], cwd=ROOT, capture_output=True,
+                             text=True, env={"HOME": "/proc/self", "PATH": os.environ["PATH"]})
+    assert (drawing.returncode, drawing.stdout, drawing.stderr) == (0, f"{tmp_path}/curves.png\n", "")

@@ -35,6 +35,9 @@ def step(optimizer, gradients):
     ("warmup_constant", 0, 3, [1] * 4),
     *((schedule, 1, 4, [0, 1 / 4, 2 / 4, 3 / 4]) for schedule in ("warmup_linear", "warmup_cosine", "warmup_constant")),
     ("none", 0.5, 4, [1] * 5), ("constant", 0.5, 4, [1] * 5), ("warmup_linear", 0.5, -1, [1] * 5),
+    # -1: no warm-up, the decay alone from the first step on
+    ("warmup_linear", -1, 4, [1, 3 / 4, 2 / 4, 1 / 4, 0, 0]), ("warmup_cosine", -1, 3, [1, 3 / 4, 1 / 4, 0]),
+    ("warmup_constant", -1, 3, [1] * 4), ("none", -1, 4, [1] * 5), ("warmup_linear", -1, -1, [1] * 5),
 ])
 def test_schedules(schedule, warmup, t_total, rates):
     """The rate that is logged is the one that the next step takes."""
@@ -43,6 +46,19 @@ def test_schedules(schedule, warmup, t_total, rates):
     for rate in rates:
         assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
         assert step(optimizer, {weight: 5.0}) == pytest.approx([0.1 * rate], abs=1e-6)
+
+
+def test_defaults_are_those_of_the_published_class():
+    """A constant rate, momentum of 0.9 and 0.999, decay of 0.01, gradients clipped to 1."""
+    weight = parameter(2.0)
+    optimizer = BertAdam([weight], lr=0.1)
+    assert optimizer.defaults == {"lr": 0.1, "warmup": -1, "t_total": -1, "schedule": "warmup_linear", "b1": 0.9,
+                                  "b2": 0.999, "e": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0}
+    # clipped to 1: m = 0.1, v = 0.001; then m = 0.19, v = 0.001999
+    first = 0.1 * (0.1 / (math.sqrt(0.001) + 1e-6) + 0.01 * 2)
+    assert step(optimizer, {weight: 5.0}) == pytest.approx([first], abs=1e-6)
+    second = 0.1 * (0.19 / (math.sqrt(0.001999) + 1e-6) + 0.01 * (2 - first))
+    assert step(optimizer, {weight: 5.0}) == pytest.approx([second], abs=1e-6)
 
 
 def test_steps_are_counted_per_parameter():
@@ -99,8 +115,8 @@ def test_bert_adam_equals_the_definition(piece, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"lr": -1e-9}, {"warmup": -1e-9}, {"warmup": 1.01}, {"b1": -0.1}, {"b1": 1.0}, {"b2": -0.1}, {"b2": 1.0},
-    {"e": -1e-9}])
+    {"lr": -1e-9}, {"warmup": -1e-9}, {"warmup": -2}, {"warmup": 1.01}, {"b1": -0.1}, {"b1": 1.0}, {"b2": -0.1},
+    {"b2": 1.0}, {"e": -1e-9}])
 def test_values_out_of_range(wrong):
     (name, value), = wrong.items()
     with pytest.raises(ValueError, match=rf"\b{name} {value}\b.*out of range"):

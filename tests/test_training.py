@@ -247,6 +247,23 @@ def test_left_out_losses(tiny, script):
     assert first_loss("t", "attn", "hidn") == {**hidn, "att_loss": 0.0, "loss": hidn["rep_loss"]}
 
 
+@pytest.mark.parametrize("changes,flags", [
+    ({"num_hidden_layers": 3}, ["--layer_mapping", "top"]),  # 3 layers under 4
+    ({"num_attention_heads": 4}, ["--without", "attn"]),     # 4 heads under 2
+    ({"num_hidden_layers": 3, "num_attention_heads": 4}, ["--without", "attn", "hidn"])])
+def test_only_what_is_compared_has_to_fit(changes, flags, tiny, script, refused):
+    """From a config to the prediction stage, which compares neither layers nor scores."""
+    edit_config(tiny / "config", **changes)
+    refused("general_distill", *general(tiny), words=("the student",))
+    run(script, "general_distill", [*general(tiny, output_dir=tiny / "gd"), *flags])
+    stage = {"student_model": tiny / "gd", "output_dir": tiny / "stage1"}
+    refused("task_distill", *train(tiny, **stage), words=("the student",))
+    run(script, "task_distill", [*train(tiny, **stage), *flags])
+    run(script, "task_distill", train(tiny, student_model=tiny / "stage1", pred_distill=True))
+    assert read_json(tiny / "out" / "run.json")["finished"]
+    assert changes.items() <= read_json(tiny / "out" / "config.json").items()
+
+
 def test_hard_labels(tiny, script, monkeypatch):
     _, labels = spy_on_training(monkeypatch)
     run(script, "task_distill", train(tiny, pred_distill=True, hard_labels=True))

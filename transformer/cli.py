@@ -4,11 +4,15 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer.files import InputError, in_words
+
+# Flags of the published code that are no more, and why; --help is silent about them.
+GONE = {"--data_url": "it copied the data from the authors' own cloud storage (moxing): leave it out and name a local "
+                      "folder, with --data_dir or --pregenerated_data"}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -25,6 +29,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """As ArgumentParser's; ends as error() does at a flag that is gone, with the reason."""
+        for argument in sys.argv[1:] if args is None else args:
+            name = argument.partition("=")[0]
+            if name in GONE:
+                self.error(f"{name} is gone: {GONE[name]}")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:
         """End the script with status 2 and one line on stderr."""

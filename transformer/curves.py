@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,32 +40,47 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 def draw_curves(folder: str | Path) -> Path:
     """Draw the losses and, below them, the dev scores of a run over its steps; returns the picture's path.
 
-    Raises InputError as read_metrics() does.
+    Raises InputError as read_metrics() does, and where the picture cannot be drawn or written.
     """
-    from matplotlib.figure import Figure  # takes a second to load
+    lines, path = read_metrics(folder), Path(folder) / CURVES_NAME
+    try:
+        return _draw_curves(lines, path)
+    except Exception as error:  # noqa: BLE001  without its fonts, its caches or a part of itself matplotlib raises any
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:  # without its number; a temporary file is nobody's
+            named = str(error.filename or ".tmp")
+            reason = error.strerror if named.endswith(".tmp") else f"{error.strerror}: {named}"
+        raise InputError(f"{path} cannot be drawn ({reason}): see to matplotlib and to the space on the disk, then "
+                         f"python -m transformer.curves {folder}") from None
 
-    lines = read_metrics(folder)
+
+def _draw_curves(lines: list[dict[str, Any]], path: Path) -> Path:
     steps = [line.get("step", line.get("epoch")) for line in lines]
     names = [name for name, value in lines[0].items() if isinstance(value, (int, float)) and name not in _NOT_SHOWN]
     panels = [[name for name in names if name.endswith("loss")], [name for name in names if not name.endswith("loss")]]
     panels = [panel for panel in panels if panel]
-    figure = Figure(figsize=(8, 3.5 * len(panels)), layout="constrained")
+    figure = _figure(8, 3.5 * len(panels))
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in panel:
             axis.plot(steps, [line.get(name) for line in lines], label=name, marker="." if len(lines) < _FEW else None)
         axis.legend()
         axis.grid(alpha=0.3)
-    axes[0].set_title(Path(folder).resolve().name)
+    axes[0].set_title(path.parent.resolve().name)
     axes[-1].set_xlabel("optimizer step" if "step" in lines[0] else "epoch")
-    return _save(figure, Path(folder) / CURVES_NAME, dpi=120)
+    return _save(figure, path, dpi=120)
+
+
+def _figure(width: float, height: float) -> Figure:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it draws without a home to write to, and need not say so
+    from matplotlib.figure import Figure  # takes a second to load
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """A figure that is still readable when it is shown 350 pixels wide, and its axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    figure = _figure(4.6, 3.1)
     axis = figure.subplots()
     axis.set_title(title, fontsize=11)
     axis.set_xlabel(x_label)

@@ -46,6 +46,24 @@ def ablate(pairs: tuple[Pairs, Pairs], without: Sequence[str]) -> tuple[Pairs, P
             [pair for pair in hidden if ("embd" if pair == (0, 0) else "hidn") not in without])
 
 
+def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
+             without: Sequence[str] = ()) -> tuple[Pairs, Pairs]:
+    """What the losses compare of a student and its teacher: the pairs of layer_map(), less those that ablate() leaves
+    out.
+
+    Raises InputError where the numbers of layers do not fit, or those of heads; neither is asked where no layer, or no
+    attention score, is compared.
+    """
+    if {"attn", "hidn"} <= set(without):
+        return [], [(0, 0)]
+    pairs = ablate(layer_map(teacher.num_hidden_layers, student.num_hidden_layers, mapping), without)
+    if pairs[0] and student.num_attention_heads != teacher.num_attention_heads:
+        raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
+                         f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree (or "
+                         "--without attn)")
+    return pairs
+
+
 def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the losses of (attention pairs, hidden pairs) read of student and of teacher.
 
@@ -60,13 +78,10 @@ def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_pair(student: BertConfig, teacher: BertConfig) -> None:
-    """InputError where a student cannot learn from this teacher: vocabulary sizes or numbers of heads differ."""
+    """InputError where a student cannot learn from this teacher: the sizes of their vocabularies differ."""
     if student.vocab_size != teacher.vocab_size:
         raise InputError(f"student and teacher vocabularies differ: {student.vocab_size} and "
                          f"{teacher.vocab_size} pieces")
-    if student.num_attention_heads != teacher.num_attention_heads:
-        raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
-                         f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree")
 
 
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:

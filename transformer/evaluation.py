@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import numpy as np
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import print_settings
 from transformer.features import Sequences, encode_file
-from transformer.files import InputError, atomic_write, find_input, write_json
-from transformer.glue import DIAGNOSTIC, Submission, Task, chance_level, class_order
+from transformer.files import InputError, atomic_write, find_input, read_json, sha256_of, write_json
+from transformer.glue import DIAGNOSTIC, UNTRAINED, Submission, Task, chance_level, class_order
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.prediction import decide, evaluate, model_sha256, predict
 from transformer.record import (
@@ -27,16 +28,37 @@ from transformer.record import (
     describe_run,
     format_metrics,
     is_finished,
+    read_run,
 )
 from transformer.runtime import Processes, check_sizes
 from transformer.submission import write_submission
 from transformer.tokenization import BertTokenizer
+from transformer.weights import read_model
 
 
 def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> Sequences:
     """A file of the task as arrays, which stay for the next run."""
     return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
                        fallback=Path(args.output_dir) / "features")
+
+
+def train_file(folder: Path, augmented: bool) -> Path:
+    """train.tsv in the task's folder, or train_aug.tsv; InputError where that is missing, or where train_aug.json says
+    that it was made from another train.tsv than the one beside it."""
+    plain, path = folder / "train.tsv", folder / "train_aug.tsv"
+    if not augmented:
+        return plain
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: make it with data_augmentation.py, or drop --aug_train")
+    record = path.with_suffix(".json")
+    made_from = read_json(record).get("made_from") if record.is_file() else None
+    sha256 = made_from.get("train_sha256") if isinstance(made_from, dict) else None
+    if sha256 is None or not plain.is_file():
+        print(f"{path}: nothing tells whether it was made from the train.tsv beside it: taken as it is", flush=True)
+    elif sha256 != sha256_of(plain):
+        raise InputError(f"{path} was made from another train.tsv than the one beside it: run data_augmentation.py "
+                         "again, or drop --aug_train")
+    return path
 
 
 def dev_sets(task: Task, folder: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
@@ -57,12 +79,65 @@ def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
     return sets
 
 
+def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> TinyBertForSequenceClassification:
+    """The model of a task in a folder. InputError where its classifier is missing or known to be untrained, with the
+    step that trains it; --skip_teacher_check lets an untrained one pass."""
+    finetune = shlex.join(["python", "finetune_teacher.py", "--tasks", task.name, "--model", str(folder)])
+    trains = f"{finetune} trains a teacher's, task_distill.py (last stage: --pred_distill) a student's"
+    if not args.skip_teacher_check and (step := next_step(folder, args)):
+        raise InputError(f"the classifier of {folder} is not trained yet; the next step: {step}")
+    try:
+        model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels)
+    except InputError as error:
+        if "classifier.weight" in read_model(folder)[1]:
+            raise
+        raise InputError(f"{error}; it has no classifier: {trains}") from None
+    if not args.skip_teacher_check and model.config.extra.get(UNTRAINED):
+        raise InputError(f"the classifier of {folder} is untrained ({UNTRAINED} in its config.json): {trains}")
+    return model
+
+
+def next_step(folder: Path, args: argparse.Namespace) -> str | None:
+    """The command of the next step for a student whose classifier no step has trained, as its run.json tells; else
+    None."""
+    settings = (read_run(folder) or {}).get("settings")
+    if not isinstance(settings, dict):
+        return None
+    if settings.get("pred_distill") is False:
+        stage, known = ["--pred_distill"], settings
+    elif "pregenerated_data" in settings:
+        stage, known = [], {**vars(args), "teacher_model": "TEACHER"}
+    else:
+        return None
+    command = ["python", "task_distill.py", *stage]
+    for name in ("task_name", "teacher_model", "data_dir", "max_seq_length"):
+        command += [f"--{name}", str(known.get(name))]
+    command += ["--student_model", str(folder), "--output_dir", "NEW_FOLDER"]
+    return shlex.join(command + [f"--{name}" for name in ("aug_train", "do_lower_case") if known.get(name)])
+
+
+def misordered(task: Task, reached: float, labels: np.ndarray) -> str | None:
+    """What is wrong with a classifier whose dev score is far below chance: under half of the majority class's share, a
+    coefficient under -0.2. None where it is not, or where every BERT may be."""
+    bound = chance_level(task, labels)[0] / 2 if task.metric == "acc" else -0.2
+    if not task.beats_chance or not reached < bound:
+        return None
+    if task.is_regression:
+        return f"its scores run the wrong way, low where they should be high: train it on {task.name}"
+    return "its classes are in another order than config.json says: set id2label there to the order it was trained in"
+
+
 def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
-    """InputError where a teacher's dev score is no better than chance."""
+    """InputError where a teacher's dev score is no better than chance; a warning where no BERT's is."""
     chance, error = chance_level(task, labels)
-    if not reached > chance + 2 * error:
-        raise InputError(f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} "
-                         f"+- {error:.4f}: fine-tune it on {task.name} (or --skip_teacher_check)")
+    if reached > chance + 2 * error:
+        return
+    found = f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} +- {error:.4f}"
+    if not task.beats_chance:
+        print(f"warning: {found}; no BERT does better on {task.name}", flush=True)
+        return
+    cause = misordered(task, reached, labels) or f"fine-tune it on {task.name}"
+    raise InputError(f"{found}: {cause} (or --skip_teacher_check)")
 
 
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
@@ -72,7 +147,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
-    student = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels)
+    student = load_classifier(folder, task, args)
     check_sizes(args.max_seq_length, len(task.text_columns), {folder: student})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)
@@ -91,6 +166,8 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
             write_evaluation(folder, Path(args.output_dir), task, facts,
                              {name: (dev[name].labels, logits[name]) for name in dev if args.save_predictions})
         print(format_metrics(f"Eval results {task.name}", values), flush=True)
+        if cause := misordered(task, values[task.metric], next(iter(dev.values())).labels):
+            print(f"warning: {folder} scores far below chance: {cause}", flush=True)
     for submission, sequences in test.items():
         answers = decide(task, predict(student, sequences, args.eval_batch_size, processes)[:, order])
         if processes.is_first:

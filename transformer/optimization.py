@@ -63,16 +63,17 @@ class BertAdam(torch.optim.Optimizer):
     clipped to norm `max_grad_norm` for each parameter tensor by itself. The learning rate of step s (counted from 0)
     is lr * schedule(s / t_total), so the first warmup_linear step has rate 0. Steps are counted per parameter.
 
-    warmup: share of t_total; t_total: number of optimizer steps, or -1 for a constant rate.
+    warmup: share of t_total, -1 for none, of no effect under a schedule without it; t_total: number of optimizer steps,
+    or -1 for a constant rate. The defaults are those of the published class.
     Raises ValueError for an unknown schedule or values out of range.
     """
 
-    def __init__(self, params: Iterable, lr: float, warmup: float = 0.0, t_total: int = -1,
+    def __init__(self, params: Iterable, lr: float, warmup: float = -1, t_total: int = -1,
                  schedule: str = "warmup_linear", b1: float = 0.9, b2: float = 0.999, e: float = 1e-6,
                  weight_decay: float = 0.01, max_grad_norm: float = 1.0):
         if schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {schedule!r}, known: {', '.join(SCHEDULES)}")
-        if lr < 0 or not 0 <= warmup <= 1 or not (0 <= b1 < 1 and 0 <= b2 < 1) or e < 0:
+        if lr < 0 or not (warmup == -1 or 0 <= warmup <= 1) or not (0 <= b1 < 1 and 0 <= b2 < 1) or e < 0:
             raise ValueError(f"BertAdam: lr {lr}, warmup {warmup}, b1 {b1}, b2 {b2} or e {e} is out of range")
         super().__init__(params, {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "b1": b1,
                                   "b2": b2, "e": e, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm})
@@ -82,7 +83,7 @@ class BertAdam(torch.optim.Optimizer):
         """Learning rate of optimizer step `step` (from 0) in a parameter group."""
         if group["t_total"] == -1:
             return group["lr"]
-        return group["lr"] * SCHEDULES[group["schedule"]](step / group["t_total"], group["warmup"])
+        return group["lr"] * SCHEDULES[group["schedule"]](step / group["t_total"], max(group["warmup"], 0.0))
 
     def learning_rate(self) -> float:
         """The rate that the next step() will use, for the log."""

@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -17,14 +18,25 @@ import numpy as np
 import torch
 
 from transformer.curves import draw_curves
-from transformer.files import InputError, naming, read_json, require_empty_folder, write_json
+from transformer.files import (
+    InputError,
+    atomic_write,
+    naming,
+    read_json,
+    remove_abandoned,
+    require_empty_folder,
+    write_json,
+)
 from transformer.resume import clear_states
 from transformer.runtime import Processes
 
 RUN_NAME = "run.json"
+BEFORE_NAME = "run.json.before"
 EVAL_NAME = "eval_results.json"
 PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
 _LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
+# Arrays that found no other place: what a run that was killed before it wrote run.json can have left.
+_LEFT_BEHIND = re.compile(r"features|epoch_\d+\.arrays")
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -50,7 +62,7 @@ def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str
     """Make the output folder of a training run; true where resume finds a finished run in it.
 
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten, or one of
-    the models that the run starts from.
+    the models that the run starts from. What a killed run left behind before its run.json counts as nothing.
     """
     run = read_run(folder)
     if resume and run is not None:
@@ -61,20 +73,15 @@ def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str
     if Path(folder).resolve() in (Path(start).resolve() for start in starts):
         raise InputError(f"{folder} holds a model that the run starts from, and would lose it: name another folder for "
                          "--output_dir")
-    require_empty_folder(folder, overwrite)
+    remove_abandoned(folder)
+    left_behind = all(_LEFT_BEHIND.fullmatch(path.name) for path in Path(folder).glob("*"))
+    require_empty_folder(folder, overwrite or left_behind)
     return False
 
 
 def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Processes, *starts: str | Path) -> bool:
-    """check_output() for all processes, which says so where there is nothing to do.
-
-    A run that is to be overwritten is marked as unfinished and loses its states at once: it must not pass for this one,
-    however early this one is stopped.
-    """
+    """check_output() for all processes, which says so where there is nothing to do."""
     finished = processes.any(processes.is_first and check_output(folder, resume, overwrite, *starts))
-    if processes.is_first and not resume and (Path(folder) / RUN_NAME).is_file():
-        write_json(Path(folder) / RUN_NAME, {"finished": False})
-        clear_states(folder)
     if finished:
         print(f"{folder} is finished: nothing to resume", flush=True)
     return finished
@@ -125,13 +132,17 @@ class RunRecord:
     """How a run was made and what it measured, in its output folder.
 
     run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
-    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people. A new record starts these
-    afresh. Of several processes the first alone writes.
+    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people.
+
+    A run that overwrites another makes its record when all that can be refused has been checked, right before it
+    trains: from then on the folder is unfinished, and the earlier record stands in run.json.before. Of several
+    processes the first alone writes.
     """
 
     def __init__(self, folder: str | Path, args: argparse.Namespace, processes: Processes,
                  log_sizes: dict[str, int] | None = None, **facts: Any):
-        """log_sizes: sizes() of an earlier record of the same run: what was logged after that is cut off."""
+        """log_sizes: sizes() of an earlier record of the same run: what was logged after that is cut off. Without it
+        the run is a new one: logs start afresh, states of an earlier one are deleted."""
         self.folder = Path(folder)
         self._device = processes.device
         self._writes = processes.is_first
@@ -140,11 +151,23 @@ class RunRecord:
         self.run = {**describe_run(args, processes), **facts, "finished": False}
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not args.resume:
+                self._keep_earlier()
+            self._write()  # first: whatever else is stopped halfway, the folder passes for no finished run
+            if log_sizes is None:
+                clear_states(self.folder)
             clear_evaluation(self.folder)  # it was of other weights
             for log in _LOGS:
                 if (self.folder / log).is_file():
                     os.truncate(self.folder / log, (log_sizes or {}).get(log, 0))
-        self._write()
+
+    def _keep_earlier(self) -> None:
+        """Copy the record of the run that is overwritten; that of a stopped run not over that of a finished one, whose
+        weights may still be there."""
+        record, before = self.folder / RUN_NAME, self.folder / BEFORE_NAME
+        if record.is_file() and (is_finished(self.folder) or not before.is_file()):
+            with atomic_write(before, "wb") as handle:
+                handle.write(record.read_bytes())
 
     def _write(self) -> None:
         if self._writes:
@@ -183,8 +206,11 @@ class RunRecord:
 
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete, and draw the
-        curves."""
+        curves; where they cannot be drawn, say so."""
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()
         if self._writes:
-            draw_curves(self.folder)
+            try:
+                draw_curves(self.folder)
+            except InputError as error:
+                print(f"warning: {error}", flush=True)

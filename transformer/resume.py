@@ -60,14 +60,12 @@ class States:
 
     def restore(self, resume: bool) -> dict[str, Any] | None:
         """With `resume` the newest state that can be read, loaded into the parts; a damaged one is passed over, with a
-        warning. Else, or where there is none, None, and no earlier state is left.
+        warning. Else, or where there is none, None.
 
         Raises InputError naming the first setting that differs from those of the stopped run.
         """
         state = self._newest() if resume else None
-        if state is None:
-            self.clear()
-        else:
+        if state is not None:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
         return state
@@ -105,7 +103,7 @@ class States:
         return max(_paths(self.folder), default=None, key=_step)
 
     def clear(self) -> None:
-        """Delete all states: the run is finished, or starts anew."""
+        """Delete all states: the run is finished."""
         if self.processes.is_first:
             clear_states(self.folder)
 

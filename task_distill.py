@@ -100,7 +100,7 @@ from transformer.distillation import ablate, check_pair, layer_map, needed, pred
 from transformer.evaluation import dev_sets, encoded, evaluate_only, require_fit_teacher
 from transformer.features import show
 from transformer.files import InputError, find_input
-from transformer.glue import Task, class_order, get_task, name_labels
+from transformer.glue import Task, class_order, data_folder, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.prediction import cached_logits, evaluate
@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
+    data_dir = data_folder(data_dir, task)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)

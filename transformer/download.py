@@ -319,4 +319,4 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
             OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
             raise
-        raise InputError(f"{archive} is not a readable zip file ({error}); delete it and run again") from None
+        raise InputError(f"{archive} is not a readable zip file ({error}); move it away and run again") from None

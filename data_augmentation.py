@@ -76,10 +76,10 @@ from transformer.candidates import (
 from transformer.checkpoint import load_tokenizer
 from transformer.files import InputError, atomic_write, find_input, read_json, read_lines, sha256_of, write_json
 from transformer.glove import Glove
-from transformer.glue import TASKS, Task, get_task, parse_label, report_rows, row_width, split_row, task_folder
+from transformer.glue import TASKS, Task, get_task, report_rows, row_width, rows_of_part, task_folder
 from transformer.modeling import BertForMaskedLM
 from transformer.parallel import available_cores, in_order
-from transformer.parts import Part, Place, byte_ranges, decode_lines, locked, read_range
+from transformer.parts import Part, byte_ranges, locked
 from transformer.prediction import model_sha256
 from transformer.runtime import Processes, check_sizes, join_processes, set_precision
 from transformer.tokenization import BertTokenizer
@@ -113,15 +113,16 @@ def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], trie
 def augment_row(columns: list[str], task: Task, variants: list[list[str]], preset: str) -> Iterator[list[str]]:
     """Rows for one row of train.tsv: itself, then each text in turn varied. variants: one list per text column.
 
-    The other text stays the original; in the code preset the second text varies beside the first one's last variant.
+    The other text stays the original. In the code preset the second text varies beside the first one's last variant,
+    and the row that holds that (the original where there is none) comes once more before.
     """
-    yield columns
-    beside = columns
-    for column, texts in zip(task.text_columns, variants):
+    row = columns
+    for place, (column, texts) in enumerate(zip(task.text_columns, variants)):
+        beside = row if preset == "code" else columns  # the published code leaves it standing
+        if place == 0 or preset == "code":
+            yield beside
         for text in texts:
             yield (row := [*beside[:column], text, *beside[column + 1:]])
-        if preset == "code" and texts:  # what the published code leaves standing in the row
-            beside = row
 
 
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:
@@ -133,16 +134,9 @@ def resolve_copies(args: argparse.Namespace, task: Task) -> int:
     return task.augment_copies_in_code
 
 
-def rows_of(task: Task, part: Part, width: int) -> Iterator[list[str] | None]:
-    """Columns of the rows in a part of train.tsv; None for a row that is skipped. InputError for a bad row or label."""
-    path, start, stop = part
-    where = Place(path, start)
-    header = int(start == 0 and task.has_header)
-    for where.index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))[header:], header):
-        columns = split_row(task, line, width, where)
-        if columns:
-            parse_label(task, columns, where)
-        yield columns
+def rows_in(task: Task, part: Part, width: int) -> Iterator[list[str]]:
+    """Columns of the rows in a part of train.tsv, less those that are skipped."""
+    return (columns for columns, _ in rows_of_part(task, part, width) if columns)
 
 
 def survey(task: Task, path: Path, splitter: Splitter) -> tuple[list[tuple[Part, int]], np.ndarray, MaskedWords]:
@@ -155,12 +149,15 @@ def survey(task: Task, path: Path, splitter: Splitter) -> tuple[list[tuple[Part,
     numbers, parts = array("i"), []
     for start, stop in byte_ranges(path, PART_BYTES):
         parts.append(((path, start, stop), len(numbers) // len(task.text_columns)))
-        for columns in rows_of(task, parts[-1][0], width):
+        for columns, _ in rows_of_part(task, parts[-1][0], width):
             if columns:
                 numbers.extend([words.add(columns[column]) for column in task.text_columns])
             else:
                 skipped += 1
     report_rows(str(path), len(numbers), skipped, width)
+    if not len(words) and not words.longer:
+        raise InputError(f"{path}: no word of its texts can be varied, since only words of the letters a to z that are "
+                         "no stop words are: train without --aug_train")
     words.finish()
     return parts, np.frombuffer(numbers, "i").reshape(-1, len(task.text_columns)), words
 
@@ -175,7 +172,7 @@ def augment_part(part: tuple[Part, int]) -> tuple[str, Counter]:
     """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
     args, task, width, numbers, candidates = _worker
     lines, counts = [], Counter()
-    for row, columns in enumerate(filter(None, rows_of(task, part[0], width)), part[1]):
+    for row, columns in enumerate(rows_in(task, part[0], width), part[1]):
         variants = []
         for place, column in enumerate(task.text_columns):
             words, replacements, found = candidates.find(columns[column], int(numbers[row, place]))
@@ -192,7 +189,7 @@ def show(parts: list[tuple[Part, int]], task: Task, width: int, numbers: np.ndar
          count: int) -> None:
     """Print the first different sentences and their candidates, for a person to look at."""
     shown = 0
-    rows = (columns for part, _ in parts for columns in rows_of(task, part, width) if columns)
+    rows = (columns for part, _ in parts for columns in rows_in(task, part, width))
     for columns, row_numbers in zip(rows, numbers):
         for column, number in zip(task.text_columns, row_numbers):
             if number == shown < count:  # sentences are numbered as they come
@@ -213,14 +210,14 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     args = argparse.Namespace(**{**vars(args), "N": resolve_copies(args, task), "task_name": task.name})
     print_settings(args)
     status, train_sha256, width = path.stat(), sha256_of(path), row_width(task, path)
-    masked_lm = MaskedLM(model, tokenizer, args.M, args.precision)
+    masked_lm = MaskedLM(model, tokenizer, args.M, args.precision, args.preset)
     splitter = Splitter(tokenizer, min(tokenizer.max_len, model.config.max_position_embeddings))
     parts, numbers, words = survey(task, path, splitter)
     batches = batches_by_length(words.lengths(), args.batch_tokens)
     facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
-             "precision": args.precision, "batch_tokens": args.batch_tokens}
+             "preset": args.preset, "precision": args.precision, "batch_tokens": args.batch_tokens}
     glove_status = Path(args.glove_embs).stat()
-    made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "seed", "preset", "glove_vocab")},
+    made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "seed", "glove_vocab")},
                  "glove": [glove_status.st_size, glove_status.st_mtime_ns]}
     if args.resume and output.is_file() and output.with_suffix(".json").is_file() and not unfinished.exists() and \
             read_json(output.with_suffix(".json")).get("made_from") == made_from:

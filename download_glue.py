@@ -15,7 +15,7 @@ from pathlib import Path
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
 from transformer.files import InputError, atomic_write, find_input, read_lines
-from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows
+from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows, table_lines
 from transformer.parts import locked
 from transformer.sources import HOSTS, KNOWN_FILES, base_url
 from transformer.transport import local_path
@@ -98,11 +98,18 @@ def mrpc_rows(path: Path) -> Iterator[list[str]]:
             yield columns
 
 
-def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path) -> None:
+def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, official: bool) -> None:
     """Write folder/{train,dev,test}.tsv from the two source texts of the Microsoft Research Paraphrase Corpus.
 
-    A pair of the training text whose ids stand in `dev_ids` belongs to dev, as in the official GLUE split.
+    A pair of the training text whose ids stand in `dev_ids` belongs to dev, as in the official GLUE split. InputError
+    where, of `official` files, a text has lost rows.
     """
+    *labelled, unlabelled = published_sizes("MRPC")
+    for path, published in ((train_text, sum(labelled)), (test_text, unlabelled)):
+        if official and (count := sum(1 for _ in mrpc_rows(path))) != published:
+            raise InputError(f"{path} holds {count} pairs, the official text {published}: rows were lost or added when "
+                             "it was copied or opened in another program (a quotation mark there is a character); get "
+                             "it again")
     ids = {tuple(line.split()) for line in read_lines(dev_ids)}
     with atomic_write(folder / "train.tsv") as train, atomic_write(folder / "dev.tsv") as dev:
         for handle in (train, dev):
@@ -115,21 +122,21 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path) -
             test.write("\t".join([str(index), *columns[1:]]) + "\n")
 
 
-def make_folder(name: str, paths: list[Path], data_dir: Path, path_to_mrpc: Path | None) -> None:
+def make_folder(name: str, paths: list[Path], data_dir: Path, path_to_mrpc: Path | None, official: bool) -> None:
     """Make data_dir/NAME of the files, whole or not at all; what was downloaded is then removed."""
     workplace = data_dir / f".{name}.unpacking"
     shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
     try:
         if name == "MRPC":
-            build_mrpc(*paths, workplace / name)
+            build_mrpc(*paths, workplace / name, official)
         elif name == DIAGNOSTIC:
             (workplace / name).mkdir(parents=True)
             shutil.copyfile(paths[0], workplace / name / "diagnostic.tsv")
         else:
             unzip(paths[0], workplace)
             if not (workplace / name).is_dir():
-                raise InputError(f"{paths[0]} holds no folder {name}: delete it, check where it came from, and run "
-                                 "again")
+                raise InputError(f"{paths[0]} holds no folder {name}, so it is not GLUE's: move it away, check where "
+                                 "it came from, and run again")
         (workplace / name).rename(data_dir / name)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
@@ -150,7 +157,7 @@ def count_labelled(name: str, path: Path) -> int:
 def count_unlabelled(path: Path) -> int:
     """Examples of a test file: the lines after its header, none of them empty."""
     count = -1
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in table_lines(path):
         if not line.strip() or "\0" in line:
             raise InputError(f"{path}, line {number}: empty or damaged")
         count += 1
@@ -181,9 +188,10 @@ def check_folder(name: str, folder: Path, official: bool) -> None:
             if official and count != published:
                 raise InputError(f"{folder / file} holds {count} examples, GLUE has {published}")
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist: delete {folder} and run again") from None
+        raise InputError(f"{error.filename} does not exist: move {folder} away and run again, which makes it "
+                         "anew") from None
     except InputError as error:
-        raise InputError(f"{error}: delete {folder} and run again") from None
+        raise InputError(f"{error}. Move {folder} away and run again, which makes it anew") from None
     note = ", no labels" if name == DIAGNOSTIC else ""
     print(f"{name}: " + ", ".join(f"{file} {count} examples" for file, count in counts.items()) + note, flush=True)
 
@@ -208,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
                     if absent:
                         missing += absent
                         continue
-                    make_folder(name, paths, args.data_dir, args.path_to_mrpc)
+                    make_folder(name, paths, args.data_dir, args.path_to_mrpc, official)
         check_folder(name, folder, official)
     if missing:
         raise bring_by_hand(missing)

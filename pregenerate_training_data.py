@@ -86,6 +86,7 @@ from transformer.tokenization import BertTokenizer
 
 PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON
 SAMPLES, SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that the estimate looks at, and how much of each
+MOST_UNUSED = 0.05                  # of the wordpieces, that long lines may waste without a warning
 STORE_NAME = "tokenized_corpus"     # of the tokenized corpus in --tmp_dir
 
 Task = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
@@ -99,17 +100,18 @@ def start_worker(store: Path, tokenizer: BertTokenizer, settings: InstanceSettin
     worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
 
 
-def generate(task: Task) -> tuple[bytearray, int]:
-    """JSON lines of the instances of some documents, and how many they are."""
+def generate(task: Task) -> tuple[bytearray, dict[str, int]]:
+    """JSON lines of the instances of some documents; how many they are, wordpieces of the documents, and those used."""
     epoch, documents = task
-    text, count = bytearray(), 0
+    text, count, used = bytearray(), 0, worker_sampler.used
     for document in range(*documents):
         lines = worker_sampler.json_lines(epoch, document)
         text += "".join(lines).encode()
         count += len(lines)
     if worker_sampler.corpus.file is not None:
         worker_sampler.corpus.release()
-    return text, count
+    return text, {"instances": count, "wordpieces": worker_sampler.corpus.wordpieces(*documents),
+                  "wordpieces_used": worker_sampler.used - used}
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
@@ -125,6 +127,16 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     if tokenizer.is_uncased and not args.do_lower_case:
         print(f"warning: the vocabulary of {args.bert_model} is uncased and --do_lower_case is not given: "
               "capitalised words become [UNK]", flush=True)
+
+
+def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
+    """Print a warning where much of the text can be in no instance, whatever is drawn."""
+    longest = args.max_seq_len - 3  # [CLS] and two [SEP]
+    unused = corpus.longer_than(longest) / len(corpus.tokens)
+    if unused > MOST_UNUSED:
+        print(f"warning: {unused:.1%} of the wordpieces of {args.train_corpus} will be in no instance: they stand in "
+              f"lines after the {longest} that --max_seq_len {args.max_seq_len} has room for. The usual cause is text "
+              "that is not split into sentences: a line should hold one (prepare_data.py does that)", flush=True)
 
 
 def show_first(sampler: InstanceSampler, count: int) -> None:
@@ -231,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
         corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))
         print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
               f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)
+        warn_of_long_lines(corpus, args)
         show_first(InstanceSampler(corpus, tokenizer, settings), 2)
         facts["corpus_sha256"] = manifest["corpus_sha256"]
         if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
@@ -255,17 +268,20 @@ def main(argv: list[str] | None = None) -> None:
             done = len(files.records)
             if done:
                 print(f"epoch {epoch}: {done} of {len(parts)} parts are there already", flush=True)
-            for text, count in tqdm(itertools.islice(results, len(parts) - done), desc=f"epoch {epoch}",
+            for text, counts in tqdm(itertools.islice(results, len(parts) - done), desc=f"epoch {epoch}",
                                      initial=done, total=len(parts), unit=" parts", disable=None):
-                files.append([text], instances=count)
+                files.append([text], **counts)
             files.save()
-            count = sum(record["instances"] for record in files.records)
+            # parts that an earlier version of this script left count their instances alone
+            count, wordpieces, used = (sum(record.get(name, 0) for record in files.records)
+                                       for name in ("instances", "wordpieces", "wordpieces_used"))
             # Before epoch_K.json: where that stands, its epoch is complete.
             write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
                 "num_training_examples": count, "max_seq_len": args.max_seq_len, "train_corpus": str(args.train_corpus),
-                "preset": args.preset, **facts})
+                "preset": args.preset, "wordpieces": wordpieces, "wordpieces_used": used, **facts})
             os.replace(files.folder / "instances", args.output_dir / f"epoch_{epoch}.json")
-            print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances", flush=True)
+            share = f", which hold {used / wordpieces:.1%} of the corpus's wordpieces" if wordpieces else ""
+            print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances{share}", flush=True)
     for epoch in range(args.epochs_to_generate):
         shutil.rmtree(args.output_dir / f"epoch_{epoch}.unfinished", ignore_errors=True)
     if not epochs:

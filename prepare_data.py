@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import html
 import io
 import json
 import re
@@ -28,6 +29,7 @@ DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt mode
 SAMPLE_CHARACTERS = 500_000    # of the corpus, to train a Punkt model on; more come no nearer to punkt_tab
 PART_BYTES = 1 << 20           # of an extracted file, a worker's task; WikiExtractor's files are about as big
 REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
+BACKUP = re.compile(r"~$|\.(bak|old|orig|save|sw[a-p]|tmp)$|\s")  # of editors and file managers, beside what they copy
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,7 +66,12 @@ def find_extracted_files(folder: Path) -> list[Path]:
         folder = find_input(folder)
     except InputError as error:
         raise InputError(f"{error}: {how}") from None
-    files = sorted(path for path in folder.rglob("wiki_*") if path.is_file())
+    found = sorted(path for path in folder.rglob("wiki_*") if path.is_file())
+    files = [path for path in found if not BACKUP.search(path.name)]
+    if len(files) < len(found):
+        backups = [str(path) for path in found if path not in set(files)]
+        print(f"passed over {len(backups)} backup files: {', '.join(backups[:3])}{', ...' * (len(backups) > 3)}",
+              flush=True)
     if not files:
         raise InputError(f"{folder} holds no wiki_* files: {how}")
     compressed = [path for path in files if path.suffix]
@@ -73,8 +80,27 @@ def find_extracted_files(folder: Path) -> list[Path]:
     return files
 
 
+def refuse_cut(part: Part) -> None:
+    """InputError where the last line of a file, in this part of it, has no end and is cut short."""
+    path, start, stop = part
+    if read_range(path, stop - 1, stop) == b"\n":
+        return
+    content = read_range(path, start, stop)
+    line_start = content.rfind(b"\n") + 1
+    line = content[line_start:]
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(line)
+        return
+    if line.lstrip().startswith(b"{"):
+        raise InputError(f"{path}, line {line_number(path, start + line_start)}: cut short: the extraction was killed "
+                         "while it wrote this file; run WikiExtractor again")
+
+
 def read_texts(part: Part) -> Iterator[str]:
-    """The `text` of every article in a part of a file; InputError names the file and line of a bad one."""
+    """The `text` of every article in a part of a file; InputError names the file and line of a bad one.
+
+    WikiExtractor writes &amp; &lt; &gt; for the characters themselves.
+    """
     path, start, stop = part
 
     def bad_line(index: int, problem: str) -> InputError:
@@ -90,7 +116,7 @@ def read_texts(part: Part) -> Iterator[str]:
             raise bad_line(index, f"not a JSON object ({error.msg})") from None
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise bad_line(index, "expected a JSON object with a string in the field `text`") from None
-        yield text
+        yield html.unescape(text)
 
 
 def train_splitter(parts: list[Part]) -> PunktParameters:
@@ -169,6 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     files = find_extracted_files(args.input_dir)
     print(f"Splitting {len(files)} files below {args.input_dir} into sentences -> {args.output_file}", flush=True)
     parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, PART_BYTES)]
+    for part in parts:
+        refuse_cut(part)
     params = None if args.train_splitter else load_splitter(args.language)
     if params is None:
         params = train_splitter(parts)

@@ -4,8 +4,9 @@
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--seeds 1,2,3] [--search] [--ablation NAME]
 #                [--from STEP] [--list]
 #
-# A finished step is skipped when the script starts again; --from STEP does STEP and all that follow once more. It stops
-# at the first failure with the step's name and log (results/steps/STEP.log).
+# Tasks in any spelling. A finished step is skipped when the script starts again; --from STEP does STEP and all that
+# follow once more. It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of
+# earlier tries are STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
 #
 # These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
 # students, augmented data and teachers, and write the report of report.py at the end:
@@ -77,20 +78,31 @@ for student in "${students[@]}"; do
     [[ $student == 4l || $student == 6l ]] || die "unknown student $student: 4l or 6l"
 done
 
-for task in "${tasks[@]}"; do
-    [[ " RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI " == *" $task "* ]] ||
-        die "unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI"
-done
+key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_-'; }
+
+unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
+
+# The official spelling of tasks.
+official() {
+    local task
+    for task; do
+        case $(key "$task") in
+            rte) echo RTE ;; sst2 | sst) echo SST-2 ;; cola) echo CoLA ;; mrpc) echo MRPC ;; stsb | sts) echo STS-B ;;
+            qnli) echo QNLI ;; qqp) echo QQP ;; mnli | mnlim | mnlimm) echo MNLI ;; wnli) echo WNLI ;;
+            *) die "unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI" ;;
+        esac
+    done
+}
+
+names=$(official "${tasks[@]}")
+# shellcheck disable=SC2086,SC2207
+tasks=($(unique $names))
 
 for seed in ${seeds[@]+"${seeds[@]}"}; do
     [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || die "seed $seed is not a whole number"
 done
 if ((${#seeds[@]} && ! ${#variants[@]})); then variants=(full); fi
 if ((${#variants[@]} && ! ${#seeds[@]})); then seeds=(42); fi
-
-key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '-'; }
-
-unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
 
 # Whether a variant changes the losses of both general and intermediate distillation.
 has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1 "* ]]; }
@@ -136,9 +148,17 @@ from transformer.download import fetch
 sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
 }
 
+# The flag for a step that was tried before: what an earlier try of this script left is gone on with or, after --from,
+# done anew. What anything else made is neither: the step refuses it. $1 is a file that the step writes when it starts
+# anew: where it is younger than the wish to do so, a try has started since, and is gone on with.
+again() {
+    $tried || return 0
+    if [[ -e $wish && ! $1 -nt $wish ]]; then echo --overwrite_output_dir; else echo --resume; fi
+}
+
 # What each step does: the commands of the README.
 run_step() {
-    local step=${1##*/} run= variant=full seed= task student config
+    local step=${1##*/} run= variant=full seed= task student config again
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*}; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
@@ -171,30 +191,41 @@ run_step() {
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
         bert) python "$kit/get_bert_models.py" ;;
-        extract) python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
+        extract)
+            # files of another dump must not stay among the new ones
+            if [[ $(again "") == --overwrite_output_dir ]]; then rm -rf data/extracted_wiki; fi
+            python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
         sentences) python "$kit/prepare_data.py" --num_workers "$WORKERS" ;;
         pregenerate)
+            again=$(again data/json_wiki/epoch_0.unfinished/progress.jsonl)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
-                --output_dir data/json_wiki --num_workers "$WORKERS" ${PREGENERATE_FLAGS:-} ;;  # goes on by itself
+                --output_dir data/json_wiki --num_workers "$WORKERS" \
+                ${again/--resume/} ${PREGENERATE_FLAGS:-} ;;  # goes on by itself
         general_*)
+            again=$(again "models/${run}distilled_tinybert_$student/run.json")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
                 --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
                 --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses ;;
         augment_*)
+            again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
                 --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" \
                 ${again/--overwrite_output_dir/} ${AUGMENT_FLAGS:-} ;;
         fix) python "$kit/fix_teacher_layers.py" ;;
-        teacher_*) python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
+        teacher_*)
+            again=$(again "models/final_$(key "$task")_teacher/run.json")
+            python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
         intermediate_*)
+            again=$(again "$intermediate/run.json")
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$general" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "$intermediate" \
                 $again --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
                 --do_lower_case ${INTERMEDIATE_FLAGS:-} $losses $seed ;;
         prediction_*)
+            again=$(again "models/${run}distilled_tinybert_${student}_$(key "$task")/run.json")
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
@@ -211,22 +242,27 @@ run_step() {
     esac
 }
 
-# Run one step unless it is finished; its seconds are written last and mark it as finished.
+# Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
-    local log=results/steps/$1.log mark=results/steps/$1.seconds begin=$SECONDS
+    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1
+    local log=$base.log mark=$base.seconds spent=$base.spent wish=$base.again
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
     mkdir -p "${log%/*}"
-    # What an earlier try of this script left is gone on with, or done again after --from. What anything else made is
-    # neither: the step refuses it.
-    local again=
-    if [[ -e $log ]]; then again=--resume; fi
-    if [[ -e $log && -e results/steps/$1.again ]]; then again=--overwrite_output_dir; fi
+    if [[ -e $log || -e $base.1.log ]]; then tried=true; fi
+    if [[ -e $log ]]; then
+        while [[ -e $base.$number.log ]]; do number=$((number + 1)); done
+        mv "$log" "$base.$number.log"
+    fi
+    if [[ -f $spent ]]; then before=$(<"$spent"); fi
+    trap 'echo $((before + SECONDS - begin)) >"$spent"; exit 143' INT TERM HUP
     if ! run_step "$1" >"$log" 2>&1; then
+        echo $((before + SECONDS - begin)) >"$spent"
         { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
         return 1
     fi
-    rm -f "results/steps/$1.again"
-    echo $((SECONDS - begin)) >"$mark"
+    rm -f "$wish"
+    echo $((before + SECONDS - begin)) >"$mark"
+    rm -f "$spent"
     echo "$1: done in $((SECONDS - begin)) s"
 }
 
@@ -240,12 +276,13 @@ if [[ -n $from ]]; then
     printf 'results/steps/%s\n' $names | sed 's|/[^/]*$||' | sort -u | xargs mkdir -p
     printf 'results/steps/%s.again\n' $names | xargs touch
     printf 'results/steps/%s.seconds\n' $names | xargs rm -f
+    printf 'results/steps/%s.spent\n' $names | xargs rm -f
     case $from in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
-            find results/steps -mindepth 2 -name '*.seconds' | while read -r mark; do
-                touch "${mark%.seconds}.again"
-                rm "$mark"
+            find results/steps -mindepth 2 -name '*.log' ! -name '*.[0-9]*.log' | while read -r log; do
+                touch "${log%.log}.again"
+                rm -f "${log%.log}.seconds" "${log%.log}.spent"
             done ;;
     esac
 fi

@@ -99,8 +99,8 @@ from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, requir
 from transformer.distillation import check_pair, compared, needed, prediction_loss, transformer_losses
 from transformer.evaluation import dev_sets, encoded, evaluate_only, load_classifier, require_fit_teacher, train_file
 from transformer.features import show
-from transformer.files import InputError, find_input
-from transformer.glue import Task, class_order, get_task, name_labels
+from transformer.files import InputError, find_folder
+from transformer.glue import Task, class_order, data_folder, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.prediction import cached_logits, evaluate
@@ -124,6 +124,7 @@ from transformer.runtime import (
     shuffled_batches,
     steps_per_epoch,
 )
+from transformer.weights import find_model
 
 
 def resolve(args: argparse.Namespace, task: Task) -> None:
@@ -150,7 +151,8 @@ def main(argv: list[str] | None = None) -> None:
         evaluate_only(args, task, processes)
         return
 
-    data_dir, student_folder, teacher_folder = map(find_input, (args.data_dir, args.student_model, args.teacher_model))
+    student_folder, teacher_folder = find_model(args.student_model), find_model(args.teacher_model)
+    data_dir = data_folder(find_folder(args.data_dir), task)
     train_path = train_file(data_dir, args.aug_train)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)

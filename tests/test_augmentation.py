@@ -73,8 +73,11 @@ def glove(tmp_path_factory) -> Path:
     return path
 
 
-def naive_candidates(folder: Path, words: list[str], count: int) -> dict[int, list[str]]:
-    """The definition, word by word: one sequence, no padding, every position decoded, the whole vocabulary sorted."""
+def naive_candidates(folder: Path, words: list[str], count: int, preset: str = "paper") -> dict[int, list[str]]:
+    """The definition, word by word: one sequence, no padding, every position decoded, the whole vocabulary sorted.
+
+    The published code cuts after `count` pieces and leaves out those with ## then; nothing left: the word itself.
+    """
     model = transformers.BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
     split = [[word] if word in VOCAB else {"birdness": ["bird", "##ness"]}.get(word, ["[UNK]"]) for word in words]
     original = sum(split, [])
@@ -93,7 +96,10 @@ def naive_candidates(folder: Path, words: list[str], count: int) -> dict[int, li
             logits = model(input_ids=torch.tensor([[VOCAB.index(piece) for piece in sequence]]),
                            token_type_ids=torch.tensor([segments])).logits[0, position].tolist()
         ranked = sorted(range(len(VOCAB)), key=lambda piece: -logits[piece])
-        result[i] = [VOCAB[piece] for piece in ranked if not VOCAB[piece].startswith("##")][:count]
+        if preset == "code":
+            result[i] = [VOCAB[piece] for piece in ranked[:count] if not VOCAB[piece].startswith("##")] or [word]
+        else:
+            result[i] = [VOCAB[piece] for piece in ranked if not VOCAB[piece].startswith("##")][:count]
     return result
 
 
@@ -101,10 +107,11 @@ ONE = Processes(0, 1, torch.device("cpu"))
 
 
 def found(bert: Path, folder: Path, sentences: list[str], count: int, batch_tokens: int = 4096,
-          neighbours: dict[str, list[str]] | None = None) -> tuple[Candidates, list[int], MaskedLM]:
+          neighbours: dict[str, list[str]] | None = None,
+          preset: str = "paper") -> tuple[Candidates, list[int], MaskedLM]:
     """Candidates of sentences, the sentences' numbers, and the model, in double precision."""
     tokenizer = load_tokenizer(bert, True)
-    masked_lm = MaskedLM(BertForMaskedLM.from_pretrained(bert).double(), tokenizer, count)
+    masked_lm = MaskedLM(BertForMaskedLM.from_pretrained(bert).double(), tokenizer, count, preset=preset)
     splitter = Splitter(tokenizer, POSITIONS)
     words = MaskedWords(splitter)
     numbers = [words.add(sentence) for sentence in sentences]
@@ -132,6 +139,22 @@ def test_candidates_are_those_of_the_naive_way(bert, tmp_path, batch_tokens):
     _, replacements, _ = candidates.find(SENTENCES[-1], numbers[-1])
     assert replacements[POSITIONS - 1] == [long[POSITIONS - 1]]  # masked position past the end
     assert len(replacements[POSITIONS - 2]) == 6
+
+
+@pytest.mark.parametrize("count", [1, 5, 999])
+def test_candidates_of_the_code_preset_are_what_is_left_of_the_best(bert, tmp_path, count):
+    candidates, numbers, masked_lm = found(bert, tmp_path, SENTENCES, count, preset="code")
+    assert masked_lm.count == min(count, len(VOCAB))
+    lengths = set()
+    for sentence, number in zip(SENTENCES, numbers, strict=True):
+        words, replacements, counts = candidates.find(sentence, number)
+        naive = naive_candidates(bert, words, count, "code")
+        for i in replacements:
+            assert replacements[i] == naive.get(i, [words[i]]), (sentence, i)
+            lengths.add(len(replacements[i]))
+        assert sum(counts.values()) == len(replacements)
+    if count == 5:
+        assert lengths >= {1, 4, 5}  # pieces with ## are among the best here
 
 
 def test_batches_hold_every_word_once_within_their_tokens():
@@ -242,6 +265,23 @@ def test_bad_vectors(tmp_path, lines, message):
         Glove(tmp_path / "glove.txt", 1000)
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("part_lines", [1, 2, 2_000])
+def test_the_header_of_word2vec_and_an_empty_last_line_are_passed_over(tmp_path, monkeypatch, capsys, end, part_lines):
+    monkeypatch.setattr(glove_module, "_PART_LINES", part_lines)
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(f"2 3\na 1 0 0 \nb 0 2 0 \n{end}".encode())
+    for limit, words in ((9, ["a", "b"]), (2, ["a", "b"]), (1, ["a"])):
+        vectors = Glove(path, limit)
+        assert vectors.words == words and (vectors.vectors == np.eye(3)[:len(words)]).all()
+        assert f"{path}: skipped line 1, the header of word2vec's format: 2 3" in capsys.readouterr().out
+    (tmp_path / "glove.txt").write_text(f"2 3\n7 1{end}")  # vectors of one number, of words that are numbers
+    assert Glove(tmp_path / "glove.txt", 9).words == ["2", "7"] and capsys.readouterr().out == ""
+    path.write_text("2 3\na 1 0 0\n\nb 0 2 0\n")
+    with pytest.raises(InputError, match="vectors.txt, line 3: expected a word and 3 numbers"):
+        Glove(path, 9)
+
+
 def test_invalid_utf8_in_vectors(tmp_path):
     (tmp_path / "glove.txt").write_bytes(b"a 1 2\n\xff 1 2\n")
     with pytest.raises(InputError, match="line 2: not valid UTF-8"):
@@ -281,10 +321,15 @@ def test_pairs_under_both_presets():
     paper = list(augment_row(row, TASKS["rte"], [["a1", "a2"], ["b1"]], "paper"))
     code = list(augment_row(row, TASKS["rte"], [["a1", "a2"], ["b1"]], "code"))
     assert [columns[1:3] for columns in paper] == [["a0", "b0"], ["a1", "b0"], ["a2", "b0"], ["a0", "b1"]]
-    assert [columns[1:3] for columns in code] == [["a0", "b0"], ["a1", "b0"], ["a2", "b0"], ["a2", "b1"]]
+    assert [columns[1:3] for columns in code] == \
+        [["a0", "b0"], ["a1", "b0"], ["a2", "b0"], ["a2", "b0"], ["a2", "b1"]]
     assert all(columns[0] == "7" and columns[3] == "entailment" for columns in paper + code)
     assert [columns[1:3] for columns in augment_row(row, TASKS["rte"], [[], ["b1"]], "code")] == \
-        [["a0", "b0"], ["a0", "b1"]]
+        [["a0", "b0"], ["a0", "b0"], ["a0", "b1"]]
+    assert [columns[1:3] for columns in augment_row(row, TASKS["rte"], [["a1"], []], "code")] == \
+        [["a0", "b0"], ["a1", "b0"], ["a1", "b0"]]
+    single = augment_row(["the", "0"], TASKS["sst2"], [["a", "b"]], "code")
+    assert list(single) == [["the", "0"], ["a", "0"], ["b", "0"]]
 
 
 # --- the whole script
@@ -346,6 +391,7 @@ def test_the_code_preset_varies_the_second_text_beside_the_last_variant_of_the_f
     rows = [columns for _, columns in read_rows(TASKS["rte"], path.with_name("train_aug.tsv"))]
     original = rows[0]
     first = [columns for columns in rows[1:] if columns[2] == original[2]]
+    assert first[-1] == first[-2] and len({tuple(columns) for columns in first}) == len(first) - 1
     second = rows[1 + len(first):]
     assert len(first) > 3 and len(second) > 3
     assert {columns[1] for columns in second} == {first[-1][1]} and first[-1][1] != original[1]
@@ -412,6 +458,13 @@ def test_resume_refuses_other_settings_and_leaves_what_is_finished(bert, glove, 
         data_augmentation.main([*argv, "--M", "4"])
     with locked(path.with_name("train_aug.unfinished") / "lock"), pytest.raises(InputError, match="another run"):
         data_augmentation.main(argv)
+    with pytest.raises(InputError, match="--resume: preset was paper and is code now"):
+        data_augmentation.main([*argv, "--preset", "code"])
+    facts = path.with_name("train_aug.unfinished") / "facts.json"  # as before the preset was told: that of the paper
+    facts.write_text(json.dumps({name: value for name, value in json.loads(facts.read_text()).items()
+                                 if name != "preset"}))
+    with pytest.raises(InputError, match="--resume: preset was paper and is code now"):
+        data_augmentation.main([*argv, "--preset", "code"])
     data_augmentation.main(argv)
     status = path.with_name("train_aug.tsv").stat().st_mtime_ns
     data_augmentation.main(argv)
@@ -485,11 +538,14 @@ def test_all_tasks_and_a_look_at_the_candidates(bert, glove, tmp_path, capsys):
     assert len(house.split()) == 1 + 15 and not any(word.startswith("##") for word in house.split())
 
 
-def test_a_file_without_words_to_vary_is_copied(bert, glove, tmp_path):
+def test_a_task_without_words_to_vary_is_refused(bert, glove, tmp_path, refused):
     path = write_task(tmp_path, TASKS["cola"])
-    path.write_text("x\t1\t\tthe is a .\nx\t0\t\t\n", encoding="utf-8")
-    data_augmentation.main(arguments(bert, glove, tmp_path, "cola"))
-    assert path.with_name("train_aug.tsv").read_bytes() == path.read_bytes()
+    path.write_text("x\t1\t\tthe is a .\nx\t0\t\t\nx\t0\t\t中文 3\n", encoding="utf-8")
+    path.with_name("train_aug.tsv").write_text("earlier")
+    refused("data_augmentation", *arguments(bert, glove, tmp_path, "cola"),
+            words=(f"{path}: no word of its texts can be varied", "train without --aug_train"))
+    assert names(path.parent) == ["train.tsv", "train_aug.tsv"]
+    assert path.with_name("train_aug.tsv").read_text() == "earlier"
 
 
 def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):

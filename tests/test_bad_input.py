@@ -237,6 +237,41 @@ def test_dev_set_missing(tiny, refused):
             "--do_lower_case", words=("dev.tsv", "does not exist"))
 
 
+def test_the_folder_above_the_tasks_is_taken_for_it(tiny, script, refused):
+    """Where a file is missing, the line says which and what makes it, and advises to delete nothing."""
+    evaluation = ["--do_eval", "--data_dir", tiny / "glue", "--task_name", "mrpc", "--no_cuda", "--student_model",
+                  tiny / "student_mrpc", "--output_dir", tiny / "scores", "--max_seq_length", 24, "--do_lower_case"]
+    status, out, err = script("task_distill", *evaluation)
+    assert status == 0 and f"taking {tiny / 'glue' / 'MRPC'}" in out, err
+    train_tsv = tiny / "glue" / "MRPC" / "train.tsv"
+    train_tsv.unlink()
+    words = (f"{train_tsv} does not exist: ", "`python download_glue.py --tasks MRPC`")
+    refused("task_distill", *train(tiny, data_dir=tiny / "glue"), words=words)
+    shutil.rmtree(tiny / "glue" / "MRPC")
+    _, _, err = script("task_distill", *train(tiny, data_dir=tiny / "glue"))
+    assert f"{tiny / 'glue' / 'dev.tsv'} does not exist: " in err and "delete" not in err
+
+
+def test_first_lines_that_are_not_the_header(tiny, refused, script):
+    """task_distill, whose arrays would lose the example for good, and data_augmentation."""
+    for name in ("train.tsv", "dev.tsv"):
+        path = tiny / "glue" / "MRPC" / name
+        good = path.read_text()
+        path.write_text(good.split("\n", 1)[1])
+        words = (f"{path}, line 1: an example, not a header", "Quality,#1 ID,#2 ID,#1 String,#2 String")
+        refused("task_distill", *train(tiny, overwrite_output_dir=True), words=words)
+        path.write_text(good)
+    refused("data_augmentation", "--pretrained_bert_model", tiny / "bert", "--glove_embs", tiny / "vocab.txt",
+            "--glue_dir", edited(tiny, "MRPC"), "--task_name", "mrpc", words=("line 1: the header of MRPC's test set",))
+
+
+def edited(tiny, task):
+    """The folder of a task whose train.tsv has the header of the test set."""
+    path = tiny / "glue" / task / "train.tsv"
+    path.write_text("index\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + path.read_text().split("\n", 1)[1])
+    return path.parent
+
+
 @pytest.mark.parametrize("name,changes,words", [
     ("task_distill", {"do_eval": True, "pred_distill": True, "teacher_model": None}, ("--do_eval", "--pred_distill")),
     ("task_distill", {"do_eval": True}, ("--do_eval", "--teacher_model")),

@@ -493,6 +493,25 @@ def test_seed_epoch_and_document_change_instances(mixed):
     assert instances(1, 0) != instances(2, 0) != instances(1, 1)
 
 
+@pytest.mark.parametrize("settings", [{}, {"one_seq": True}, {"max_seq_len": 16}, {"short_seq_prob": 1.0}])
+def test_wordpieces_used_are_those_that_stand_in_instances_of_their_document(mixed, settings):
+    """Every word of this corpus has a piece of its own, so that what instances hold can be looked up."""
+    corpus, tokenizer, documents = mixed
+    sampler = InstanceSampler(corpus, tokenizer, InstanceSettings(**settings))
+    for index in (3, 17, 250):
+        before, own = sampler.used, {number for sentence in documents[index] for number in sentence}
+        drawn = [number for instance in draw(sampler, 0, index) for half in halves(instance) for number in half]
+        assert sampler.used - before == len(own & set(drawn))
+        assert corpus.wordpieces(index, index + 1) == len(own)
+    assert corpus.wordpieces(0, len(documents)) == len(corpus.tokens)
+
+
+def test_wordpieces_past_the_longest_line(mixed, monkeypatch):
+    corpus, _, documents = mixed
+    monkeypatch.setattr(corpus_module, "_SENTENCES_AT_A_TIME", 100)
+    assert corpus.longer_than(30) == sum(max(len(sentence) - 30, 0) for document in documents for sentence in document)
+
+
 @pytest.fixture
 def small(tmp_path):
     """Arguments of a pregenerate_training_data run on a small corpus, and its output folder."""
@@ -785,6 +804,49 @@ def test_flags_of_the_instances(small, script):
     instances = [json.loads(line) for line in (output / "epoch_0.json").read_text().splitlines()]
     assert not any(instance["is_random_next"] for instance in instances)  # half of them without --one_seq
     assert max(len(instance["masked_lm_positions"]) for instance in instances) == 3
+
+
+def test_text_that_is_never_used_is_counted_and_warned_of(tmp_path, script, monkeypatch):
+    """Two documents of one line of 100 words: of each the first half of an instance is cut to 18 or fewer."""
+    path, _, _ = numbered_corpus(tmp_path, [[100], [100]])
+    arguments = ["--train_corpus", path, "--bert_model", tmp_path / "vocab.txt", "--do_lower_case", "--one_seq",
+                 "--epochs_to_generate", "1", "--output_dir"]
+    status, out, err = script("pregenerate_training_data", *arguments, tmp_path / "out", "--max_seq_len", 40)
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "out/epoch_0_metrics.json").read_text())
+    assert (metrics["wordpieces"], metrics["wordpieces_used"]) == (200, 2 * 36)  # 37, of which one is the "." of B
+    assert f"warning: 63.0% of the wordpieces of {path} will be in no instance" in out and "into sentences" in out
+    assert "2 instances, which hold 36.0% of the corpus's wordpieces" in out
+    status, out, err = script("pregenerate_training_data", *arguments, tmp_path / "more", "--max_seq_len", 103)
+    assert status == 0 and "warning" not in out and "which hold 99.0%" in out, err  # 99 words and the "."
+
+
+def test_wordpieces_used_survive_a_stop_and_parts_of_an_earlier_version(small, script, monkeypatch):
+    arguments, output = small
+    monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    whole = contents(output)
+    for old in (False, True):
+        for file in output.glob("epoch_*.json"):
+            file.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(pregenerate_training_data, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            assert script("pregenerate_training_data", *arguments)[0] == 130
+        progress = output / "epoch_0.unfinished" / "progress.jsonl"
+        facts, *records = progress.read_text().splitlines()
+        assert len(records) > 3
+        if old:  # two parts whose wordpieces were not counted
+            for number in (0, 1):
+                record = json.loads(records[number])
+                left = {name: record.pop(name) for name in ("wordpieces", "wordpieces_used")}
+                records[number] = json.dumps(record)
+                whole_metrics = json.loads(whole["epoch_0_metrics.json"])
+                whole_metrics |= {name: whole_metrics[name] - count for name, count in left.items()}
+                whole["epoch_0_metrics.json"] = (json.dumps(whole_metrics, indent=2) + "\n").encode()
+            progress.write_text("\n".join([facts, *records]) + "\n")
+        status, out, err = script("pregenerate_training_data", *arguments)
+        assert status == 0 and "parts are there already" in out, err
+        assert {name: data for name, data in contents(output).items() if name in whole} == whole
 
 
 def test_bad_corpora(small, tmp_path, refused):

@@ -161,7 +161,7 @@ def test_unzip_bounds_sizes(tmp_path, monkeypatch):
 
 def test_what_a_server_sent_in_place_of_an_archive_is_named(tmp_path):
     (tmp_path / "RTE.zip").write_bytes(b"<!doctype html><title>Not found</title>")
-    with pytest.raises(InputError, match="RTE.zip is a web page.*; delete it and run again$"):
+    with pytest.raises(InputError, match="RTE.zip is a web page.*; move it away and run again$"):
         unzip(tmp_path / "RTE.zip", tmp_path / "out")
 
 

@@ -123,7 +123,7 @@ def rewritten(path: Path, name: str, change) -> None:
     ("train.tsv", lambda text: text + text.splitlines()[-1], "train.tsv holds 4 examples, GLUE has 3"),
     ("dev.tsv", lambda text: text[:text.index(b"\n", text.index(b"\n") + 1)], "dev.tsv holds 1 examples, GLUE has 2"),
     ("test.tsv", lambda text: text + b"1\ty", "test.tsv holds 2 examples, GLUE has 1"),
-    ("test.tsv", lambda text: text + b"\n", "test.tsv, line 3: empty"),
+    ("test.tsv", lambda text: text + b"\n\n", "test.tsv, line 3: empty"),
     ("test.tsv", lambda text: None, "test.tsv does not exist")])
 def test_every_split_is_counted_where_the_addresses_are_the_official_ones(site, tmp_path, monkeypatch, file, change,
                                                                           message):
@@ -133,7 +133,7 @@ def test_every_split_is_counted_where_the_addresses_are_the_official_ones(site, 
     monkeypatch.setattr(download_glue, "published_sizes", lambda _: [3, 2, 1])
     shutil.rmtree(run(tmp_path, "--tasks", "rte"))
     rewritten(site.folder / "RTE.zip", f"RTE/{file}", change)
-    with pytest.raises(InputError, match=f"{message}.*delete .*RTE and run again"):
+    with pytest.raises(InputError, match=f"{message}.*[Mm]ove .*RTE away and run again"):
         run(tmp_path, "--tasks", "rte")
 
 
@@ -147,7 +147,7 @@ def test_the_tables_cover_every_file():
 
 
 @pytest.mark.parametrize("archive, message", [
-    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\tmaybe\n"}), "unknown label 'maybe'.*delete .*RTE and run"),
+    (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\tmaybe\n"}), "unknown label 'maybe'.*Move .*RTE away and run"),
     (zipped({"RTE/train.tsv": b"i\ta\tb\tlabel\n0\ta\tb\n"}), "line 2: 3 columns"),
     (zipped({"other/train.tsv": b""}), "no folder RTE"), (zipped({"../evil": b""}), "unsafe"), (b"<html>", "zip")])
 def test_bad_archives(site, tmp_path, archive, message):
@@ -162,6 +162,30 @@ def test_a_bad_row_of_mrpc_is_named(site, tmp_path):
     with pytest.raises(InputError, match=r"msr_paraphrase_test.txt, line 2: 4 columns, expected 5"):
         run(tmp_path, "--tasks", "mrpc")
     assert "MRPC" not in names(tmp_path / "g")
+
+
+@pytest.mark.parametrize("file, published", [("msr_paraphrase_train.txt", [2, 3, 2]),
+                                             ("msr_paraphrase_test.txt", [2, 2, 3])])
+def test_a_source_text_of_mrpc_that_lost_a_row_is_named(site, refused, tmp_path, monkeypatch, file, published):
+    """4 pairs for training, of which 2 are of the dev set, and 2 for test are there."""
+    (tmp_path / "src").mkdir()
+    for text in download_glue.MRPC_TEXTS:
+        shutil.copy(site.folder / text, tmp_path / "src")
+    arguments = ["--tasks", "mrpc", "--path_to_mrpc", tmp_path / "src", "--data_dir", tmp_path / "g"]
+    for host in ("GLUE_BASE", "SENTEVAL_BASE"):
+        monkeypatch.setitem(HOSTS, host, site.url)
+        monkeypatch.delenv(host)
+    monkeypatch.setattr(download_glue, "published_sizes", lambda _: published)
+    count = {"msr_paraphrase_train.txt": "4 pairs, the official text 5", "msr_paraphrase_test.txt": "2 pairs, the "
+             "official text 3"}[file]
+    refused("download_glue", *arguments, words=(f"{tmp_path / 'src' / file} holds {count}: rows were lost",))
+    assert "MRPC" not in names(tmp_path / "g") and names(tmp_path / "src") == sorted(download_glue.MRPC_TEXTS)
+
+
+def test_an_empty_last_line_of_a_test_set_is_passed_over(site, tmp_path, capsys):
+    rewritten(site.folder / "RTE.zip", "RTE/test.tsv", lambda text: text + b"\n")
+    run(tmp_path, "--tasks", "rte")
+    assert "test.tsv 1 examples" in capsys.readouterr().out
 
 
 def test_a_complete_folder_is_checked_without_writing(site, tmp_path, monkeypatch, capsys):

@@ -255,6 +255,10 @@ def test_reading_damaged_epochs(tmp_path, part_bytes):
                 good | {"segment_ids": [0, 0, 0, 1]}, good | {"tokens": [[2], "a", "a", "a", "a"]},
                 {"tokens": ["[CLS]"]}, good | {"segment_ids": 5}, "[" * 100_000):
         refuse("line 2: not an instance", good, bad)
+    metrics.write_text(json.dumps({"num_training_examples": 2, "max_seq_len": 8}))
+    epoch.write_text(json.dumps(good) + "\n" + json.dumps(good)[:40])
+    with pytest.raises(InputError, match="epoch_0.json, line 2: cut short: .*killed, or it was not copied whole"):
+        opened(tmp_path, 5, num_workers=1, part_bytes=part_bytes)
     epoch.write_bytes(b"\xef\xbb\xbf")
     with pytest.raises(InputError, match="holds 0 instances.* says 2"):
         opened(tmp_path)

@@ -37,7 +37,7 @@ def write_task_file(path: Path, task: Task, rows: int = 60, end: str = "\n", bom
                     last_end: bool = True, words: list[str] = WORDS) -> list[tuple[list[str], float]]:
     """A file of random texts, one in seven empty; (texts, label) of its rows. In QQP one row in ten is short."""
     rng = random.Random(rows)
-    lines = ["\t".join("h" * (task.train_columns + extra_columns))] if task.has_header else []
+    lines = ["\t".join([*task.header.split(","), *"h" * extra_columns])] if task.has_header else []
     examples = []
     for row in range(rows):
         columns = ["x"] * (task.train_columns + extra_columns)

@@ -13,13 +13,16 @@ from transformer.glue import (
     chance_level,
     class_order,
     compute_metrics,
+    data_folder,
     get_task,
     name_labels,
     parse_label,
     read_rows,
     row_width,
+    rows_of_part,
     task_folder,
 )
+from transformer.parts import byte_ranges
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),
@@ -37,6 +40,7 @@ def test_an_unknown_task_lists_the_known():
 def test_columns_of_the_official_files(tmp_path):
     """Headers of the official train.tsv files; the table must point at the texts and the label."""
     headers = {
+        "CoLA": "source\tlabel\tmark\tsentence",  # which the file itself does not hold
         "SST-2": "sentence\tlabel", "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
         "STS-B": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
         "QQP": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
@@ -45,10 +49,10 @@ def test_columns_of_the_official_files(tmp_path):
         "QNLI": "index\tquestion\tsentence\tlabel", "RTE": "index\tsentence1\tsentence2\tlabel",
         "WNLI": "index\tsentence1\tsentence2\tlabel"}
     texts = {"sentence", "#1 String", "#2 String", "sentence1", "sentence2", "question1", "question2", "question"}
-    assert headers.keys() | {"CoLA"} == {task.name for task in TASKS.values()}
+    assert headers.keys() == {task.name for task in TASKS.values()}
     for name, header in headers.items():
         task, columns = get_task(name), header.split("\t")
-        assert len(columns) == task.train_columns
+        assert len(columns) == task.train_columns and columns == task.header.split(",")
         assert {columns[c] for c in task.text_columns} == texts & set(columns)
         assert columns[task.label_column] in ("label", "Quality", "score", "is_duplicate", "gold_label")
 
@@ -76,6 +80,85 @@ def test_columns_of_the_official_test_files(tmp_path):
         assert math.isnan(parse_label(test, row, path)) and test.labels == task.labels
         with pytest.raises(InputError, match="line 3: 1 columns"):  # also of QQP: each row is to be answered
             list(read_rows(test, write_lines(tmp_path / name, [headers[name], headers[name], "0"])))
+
+
+def rte(tmp_path, *header: str, label: str = "entailment"):
+    return write_lines(tmp_path / "train.tsv", ["\t".join(header), f"0\tone\ttwo\t{label}", f"1\ta\tb\t{label}"])
+
+
+def test_a_first_line_that_is_an_example_is_refused(tmp_path):
+    """Files without header, of every task that has one: the first example would be lost."""
+    for task in TASKS.values():
+        columns = ["x"] * task.train_columns
+        columns[task.label_column] = task.labels[-1] if task.labels else "3.5"
+        path = write_lines(tmp_path / "train.tsv", ["\t".join(columns)] * 2)
+        if task.name == "CoLA":
+            assert len(list(read_rows(task, path))) == 2
+        else:
+            with pytest.raises(InputError, match=f"^{path}, line 1: an example, not a header.*: {task.header}$"):
+                row_width(task, path)
+    columns = ["x"] * 15 + ["neutral"]
+    with pytest.raises(InputError, match="label1,label2,label3,label4,label5,gold_label$"):
+        row_width(get_task("MNLI"), write_lines(tmp_path / "dev_matched.tsv", ["\t".join(columns)]))
+
+
+def test_a_header_of_another_task_is_refused(tmp_path):
+    """RTE and QNLI have the same columns and labels, RTE and WNLI the same header and other labels."""
+    path = rte(tmp_path, "index", "sentence1", "sentence2", "label")
+    assert len(list(read_rows(get_task("RTE"), path))) == 2
+    with pytest.raises(InputError, match=f"^{path}, line 1: the header of RTE or WNLI, expected that of QNLI: ind"):
+        row_width(get_task("QNLI"), path)
+    (_, row), _ = read_rows(get_task("WNLI"), path)
+    with pytest.raises(InputError, match="unknown label 'entailment', expected one of 0, 1"):
+        parse_label(get_task("WNLI"), row, path)
+    path = rte(tmp_path, "index", "question", "sentence", "label")
+    with pytest.raises(InputError, match="line 1: the header of QNLI, expected that of RTE: index,sentence1"):
+        row_width(get_task("RTE"), path)
+    write_lines(path, ["index\tsentence", "0\tgood"])
+    with pytest.raises(InputError, match="line 1: the header of CoLA's test set or SST-2's test set, .*: sentence,lab"):
+        row_width(get_task("SST-2"), path)
+    sst2, = get_task("SST-2").submissions
+    write_lines(path, ["sentence\tlabel", "good\t1"])  # whose labels would be answered as texts
+    with pytest.raises(InputError, match="line 1: the header of SST-2, expected that of SST-2: index,sentence"):
+        row_width(get_task("SST-2").for_test(sst2), path)
+    test, = get_task("RTE").submissions
+    assert row_width(get_task("RTE").for_test(test), rte(tmp_path, "index", "sentence1", "sentence2", "label")) == 4
+
+
+def test_a_header_with_names_that_are_nobodys_is_taken_and_said_once(tmp_path, capsys):
+    path = rte(tmp_path, "number", "premise", "hypothesis", "gold")
+    for _ in range(2):
+        assert [number for number, _ in read_rows(get_task("RTE"), path)] == [2, 3]
+    assert capsys.readouterr().out == f"{path}, line 1: taken as the header, though its names are not those of RTE: " \
+                                      "number premise hypothesis gold\n"
+    list(read_rows(get_task("RTE"), rte(tmp_path / "official", "index", "sentence1", "sentence2", "label")))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_header_where_the_task_has_none(tmp_path):
+    """CoLA's train and dev files."""
+    path = write_lines(tmp_path / "train.tsv", ["source\tlabel\tmark\tsentence", "x\t1\t\tgood"])
+    with pytest.raises(InputError, match=f"^{path}, line 1: 'label' in the place of the label.*CoLA have no header"):
+        list(read_rows(get_task("CoLA"), path))
+    write_lines(path, ["index\tsentence", "0\tgood"])
+    with pytest.raises(InputError, match="line 1: the header of CoLA's test set or SST-2's.*CoLA have no header"):
+        list(read_rows(get_task("CoLA"), path))
+
+
+def test_an_empty_last_line_is_passed_over(tmp_path):
+    """By the reader of lines and by that of parts; an empty line in the middle stays an error."""
+    path = tmp_path / "train.tsv"
+    for end in ("\n\n", "\r\n\r\n"):
+        path.write_bytes(f"sentence\tlabel{end[len(end) // 2:]}good\t1{end}".encode())
+        assert list(read_rows(get_task("SST-2"), path)) == [(2, ["good", "1"])]
+        for part_bytes in (1, 1 << 20):
+            parts = [(path, *part) for part in byte_ranges(path, part_bytes)]
+            assert [row for part in parts for row in rows_of_part(get_task("SST-2"), part, 2)] == [(["good", "1"], 1)]
+    path.write_text("sentence\tlabel\ngood\t1\n\nbad\t0\n")
+    with pytest.raises(InputError, match="line 3: 1 columns, expected 2"):
+        list(read_rows(get_task("SST-2"), path))
+    with pytest.raises(InputError, match="line 3: 1 columns, expected 2"):
+        list(rows_of_part(get_task("SST-2"), (path, 0, path.stat().st_size), 2))
 
 
 def test_rows_are_read_without_quoting(tmp_path):
@@ -111,7 +194,7 @@ def test_the_header_tells_the_width(columns, tmp_path):
 
 
 def test_files_that_are_missing_empty_or_damaged(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path}/x.tsv does not exist: download_glue.* {tmp_path} first"):
+    with pytest.raises(InputError, match=f"{tmp_path}/x.tsv does not exist: .*download_glue.py --tasks SST-2`$"):
         list(read_rows(get_task("SST-2"), tmp_path / "x.tsv"))
     path = write_lines(tmp_path / "train.tsv", [])
     with pytest.raises(InputError, match="train.tsv holds no examples"):
@@ -142,6 +225,17 @@ def test_task_folder(tmp_path):
     assert task_folder(tmp_path, get_task("MRPC")) == tmp_path / "MRPC"  # which the message about it names
     (tmp_path / "RTE" / "RTE").mkdir()
     assert task_folder(tmp_path / "RTE", get_task("rte")) == tmp_path / "RTE" / "RTE"
+
+
+def test_data_folder(tmp_path, capsys):
+    """A folder of any name is the task's own, unless the task's folder is in it and its files are not."""
+    assert data_folder(tmp_path, get_task("rte")) == tmp_path
+    (tmp_path / "RTE").mkdir()
+    assert data_folder(tmp_path, get_task("MRPC")) == tmp_path and capsys.readouterr().out == ""
+    assert data_folder(tmp_path, get_task("rte")) == tmp_path / "RTE"
+    assert f"taking {tmp_path / 'RTE'}" in capsys.readouterr().out
+    (tmp_path / "train.tsv").touch()
+    assert data_folder(tmp_path, get_task("rte")) == tmp_path and capsys.readouterr().out == ""
 
 
 def test_name_labels():

@@ -40,6 +40,25 @@ def test_prepare_data(tmp_path, script):
     assert "a Punkt model trained on" in out
 
 
+def test_entities_are_unescaped_once(tmp_path, script):
+    """WikiExtractor escapes what it writes, whatever that is; so a line break can come back before a sentence does."""
+    write_articles(tmp_path / "wiki" / "wiki_00", ["AT&amp;T says &amp;lt; is &lt;.", "One&nbsp;two&#10;&#10;three."])
+    run(script, "prepare_data", ["--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt",
+                                 "--train_splitter"])
+    assert (tmp_path / "out.txt").read_text() == "AT&T says &lt; is <.\n\nOne two three.\n"
+
+
+def test_backup_files_are_passed_over(tmp_path, script, refused):
+    flags = ["--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--train_splitter"]
+    for name in ("wiki_00~", "wiki_00.bak", "wiki_00.swp", "wiki_00 (copy)"):
+        write_articles(tmp_path / "wiki" / name, ["A copy."])
+    refused("prepare_data", *flags, words=("holds no wiki_* files",))
+    write_articles(tmp_path / "wiki" / "wiki_00", ["The article."])
+    out = run(script, "prepare_data", flags)
+    assert (tmp_path / "out.txt").read_text() == "The article.\n"
+    assert "passed over 4 backup files" in out and "wiki_00.bak" in out
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A folder of extracted files, and what a plain loop makes of it: the output and the counts, last line's words.
@@ -143,7 +162,9 @@ def test_bad_extracted_files(tmp_path, refused):
     (tmp_path / "wiki" / "AA").mkdir(parents=True)
     refuse(None, "holds no wiki_* files", "WikiExtractor")
     refuse(good + b'<doc id="12">\n', "wiki_00, line 2", "--json")
-    refuse(good + good[:20], "wiki_00, line 2", "not a JSON object")
+    for cut in (good[:20], '{"text": "é'.encode()[:-1]):  # in the middle of a character
+        refuse(good + cut, "wiki_00, line 2", "the extraction was killed", "run WikiExtractor again")
+    refuse(good + b'{"text": 1\n' + good, "wiki_00, line 2", "not a JSON object")
     for line in (b'{"title": "x"}', b"[1]", b'"text"', b'{"text": null}', b'{"text": "\\ud800"}', b"3"):
         refuse(good + line, "wiki_00, line 2", "field `text`")
     refuse(good + b'{"text": "caf\xe9"}\n', "wiki_00, line 2", "UTF-8")

@@ -79,6 +79,78 @@ def test_from_does_the_step_and_what_follows_again(reproduce):
     assert not calls
 
 
+def test_the_log_of_each_try_is_kept_and_the_seconds_of_all_are_added_up(reproduce, tmp_path):
+    steps = tmp_path / "results/steps"
+    for message in ("--output_dir models/tmp", "task_distill.py"):
+        run, _ = reproduce("--tasks", "RTE", "--students", "4l", BREAK=message)
+        assert run.returncode == 1 and "its log is results/steps/intermediate_4l_rte.log" in run.stderr
+        (steps / "intermediate_4l_rte.log").write_text(message)
+    assert int((steps / "intermediate_4l_rte.spent").read_text()) >= 0
+    (steps / "intermediate_4l_rte.spent").write_text("1000\n")  # so long did they take
+    reproduce("--tasks", "RTE", "--students", "4l", BREAK="--pred_distill")
+    assert {path.name: path.read_text() for path in steps.glob("intermediate*.log")} == {
+        "intermediate_4l_rte.1.log": "--output_dir models/tmp", "intermediate_4l_rte.2.log": "task_distill.py",
+        "intermediate_4l_rte.log": ""}
+    assert int((steps / "intermediate_4l_rte.seconds").read_text()) >= 1000
+    assert not (steps / "intermediate_4l_rte.spent").exists()
+    reproduce("--tasks", "RTE", "--students", "4l", "--from", "intermediate_4l_rte")  # made anew, and so is its time
+    assert int((steps / "intermediate_4l_rte.seconds").read_text()) < 1000
+    assert (steps / "intermediate_4l_rte.3.log").is_file()
+
+
+@pytest.mark.parametrize("step", ["wiki", "sentences"])
+def test_from_with_a_new_dump_reaches_what_is_made_of_it(step, reproduce, tmp_path):
+    argv = "--tasks", "RTE", "--students", "4l"
+    reproduce(*argv, BREAK="pregenerate_training_data.py")
+    _, calls = reproduce(*argv)
+    assert "pregenerate" in calls[0] and "--resume" not in calls[0] and "--overwrite" not in calls[0]  # by itself
+    (tmp_path / "data/extracted_wiki/AA").mkdir(parents=True)
+    run, calls = reproduce(*argv, "--from", step, BREAK="pregenerate_training_data.py")
+    assert run.returncode == 1 and calls[-1].count("--overwrite_output_dir") == 1 and "pregenerate" in calls[-1]
+    assert (tmp_path / "data/extracted_wiki").exists() == (step == "sentences")  # no article of the old dump stays
+    _, calls = reproduce(*argv, BREAK="pregenerate_training_data.py")  # refused before it had begun
+    assert "--overwrite_output_dir" in calls[-1]
+    (tmp_path / "data/json_wiki/epoch_0.unfinished").mkdir(parents=True)
+    (tmp_path / "data/json_wiki/epoch_0.unfinished/progress.jsonl").touch()  # begun, and stopped
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and "pregenerate" in calls[0] and "--overwrite_output_dir" not in calls[0]
+    assert "--overwrite_output_dir" in calls[1] and "general_distill" in calls[1]
+
+
+def test_what_a_try_after_from_began_is_gone_on_with(reproduce, tmp_path):
+    argv = "--tasks", "RTE", "--students", "4l"
+    reproduce(*argv)
+    for step, file, call in (
+            ("general_4l", "models/distilled_tinybert_4l/run.json", "general_distill"),
+            ("augment_rte", "data/glue_data/RTE/train_aug.unfinished/facts.json", "data_augmentation"),
+            ("teacher_rte", "models/final_rte_teacher/run.json", "finetune_teacher"),
+            ("intermediate_4l_rte", "models/tmp_distilled_tinybert_4l_rte/run.json", "task_distill"),
+            ("prediction_4l_rte", "models/distilled_tinybert_4l_rte/run.json", "task_distill")):
+        _, calls = reproduce(*argv, "--from", step, BREAK=call)
+        assert call in calls[0] and "--resume" not in calls[0]
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("begun")
+        run, calls = reproduce(*argv)
+        assert run.returncode == 0 and call in calls[0] and "--resume" in calls[0] and "--overwrite" not in calls[0]
+
+
+def test_a_shared_step_done_again_reaches_runs_that_were_stopped(reproduce):
+    reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l", BREAK="models/runs/full/seed_1/tmp")
+    run, _ = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
+    assert run.returncode == 0, run.stderr
+    _, calls = reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
+    assert "models/runs/full/seed_1/tmp" in calls[0] and "--overwrite_output_dir" in calls[0]
+
+
+def test_task_names_in_any_spelling(reproduce):
+    names = "rte,sst2,STS_B,mnli-mm,cola,Rte,MNLI"
+    run, _ = reproduce("--tasks", names, "--list")
+    assert [line for line in run.stdout.split() if line.startswith("glue_")] == \
+        ["glue_rte", "glue_sst2", "glue_stsb", "glue_mnli", "glue_cola"]
+    _, calls = reproduce("--tasks", names, BREAK="--tasks MNLI")  # MNLI twice: once
+    assert [call.split()[2] for call in calls if "download_glue" in call] == ["RTE", "SST-2", "STS-B", "MNLI"]
+
+
 def test_from_a_shared_step_does_the_runs_that_start_from_it_again(reproduce, tmp_path):
     reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
     run, _ = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
@@ -93,6 +165,8 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
     tasks = ("--tasks", "RTE,CoLA,MRPC,SST-2,QNLI")
     run, calls = reproduce(*tasks, JOBS=jobs, BREAK="--output_dir models/tmp")
     assert run.returncode == 1 and 1 <= sum("--output_dir models/tmp" in call for call in calls) <= int(jobs)
+    for spent in (tmp_path / "results/steps").glob("*.spent"):
+        spent.unlink()
     (tmp_path / "bin" / "python").write_text("#!/bin/bash\necho $$ >&$RUNNING\nexec sleep 60\n")
     read, write = os.pipe()
     with open(read) as running, started("bash", ROOT / "reproduce.sh", *tasks, cwd=tmp_path, pass_fds=[write], env={
@@ -102,12 +176,13 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
         pids = [running.readline().strip() for _ in range(int(jobs))]
         process.terminate()
         assert process.wait() == 143
+        assert len(list((tmp_path / "results/steps").glob("*.spent"))) == int(jobs)  # the seconds of these tries count
         assert not any(Path("/proc", pid, "cwd").exists() for pid in pids) and all(pids)
         assert running.read() == ""
 
 
 @pytest.mark.parametrize("argv", [
-    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte"], ["--from"], ["--seeds", ""],
+    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
     ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)

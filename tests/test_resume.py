@@ -218,7 +218,7 @@ def test_full_disk(case, what, world, out):
     status, output = world.start(case, out, full, fill_disk, save_steps=save_steps)
     assert status == 2 and "Traceback" not in output, output
     folder = world.tiny / out
-    assert re.search(rf"^\w+\.py: error: .*File too large: '{folder}/\w+\.(pt|bin)'$", output, re.M), output
+    assert re.search(rf"^\w+\.py: error: {folder}/\w+\.(pt|bin): File too large$", output, re.M), output
     assert not list(folder.glob(".*")), "a part of a file was left"
     for path in [*folder.glob("state_*.pt"), folder / "pytorch_model.bin"]:
         assert torch.load(path, weights_only=True)

@@ -159,27 +159,32 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
 
 
 class MaskedLM:
-    """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word)."""
+    """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word).
 
-    def __init__(self, model: BertForMaskedLM, tokenizer: BertTokenizer, count: int, precision: str = "fp32"):
+    preset: with `paper` the M best of the pieces that do not start with ##; with `code` the M best of all, of which
+    Candidates leaves out those that do, as the published code does.
+    """
+
+    def __init__(self, model: BertForMaskedLM, tokenizer: BertTokenizer, count: int, precision: str = "fp32",
+                 preset: str = "paper"):
         self.model = model.eval().requires_grad_(False)
         self.precision = precision
         self.device = next(model.parameters()).device
-        suffixes = [piece.startswith("##") for piece in tokenizer.ids_to_tokens]
-        self.suffixes = torch.tensor(suffixes, device=self.device)
-        self.count = min(count, suffixes.count(False))
+        ruled_out = [preset == "paper" and piece.startswith("##") for piece in tokenizer.ids_to_tokens]
+        self.ruled_out = torch.tensor(ruled_out, device=self.device)
+        self.count = min(count, ruled_out.count(False))
 
     @torch.inference_mode()
     def best(self, ids: torch.Tensor, segments: torch.Tensor, attention: torch.Tensor,
              positions: torch.Tensor) -> torch.Tensor:
-        """Ids [batch, count] of the best pieces at each row's position, the best first; none starts with ##."""
+        """Ids [batch, count] of the best pieces at each row's position, the best first."""
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocabulary]
         if not logits.isfinite().all():
             raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
                              "are damaged, or too large for it")
-        return logits.float().masked_fill(self.suffixes, -torch.inf).topk(self.count).indices
+        return logits.float().masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
 
     def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
              description: str) -> np.ndarray:
@@ -217,6 +222,8 @@ def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict
     table = BlocksOnDisk(folder, count, typecode)
     if processes.is_first:
         found = table.facts() if resume else None
+        if found:
+            found = {"preset": "paper", **found}  # which once was not told, and made no difference
         changed = [name for name in facts if found and found.get(name) != facts[name]]
         if changed:
             raise InputError(f"--resume: {changed[0]} was {found.get(changed[0])} and is {facts[changed[0]]} now: give "
@@ -248,12 +255,15 @@ class Candidates:
         words = self.splitter.words(sentence)
         table_rows = self.rows[self.first[number]:self.first[number + 1]]
         masked = dict(zip(self.splitter.to_mask(words), self.table[table_rows].tolist(), strict=True))
-        counts = {"words_by_masked_lm": len(masked), "words_by_glove": 0, "words_without_candidates": 0}
+        counts = {"words_by_masked_lm": 0, "words_by_glove": 0, "words_without_candidates": 0}
         candidates = {}
         for i in words_to_vary(words):
-            if i in masked:
-                candidates[i] = self.splitter.tokenizer.convert_ids_to_tokens(masked[i])
-            elif words[i] in self.neighbours:
+            pieces = self.splitter.tokenizer.convert_ids_to_tokens(masked.get(i, ()))
+            whole = [piece for piece in pieces if not piece.startswith("##")]
+            if whole:
+                candidates[i] = whole
+                counts["words_by_masked_lm"] += 1
+            elif i not in masked and words[i] in self.neighbours:
                 candidates[i] = self.neighbours[words[i]]
                 counts["words_by_glove"] += 1
             else:

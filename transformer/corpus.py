@@ -26,6 +26,7 @@ from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_leng
 PART_BYTES = 1 << 20        # of text that a process tokenizes at a time
 STORE_FILES = ("tokens", "sentence_offsets", "document_offsets")
 MANIFEST_NAME = "manifest.json"
+_SENTENCES_AT_A_TIME = 1 << 20
 _STORE_VERSION = 1          # raised when the same text would make other arrays
 
 
@@ -118,6 +119,20 @@ class Corpus:
     def num_sentences(self) -> int:
         """How many sentences the corpus has."""
         return len(self.sentence_offsets) - 1
+
+    def wordpieces(self, first: int, stop: int) -> int:
+        """How many wordpieces the documents `first` to `stop` - 1 have."""
+        begin, end = self.sentence_offsets[self.document_offsets[[first, stop]]]
+        return int(end - begin)
+
+    def longer_than(self, wordpieces: int) -> int:
+        """How many wordpieces stand in sentences beyond the first `wordpieces` of each."""
+        count = 0
+        for start in range(0, self.num_sentences, _SENTENCES_AT_A_TIME):
+            lengths = np.diff(self.sentence_offsets[start:start + _SENTENCES_AT_A_TIME + 1])
+            count += int(np.maximum(lengths - wordpieces, 0).sum())
+            self.release()
+        return count
 
     def document_ranges(self, wordpieces: int) -> Iterator[tuple[int, int]]:
         """All documents in consecutive (first, last + 1) of about `wordpieces` each."""
@@ -248,11 +263,16 @@ class InstanceSettings:
 
 
 class InstanceSampler:
-    """Draws BERT's pre-training instances; which ones depends on settings.seed, epoch and document only."""
+    """Draws BERT's pre-training instances; which ones depends on settings.seed, epoch and document only.
+
+    used: wordpieces of the documents drawn from so far that stand in instances of their own document. The others of
+    its wordpieces were cut off; random second halves do not count.
+    """
 
     def __init__(self, corpus: Corpus, tokenizer: BertTokenizer, settings: InstanceSettings):
         self.corpus = corpus
         self.settings = settings
+        self.used = 0
         self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
         self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
         self._json_names = [json.dumps(piece) for piece in tokenizer.vocab]
@@ -300,7 +320,10 @@ class InstanceSampler:
             else:
                 second = ids(offsets[split], offsets[stop])
                 start = stop
-            yield *truncate(first, second or self._filler, longest, rng), is_random_next
+            is_own = bool(second) and not is_random_next
+            first, second = truncate(first, second or self._filler, longest, rng)
+            self.used += len(first) + (len(second) if is_own else 0)
+            yield first, second, is_random_next
 
     def _random_run(self, begin: int, end: int, length: int, rng: random.Random) -> list[int]:
         """Consecutive sentences outside begin..end with `length` tokens or more, fewer where their document ends.

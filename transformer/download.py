@@ -321,4 +321,4 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a place before the file's beginning
             raise
         what = kind_of(archive, (archive.name,)) or f"is not a readable zip file ({in_words(error)})"
-        raise InputError(f"{archive} {what}; delete it and run again") from None
+        raise InputError(f"{archive} {what}; move it away and run again") from None

@@ -119,7 +119,9 @@ def _parse_part(part: Part) -> tuple[bytes, array, list[bytes], int]:
     """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
     path, start, stop = part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")
-    for index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))):
+    content = read_range(path, start, stop)
+    lines = decode_lines(path, start, content)
+    for index, line in enumerate(lines):
         try:
             instance = json.loads(line)
             pieces, segments = instance["tokens"], instance["segment_ids"]
@@ -132,9 +134,12 @@ def _parse_part(part: Part) -> tuple[bytes, array, list[bytes], int]:
             except KeyError as error:
                 unknown = repr(error.args[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            if index == len(lines) - 1 and not content.endswith(b"\n"):
+                raise InputError(f"{Place(path, start, index)}: cut short: the run that wrote this file was killed, or "
+                                 "it was not copied whole; copy or generate it again") from None
             raise InputError(f"{Place(path, start, index)}: not an instance (a JSON object with "
-                             "tokens and segment_ids of the same length, zeros before ones); it may be cut short, "
-                             "generate the data again") from None
+                             "tokens and segment_ids of the same length, zeros before ones); generate the data "
+                             "again") from None
         if unknown:
             raise InputError(f"{Place(path, start, index)}: token {unknown} is not in the "
                              "vocabulary; generate the data again with --bert_model set to this model")

@@ -19,8 +19,8 @@ import numpy as np
 
 from transformer.arrays import convert_lines
 from transformer.files import sha256_of
-from transformer.glue import Task, parse_label, report_rows, row_width, split_row
-from transformer.parts import Place, decode_lines, read_range
+from transformer.glue import Task, report_rows, row_width, rows_of_part
+from transformer.parts import Part
 from transformer.tokenization import BertTokenizer, fitting_lengths
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
     mapped, and found again by the next call. fallback: another one where that cannot be written. Without cache_dir
     the arrays stay in memory. num_workers processes (one for each core by default) share parts of about part_bytes;
     a killed run goes on where it was, and a process that comes meanwhile waits. Raises InputError as
-    glue.row_width(), split_row() and parse_label() do, and where there are no examples.
+    glue.row_width() and rows_of_part() do, and where there are no examples.
     """
     path = Path(path)
     width = row_width(task, path)
@@ -154,23 +154,21 @@ def _start_worker(*facts: Any) -> None:
     _worker_facts = facts
 
 
-def _encode_part(part: tuple[Path, int, int]) -> tuple[bytes, np.ndarray, list[bytes], int]:
+def _encode_part(part: Part) -> tuple[bytes, np.ndarray, list[bytes], int]:
     """The examples in a range of bytes, as arrays.convert_lines() wants them."""
     task, tokenizer, max_seq_length, width = _worker_facts
-    path, start, stop = part
-    lines = decode_lines(path, start, read_range(path, start, stop))
-    header = 1 if start == 0 and task.has_header else 0
     texts: list[list[str]] = [[] for _ in task.text_columns]
-    labels = array("f")
-    where = Place(path, start)
-    for where.index, line in enumerate(lines):
-        if where.index >= header and (columns := split_row(task, line, width, where)) is not None:
-            for column, found in zip(task.text_columns, texts):
-                found.append(columns[column])
-            labels.append(parse_label(task, columns, where))
+    labels, skipped = array("f"), 0
+    for columns, label in rows_of_part(task, part, width):
+        if columns is None:
+            skipped += 1
+            continue
+        for column, found in zip(task.text_columns, texts):
+            found.append(columns[column])
+        labels.append(label)
     sequences = encode(texts, labels, tokenizer, max_seq_length)
     return (sequences.tokens.tobytes(), sequences.lengths,
-            [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], len(lines) - header - len(labels))
+            [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], skipped)
 
 
 def show(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -80,17 +81,26 @@ class Glove:
 
 
 def _parse(files: GrowingFiles, path: Path, limit: int) -> dict[str, int]:
-    """Append the parts of the file that `files` lacks; the facts for the manifest."""
-    cuts = [0]
+    """Append the parts of the file that `files` lacks; the facts for the manifest.
+
+    The first line of word2vec's text format (how many vectors, how many numbers each) and an empty last line are
+    passed over.
+    """
     with open(path, "rb") as handle:
-        first = handle.readline().rstrip(b"\r\n").rstrip(b" ")
+        first, second = (handle.readline().rstrip(b"\r\n").rstrip(b" ") for _ in range(2))
         handle.seek(0)
+        if re.fullmatch(rb"\d+ \d+", first) and second.count(b" ") >= int(first.split()[1]) > 1:
+            print(f"{path}: skipped line 1, the header of word2vec's format: {first.decode()}", flush=True)
+            handle.readline()
+            first = second
+        cuts = [handle.tell()]
         for start in range(0, limit, _PART_LINES):
-            lines = itertools.islice(handle, min(_PART_LINES, limit - start))
-            cuts.append(cuts[-1] + sum(map(len, lines)))
-            if cuts[-1] == cuts[-2]:
-                cuts.pop()
+            lines = list(itertools.islice(handle, min(_PART_LINES, limit - start)))
+            if lines and not lines[-1].rstrip(b"\r\n") and not handle.peek(1):
+                lines.pop()
+            if not lines:
                 break
+            cuts.append(cuts[-1] + sum(map(len, lines)))
     if not first and len(cuts) == 1:
         raise InputError(f"{path} holds no vectors")
     dimensions = first.count(b" ")  # the first word has no space in it
@@ -121,7 +131,7 @@ def _parse_part(part: tuple[Path, int, int, int]) -> tuple[bytes, bytes]:
         for index, text in enumerate(texts):
             if extra[index] or not dimensions or len(_numbers(text)) != dimensions:
                 raise InputError(f"{Place(path, start, index)}: expected a word and {dimensions or 'some'} numbers, as "
-                                 "on line 1; the file may be cut short: get it again")
+                                 "in the first line; the file may be cut short: get it again")
     kept = ["\t" not in word for word in words]  # as a candidate it would break a row into more columns
     vectors = vectors.reshape(-1, dimensions)[np.array(kept)]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

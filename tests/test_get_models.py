@@ -120,7 +120,7 @@ def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path):
     (tmp_path / "away").rename(weights)
     before = len(hub.requests)
     get(tmp_path, "bert-base-uncased")
-    assert len(hub.requests) == before + 1
+    assert len(hub.requests) == before + 2  # tokenizer_config.json, which it has not, is asked for as well
     assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == [
         "config.json", "model.safetensors", "vocab.txt"]
     (folder / "vocab.txt").write_text("changed")
@@ -262,7 +262,7 @@ def test_two_at_once_make_one_vocabulary(hub, tmp_path):
         assert list(pool.map(lambda _: get(tmp_path, "rte"), range(2))) == [tmp_path / "m"] * 2
     assert sorted(contents(tmp_path / "m" / "bert-base-uncased-rte")) == [
         "config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
-    assert len(hub.requests) == 5  # vocab.txt and model.safetensors are asked for in vain
+    assert len(hub.requests) == 6  # vocab.txt, model.safetensors and tokenizer_config.json are asked for in vain
 
 
 def test_pieces_added_to_a_tokenizer_are_part_of_the_vocabulary(tmp_path):

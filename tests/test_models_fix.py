@@ -163,7 +163,7 @@ def spoil_state(folder):
 
 
 def spoil_vocab(folder):
-    (folder / "vocab.txt").write_text("\n".join(VOCAB[:-1]) + "\n")
+    (folder / "vocab.txt").write_text("\n".join([*VOCAB, "more"]) + "\n")
 
 
 def spoil_config(folder):
@@ -171,7 +171,7 @@ def spoil_config(folder):
 
 
 @pytest.mark.parametrize("spoil, message", [
-    (spoil_weights, "pytorch_model.bin"), (spoil_state, "layer.1.output.dense.bias"), (spoil_vocab, "30 pieces"),
+    (spoil_weights, "pytorch_model.bin"), (spoil_state, "layer.1.output.dense.bias"), (spoil_vocab, "32 pieces"),
     (spoil_config, "config.json"), (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt")])
 def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message):
     folder = folder_of(tmp_path / "x-rte", hf_model("BertForSequenceClassification"))

@@ -19,8 +19,8 @@ def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
-        "pytorch_model.bin", "config.json", "vocab.txt", "run.json", "metrics.jsonl", "log.txt", "curves.png",
-        "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
+        "pytorch_model.bin", "config.json", "vocab.txt", "tokenizer_config.json", "run.json", "metrics.jsonl",
+        "log.txt", "curves.png", "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
     logged = lines(tiny / "gd" / "metrics.jsonl")
     assert [line["step"] for line in logged] == [2, 4]
     for line in logged:

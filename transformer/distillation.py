@@ -60,10 +60,7 @@ def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_pair(student: BertConfig, teacher: BertConfig) -> None:
-    """InputError where a student cannot learn from this teacher: vocabulary sizes or numbers of heads differ."""
-    if student.vocab_size != teacher.vocab_size:
-        raise InputError(f"student and teacher vocabularies differ: {student.vocab_size} and "
-                         f"{teacher.vocab_size} pieces")
+    """InputError where a student cannot learn from this teacher: the numbers of heads differ."""
     if student.num_attention_heads != teacher.num_attention_heads:
         raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
                          f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree")
@@ -72,7 +69,8 @@ def check_pair(student: BertConfig, teacher: BertConfig) -> None:
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     """Copy the teacher's embeddings and, for each (student layer, teacher layer) of `pairs`, that layer's weights.
 
-    Raises InputError where a size of the two differs, the number of layers aside.
+    Raises InputError where a size of the two differs, the number of layers aside, and the rows of the word embeddings,
+    of which either may have some for padding.
     """
     for name in ("hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
                  "type_vocab_size"):
@@ -80,7 +78,10 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
         if sizes[0] != sizes[1]:
             raise InputError(f"--init_from_teacher_layers: {name} is {sizes[0]} in the student and {sizes[1]} in the "
                              "teacher: take a student as wide as the teacher, or drop the flag")
-    student.embeddings.load_state_dict(teacher.embeddings.state_dict())
+    embeddings, words = teacher.embeddings.state_dict(), student.embeddings.word_embeddings.weight.detach().clone()
+    shared = min(len(words), teacher.config.vocab_size)
+    words[:shared] = embeddings["word_embeddings.weight"][:shared]
+    student.embeddings.load_state_dict({**embeddings, "word_embeddings.weight": words})
     for own, other in pairs:
         student.encoder.layer[own].load_state_dict(teacher.encoder.layer[other].state_dict())
 

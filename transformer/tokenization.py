@@ -337,7 +337,7 @@ def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: b
     where the model contradicts a flag; where a flag that was not given would have said the same, this is printed.
     """
     lower, file = casing(path)
-    says = f"{path} is {'uncased' if lower else 'cased'} ({file} says so)"
+    says = f"{path} is {'uncased' if lower else 'cased'}" + (f" ({file} says so)" if file != Path(path) else "")
     for flag, given, agrees in (("--do_lower_case", do_lower_case, lower), ("--cased", cased, not lower)):
         if given and not agrees:
             raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, put do_lower_case into the "

@@ -285,7 +285,8 @@ def main(argv: list[str] | None = None) -> None:
     set_precision(args.precision, processes.device)
     tokens = args.batch_tokens or batch_tokens_for(processes.device)
     args.batch_tokens = int(processes.smallest(torch.tensor(tokens)))  # the same batches, whatever GPU a process has
-    tokenizer = load_tokenizer(args.pretrained_bert_model, do_lower_case=True)
+    tokenizer = load_tokenizer(args.pretrained_bert_model)
+    args.do_lower_case = tokenizer.do_lower_case
     model = BertForMaskedLM.from_pretrained(args.pretrained_bert_model).to(processes.device)
     check_sizes(model.config.max_position_embeddings, 2, {args.pretrained_bert_model: model})
     glove = functools.cache(lambda: Glove(args.glove_embs, args.glove_vocab, args.glue_dir))

@@ -63,15 +63,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Missing]]:
-    """Where the files of FILES[name] lie, in data_dir or --path_to_mrpc, and those that --offline leaves missing."""
-    paths, missing = [], []
+def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Path], list[Missing]]:
+    """Where the files of FILES[name] lie, in data_dir or --path_to_mrpc; those of them that were not there before; and
+    those that --offline leaves missing."""
+    paths, came, missing = [], [], []
     for file in FILES[name]:
         if args.path_to_mrpc and name == "MRPC" and (file in MRPC_TEXTS or (args.path_to_mrpc / file).is_file()):
             paths.append(find_input(args.path_to_mrpc / file))
             continue
         host = "SENTEVAL_BASE" if file in MRPC_TEXTS else "GLUE_BASE"
         paths.append(args.data_dir / file)
+        if not paths[-1].is_file():
+            came.append(paths[-1])
         try:
             if args.mirror:  # the same files in another place
                 known = KNOWN_FILES[f"{HOSTS[host]}/{file}"]
@@ -80,7 +83,7 @@ def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Missing
                 fetch(f"{base_url(host)}/{file}", paths[-1], offline=args.offline)
         except Missing as error:
             missing.append(error)
-    return paths, missing
+    return paths, came, missing
 
 
 def mrpc_rows(path: Path) -> Iterator[list[str]]:
@@ -122,8 +125,8 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, o
             test.write("\t".join([str(index), *columns[1:]]) + "\n")
 
 
-def make_folder(name: str, paths: list[Path], data_dir: Path, path_to_mrpc: Path | None, official: bool) -> None:
-    """Make data_dir/NAME of the files, whole or not at all; what was downloaded is then removed."""
+def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) -> None:
+    """Make data_dir/NAME of the files, whole or not at all."""
     workplace = data_dir / f".{name}.unpacking"
     shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
     try:
@@ -140,9 +143,6 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, path_to_mrpc: Path
         (workplace / name).rename(data_dir / name)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-    for path in paths:
-        if path.parent == data_dir and path.parent != path_to_mrpc:
-            path.unlink()
 
 
 def count_labelled(name: str, path: Path) -> int:
@@ -212,11 +212,13 @@ def main(argv: list[str] | None = None) -> None:
         if not folder.is_dir():
             with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
                 if not folder.is_dir():  # another process may have made it meanwhile
-                    paths, absent = bring(name, args)
+                    paths, came, absent = bring(name, args)
                     if absent:
                         missing += absent
                         continue
-                    make_folder(name, paths, args.data_dir, args.path_to_mrpc, official)
+                    make_folder(name, paths, args.data_dir, official)
+                    for path in came:  # what was brought by hand stays
+                        path.unlink()
         check_folder(name, folder, official)
     if missing:
         raise bring_by_hand(missing)

@@ -32,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
-    data.add_argument("--cased", action="store_true", help="keep capitals: for a cased vocabulary")
+    data.add_argument("--cased", action="store_true",
+                      help="keep capitals, as is done for a cased model anyway; an uncased one refuses this")
     data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
     head = parser.add_argument_group("classifier", "kept where that of the start model fits the task, else a new one")
     choice = head.add_mutually_exclusive_group()
@@ -65,7 +66,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, save_model
+from transformer.checkpoint import head_note, load_tokenizer, save_model
 from transformer.features import encode_file, show
 from transformer.files import InputError, find_input
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
@@ -90,6 +91,7 @@ from transformer.runtime import (
     shuffled_batches,
     steps_per_epoch,
 )
+from transformer.tokenization import BertTokenizer, casing
 from transformer.weights import head_convention, read_model
 
 
@@ -117,6 +119,7 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
         print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
         return False
     require_finished(start_folder(task, args))
+    load_tokenizer(start_folder(task, args), cased=args.cased)
     for name in ("train.tsv", *task.dev_files):
         next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
     if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
@@ -172,7 +175,9 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     output_dir, device = teacher_folder(task, args), processes.device
     seed_everything(args.seed)
     folder = start_folder(task, args)
-    tokenizer = load_tokenizer(folder, do_lower_case=not args.cased)
+    tokenizer = BertTokenizer.from_pretrained(folder, casing(folder)[0])  # is_pending() has said what there is to say
+    args = argparse.Namespace(**{**vars(args), "cased": not tokenizer.do_lower_case})
+    print_settings(args)
     reason = misfit(folder, task, args)
     model = load_start(folder, task, reason, args.hf_head).to(device)
     check_sizes(args.max_seq_length, len(task.text_columns), {folder: model})
@@ -207,7 +212,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     if not state and not reason:
         best, kept = before[task.metric], {"epoch": 0, "step": 0, **before}
         if processes.is_first:
-            save_model(model, output_dir, folder / VOCAB_NAME)
+            save_model(model, output_dir, folder)
 
     progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
                     disable=not processes.is_first)
@@ -243,7 +248,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                     if values[task.metric] > best:
                         best, kept = values[task.metric], values
                         if processes.is_first:
-                            save_model(model, output_dir, folder / VOCAB_NAME)
+                            save_model(model, output_dir, folder)
                 stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, per_epoch):
                     losses.require_finite(counts, batch_size, args.seed, states.last, f"{task.name}: ")
@@ -264,7 +269,6 @@ def main(argv: list[str] | None = None) -> None:
     processes = join_processes(args.no_cuda, args.local_rank)
     set_precision(args.precision, processes.device)
     micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
-    print_settings(args)
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for
     for task in pending:

@@ -46,7 +46,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer
+from transformer.checkpoint import load_tokenizer, tokenizer_files
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.glue import TASKS, Task, name_labels
@@ -87,7 +87,6 @@ def is_copy(name: str, state: dict[str, Tensor]) -> bool:
 
 def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
     """Load `folder` with every class it has weights for, and compare its tensors with `state`; InputError otherwise."""
-    load_tokenizer(folder, do_lower_case=True)
     with contextlib.redirect_stdout(io.StringIO()):  # which heads a class leaves out says nothing here
         if "classifier.weight" in state:
             TinyBertForSequenceClassification.from_pretrained(folder, num_labels=state["classifier.weight"].shape[0])
@@ -120,6 +119,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     raw = read_weights(folder)
     whole = canonical_names(raw)
     settings = read_json(folder / CONFIG_NAME)
+    load_tokenizer(folder)
     head = whole.get("classifier.weight")
     if head is not None and (head.ndim != 2 or head.shape[1] != config.hidden_size):
         raise InputError(f"{folder}: classifier.weight is {list(head.shape)}, hidden_size is {config.hidden_size}")
@@ -146,7 +146,6 @@ def fix_folder(folder: Path, seed: int) -> str:
         try:
             write_bin(workplace / WEIGHTS_NAME, state)
             write_json(workplace / CONFIG_NAME, settings)
-            shutil.copy(folder / VOCAB_NAME, workplace / VOCAB_NAME)
             check_loads(workplace, state)
             # config.json goes first: without its record, a run after a kill here would take a new head for a found one
             for name in (CONFIG_NAME, WEIGHTS_NAME):
@@ -160,7 +159,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     removed = drop_safetensors(folder, whole)
     if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
         source = read_json(folder / MANIFEST_NAME).get("source")
-        write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, WEIGHTS_NAME], source)
+        write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), WEIGHTS_NAME], source)
     heads = [head for head, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"))
              if key in state]
     return f"{folder}: {'; '.join([*done, *filter(None, [removed])]) or 'nothing to do'} " \

@@ -37,7 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="start from the teacher's embeddings and its layers of --layer_mapping, for a student as "
                            "wide as the teacher")
     data.add_argument("--max_seq_length", type=positive, default=128, help="wordpieces every sequence is padded to")
-    data.add_argument("--do_lower_case", action="store_true", help="the data are lower-cased; refused if they are not")
+    data.add_argument("--do_lower_case", action="store_true",
+                      help="the data are lower-cased, as an uncased teacher needs them; a cased one refuses this")
     data.add_argument("--reduce_memory", action="store_true",
                       help="read an epoch's arrays from disk as they are needed, not into memory at its start")
     train = parser.add_argument_group("training")
@@ -73,8 +74,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import Pairs, check_pair, compared, copy_layers, layer_map, needed, transformer_losses
+from transformer.checkpoint import load_tokenizer, require_same_vocabulary, save_model
+from transformer.distillation import Pairs, compared, copy_layers, layer_map, needed, transformer_losses
 from transformer.epochs import epoch_files, examples_in, open_epoch
 from transformer.features import Sequences, show
 from transformer.files import find_input
@@ -145,19 +146,21 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(args.seed)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
+    teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
+    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)  # only names become ids: the text is split already
+    args.do_lower_case = tokenizer.do_lower_case
     files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
     counts = [examples_in(metrics, args.max_seq_length, args.do_lower_case) for _, metrics in files]
     per_epoch = [steps_per_epoch(count, batch_size, str(epoch_json)) for (epoch_json, _), count in zip(files, counts)]
     total_steps = count_steps(per_epoch, args.num_train_epochs)
-    teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
 
-    tokenizer = load_tokenizer(teacher_folder, do_lower_case=True)  # only names become ids: the text is split already
     teacher = BertModel.from_pretrained(teacher_folder, add_pooler=False).to(device)
     build = TinyBertForPreTraining.from_pretrained if args.continue_train else TinyBertForPreTraining.from_scratch
     student = build(student_folder, fit_size=teacher.config.hidden_size).to(device)
     if args.continue_train:
         require_same_vocabulary(student_folder, teacher_folder)
-    check_pair(student.config, teacher.config)
+    else:
+        tokenizer.require_rows(student.config.vocab_size, student_folder)
     check_sizes(args.max_seq_length, 2, {student_folder: student, teacher_folder: teacher})
     pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if args.init_from_teacher_layers:
@@ -236,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
                     record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
                     if processes.is_first:
                         write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
-                        save_model(student, output_dir, teacher_folder / VOCAB_NAME)  # what --continue_train takes
+                        save_model(student, output_dir, teacher_folder)  # what --continue_train takes
                 stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, args.eval_step):
                     losses.require_finite(counts, batch_size, args.seed, states.last)

@@ -1,5 +1,5 @@
 """Get BERT models from the Hugging Face hub, a mirror or a folder: config.json, vocab.txt and weights, each compared
-with the others and summed up.
+with the others and summed up, and tokenizer_config.json where there is one.
 
 Without arguments models/bert-base-uncased and its fine-tuned siblings for MRPC, SST-2, CoLA and RTE. The hub's address
 comes from the environment variable HF_ENDPOINT. A folder whose manifest.json agrees with its files is left alone.
@@ -21,7 +21,7 @@ from transformer.download import (
     fetch,
     write_manifest,
 )
-from transformer.files import InputError, read_json
+from transformer.files import InputError, read_json, write_json
 from transformer.glue import get_task
 from transformer.parts import locked
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
@@ -85,14 +85,16 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from transformer.checkpoint import TOKENIZER_NAME, VOCAB_NAME, load_tokenizer, write_vocab
+from transformer.checkpoint import load_tokenizer, tokenizer_files, write_vocab
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.record import RUN_NAME
+from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing
 from transformer.weights import SAFETENSORS_NAME, TIED_DECODER, WEIGHTS_NAME, read_model
 
 # what a model folder needs; of alternatives the first that the source has
 FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME), (SAFETENSORS_NAME, WEIGHTS_NAME))
+OPTIONAL = (TOKENIZER_CONFIG_NAME,)  # it may tell the casing; else the vocabulary does
 HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
          "classifier": "classifier.", "projections": "fit_dense"}  # head -> how the names of its weights begin
 
@@ -133,7 +135,7 @@ def summary(folder: Path) -> str:
     InputError where vocabulary, weights and config disagree: a weight that is missing, of another shape or unknown.
     """
     config, state = read_model(folder)
-    load_tokenizer(folder, do_lower_case=True)  # its check that the vocabulary fits
+    load_tokenizer(folder)  # its check that the vocabulary fits
     if not any(name.startswith("bert.") for name in state):
         raise InputError(f"{folder} holds no BERT: no weight is called bert.*, embeddings.* or encoder.*")
     last = f"bert.encoder.layer.{config.num_hidden_layers - 1}."  # first: many layers take long, also without memory
@@ -226,34 +228,47 @@ def get_model(folder: Path, origin: str | Path, mirror: str | None, offline: boo
 
 
 def fill(folder: Path, base: str, published: str, source: str, offline: bool) -> list[Missing]:
-    """Bring config, vocabulary and weights, and write their sums last; return what --offline lacks."""
+    """Bring config, vocabulary and weights, and write their sums last; return what --offline lacks.
+
+    What lies in the folder before is the user's: only what came in this run is ever deleted.
+    """
     there, found, missing = {path.name for path in folder.iterdir()}, [], []
+    all_came = False
     if MANIFEST_NAME not in there:
         write_manifest(folder, [], source)  # first: the files of a run that breaks off are not to be mixed with others
     try:
-        for names in FILES:
+        for names in (*FILES, OPTIONAL):
             try:
                 found.append(fetch_one(names, folder, base, published, offline))
             except Missing as error:
-                missing.append(error)
+                if names != OPTIONAL:
+                    missing.append(error)
+            except NotFound:
+                if names != OPTIONAL:
+                    raise
         if missing:
             return missing
+        all_came = True
         if found[1] == TOKENIZER_NAME:
+            lower, _ = casing(folder)
             write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
+            if casing(folder)[0] != lower:  # the vocabulary does not tell what the other file does
+                told = read_json(folder / TOKENIZER_CONFIG_NAME) if found[-1] == TOKENIZER_CONFIG_NAME else {}
+                write_json(folder / TOKENIZER_CONFIG_NAME, {**told, "do_lower_case": lower})
             print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
         line = summary(folder)
     except InputError as error:
-        if len(found) < len(FILES):
+        if not all_came:
             raise
-        for name in {*found, VOCAB_NAME} - there:  # else a rerun would keep them
+        for name in {*found, VOCAB_NAME, TOKENIZER_CONFIG_NAME} - there:  # else a rerun would keep them
             (folder / name).unlink(missing_ok=True)
         kept = " or ".join(str(folder / name) for name in found if name in there)
         raise InputError(f"{error}; {f'delete {kept} to get it again' if kept else 'what came is deleted'}") from None
     finally:
         if not any((folder / name).is_file() for names in FILES for name in names):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    write_manifest(folder, [CONFIG_NAME, VOCAB_NAME, found[2]], source)
-    if found[1] == TOKENIZER_NAME:
+    write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), found[2]], source)
+    if found[1] == TOKENIZER_NAME and TOKENIZER_NAME not in there:
         (folder / TOKENIZER_NAME).unlink()
     print(line, flush=True)
     return []

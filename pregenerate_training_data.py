@@ -26,9 +26,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--overwrite_output_dir", action="store_true",
                        help="start afresh: delete the epochs in --output_dir, finished or not, before writing new ones")
     group.add_argument("--bert_model", type=Path, required=True,
-                       help="folder with the vocab.txt of the BERT model to distil, or that file")
+                       help="folder of the BERT model to distil, or its vocab.txt")
     group.add_argument("--do_lower_case", action="store_true",
-                       help="lower-case and strip accents: for uncased models")
+                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     group = parser.add_argument_group("instances")
     group.add_argument("--epochs_to_generate", type=positive, default=3, help="number of epochs, each drawn anew")
     group.add_argument("--max_seq_len", type=int, default=128,
@@ -82,7 +82,7 @@ from transformer.corpus import (
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, locked
-from transformer.tokenization import BertTokenizer
+from transformer.tokenization import BertTokenizer, resolve_casing
 
 PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON
 SAMPLES, SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that the estimate looks at, and how much of each
@@ -115,18 +115,13 @@ def generate(task: Task) -> tuple[bytearray, dict[str, int]]:
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
-    """InputError if vocabulary or length do not fit the model's config.json; a warning if the casing does not fit."""
+    """InputError if vocabulary or length do not fit the model's config.json."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    if config.get("vocab_size", len(tokenizer.vocab)) != len(tokenizer.vocab):
-        raise InputError(f"{args.bert_model}: the vocabulary has {len(tokenizer.vocab)} pieces and config.json says "
-                         f"vocab_size {config['vocab_size']}: the files do not belong together")
+    tokenizer.require_rows(config.get("vocab_size", len(tokenizer.vocab)), args.bert_model)
     positions = config.get("max_position_embeddings", args.max_seq_len)
     if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
-    if tokenizer.is_uncased and not args.do_lower_case:
-        print(f"warning: the vocabulary of {args.bert_model} is uncased and --do_lower_case is not given: "
-              "capitalised words become [UNK]", flush=True)
 
 
 def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
@@ -220,6 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.train_corpus.is_file():
         raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
                          "wrote")
+    args.do_lower_case = resolve_casing(args.bert_model, args.do_lower_case)
     tokenizer = BertTokenizer.from_pretrained(args.bert_model, args.do_lower_case)
     check_model(args, tokenizer)
     settings = InstanceSettings(args.seed, args.max_seq_len, args.short_seq_prob, args.masked_lm_prob,

@@ -36,7 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
-    data.add_argument("--do_lower_case", action="store_true", help="lower-case the text: for uncased vocabularies")
+    data.add_argument("--do_lower_case", action="store_true",
+                      help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     data.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch without training")
     train = parser.add_argument_group("training")
     train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
@@ -95,8 +96,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.checkpoint import VOCAB_NAME, head_note, load_tokenizer, require_same_vocabulary, save_model
-from transformer.distillation import check_pair, compared, needed, prediction_loss, transformer_losses
+from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model
+from transformer.distillation import compared, needed, prediction_loss, transformer_losses
 from transformer.evaluation import dev_sets, encoded, evaluate_only, load_classifier, require_fit_teacher, train_file
 from transformer.features import show
 from transformer.files import InputError, find_folder
@@ -158,6 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
+    args.do_lower_case = tokenizer.do_lower_case
     teacher = load_classifier(teacher_folder, task, args).to(device)
     # the projection is a part of the intermediate stage alone; the student that is handed on has none
     sizes = {"num_labels": task.num_labels, "fit_size": None if args.pred_distill else teacher.config.hidden_size}
@@ -167,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         require_same_vocabulary(student_folder, teacher_folder)
         build, sizes["new"] = TinyBertForSequenceClassification.from_pretrained, ("classifier.", "fit_dense")
     student = build(student_folder, **sizes).to(device)
-    check_pair(student.config, teacher.config)
+    if args.from_scratch:
+        tokenizer.require_rows(student.config.vocab_size, student_folder)
     check_sizes(args.max_seq_length, len(task.text_columns), {student_folder: student, teacher_folder: teacher})
     if args.pred_distill:  # only answers are compared
         pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
@@ -285,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
                     if not args.pred_distill or values[task.metric] > best:
                         best, kept = values.get(task.metric, best), values
                         if processes.is_first:
-                            save_model(student, output_dir, teacher_folder / VOCAB_NAME)
+                            save_model(student, output_dir, teacher_folder)
                 stopping = stop.agreed(processes)
                 if stopping or states.is_due(step, args.save_steps, args.eval_step):
                     losses.require_finite(counts, batch_size, args.seed, states.last)

@@ -120,6 +120,35 @@ def edit_config(folder: Path, **values) -> None:
     (folder / "config.json").write_text(json.dumps(config | values))
 
 
+def without_vocab_txt(*folders: Path) -> None:
+    """Put a tokenizer.json, as the package tokenizers writes it, in the place of vocab.txt."""
+    for folder in folders:
+        pieces = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        table = {"type": "WordPiece", "vocab": {piece: number for number, piece in enumerate(pieces)}}
+        (folder / "tokenizer.json").write_text(json.dumps({"model": table}))
+        (folder / "vocab.txt").unlink()
+        (folder / "tokenizer_config.json").unlink(missing_ok=True)
+
+
+def pad_embeddings(folder: Path, rows: int) -> None:
+    """Add rows to the word embeddings of a model, and to the masked LM's bias, which makes them its first choice."""
+    state = read_weights(folder)
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias", "cls.predictions.decoder.weight"):
+        if name in state:
+            more = torch.full((rows, *state[name].shape[1:]), 100.0 if name.endswith("bias") else 0.0)
+            state[name] = torch.cat([state[name], more])
+    torch.save(state, folder / "pytorch_model.bin")
+    edit_config(folder, vocab_size=len(state["bert.embeddings.word_embeddings.weight"]))
+
+
+def make_cased(*folders: Path) -> None:
+    """The first piece that is a word gets a capital; nothing but the vocabulary tells the casing."""
+    for folder in folders:
+        path = folder / "vocab.txt"
+        path.write_text(path.read_text(encoding="utf-8").replace("\ncat\n", "\nCat\n"), encoding="utf-8")
+        (folder / "tokenizer_config.json").unlink(missing_ok=True)
+
+
 def without_dropout(tiny: Path, *folders: str) -> None:
     for folder in folders:
         edit_config(tiny / folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

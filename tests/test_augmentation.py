@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import names, task_lines, write_lines
+from conftest import make_cased, names, pad_embeddings, task_lines, write_lines
 
 import data_augmentation
 from data_augmentation import augment_row, vary
@@ -503,6 +505,30 @@ def test_logits_that_are_not_finite_are_refused(bert, tmp_path):
     save_model(model, tmp_path / "broken", bert / "vocab.txt")
     with pytest.raises(InputError, match="not finite"):
         found(tmp_path / "broken", tmp_path / "table", SENTENCES, 3)
+
+
+def test_padding_is_no_candidate(bert, tmp_path):
+    """The masked LM's first choices are rows that stand for no piece: the candidates are those without them."""
+    shutil.copytree(bert, tmp_path / "padded")
+    pad_embeddings(tmp_path / "padded", 3)
+    tables = []
+    for folder in (bert, tmp_path / "padded"):
+        candidates, _, _ = found(folder, tmp_path / f"{folder.name}_table", SENTENCES, 6)
+        tables.append(np.array(candidates.table))
+    assert len(tables[0]) > 60 and (tables[0] == tables[1]).all()
+
+
+def test_a_cased_model_keeps_capitals(bert, glove, tmp_path):
+    """Words with a capital stay; the variants of the others keep the sentence as it is written."""
+    shutil.copytree(bert, tmp_path / "cased")
+    make_cased(tmp_path / "cased")  # the piece cat is Cat
+    path = write_task(tmp_path, TASKS["cola"])
+    path.write_text("x\t1\t\tThe Cat sees Dog Cat\n", encoding="utf-8")
+    data_augmentation.main(arguments(tmp_path / "cased", glove, tmp_path, "cola"))
+    rows = [columns[3] for _, columns in read_rows(TASKS["cola"], path.with_name("train_aug.tsv"))]
+    assert len(rows) > 5 and all(re.fullmatch(r"The Cat \S+ Dog Cat", row) for row in rows)
+    facts = json.loads(path.with_name("train_aug.json").read_text())
+    assert facts["made_from"]["do_lower_case"] is facts["settings"]["do_lower_case"] is False
 
 
 def test_processes_share_blocks_by_their_number(bert, tmp_path):

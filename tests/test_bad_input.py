@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import contents, edit_config, finetune, general, names, run, train, write_task
+from conftest import contents, edit_config, finetune, general, make_cased, names, run, train, write_task
 
 from transformer import record
 from transformer.checkpoint import load_tokenizer
@@ -63,14 +63,19 @@ def test_unknown_task_lists_the_known(tiny, refused):
 def test_vocabularies(tiny, refused):
     student = tiny / "general" / "vocab.txt"
     pieces = student.read_text().splitlines()
-    student.write_text("\n".join(pieces[:-1]) + "\n")
+    student.write_text("\n".join([*pieces, "more"]) + "\n")
     refused("task_distill", *train(tiny), words=("general", "vocab_size", str(len(pieces))))
+    student.write_text("\n".join(pieces[:-1]) + "\n")
+    refused("task_distill", *train(tiny), words=("vocabularies differ", "general", "teacher_mrpc"))
     student.write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n")
     refused("task_distill", *train(tiny), words=("vocabularies differ", "general", "teacher_mrpc"))
     refused("general_distill", *general(tiny, student_model=tiny / "general", continue_train=True),
             words=("vocabularies differ", "general", "bert"))
-    edit_config(tiny / "config", vocab_size=len(pieces) + 1)
-    refused("general_distill", *general(tiny), words=("vocabularies differ",))
+    edit_config(tiny / "config", vocab_size=len(pieces) - 1)
+    words = ("bert/vocab.txt has", f"config/config.json says vocab_size {len(pieces) - 1}")
+    refused("general_distill", *general(tiny), words=words)
+    refused("task_distill", *train(tiny, student_model=tiny / "config", from_scratch=True),
+            words=("teacher_mrpc/vocab.txt has", *words[1:]))
 
 
 @pytest.mark.parametrize("changes,words", [
@@ -482,10 +487,22 @@ def test_damaged_epoch_data(tiny, refused):
     refused("general_distill", *general(tiny), words=("epoch_0_metrics.json", "num_training_examples"))
 
 
-def test_cased_data_for_an_uncased_run(tiny, refused):
-    (tiny / "json" / "epoch_1_metrics.json").write_text(
-        json.dumps({"num_training_examples": 20, "max_seq_len": 32, "do_lower_case": False}))
-    refused("general_distill", *general(tiny, do_lower_case=True), words=("epoch_1_metrics.json", "cased"))
+def test_data_of_another_casing_than_the_teacher(tiny, refused, script):
+    """With and without the flag; and the flag with a cased teacher. Data that do not tell, those of make, are taken."""
+    metrics = {"num_training_examples": 20, "max_seq_len": 32}
+    (tiny / "json" / "epoch_1_metrics.json").write_text(json.dumps({**metrics, "do_lower_case": False}))
+    for flag in (True, None):
+        refused("general_distill", *general(tiny, do_lower_case=flag),
+                words=("epoch_1_metrics.json", "cased", "the teacher is uncased", "--bert_model"))
+    make_cased(tiny / "bert")
+    (tiny / "json" / "epoch_1_metrics.json").write_text(json.dumps({**metrics, "do_lower_case": True}))
+    refused("general_distill", *general(tiny), words=("epoch_1_metrics.json", "lower-cased", "the teacher is cased"))
+    refused("general_distill", *general(tiny, do_lower_case=True), words=("--do_lower_case", "bert is cased", "drop"))
+    (tiny / "json" / "epoch_1_metrics.json").write_text(json.dumps({**metrics, "do_lower_case": False}))
+    for path in (tiny / "json").glob("epoch_?.json"):
+        path.write_text(path.read_text().replace('"cat"', '"Cat"'))
+    run(script, "general_distill", general(tiny))
+    assert json.loads((tiny / "out" / "run.json").read_text())["settings"]["do_lower_case"] is False
 
 
 def test_a_model_without_masked_lm_head_is_refused(tiny):
@@ -536,11 +553,11 @@ def test_decoder_must_be_tied(tiny):
         BertForMaskedLM.from_pretrained(tiny / "bert")
 
 
-def test_cased_text_for_an_uncased_vocabulary_is_warned_of(tiny, capsys):
-    load_tokenizer(tiny / "bert", do_lower_case=False)
-    assert "warning" in capsys.readouterr().out
+def test_cased_text_for_an_uncased_vocabulary_is_lower_cased_which_is_said(tiny, capsys):
+    assert load_tokenizer(tiny / "bert", do_lower_case=False).tokenize("Cat") == ["cat"]
+    assert "lower-casing, as with --do_lower_case" in capsys.readouterr().out
     load_tokenizer(tiny / "bert", do_lower_case=True)
-    assert "warning" not in capsys.readouterr().out
+    assert capsys.readouterr().out == ""
 
 
 def test_configs(tmp_path):

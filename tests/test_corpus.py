@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import without_vocab_txt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -908,6 +909,30 @@ def test_warnings_and_pasted_paths(small, tmp_path, script, monkeypatch):
     assert status == 0, err
     assert "taking data/corpus.txt" in out
     assert "is uncased" in out and "--do_whole_word_mask changes nothing" in out
+
+
+def test_the_model_tells_vocabulary_and_casing(small, tmp_path, script, refused):
+    """By vocab.txt or tokenizer.json, with the flag or without: the same instances. Padded embeddings are said."""
+    arguments, output = small
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    wanted = (output / "epoch_1.json").read_bytes()
+    (tmp_path / "bert").mkdir()
+    shutil.copy(tmp_path / "vocab.txt", tmp_path / "bert")
+    without_vocab_txt(tmp_path / "bert")
+    pieces = len((tmp_path / "vocab.txt").read_text().splitlines())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"vocab_size": pieces + 6}))
+    for number, bert in enumerate(("bert", "bert/tokenizer.json")):
+        flags = [*arguments[:-1], "--bert_model", tmp_path / bert, "--output_dir", tmp_path / f"other{number}"]
+        status, out, err = script("pregenerate_training_data", *flags)
+        assert status == 0, err
+        assert out.count(f"{pieces + 6} word embeddings for {pieces} pieces") == 1 - number
+        assert f"{tmp_path / bert} is uncased" in out and "lower-casing, as with --do_lower_case" in out
+        assert "do_lower_case=True" in out
+        assert (tmp_path / f"other{number}" / "epoch_1.json").read_bytes() == wanted
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"vocab_size": pieces - 1}))
+    refused("pregenerate_training_data", *arguments, "--bert_model", tmp_path / "bert", words=(f"{pieces - 1}",))
+    (tmp_path / "vocab.txt").write_text((tmp_path / "vocab.txt").read_text() + "Capital\n")
+    refused("pregenerate_training_data", *arguments, words=("--do_lower_case", "vocab.txt is cased", "drop the flag"))
 
 
 def test_refusal_on_the_command_line(tmp_path):

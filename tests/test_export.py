@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import transformers
-from conftest import write_lines
+from conftest import make_cased, names, write_lines
 from test_bad_input import edit_config, train
 from test_parity import minilm_folder
 from test_training import finetune, run
@@ -97,7 +97,7 @@ def test_a_model_is_saved_over_itself(tiny):
     vocabulary = (folder / "vocab.txt").read_bytes()
     save_model(model, folder, folder / "vocab.txt")
     assert (folder / "vocab.txt").read_bytes() == vocabulary
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "pytorch_model.bin", "vocab.txt"]
+    assert names(folder) == ["config.json", "pytorch_model.bin", "tokenizer_config.json", "vocab.txt"]
     assert read_weights(folder)["classifier.bias"].tolist() == [1, 1]
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("bert", ["BertForSequenceClassification"])
@@ -114,22 +114,52 @@ def test_the_tokenizer_of_a_folder(tiny, capsys):
     folder, pieces = tiny / "bert", (tiny / "vocab.txt").read_text().splitlines()
     assert load_tokenizer(folder, True).tokenize("The Cat") == load_tokenizer(str(folder), True).tokenize("the cat")
     assert capsys.readouterr().out == ""
-    assert load_tokenizer(folder, False).tokenize("The cat") == ["[UNK]", "cat"]
-    assert f"warning: {folder}/vocab.txt is uncased and --do_lower_case is not given" in capsys.readouterr().out
-    write_lines(folder / "vocab.txt", [*pieces[:-1], "Cat"])
+    assert load_tokenizer(folder, False).tokenize("Bird cat") == ["bird", "cat"]
+    assert f"{folder} is uncased ({folder}/tokenizer_config.json says so): lower-casing" in capsys.readouterr().out
+    make_cased(folder)
     assert load_tokenizer(folder, False).tokenize("Cat") == ["Cat"]
     assert capsys.readouterr().out == ""
-    write_lines(folder / "vocab.txt", pieces[:-1])
     count = len(pieces)
-    with pytest.raises(InputError, match=f"{folder}: vocab.txt has {count - 1} pieces .* vocab_size {count}: "):
+    write_lines(folder / "vocab.txt", pieces[:-1])
+    load_tokenizer(folder, True)
+    assert f"{folder}: {count} word embeddings for {count - 1} pieces" in capsys.readouterr().out
+    write_lines(folder / "vocab.txt", [*pieces, "more"])
+    with pytest.raises(InputError, match=f"{folder}/vocab.txt has {count + 1} pieces .* vocab_size {count}: "):
         load_tokenizer(folder, True)
     with pytest.raises(InputError, match="model folder nowhere does not exist"):
         load_tokenizer("nowhere", True)
 
 
-def test_vocabularies_that_differ_in_order(tiny):
+@pytest.mark.parametrize("pieces, settings, text, wanted", [
+    (["Cat", "cat"], None, "Cat", ["Cat"]), (["cat"], None, "Cat", ["cat"]),
+    (["Cat", "cat"], {"do_lower_case": True}, "Cat", ["cat"]), (["cat"], {"do_lower_case": False}, "Cat", ["[UNK]"])])
+@pytest.mark.parametrize("table", [False, True])
+def test_a_saved_model_has_the_casing_of_its_source(tiny, pieces, settings, text, wanted, table):
+    """Here and in Hugging Face transformers, whichever files the source tells it by; what lay there is replaced."""
+    source, folder = tiny / "source", tiny / "teacher_mrpc"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
+    write_lines(source / "vocab.txt", pieces)
+    if table:
+        lower = settings["do_lower_case"] if settings else "Cat" not in pieces
+        content = {"model": {"vocab": {piece: number for number, piece in enumerate(pieces)}},
+                   "normalizer": {"type": "BertNormalizer", "lowercase": lower}}
+        (source / "tokenizer.json").write_text(json.dumps(content))
+        (source / "vocab.txt").unlink()
+    elif settings:
+        (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_model(BertModel(BertConfig(len(pieces), 8, 1, 2, 8)), folder, source)
+    assert load_tokenizer(folder).tokenize(text) == wanted
+    assert transformers.AutoTokenizer.from_pretrained(folder).tokenize(text) == wanted
+    assert (folder / "vocab.txt").read_text().splitlines() == pieces
+
+
+def test_vocabularies_that_differ_in_order(tiny, capsys):
     student, teacher = tiny / "general", tiny / "bert"
     require_same_vocabulary(student, teacher)
+    assert capsys.readouterr().out == ""
+    (student / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    require_same_vocabulary(student, teacher)
+    assert f"warning: of {student} and {teacher} one is cased" in capsys.readouterr().out
     pieces = (tiny / "vocab.txt").read_text().splitlines()
     write_lines(student / "vocab.txt", [*pieces[:-2], pieces[-1], pieces[-2]])
     with pytest.raises(InputError, match=f"differ: {student}/vocab.txt and {teacher}/vocab.txt"):

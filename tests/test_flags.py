@@ -65,7 +65,8 @@ CASES = {
         "--continue_train": ({"student_model": "general"}, {"continue_train": True}, WEIGHTS),
         "--init_from_teacher_layers": ({"student_model": "bert"}, {"init_from_teacher_layers": True}, WEIGHTS),
         "--max_seq_length": ({}, {"max_seq_length": 36}, WEIGHTS),
-        "--do_lower_case": ({"pregenerated_data": "cased_json"}, {"do_lower_case": True}, "refused: cased"),
+        "--do_lower_case": ({"teacher_model": "cased_bert", "pregenerated_data": "cased_json"}, {"do_lower_case": True},
+                            "refused: cased_bert is cased"),
         "--reduce_memory": ({}, {"reduce_memory": True}, "in_memory False"),
         "--do_eval": ({}, {"do_eval": True}, METRICS),
         "--eval_batch_size": ({"do_eval": True}, {"eval_batch_size": 13}, METRICS)},
@@ -78,7 +79,8 @@ CASES = {
         "--from_scratch": ({}, {"from_scratch": True}, WEIGHTS),
         "--cache_dir": ({"aug_train": True}, {"cache_dir": "features_of_mine"}, "features_of_mine is there"),
         "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
-        "--do_lower_case": ({"data_dir": "other_glue/MRPC"}, {"do_lower_case": None}, "warning:"),
+        "--do_lower_case": ({"teacher_model": "cased_teacher", "do_lower_case": None}, {"do_lower_case": True},
+                            "refused: cased_teacher is cased"),
         "--pred_distill": ({}, PREDICTION, "prediction stage"),
         "--aug_train": ({}, {"aug_train": True}, "48 examples"),
         "--temperature": (PREDICTION, {"temperature": 3.0}, WEIGHTS),
@@ -101,7 +103,7 @@ CASES = {
         "--output_dir": ({}, {"output_dir": "elsewhere"}, "MRPC teacher in {tiny}/elsewhere"),
         "--overwrite_output_dir": ({"output_dir": "full", "overwrite_output_dir": True},
                                    {"overwrite_output_dir": None}, "refused: not empty"),
-        "--cased": ({}, {"cased": True}, "warning:"),
+        "--cased": ({}, {"cased": True}, "refused: bert is uncased"),
         "--keep_head": ({}, {"keep_head": True}, "refused: has none"),
         "--new_head": ({"model": "teacher_mrpc"}, {"new_head": True}, WEIGHTS),
         "--hf_head": ({}, {"hf_head": True}, "without relu"),
@@ -141,6 +143,9 @@ def world(world):
             if key in state:
                 state[key] = state[key] * factor
         torch.save(state, place / "pytorch_model.bin")
+    for name in ("bert", "teacher"):
+        place = shutil.copytree(tiny / f"other_{name}", tiny / f"cased_{name}")
+        (place / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     (tiny / "other_config").mkdir()
     BertConfig(**{**STUDENT, "hidden_size": 12}).to_json_file(tiny / "other_config" / "config.json")
     for name in ("other_json", "cased_json"):

@@ -120,7 +120,7 @@ def test_an_interrupted_run_is_finished_by_the_next(hub, tmp_path):
     (tmp_path / "away").rename(weights)
     before = len(hub.requests)
     get(tmp_path, "bert-base-uncased")
-    assert len(hub.requests) == before + 1
+    assert len(hub.requests) == before + 2  # tokenizer_config.json, which it has not, is asked for as well
     assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == [
         "config.json", "model.safetensors", "vocab.txt"]
     (folder / "vocab.txt").write_text("changed")
@@ -255,6 +255,52 @@ def test_the_vocabulary_from_tokenizer_json(hub, tmp_path, capsys):
     assert "vocab.txt made from tokenizer.json" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_tokenizer_json_of_the_users_own_stays(hub, tmp_path, damaged):
+    """Before the fetched weights are found good, and after; what the script made or got in a failed run goes."""
+    folder = tmp_path / "m" / "bert-base-uncased-rte"
+    folder.mkdir(parents=True)
+    (on_hub(hub, RTE) / "vocab.txt").unlink()
+    tokenizer_json(folder / "tokenizer.json")
+    before = (folder / "tokenizer.json").read_bytes()
+    if damaged:
+        (on_hub(hub, RTE) / "pytorch_model.bin").write_bytes(b"<html>")
+        with pytest.raises(InputError, match=f"delete {folder}/tokenizer.json to get it again"):
+            get(tmp_path, "rte")
+        assert sorted(contents(folder)) == ["manifest.json", "tokenizer.json"]
+    else:
+        get(tmp_path, "rte")
+        assert sorted(contents(folder)) == [
+            "config.json", "manifest.json", "pytorch_model.bin", "tokenizer.json", "vocab.txt"]
+    assert (folder / "tokenizer.json").read_bytes() == before
+
+
+def test_the_casing_comes_along(hub, originals, tmp_path, capsys):
+    """tokenizer_config.json where the source has one; what a tokenizer.json alone tells is written into one."""
+    (on_hub(hub, RTE) / "tokenizer_config.json").write_text('{"do_lower_case": false, "model_max_length": 512}')
+    folder = get(tmp_path, "rte") / "bert-base-uncased-rte"
+    assert (folder / "tokenizer_config.json").read_bytes() == (on_hub(hub, RTE) / "tokenizer_config.json").read_bytes()
+    assert "tokenizer_config.json" in json.loads((folder / "manifest.json").read_text())["files"]
+    assert "warning: " in capsys.readouterr().out  # the vocabulary has no capitals
+    requests = len(hub.requests)
+    get(tmp_path, "rte")
+    assert len(hub.requests) == requests
+    local = shutil.copytree(originals / RTE, tmp_path / "local")
+    (local / "vocab.txt").unlink()
+    tokenizer_json(local / "tokenizer.json")
+    content = json.loads((local / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "BertNormalizer", "lowercase": False}
+    (local / "tokenizer.json").write_text(json.dumps(content))
+    folder = get(tmp_path, local) / "local"
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {"do_lower_case": False}
+    assert sorted(contents(folder)) == ["config.json", "manifest.json", "pytorch_model.bin", "tokenizer_config.json",
+                                        "vocab.txt"]
+    (on_hub(hub, GENERAL) / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(InputError, match="tokenizer_config.json: do_lower_case is 'no'.*what came is deleted"):
+        get(tmp_path, "distilled_tinybert_4l")
+    assert contents(tmp_path / "m" / "distilled_tinybert_4l") == {}
+
+
 def test_two_at_once_make_one_vocabulary(hub, tmp_path):
     (on_hub(hub, RTE) / "vocab.txt").unlink()
     tokenizer_json(on_hub(hub, RTE) / "tokenizer.json")
@@ -262,7 +308,7 @@ def test_two_at_once_make_one_vocabulary(hub, tmp_path):
         assert list(pool.map(lambda _: get(tmp_path, "rte"), range(2))) == [tmp_path / "m"] * 2
     assert sorted(contents(tmp_path / "m" / "bert-base-uncased-rte")) == [
         "config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
-    assert len(hub.requests) == 5  # vocab.txt and model.safetensors are asked for in vain
+    assert len(hub.requests) == 6  # vocab.txt, model.safetensors and tokenizer_config.json are asked for in vain
 
 
 def test_pieces_added_to_a_tokenizer_are_part_of_the_vocabulary(tmp_path):

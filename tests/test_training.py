@@ -1,14 +1,32 @@
 """The training scripts on tiny models: what they compute, save and hand to the next step."""
+import itertools
+
 import pytest
 import torch
-from conftest import assert_equal_weights, edit_config, finetune, general, lines, run, train, without_dropout
+from conftest import (
+    PIECES,
+    assert_equal_weights,
+    edit_config,
+    finetune,
+    general,
+    lines,
+    make_cased,
+    pad_embeddings,
+    run,
+    train,
+    without_dropout,
+    without_vocab_txt,
+)
 
 import finetune_teacher
 import task_distill
+from transformer.checkpoint import load_tokenizer
 from transformer.curves import draw_curves
 from transformer.files import read_json
 from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.optimization import BertAdam
+from transformer.runs import read_run
 from transformer.runtime import Processes, shuffled_batches
 from transformer.weights import read_weights, write_bin
 
@@ -19,8 +37,8 @@ def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
-        "pytorch_model.bin", "config.json", "vocab.txt", "run.json", "metrics.jsonl", "log.txt", "curves.png",
-        "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
+        "pytorch_model.bin", "config.json", "vocab.txt", "tokenizer_config.json", "run.json", "metrics.jsonl",
+        "log.txt", "curves.png", "step_2_pytorch_model.bin", "step_4_pytorch_model.bin"}
     logged = lines(tiny / "gd" / "metrics.jsonl")
     assert [line["step"] for line in logged] == [2, 4]
     for line in logged:
@@ -46,6 +64,101 @@ def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     assert evaluated[0]["acc_and_f1"] == pytest.approx((evaluated[0]["acc"] + evaluated[0]["f1"]) / 2)
     record = read_json(tiny / "stage2" / "run.json")
     assert record["finished"] and record["settings"]["learning_rate"] == 3e-5 and record["kept"]["acc"] == max(scores)
+
+
+@pytest.mark.parametrize("padded", ["bert", "teacher_mrpc", "general", "config"])
+def test_padded_word_embeddings(padded, tiny, script):
+    """Teacher and student of the same pieces learn from each other whichever of them has rows for padding; a padded
+    teacher teaches the same."""
+    name, make, flags = {
+        "bert": ("general_distill", general, {"student_model": tiny / "general", "continue_train": True}),
+        "config": ("general_distill", general, {"student_model": tiny / "config"}),
+        "teacher_mrpc": ("task_distill", train, {"student_model": tiny / "student_mrpc", "pred_distill": True}),
+        "general": ("task_distill", train, {})}[padded]
+    run(script, name, make(tiny, **flags, output_dir=tiny / "plain"))
+    pieces = len(PIECES)
+    if padded == "config":
+        edit_config(tiny / "config", vocab_size=pieces + 6)
+        out = run(script, "task_distill", train(tiny, student_model=tiny / "config", from_scratch=True,
+                                                output_dir=tiny / "scratch"))
+        assert out.count(f"{tiny / padded}: {pieces + 6} word embeddings for {pieces} pieces") == 1
+    else:
+        pad_embeddings(tiny / padded, 6)
+    out = run(script, name, make(tiny, **flags))
+    assert out.count(f"{tiny / padded}: {pieces + 6} word embeddings for {pieces} pieces") == 1
+    if padded in ("bert", "teacher_mrpc"):
+        assert_equal_weights(tiny / "out", tiny / "plain", 0)
+    rows = len(read_weights(tiny / "out")["bert.embeddings.word_embeddings.weight"])
+    assert rows == read_json(tiny / "out" / "config.json")["vocab_size"]
+    assert rows == pieces + (6 if padded in ("general", "config") else 0)
+    assert (tiny / "out" / "vocab.txt").read_text().splitlines() == PIECES
+
+
+def scoring(tiny, model) -> list:
+    """Arguments of --do_eval, without --do_lower_case."""
+    return ["--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--student_model", model,
+            "--output_dir", tiny / "tmp", "--max_seq_length", 24, "--no_cuda"]
+
+
+def test_a_tokenizer_json_does_for_every_script_that_trains(tiny, script):
+    """The same weights as with vocab.txt, and a folder that the next step reads."""
+    runs = {"gd": ("general_distill", general(tiny, student_model=tiny / "general", continue_train=True)),
+            "td": ("task_distill", train(tiny)), "ft": ("finetune_teacher", finetune(tiny, model=tiny / "bert"))}
+    for out in ("plain", "table"):
+        for folder, (name, arguments) in runs.items():
+            run(script, name, [*arguments, "--output_dir", tiny / f"{out}_{folder}"])
+        if out == "plain":
+            without_vocab_txt(*(tiny / name for name in ("bert", "teacher_mrpc", "general")))
+    for folder in runs:
+        assert_equal_weights(tiny / f"plain_{folder}", tiny / f"table_{folder}", 0)
+        assert (tiny / f"table_{folder}" / "vocab.txt").read_text().splitlines() == PIECES
+    without_vocab_txt(tiny / "table_ft")
+    run(script, "task_distill", scoring(tiny, tiny / "table_ft"))
+    assert read_json(tiny / "table_ft" / "eval_results.json")["settings"]["do_lower_case"] is True
+
+
+def test_a_cased_chain_needs_no_flag(tiny, script):
+    """The start model's tokenizer_config.json tells the casing of the teacher, and the teacher's that of the student:
+    the sentences, written with capitals, are read with them."""
+    for path in (tiny / "glue/MRPC").glob("*.tsv"):
+        path.write_text(path.read_text().replace(" cat ", " CAT "))
+    (tiny / "bert" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    teacher, task = tiny / "final_mrpc_teacher", {"teacher_model": tiny / "final_mrpc_teacher", "do_lower_case": None}
+    out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert"))
+    assert out.count("keeping capitals, as with --cased") == 1 and " cased=True" in out and "[UNK]" in out
+    run(script, "task_distill", scoring(tiny, teacher))
+    found, notes = read_run(teacher)
+    assert found.stage == "teacher" and found.source == "eval_results.json" and notes == []
+    out = run(script, "task_distill", train(tiny, **task))
+    assert f"warning: of {tiny / 'general'} and {teacher} one is cased" in out
+    out = run(script, "task_distill", train(tiny, **task, student_model=tiny / "out", pred_distill=True,
+                                            output_dir=tiny / "student"))
+    assert "one is cased" not in out
+    for folder in (teacher, tiny / "out", tiny / "student"):
+        assert load_tokenizer(folder).tokenize("CAT cat") == ["[UNK]", "cat"]
+        settings = read_json(folder / "run.json")["settings"]
+        assert settings["cased"] if folder == teacher else not settings["do_lower_case"]
+
+
+@pytest.mark.parametrize("name,make,first,second", [
+    ("task_distill", train, {"do_lower_case": None}, {"do_lower_case": True}),
+    ("general_distill", general, {"do_lower_case": True}, {}), ("finetune_teacher", finetune, {"cased": True}, {})])
+def test_a_stopped_run_goes_on_with_and_without_the_flag(name, make, first, second, tiny, script, monkeypatch):
+    flags = {"save_steps": 1, "output_dir": tiny / "out"}
+    if name == "finetune_teacher":
+        flags["model"] = tiny / "bert"
+        make_cased(tiny / "bert")
+    with monkeypatch.context() as patch:
+        step, steps = BertAdam.step, itertools.count()
+
+        def stopped(self, *args):
+            if next(steps) == 2:
+                raise KeyboardInterrupt
+            return step(self, *args)
+        patch.setattr(BertAdam, "step", stopped)
+        assert script(name, *make(tiny, **flags, **first))[0] == 130
+    out = run(script, name, make(tiny, **flags, **second, resume=True))
+    assert "going on from" in out and read_json(tiny / "out" / "run.json")["resumed_from"] == 2
 
 
 def _folder_of(weights, folder):

@@ -29,7 +29,10 @@ _MOST_ROWS = 1024              # of a batch: their logits for 30,522 pieces take
 
 
 def words_to_vary(words: list[str]) -> list[int]:
-    """Positions of the words that may be replaced: letters a to z only, and not in the stop list."""
+    """Positions of the words that may be replaced: letters a to z only, and not in the stop list.
+
+    Words of a cased model keep their capitals, and those that have one stay: they begin a sentence or are names.
+    """
     return [i for i, word in enumerate(words) if _PLAIN_WORD.fullmatch(word) and word not in STOP_WORDS]
 
 
@@ -180,7 +183,8 @@ class MaskedLM:
         """Ids [batch, count] of the best pieces at each row's position, the best first."""
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
-            logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocabulary]
+            logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
+        logits = logits[:, :len(self.suffixes)]  # without rows of padding, which stand for no piece
         if not logits.isfinite().all():
             raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
                              "are damaged, or too large for it")

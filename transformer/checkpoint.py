@@ -1,34 +1,40 @@
-"""Model folders: what the steps hand to each other. pytorch_model.bin, config.json, vocab.txt."""
+"""Model folders, which the steps hand to each other: weights, config.json, vocab.txt, tokenizer_config.json."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.files import InputError, atomic_write, read_json
+from transformer.files import InputError, atomic_write, write_json
 from transformer.modeling import BertPreTrainedModel
-from transformer.tokenization import BertTokenizer
+from transformer.tokenization import (
+    TOKENIZER_CONFIG_NAME,
+    VOCAB_NAME,
+    BertTokenizer,
+    casing,
+    read_pieces,
+    resolve_casing,
+    vocab_path,
+)
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
 
-VOCAB_NAME = "vocab.txt"
-TOKENIZER_NAME = "tokenizer.json"  # of the package tokenizers; some models have it instead
 
-
-def save_model(model: BertPreTrainedModel, folder: str | Path, vocab_file: str | Path,
-               safetensors: bool = False) -> None:
+def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
     """Write a model folder that the next step reads, and that Hugging Face transformers reads too; see head_note().
 
-    Each file replaces its predecessor only when it is whole. safetensors: write model.safetensors as well.
+    source: the model folder, or vocabulary file, whose vocabulary and casing it has. Each file replaces its predecessor
+    only when it is whole. safetensors: write model.safetensors as well.
     """
     folder = Path(folder)
-    vocabulary = Path(vocab_file).read_bytes()
+    pieces, (lower, _) = read_pieces(vocab_path(source)), casing(source)
     state = model.state_dict()
     write_bin(folder / WEIGHTS_NAME, state)
     if safetensors:
         write_safetensors(folder / SAFETENSORS_NAME, state)
     model.config.extra.update(model_type="bert", architectures=[model.hf_architecture])
     model.config.to_json_file(folder / CONFIG_NAME)
-    with atomic_write(folder / VOCAB_NAME, "wb") as handle:
-        handle.write(vocabulary)
+    _write_pieces(folder / VOCAB_NAME, pieces)
+    write_json(folder / TOKENIZER_CONFIG_NAME, {"do_lower_case": lower})
 
 
 def head_note(config: BertConfig, folder: str | Path) -> str:
@@ -43,50 +49,44 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
 def write_vocab(tokenizer_file: str | Path, vocab_file: str | Path) -> None:
     """Make a vocabulary file, one piece a line in the order of the ids, from a tokenizer.json, atomically.
 
-    Pieces that were added to the vocabulary are part of it. Raises InputError where the tokenizer is no WordPiece with
-    the prefix ##, where the ids are not 0, 1, 2, ... or where a line cannot hold a piece.
+    Raises InputError as read_pieces() does.
     """
-    content = read_json(tokenizer_file)
-    model = content.get("model")
-    try:
-        if model.get("type", "WordPiece") != "WordPiece" or model.get("continuing_subword_prefix", "##") != "##":
-            raise InputError(f"{tokenizer_file} is no WordPiece with the prefix ##, as BERT has: take another model")
-        pieces = [*model["vocab"].items(), *((token["content"], token["id"])
-                                             for token in content.get("added_tokens") or ())]
-        vocab = dict(pieces)
-        ids = sorted(vocab.values())
-        if any(vocab[piece] != index for piece, index in pieces) or ids != list(range(len(ids))):
-            raise InputError(f"{tokenizer_file}: the ids of its {len(ids)} pieces are not 0, 1, 2 and so on, each once")
-        if any(not piece or "\n" in piece or "\r" in piece for piece in vocab):
-            raise InputError(f"{tokenizer_file}: a piece is empty or holds the end of a line")
-        lines = "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.get)).encode()
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{tokenizer_file} holds no table of pieces of text and their ids: get it again") from None
-    with atomic_write(vocab_file, "wb") as handle:
-        handle.write(lines)
+    _write_pieces(vocab_file, read_pieces(tokenizer_file))
 
 
-def load_tokenizer(folder: str | Path, do_lower_case: bool) -> BertTokenizer:
-    """The tokenizer of a model folder, its vocabulary as large as config.json says; InputError otherwise.
+def _write_pieces(path: str | Path, pieces: Iterable[str]) -> None:
+    with atomic_write(path) as handle:
+        handle.writelines(f"{piece}\n" for piece in pieces)
 
-    Warns when the vocabulary is uncased and the text is to stay cased: every capitalised word becomes [UNK].
+
+def tokenizer_files(folder: str | Path) -> list[str]:
+    """Names of the files of a model folder that make its tokenizer."""
+    config = [TOKENIZER_CONFIG_NAME] if (Path(folder) / TOKENIZER_CONFIG_NAME).is_file() else []
+    return [vocab_path(folder).name, *config]
+
+
+def load_tokenizer(folder: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> BertTokenizer:
+    """The tokenizer of a model folder: of its vocabulary, which is of the size that config.json says, and its casing.
+
+    do_lower_case, cased: flags, as in resolve_casing(), which says what is printed and refused; InputError also as
+    BertTokenizer.require_rows() raises it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")
-    tokenizer = BertTokenizer.from_pretrained(folder, do_lower_case=do_lower_case)
-    vocab_size = BertConfig.from_json_file(folder / CONFIG_NAME).vocab_size
-    if len(tokenizer.vocab) != vocab_size:
-        raise InputError(f"{folder}: {VOCAB_NAME} has {len(tokenizer.vocab)} pieces and config.json says "
-                         f"vocab_size {vocab_size}: the files do not belong together")
-    if not do_lower_case and tokenizer.is_uncased:
-        print(f"warning: {folder}/{VOCAB_NAME} is uncased and --do_lower_case is not given: "
-              "capitalised words become [UNK]", flush=True)
+    tokenizer = BertTokenizer.from_pretrained(folder, resolve_casing(folder, do_lower_case, cased))
+    tokenizer.require_rows(BertConfig.from_json_file(folder / CONFIG_NAME).vocab_size, folder)
     return tokenizer
 
 
 def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
-    """InputError where two model folders have different vocabularies: the student could not learn from the teacher."""
-    if load_tokenizer(student, True).vocab != load_tokenizer(teacher, True).vocab:
-        raise InputError(f"student and teacher vocabularies differ: {Path(student) / VOCAB_NAME} and "
-                         f"{Path(teacher) / VOCAB_NAME}")
+    """InputError where two model folders have different vocabularies: the student could not learn from the teacher.
+
+    Of the student, what load_tokenizer() says is said; the teacher's tokenizer has been opened before.
+    """
+    own, other = load_tokenizer(student), BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
+    if own.vocab != other.vocab:
+        raise InputError(f"student and teacher vocabularies differ: {own.vocab_file} and {other.vocab_file}")
+    if own.do_lower_case != other.do_lower_case:
+        print(f"warning: of {student} and {teacher} one is cased, the other uncased: the teacher's casing is taken",
+              flush=True)

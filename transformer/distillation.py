@@ -77,17 +77,11 @@ def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"layers": layers[0], "scores": scores[0]}, {"layers": layers[1], "scores": scores[1]}
 
 
-def check_pair(student: BertConfig, teacher: BertConfig) -> None:
-    """InputError where a student cannot learn from this teacher: the sizes of their vocabularies differ."""
-    if student.vocab_size != teacher.vocab_size:
-        raise InputError(f"student and teacher vocabularies differ: {student.vocab_size} and "
-                         f"{teacher.vocab_size} pieces")
-
-
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     """Copy the teacher's embeddings and, for each (student layer, teacher layer) of `pairs`, that layer's weights.
 
-    Raises InputError where a size of the two differs, the number of layers aside.
+    Raises InputError where a size of the two differs, the number of layers aside, and the rows of the word embeddings,
+    of which either may have some for padding.
     """
     for name in ("hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
                  "type_vocab_size"):
@@ -95,7 +89,10 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
         if sizes[0] != sizes[1]:
             raise InputError(f"--init_from_teacher_layers: {name} is {sizes[0]} in the student and {sizes[1]} in the "
                              "teacher: take a student as wide as the teacher, or drop the flag")
-    student.embeddings.load_state_dict(teacher.embeddings.state_dict())
+    embeddings, words = teacher.embeddings.state_dict(), student.embeddings.word_embeddings.weight.detach().clone()
+    shared = min(len(words), teacher.config.vocab_size)
+    words[:shared] = embeddings["word_embeddings.weight"][:shared]
+    student.embeddings.load_state_dict({**embeddings, "word_embeddings.weight": words})
     for own, other in pairs:
         student.encoder.layer[own].load_state_dict(teacher.encoder.layer[other].state_dict())
 

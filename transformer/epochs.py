@@ -42,10 +42,12 @@ def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
 
 
 def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
-    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer or cased."""
+    """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer, or cased otherwise."""
     metrics = _read_metrics(metrics_json)
-    if lower_case and not metrics.get("do_lower_case", True):
-        raise InputError(f"{metrics_json}: the data are cased: drop --do_lower_case, or generate them with it")
+    if metrics.get("do_lower_case", lower_case) != lower_case:
+        data, model = ("cased", "uncased") if lower_case else ("lower-cased", "cased")
+        raise InputError(f"{metrics_json}: the data are {data} and the teacher is {model}: generate the data again "
+                         "with --bert_model set to this teacher")
     longest = metrics.get("max_seq_len")
     if not isinstance(longest, int):
         raise InputError(f"{metrics_json} has no max_seq_len: generate the data again")
@@ -79,8 +81,8 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     epoch_json = Path(epoch_json)
     metrics = _read_metrics(metrics_json)
     if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
-        raise InputError(f"{epoch_json} was generated with another vocabulary than this model's vocab.txt: generate "
-                         "the data again with --bert_model set to this model, or use the model it was made with")
+        raise InputError(f"{epoch_json} was generated with another vocabulary than {tokenizer.vocab_file}: "
+                         "generate it again with --bert_model set to this model, or use the model it was made with")
     if not epoch_json.is_file():
         raise InputError(f"{epoch_json} does not exist: pregenerate_training_data.py makes it")
 

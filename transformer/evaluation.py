@@ -151,6 +151,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     check_sizes(args.max_seq_length, len(task.text_columns), {folder: student})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)
+    args.do_lower_case = tokenizer.do_lower_case
     dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}
     test = test_sets(task, data_dir, tokenizer, args) if args.do_predict else {}
     print_settings(args)

@@ -2,6 +2,7 @@
 (BertTokenizer)."""
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from array import array
@@ -9,9 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError, read_lines, sha256_of
+from transformer.files import InputError, read_json, read_lines
 
+VOCAB_NAME = "vocab.txt"
+TOKENIZER_NAME = "tokenizer.json"  # of the package tokenizers; some models have it instead
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MAX_PIECES = 1_000_000  # multilingual BERT has 119,547
+MAX_PADDING = 1024      # rows that a model may have beyond its pieces; frameworks round up to 8, 64, 128 or 1024
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _REMEMBERED = 1 << 18      # texts in each of two memories, together some 100 MB with their ids
 _LONGEST_REMEMBERED = 100  # characters
@@ -22,24 +27,65 @@ _CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700,
                (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 
 
-def load_vocab(path: str | Path) -> dict[str, int]:
-    """Read a vocabulary file, one piece a line, into {piece: id}, ids counted from 0.
+def vocab_path(path: str | Path) -> Path:
+    """The file that holds the vocabulary of a model folder: vocab.txt, else tokenizer.json. A file is its own."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    text, table = path / VOCAB_NAME, path / TOKENIZER_NAME
+    return table if table.is_file() and not text.is_file() else text
 
-    Raises InputError when it is missing, not UTF-8, has an empty or repeated line or more than MAX_PIECES, or lacks
-    a special token.
+
+def read_pieces(path: str | Path) -> dict[str, int]:
+    """{piece: id}, in the order of the ids, of a tokenizer.json or of a vocabulary file: one piece a line, from 0.
+
+    Raises InputError when it is missing, not UTF-8, has an empty line (other than as its last) or a repeated one, more
+    than MAX_PIECES, or where a tokenizer.json is no WordPiece or a vocabulary file could not hold its pieces.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"vocabulary file {path} does not exist")
+    return _read_table(path) if path.suffix == ".json" else _read_lines(path)
+
+
+def _read_lines(path: Path) -> dict[str, int]:
     vocab: dict[str, int] = {}
     for number, piece in enumerate(read_lines(path), 1):
-        if not piece:
-            raise InputError(f"{path}, line {number}: empty; a vocabulary has one piece on every line")
-        if number > MAX_PIECES:
+        if "" in vocab:
+            raise InputError(f"{path}, line {number - 1}: empty; a vocabulary has one piece on every line")
+        if piece and number > MAX_PIECES:
             raise InputError(f"{path} is no BERT vocabulary: it has more than {MAX_PIECES:,} lines")
         if piece in vocab:
             raise InputError(f"{path}, line {number}: piece {piece!r} again (first on line {vocab[piece] + 1})")
         vocab[piece] = number - 1
+    vocab.pop("", None)  # the last line: editors leave an empty one
+    return vocab
+
+
+def _read_table(path: Path) -> dict[str, int]:
+    """Pieces of a tokenizer.json in the order of their ids; those that were added to its vocabulary are part of it."""
+    content = read_json(path)
+    model = content.get("model")
+    try:
+        if model.get("type", "WordPiece") != "WordPiece" or model.get("continuing_subword_prefix", "##") != "##":
+            raise InputError(f"{path} is no WordPiece with the prefix ##, as BERT has: take another model")
+        pieces = [*model["vocab"].items(), *((token["content"], token["id"])
+                                             for token in content.get("added_tokens") or ())]
+        vocab = dict(pieces)
+        ids = sorted(vocab.values())
+        if any(vocab[piece] != index for piece, index in pieces) or ids != list(range(len(ids))):
+            raise InputError(f"{path}: the ids of its {len(ids)} pieces are not 0, 1, 2 and so on, each once")
+        if any(not piece or "\n" in piece or "\r" in piece for piece in vocab):
+            raise InputError(f"{path}: a piece is empty or holds the end of a line")
+        "".join(vocab).encode()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path} holds no table of pieces of text and their ids: get it again") from None
+    return {piece: vocab[piece] for piece in sorted(vocab, key=vocab.get)}
+
+
+def load_vocab(path: str | Path) -> dict[str, int]:
+    """read_pieces() of a vocabulary that BERT can use; InputError also where it lacks a special token."""
+    vocab = read_pieces(path)
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
         raise InputError(f"{path} is no BERT vocabulary: it lacks {', '.join(missing)}")
@@ -190,13 +236,15 @@ class BertTokenizer:
     """BasicTokenizer followed by WordpieceTokenizer, with the same result and a memory for words met before.
 
     Attributes: vocab (piece -> id), ids_to_tokens (id -> piece), do_lower_case, max_len (longest sequence the model
-    takes, in pieces; the caller's to respect), vocab_fingerprint (SHA-256 of the vocabulary file).
+    takes, in pieces; the caller's to respect), vocab_fingerprint (SHA-256 of the pieces as a vocabulary file holds
+    them: the same whether they come from vocab.txt or from tokenizer.json), vocab_file.
     """
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True, max_len: int = 512):
+        self.vocab_file = Path(vocab_file)
         self.vocab = load_vocab(vocab_file)
         self.ids_to_tokens = list(self.vocab)
-        self.vocab_fingerprint = sha256_of(vocab_file)
+        self.vocab_fingerprint = hashlib.sha256("".join(f"{piece}\n" for piece in self.vocab).encode()).hexdigest()
         self.do_lower_case = do_lower_case
         self.max_len = max_len
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
@@ -205,9 +253,8 @@ class BertTokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, do_lower_case: bool = True, max_len: int = 512) -> BertTokenizer:
-        """The tokenizer of a model folder (its vocab.txt), or of a vocabulary file."""
-        path = Path(path)
-        return cls(path / "vocab.txt" if path.is_dir() else path, do_lower_case, max_len)
+        """The tokenizer of a model folder, or of a vocabulary file; casing() tells whether to lower-case."""
+        return cls(vocab_path(path), do_lower_case, max_len)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -222,10 +269,23 @@ class BertTokenizer:
 
     @property
     def is_uncased(self) -> bool:
-        """Whether no piece has a capital letter, bracketed ones such as [CLS] aside: such a vocabulary needs
+        """Whether lower-casing changes no piece, those in brackets such as [CLS] or <S> aside: such a vocabulary needs
         do_lower_case, or every word with a capital becomes [UNK]."""
-        return not any(character.isupper() for piece in self.vocab
-                       if not (piece.startswith("[") and piece.endswith("]")) for character in piece)
+        return not any(piece.lower() != piece for piece in self.vocab
+                       if (piece[0], piece[-1]) not in (("[", "]"), ("<", ">")))
+
+    def require_rows(self, vocab_size: int, folder: str | Path) -> None:
+        """InputError where `vocab_size`, of config.json in `folder`, is not that of this vocabulary.
+
+        It may be up to MAX_PADDING larger, which is said: word embeddings are padded to sizes that suit a GPU.
+        """
+        pieces = len(self.vocab)
+        if type(vocab_size) is not int or not pieces <= vocab_size < pieces + MAX_PADDING:
+            raise InputError(f"{self.vocab_file} has {pieces} pieces and {folder}/config.json says vocab_size "
+                             f"{vocab_size}: the files do not belong together")
+        if vocab_size > pieces:
+            print(f"{folder}: {vocab_size} word embeddings for {pieces} pieces: the last {vocab_size - pieces} are "
+                  "padding and never used", flush=True)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the pieces of `text`, without [CLS] or [SEP] around them."""
@@ -246,3 +306,45 @@ class BertTokenizer:
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """Pieces for ids."""
         return [self.ids_to_tokens[index] for index in ids]
+
+
+def casing(path: str | Path) -> tuple[bool, Path]:
+    """Whether the text of a model folder is lower-cased, and the file that says so; of a vocabulary file it alone.
+
+    do_lower_case in tokenizer_config.json, else, without a vocab.txt, the normalizer of tokenizer.json, else the
+    vocabulary: see BertTokenizer.is_uncased. Raises InputError where one of the first two is neither true nor false.
+    """
+    vocabulary, config = vocab_path(path), Path(path) / TOKENIZER_CONFIG_NAME
+    told = []
+    if config.is_file():
+        told.append((config, read_json(config), "do_lower_case"))
+    if vocabulary.suffix == ".json":
+        normalizer = read_json(vocabulary).get("normalizer")
+        if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+            told.append((vocabulary, normalizer, "lowercase"))
+    for file, settings, key in told:
+        if key in settings:
+            if type(settings[key]) is not bool:
+                raise InputError(f"{file}: {key} is {settings[key]!r}, expected true or false")
+            return settings[key], file
+    return BertTokenizer(vocabulary).is_uncased, vocabulary
+
+
+def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> bool:
+    """Whether to lower-case the text of a model folder or vocabulary file: as casing() says, whatever the flags.
+
+    do_lower_case, cased: whether the user gave the flag of that name; None where a script has no such flag. InputError
+    where the model contradicts a flag; where a flag that was not given would have said the same, this is printed.
+    """
+    lower, file = casing(path)
+    says = f"{path} is {'uncased' if lower else 'cased'}" + (f" ({file} says so)" if file != Path(path) else "")
+    for flag, given, agrees in (("--do_lower_case", do_lower_case, lower), ("--cased", cased, not lower)):
+        if given and not agrees:
+            raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, put do_lower_case into the "
+                             f"folder's {TOKENIZER_CONFIG_NAME}")
+        if given is False and agrees:
+            print(f"{says}: {'lower-casing' if lower else 'keeping capitals'}, as with {flag}", flush=True)
+    if not lower and BertTokenizer(vocab_path(path)).is_uncased:
+        print(f"warning: {says} and its vocabulary has no capitals: capitalised words become [UNK]; if it was trained "
+              "on lower-cased text, correct that file", flush=True)
+    return lower

@@ -74,7 +74,17 @@ from transformer.candidates import (
     open_table,
 )
 from transformer.checkpoint import load_tokenizer
-from transformer.files import InputError, atomic_write, find_input, read_json, read_lines, sha256_of, write_json
+from transformer.files import (
+    InputError,
+    atomic_write,
+    find_file,
+    find_folder,
+    find_model,
+    read_json,
+    read_lines,
+    sha256_of,
+    write_json,
+)
 from transformer.glove import Glove
 from transformer.glue import TASKS, Task, get_task, report_rows, row_width, rows_of_part, task_folder
 from transformer.modeling import BertForMaskedLM
@@ -279,8 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     """Augment the task, or all of them."""
     args = parse_args(argv)
     processes = join_processes(args.no_cuda, args.local_rank)
-    for name in ("glue_dir", "pretrained_bert_model", "glove_embs"):
-        setattr(args, name, str(find_input(getattr(args, name))))
+    for name, find in (("glue_dir", find_folder), ("pretrained_bert_model", find_model), ("glove_embs", find_file)):
+        setattr(args, name, str(find(getattr(args, name))))
     tasks = chosen_tasks(args)
     set_precision(args.precision, processes.device)
     tokens = args.batch_tokens or batch_tokens_for(processes.device)

@@ -68,7 +68,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, save_model
 from transformer.features import encode_file, show
-from transformer.files import InputError, find_input
+from transformer.files import InputError, find_folder, find_model
 from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
@@ -98,9 +98,9 @@ from transformer.weights import head_convention, read_model
 def start_folder(task: Task, args: argparse.Namespace) -> Path:
     """The model that a task starts from."""
     if args.model:
-        return find_input(args.model)
+        return find_model(args.model)
     sibling = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
-    return sibling if sibling.is_dir() else find_input(Path(args.models_dir) / "bert-base-uncased")
+    return sibling if sibling.is_dir() else find_model(Path(args.models_dir) / "bert-base-uncased")
 
 
 def teacher_folder(task: Task, args: argparse.Namespace) -> Path:
@@ -121,7 +121,7 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     require_finished(start_folder(task, args))
     load_tokenizer(start_folder(task, args), cased=args.cased)
     for name in ("train.tsv", *task.dev_files):
-        next(read_rows(task, task_folder(find_input(args.glue_dir), task) / name))
+        next(read_rows(task, task_folder(find_folder(args.glue_dir), task) / name))
     if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
     check_output(output_dir, args.resume, args.overwrite_output_dir, start_folder(task, args))
@@ -181,7 +181,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     reason = misfit(folder, task, args)
     model = load_start(folder, task, reason, args.hf_head).to(device)
     check_sizes(args.max_seq_length, len(task.text_columns), {folder: model})
-    data_dir = task_folder(find_input(args.glue_dir), task)
+    data_dir = task_folder(find_folder(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
     sets = {"dev": dev}

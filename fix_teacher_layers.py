@@ -48,7 +48,7 @@ from torch import Tensor
 
 from transformer.checkpoint import load_tokenizer, tokenizer_files
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.files import InputError, find_input, read_json, write_json
+from transformer.files import InputError, find_model, read_json, write_json
 from transformer.glue import TASKS, Task, name_labels
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import (
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     print_settings(args)
     for folder in args.folders:
-        print(fix_folder(find_input(folder), args.seed), flush=True)
+        print(fix_folder(find_model(folder), args.seed), flush=True)
 
 
 if __name__ == "__main__":

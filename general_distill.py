@@ -78,7 +78,7 @@ from transformer.checkpoint import load_tokenizer, require_same_vocabulary, save
 from transformer.distillation import Pairs, compared, copy_layers, layer_map, needed, transformer_losses
 from transformer.epochs import epoch_files, examples_in, open_epoch
 from transformer.features import Sequences, show
-from transformer.files import find_input
+from transformer.files import find_folder, find_model
 from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.record import RunRecord, open_output
@@ -146,10 +146,10 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(args.seed)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
-    teacher_folder, student_folder = find_input(args.teacher_model), find_input(args.student_model)
+    teacher_folder, student_folder = find_model(args.teacher_model), find_model(args.student_model)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)  # only names become ids: the text is split already
     args.do_lower_case = tokenizer.do_lower_case
-    files = epoch_files(find_input(args.pregenerated_data), math.ceil(args.num_train_epochs))
+    files = epoch_files(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs))
     counts = [examples_in(metrics, args.max_seq_length, args.do_lower_case) for _, metrics in files]
     per_epoch = [steps_per_epoch(count, batch_size, str(epoch_json)) for (epoch_json, _), count in zip(files, counts)]
     total_steps = count_steps(per_epoch, args.num_train_epochs)

@@ -205,7 +205,7 @@ def is_complete(folder: Path, origin: str | Path, source: str) -> bool:
     if complete and isinstance(origin, str) and "@" not in origin:
         same = name == asked[0] or not revision
     if not same:
-        raise InputError(f"{folder} holds files of {recorded}, not of {origin}: delete it, or name another "
+        raise InputError(f"{folder} holds files of {recorded}, not of {origin}: move it away, or name another "
                          "--output_dir")
     if complete:
         print(f"{folder} is complete (from {recorded})", flush=True)
@@ -263,7 +263,8 @@ def fill(folder: Path, base: str, published: str, source: str, offline: bool) ->
         for name in {*found, VOCAB_NAME, TOKENIZER_CONFIG_NAME} - there:  # else a rerun would keep them
             (folder / name).unlink(missing_ok=True)
         kept = " or ".join(str(folder / name) for name in found if name in there)
-        raise InputError(f"{error}; {f'delete {kept} to get it again' if kept else 'what came is deleted'}") from None
+        then = f"move {kept} away to get it again" if kept else "what came is deleted"
+        raise InputError(f"{error}; {then}") from None
     finally:
         if not any((folder / name).is_file() for names in FILES for name in names):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)

@@ -79,7 +79,7 @@ from transformer.corpus import (
     corpus_sha256,
     open_corpus,
 )
-from transformer.files import InputError, find_input, read_json, write_json
+from transformer.files import InputError, find_input, find_model, read_json, write_json
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, locked
 from transformer.tokenization import BertTokenizer, resolve_casing
@@ -115,13 +115,16 @@ def generate(task: Task) -> tuple[bytearray, dict[str, int]]:
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
-    """InputError if vocabulary or length do not fit the model's config.json."""
+    """InputError if vocabulary, length or the two halves do not fit the model's config.json."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     tokenizer.require_rows(config.get("vocab_size", len(tokenizer.vocab)), args.bert_model)
     positions = config.get("max_position_embeddings", args.max_seq_len)
     if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
+    if config.get("type_vocab_size", 2) == 1:
+        raise InputError(f"{config_file}: type_vocab_size is 1, and the two halves of an instance need 2: take another "
+                         "model")
 
 
 def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
@@ -207,7 +210,7 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
 def main(argv: list[str] | None = None) -> None:
     """Write the epochs that are not there yet."""
     args = parse_args(argv)
-    args.train_corpus, args.bert_model = find_input(args.train_corpus), find_input(args.bert_model)
+    args.train_corpus, args.bert_model = find_input(args.train_corpus), find_model(args.bert_model, or_file=True)
     args.tmp_dir = args.tmp_dir or args.output_dir
     for folder in (args.output_dir, args.tmp_dir):
         if folder.exists() and not folder.is_dir():

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
-from transformer.files import InputError, atomic_write, find_input
+from transformer.files import InputError, atomic_write, find_folder
 from transformer.parallel import in_order
 from transformer.parts import Part, byte_ranges, decode_lines, line_number, read_range
 
@@ -63,7 +63,7 @@ def find_extracted_files(folder: Path) -> list[Path]:
     """The wiki_* files below `folder` sorted by path; InputError if the folder or the files are missing."""
     how = "unpack a dump there with `python -m wikiextractor.WikiExtractor DUMP --json -o data/extracted_wiki`"
     try:
-        folder = find_input(folder)
+        folder = find_folder(folder)
     except InputError as error:
         raise InputError(f"{error}: {how}") from None
     found = sorted(path for path in folder.rglob("wiki_*") if path.is_file())

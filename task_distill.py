@@ -100,7 +100,7 @@ from transformer.checkpoint import head_note, load_tokenizer, require_same_vocab
 from transformer.distillation import compared, needed, prediction_loss, transformer_losses
 from transformer.evaluation import dev_sets, encoded, evaluate_only, load_classifier, require_fit_teacher, train_file
 from transformer.features import show
-from transformer.files import InputError, find_folder
+from transformer.files import InputError, find_folder, find_model
 from transformer.glue import Task, class_order, data_folder, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
@@ -125,7 +125,6 @@ from transformer.runtime import (
     shuffled_batches,
     steps_per_epoch,
 )
-from transformer.weights import find_model
 
 
 def resolve(args: argparse.Namespace, task: Task) -> None:

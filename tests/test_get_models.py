@@ -176,7 +176,7 @@ def test_what_broke_off_is_not_mixed_with_another_origin(hub, originals, tmp_pat
     other = shutil.copytree(originals / RTE, tmp_path / "bert-base-uncased-rte")
     for origin, named in ((f"{RTE}@v2", "@v2"), ("rte", RTE), ("other/bert-base-uncased-rte", "other/"),
                           (other, str(other))):
-        with pytest.raises(InputError, match=f"{RTE}/resolve/v1, not of .*{named}.*delete it, or .*--output_dir"):
+        with pytest.raises(InputError, match=f"{RTE}/resolve/v1, not of .*{named}.*move it away, or .*--output_dir"):
             get(tmp_path, origin)
     assert len(hub.requests) == before
     shutil.rmtree(tmp_path / "m")
@@ -211,7 +211,7 @@ def test_a_page_in_the_place_of_a_file_is_mended_by_a_rerun(hub, tmp_path, file)
     assert contents(folder) == {}
     (on_hub(hub, RTE) / file).write_bytes(good)
     (folder / file).write_bytes(b"<html>\n")  # brought by hand: it is the user's
-    with pytest.raises(InputError, match=f"delete {folder / file} to get it again"):
+    with pytest.raises(InputError, match=f"move {folder / file} away to get it again"):
         get(tmp_path, "rte")
     assert sorted(contents(folder)) == sorted([file, "manifest.json"])
     (folder / file).unlink()
@@ -265,7 +265,7 @@ def test_a_tokenizer_json_of_the_users_own_stays(hub, tmp_path, damaged):
     before = (folder / "tokenizer.json").read_bytes()
     if damaged:
         (on_hub(hub, RTE) / "pytorch_model.bin").write_bytes(b"<html>")
-        with pytest.raises(InputError, match=f"delete {folder}/tokenizer.json to get it again"):
+        with pytest.raises(InputError, match=f"move {folder}/tokenizer.json away to get it again"):
             get(tmp_path, "rte")
         assert sorted(contents(folder)) == ["manifest.json", "tokenizer.json"]
     else:

@@ -184,7 +184,7 @@ class MaskedLM:
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
-        logits = logits[:, :len(self.suffixes)]  # without rows of padding, which stand for no piece
+        logits = logits[:, :len(self.ruled_out)]  # without rows of padding, which stand for no piece
         if not logits.isfinite().all():
             raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
                              "are damaged, or too large for it")

@@ -259,13 +259,13 @@ def check_manifest(folder: str | Path) -> bool:
     try:
         files = {Path(folder) / name: facts["sha256"] for name, facts in read_json(path)["files"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is no manifest of this kit: delete it and run again") from None
+        raise InputError(f"{path} is no manifest of this kit: move it away and run again") from None
     if not files or not all(file.is_file() for file in files):
         return False
     changed = [file.name for file, sha256 in files.items() if sha256_of(file) != sha256]
     if changed:
-        raise InputError(f"{folder}: {', '.join(changed)} changed since {MANIFEST_NAME} was written: delete the "
-                         "changed files to get them again, or the manifest to keep them")
+        raise InputError(f"{folder}: {', '.join(changed)} changed since {MANIFEST_NAME} was written: move the "
+                         "changed files away to get them again, or the manifest to keep them")
     return True
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import print_settings
 from transformer.features import Sequences, encode_file
-from transformer.files import InputError, atomic_write, find_input, read_json, sha256_of, write_json
+from transformer.files import InputError, atomic_write, find_folder, find_model, read_json, sha256_of, write_json
 from transformer.glue import DIAGNOSTIC, UNTRAINED, Submission, Task, chance_level, class_order, data_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.prediction import decide, evaluate, model_sha256, predict
@@ -143,7 +143,7 @@ def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.nda
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """--do_eval: score the student, print the scores and write them into its folder. --do_predict: write the
     submission files of the task's test sets into --output_dir."""
-    folder, data_dir = find_input(args.student_model), data_folder(find_input(args.data_dir), task)
+    folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)

@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 32 << 20
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the names that atomic_write() gives: .NAME.PID.tmp
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w-]*/)?[A-Za-z0-9][\w.-]*")  # OWNER/NAME, or NAME
 _LOADED_AT = time.time()
 
 
@@ -204,6 +205,24 @@ def find_folder(path: str | Path) -> Path:
     if not path.is_dir():
         raise InputError(f"{path} is a file: name the folder that holds it")
     return path
+
+
+def find_model(path: str | Path, or_file: bool = False) -> Path:
+    """find_folder() of a model folder (find_input() where a file will do, too); the InputError tells what gets a model
+    of the hub that was named."""
+    path = Path(path)
+    try:
+        return find_input(path) if or_file else find_folder(path)
+    except InputError as error:
+        if path.exists():
+            raise
+        if Path(f"{path}.index").is_file() and (what := kind_of(path.parent)):
+            raise InputError(f"{path.parent} {what}") from None
+        owner = path.parent
+        if _HUB_NAME.fullmatch(str(path)) and (owner == Path() or owner.name != "models" and not owner.exists()):
+            raise InputError(f"model folder {error}: if that is a model of the hub, `get_bert_models.py --models "
+                             f"{path}` gets it, into models/{path.name}: name that folder") from None
+        raise InputError(f"model folder {error}: run the step that makes it, or name another") from None
 
 
 def require_empty_folder(path: str | Path, overwrite: bool = False) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transformer.arrays import open_arrays
-from transformer.files import InputError
+from transformer.files import InputError, refuse_foreign
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, Place, decode_lines, read_range
 
@@ -86,6 +86,7 @@ def _parse(files: GrowingFiles, path: Path, limit: int) -> dict[str, int]:
     The first line of word2vec's text format (how many vectors, how many numbers each) and an empty last line are
     passed over.
     """
+    refuse_foreign(path)
     with open(path, "rb") as handle:
         first, second = (handle.readline().rstrip(b"\r\n").rstrip(b" ") for _ in range(2))
         handle.seek(0)

@@ -55,7 +55,7 @@ def require_finished(folder: str | Path) -> None:
     """InputError where a model is not finished."""
     if not is_finished(folder):
         raise InputError(f"{folder} is unfinished: the run that writes it was stopped ({RUN_NAME} says so); "
-                         f"go on with it (--resume), or delete {RUN_NAME} to take the model as it is")
+                         f"go on with it (--resume), or move {RUN_NAME} away to take the model as it is")
 
 
 def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str | Path) -> bool:

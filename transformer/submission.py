@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.cli import Parser, run_script
-from transformer.files import InputError, atomic_write, find_input, read_lines
+from transformer.files import InputError, atomic_write, find_folder, read_lines
 from transformer.glue import TASKS, Submission, Task
 
 HEADER = "index\tprediction"
@@ -73,7 +73,7 @@ def _is_score(text: str) -> bool:
 def main(argv: list[str] | None = None) -> None:
     """Check every file of predictions, fill in those that are missing, and write the zip file."""
     args = parse_args(argv)
-    folders = [find_input(folder) for folder in args.results]
+    folders = [find_folder(folder) for folder in args.results]
     wanted = {f"{submission.name}.tsv": (task, submission)
               for task in TASKS.values() for submission in task.submissions}
     texts = {}

@@ -4,7 +4,6 @@ and whether they are those that a model needs.
 from __future__ import annotations
 
 import pickle
-import re
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.files import InputError, atomic_write, find_folder, read_json, remove_abandoned
+from transformer.files import InputError, atomic_write, find_model, read_json, remove_abandoned
 from transformer.kinds import kind_of, not_bert
 
 WEIGHTS_NAME = "pytorch_model.bin"
@@ -21,7 +20,6 @@ SAFETENSORS_NAME = "model.safetensors"
 _INDEX_NAMES = (f"{SAFETENSORS_NAME}.index.json", f"{WEIGHTS_NAME}.index.json")  # of weights in several files
 _WEIGHT_NAMES = (WEIGHTS_NAME, SAFETENSORS_NAME, *_INDEX_NAMES)
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
-_HUB_NAME = re.compile(r"([A-Za-z0-9][\w-]*/)?[A-Za-z0-9][\w.-]*")  # OWNER/NAME, or NAME
 _PUBLISHED_KEYS = ("cell", "pre_trained", "structure", "emb_size")  # of the published students' config.json
 TIED_DECODER = "cls.predictions.decoder.weight"  # of the masked LM: the word embeddings once more
 MAX_HEADER_BYTES = 8 << 20  # of a .safetensors file; BERT-large's has 50 KB
@@ -216,23 +214,6 @@ def head_convention(config: BertConfig, state: dict[str, Tensor]) -> tuple[bool,
     if "classifier.weight" not in state:
         return True, "it is new"
     return False, f"as Hugging Face's: {CONFIG_NAME} does not say, and it is no published student"
-
-
-def find_model(folder: str | Path) -> Path:
-    """files.find_folder() of a model folder; the InputError tells what gets a model of the hub that was named."""
-    folder = Path(folder)
-    try:
-        return find_folder(folder)
-    except InputError as error:
-        if folder.exists():
-            raise
-        if Path(f"{folder}.index").is_file():
-            raise InputError(f"{folder.parent} {kind_of(folder.parent, _WEIGHT_NAMES)}") from None
-        owner = folder.parent
-        if _HUB_NAME.fullmatch(str(folder)) and (owner == Path() or owner.name != "models" and not owner.exists()):
-            raise InputError(f"model folder {error}: if that is a model of the hub, `get_bert_models.py --models "
-                             f"{folder}` gets it, into models/{folder.name}: name that folder") from None
-        raise InputError(f"model folder {error}: run the step that makes it, or name another") from None
 
 
 def open_model_folder(folder: str | Path) -> BertConfig:

@@ -85,8 +85,8 @@ def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
             return "holds bert_config.json: rename it to config.json"
         return "holds no config.json: it is no model folder" if names else "is an empty folder"
     return not_bert(_config(folder)) or (
-        "holds config.json and no weights: get_bert_models.py gets those of a published model; general_distill.py "
-        "makes a student of a config.json alone")
+        f"holds config.json and no weights ({weights[0]}): get_bert_models.py gets those of a published model; "
+        "general_distill.py makes a student of a config.json alone")
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -122,10 +122,19 @@ def interrupt_conversion(tiny: Path, number: signal.Signals, optimizer=None) -> 
     module.open_epoch = functools.partial(module.open_epoch, num_workers=2, part_bytes=1500)
 
 
-def join_two(rank: int, port: int) -> None:
+def join_two(rank: int, port: int, prepare_second=None) -> None:
     """Be one of two processes, as under torchrun."""
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))
+    if rank and prepare_second:
+        prepare_second()
+
+
+def read_no_file() -> None:
+    def refuse(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    Path.read_bytes = refuse
 
 
 class World:
@@ -151,13 +160,13 @@ class World:
         (result,) = self._start([prepare], case, out, step, act, **changes)
         return result
 
-    def start_two(self, case: str, out: str, **changes) -> list[tuple[int, str]]:
+    def start_two(self, case: str, out: str, prepare_second=None, **changes) -> list[tuple[int, str]]:
         """The same of two processes that train together."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        return self._start([functools.partial(join_two, rank, port) for rank in range(2)], case, out, -1, None,
-                           **changes)
+        prepares = [functools.partial(join_two, rank, port, prepare_second) for rank in range(2)]
+        return self._start(prepares, case, out, -1, None, **changes)
 
     def _start(self, prepares: list, case: str, out: str, step: int, act, **changes) -> list[tuple[int, str]]:
         command = self.arguments(case, out, **changes)
@@ -383,18 +392,33 @@ def test_two_processes_go_on_from_what_the_first_reads(world, out):
     assert world.result(out).keys() == world.whole("intermediate").keys()
 
 
-def test_two_processes_end_with_one_line(world, out):
+def test_two_processes_of_which_one_cannot_read_the_state(world, out):
     world.start("general", out, 11, functools.partial(send, signal.SIGKILL))
-    for path in (world.tiny / out).glob("state_*.pt"):
-        path.write_bytes(b"")
-    text = (world.tiny / "json/epoch_1.json").read_text()
-    for changes, words in (({"resume": True}, f"state_{world.states(out)[-1]}.pt cannot be read"),
-                           ({"overwrite_output_dir": True}, "epoch_1.json, line 1: not an instance")):
-        (first, log), (second, other) = world.start_two("general", out, **changes)
-        assert first == second == 2 and "Traceback" not in log + other, log + other
-        assert log.count("error: ") == 1 and words in log and "error" not in other
+    before, newest = contents(world.tiny / out), world.states(out)[-1]
+    (first, log), (second, other) = world.start_two("general", out, read_no_file, resume=True)
+    assert first == second == 2 and "error" not in log and "Traceback" not in log + other, log + other
+    path = world.tiny / out / f"state_{newest}.pt"
+    assert other == (f"general_distill.py: error: process 1: {path} cannot be read (Stale file handle): nothing was "
+                     "deleted, go on with --resume when it can\n")
+    assert contents(world.tiny / out) == before
+    world.finish("general", out)
+
+
+@pytest.mark.parametrize("what", ["state", "epoch"])
+def test_two_processes_end_with_one_line(what, world, out):
+    world.start("general", out, 11, functools.partial(send, signal.SIGKILL))
+    json_text = (world.tiny / "json/epoch_1.json").read_text()
+    if what == "state":
+        for path in (world.tiny / out).glob("state_*.pt"):
+            path.write_bytes(b"")
+        changes, words = {"resume": True}, f"state_{world.states(out)[-1]}.pt cannot be read"
+    else:
         damage_epoch(world.tiny, 1)
-    (world.tiny / "json/epoch_1.json").write_text(text)
+        changes, words = {"overwrite_output_dir": True}, "epoch_1.json, line 1: not an instance"
+    (first, log), (second, other) = world.start_two("general", out, **changes)
+    (world.tiny / "json/epoch_1.json").write_text(json_text)
+    assert first == second == 2 and "Traceback" not in log + other, log + other
+    assert log.count("error: ") == 1 and words in log and "error" not in other
 
 
 def test_an_epoch_that_cannot_be_opened_costs_nothing(world, out):

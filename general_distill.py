@@ -15,6 +15,7 @@ from transformer.cli import (
     add_run_flags,
     add_training_flags,
     add_warmup_flag,
+    count,
     positive,
     positive_float,
     print_settings,
@@ -49,6 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_flags(train)
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--eval_step", type=positive, default=1000, help="optimizer steps between logs and saves")
+    evaluation.add_argument("--keep_checkpoints", type=count, default=2,
+                            help="step_N_pytorch_model.bin to keep, one for each log, the newest; 0 keeps all")
     evaluation.add_argument("--do_eval", action="store_true",
                             help="at every log also measure the losses without dropout on the first 100 batches")
     evaluation.add_argument("--eval_batch_size", type=positive, default=8, help="sequences per batch of --do_eval")
@@ -67,6 +70,7 @@ if __name__ == "__main__":
     parse_args()  # --help and refused flags answer before the slow imports below
 
 import math
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +86,7 @@ from transformer.files import find_folder, find_model
 from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.record import RunRecord, open_output
-from transformer.resume import States, StopSignals, files_sha256, result_settings
+from transformer.resume import States, StopSignals, files_sha256, numbered, result_settings
 from transformer.runtime import (
     Losses,
     Processes,
@@ -103,6 +107,8 @@ from transformer.runtime import (
     steps_per_epoch,
 )
 from transformer.weights import WEIGHTS_NAME, write_bin
+
+CHECKPOINT = ("step_", f"_{WEIGHTS_NAME}")  # before and after the number of its step
 
 
 def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
@@ -174,11 +180,9 @@ def main(argv: list[str] | None = None) -> None:
     if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
         return
     print_settings(args)
-    reading = {"fallback": output_dir, "in_memory": not args.reduce_memory}
-    data = open_epoch(*files[0], tokenizer, args.max_seq_length, **reading)
-    show(data, tokenizer)
-    sample = processes.send(data.batch(np.arange(1), args.max_seq_length))
-    freeze_unused(student, sum(distillation_losses(student, teacher, sample, pairs, args.precision)))
+    ids = torch.zeros(1, args.max_seq_length, dtype=torch.int64)  # any text tells which weights the losses reach
+    freeze_unused(student, sum(distillation_losses(student, teacher, processes.send((ids, ids, ids + 1)), pairs,
+                                                   args.precision)))
     trained, guide = processes.wrap(student), teacher
     if args.compile:
         trained, guide = torch.compile(trained), torch.compile(teacher)
@@ -195,22 +199,33 @@ def main(argv: list[str] | None = None) -> None:
     step, values = 0, {}
     if state := states.restore(args.resume):
         step, values = state["step"], state["values"]
+    first_epoch, first_batch = locate(step, per_epoch)
+
+    def check_epochs() -> None:
+        """Make the arrays of all epochs that are left, which finds what is wrong with one before days are spent."""
+        for number, epoch in enumerate(dict.fromkeys(files[first_epoch:])):
+            data = open_epoch(*epoch, tokenizer, args.max_seq_length, output_dir)
+            if number == 0:
+                show(data, tokenizer)
+
+    processes.in_turn(check_epochs)
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
                        steps=total_steps, **parameter_counts(student),
                        teacher_parameters=sum(p.numel() for p in teacher.parameters()))
     if not state and processes.is_first:
-        for earlier in output_dir.glob(f"step_*_{WEIGHTS_NAME}"):
+        for earlier in numbered(output_dir, *CHECKPOINT):
             earlier.unlink()
     print(f"{total_steps} steps of {batch_size} sequences = {processes.world} processes x {accumulation} x "
           f"{micro_batch}, on {device}", flush=True)
 
     progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
-    first_epoch, first_batch = locate(step, per_epoch)
+    ends = set(accumulate(per_epoch[:-1]))
     with progress, StopSignals() as stop:
         for epoch in range(first_epoch, len(files)):
-            if epoch > 0:
-                data = None  # its memory is free for the next epoch
-                data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, **reading)
+            data = None  # its memory is free for the next epoch
+            with stop.suspended():  # the state is saved at the end of each epoch
+                data = open_epoch(*files[epoch], tokenizer, args.max_seq_length, output_dir,
+                                  in_memory=not args.reduce_memory)
             start = first_batch if epoch == first_epoch else 0
             for indices in shuffled_batches(len(data), batch_size, args.seed, epoch, start):
                 if step == total_steps:
@@ -238,10 +253,13 @@ def main(argv: list[str] | None = None) -> None:
                     record.log(**values, **record.speed())
                     record.text("log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
                     if processes.is_first:
-                        write_bin(output_dir / f"step_{step}_{WEIGHTS_NAME}", student.state_dict())
+                        write_bin(output_dir / str(step).join(CHECKPOINT), student.state_dict())
                         save_model(student, output_dir, teacher_folder)  # what --continue_train takes
+                        if args.keep_checkpoints:
+                            for earlier in numbered(output_dir, *CHECKPOINT)[:-args.keep_checkpoints]:
+                                earlier.unlink()
                 stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, args.eval_step):
+                if stopping or step in ends or states.is_due(step, args.save_steps, args.eval_step):
                     losses.require_finite(counts, batch_size, args.seed, states.last)
                     states.save(step, values=values, logs=record.sizes())
                 if stopping:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,48 @@ def test_two_at_once_convert_once(tmp_path):
             assert first.communicate("go on\n")[0] == "".join(parts[2:]) and "part" not in second.communicate()[0]
             assert first.returncode == second.returncode == 0
     assert read_back(opened(tmp_path)) == expected(instances)
+
+
+STUCK = """
+import os, signal, sys
+from pathlib import Path
+from transformer import epochs, parallel, parts, tokenization
+from transformer.cli import run_script
+
+folder, number, to_all = Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3]))
+main, parse, append, third = os.getpid(), epochs._parse_part, parts.GrowingFiles.append, int(sys.argv[4])
+appended = parallel._CONTEXT.Semaphore(0)
+
+def parse_part(part):
+    if part[1] == third:
+        appended.acquire()
+        appended.acquire()
+        os.killpg(0, number) if to_all else os.kill(main, number)
+        while True:
+            signal.pause()
+    return parse(part)
+
+def noted(self, *blocks, **record):
+    append(self, *blocks, **record)
+    appended.release()
+
+epochs._parse_part, parts.GrowingFiles.append, parts._SECONDS_BETWEEN_SAVES = parse_part, noted, 0
+sys.exit(run_script(lambda: epochs.open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
+         tokenization.BertTokenizer(folder / "vocab.txt"), 21, num_workers=2, part_bytes=2000)))
+"""
+
+
+@pytest.mark.parametrize("number,to_all", [(signal.SIGINT, 0), (signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_a_signal_ends_a_conversion_whose_worker_is_stuck(tmp_path, number, to_all):
+    """At once, with all workers (which a terminal's Ctrl-C reaches as well), and what was done is kept."""
+    write_epoch(tmp_path, 60)
+    third = byte_ranges(tmp_path / "epoch_0.json", 2000)[2][0]
+    with started(sys.executable, "-c", STUCK, tmp_path, number, to_all, third, cwd=ROOT,
+                 start_new_session=True) as process:
+        _, err = process.communicate()  # until no process holds the pipe
+    assert process.returncode == (130 if number == signal.SIGINT else -number) and "Traceback" not in err, err
+    with opening(tmp_path) as process:
+        assert process.stdout.readlines() == part_lines(tmp_path)[2:]
 
 
 @pytest.mark.parametrize("how", ["no folder", "no file"])

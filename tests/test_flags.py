@@ -68,6 +68,7 @@ CASES = {
         "--do_lower_case": ({"teacher_model": "cased_bert", "pregenerated_data": "cased_json"}, {"do_lower_case": True},
                             "refused: cased_bert is cased"),
         "--reduce_memory": ({}, {"reduce_memory": True}, "in_memory False"),
+        "--keep_checkpoints": ({"eval_step": 1}, {"keep_checkpoints": 1}, "step_4_pytorch_model.bin alone"),
         "--do_eval": ({}, {"do_eval": True}, METRICS),
         "--eval_batch_size": ({"do_eval": True}, {"eval_batch_size": 13}, METRICS)},
     "task_distill": {
@@ -227,6 +228,8 @@ def test_every_flag_changes_something(script_name, flag, world, plain_runs, scri
         speeds = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
         assert [{k: line[k] for k in line.keys() - speeds} for line in metrics] != \
             [{k: line[k] for k in line.keys() - speeds} for line in lines(after / "metrics.jsonl")]
+    elif flag == "--keep_checkpoints":
+        assert [path.name for path in after.glob("step_*")] == ["step_4_pytorch_model.bin"]
     elif flag == "--cache_dir":
         assert len(list((world / "features_of_mine").glob("mrpc_*"))) == 2
     else:
@@ -238,7 +241,10 @@ def test_no_case_is_of_a_flag_that_is_no_more():
     assert {name: set(flags_of(name)) for name in MAKE} == {name: set(cases) for name, cases in CASES.items()}
 
 
-def test_device_flags(monkeypatch):
+def test_device_flags(tiny, monkeypatch):
+    for name, make in MAKE.items():
+        for rank in ("--local_rank", "--local-rank"):  # which torch.distributed.launch adds
+            assert importlib.import_module(name).parse_args([*map(str, make(tiny)), f"{rank}=1"]).local_rank == 1
     cpu = torch.device("cpu")
     assert join_processes(True, 0) == Processes(0, 1, cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

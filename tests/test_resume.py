@@ -1,6 +1,7 @@
 """A run that is killed and goes on ends as if it had not been: weights and logs, bit for bit. Dropout is on."""
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -11,16 +12,21 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import finetune, general, train
+from conftest import contents, finetune, general, train
 
-from transformer import prediction, record, resume
+from transformer import epochs, prediction, record, resume
 from transformer.cli import run_script
+from transformer.files import InputError
 from transformer.optimization import BertAdam
+from transformer.resume import States, result_settings
+from transformer.runtime import Processes
 from transformer.weights import read_weights, write_bin
 
 CASES = {
@@ -35,12 +41,15 @@ STEPS = {"general": 14, "intermediate": 14, "prediction": 14, "finetune": 15}
 SPEEDS = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
 
 
-def child(name: str, argv: list[str], log: Path, step: int, act) -> None:
-    """Run a script in this process, its output into `log`; act(optimizer) comes at the end of optimizer step `step`."""
+def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -> None:
+    """Run a script in this process, its output into `log`; prepare() comes first, and act(optimizer) at the end of
+    optimizer step `step`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
+    if prepare:
+        prepare()
     module, original = importlib.import_module(name), BertAdam.step
     pieces, batches = module.pieces, []
     record.draw_curves = lambda folder: None  # it takes longer than the run
@@ -85,6 +94,49 @@ def poison(value: float, optimizer) -> None:
     optimizer.param_groups[0]["params"][0].data.view(-1)[0] = value
 
 
+def damage_epoch(tiny: Path, number: int, optimizer=None) -> None:
+    """No arrays, and a JSON of the same size that is no JSON."""
+    shutil.rmtree(tiny / f"json/epoch_{number}.arrays")
+    path = tiny / f"json/epoch_{number}.json"
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+_parse, _main, _number = epochs._parse_part, 0, 0
+
+
+def _parse_or_signal(part):
+    """In a worker: the second part of epoch_1 sends the main process a signal, and never ends."""
+    if part[0].name == "epoch_1.json" and part[1]:
+        os.kill(_main, _number)
+        while True:
+            signal.pause()
+    return _parse(part)
+
+
+def interrupt_conversion(tiny: Path, number: signal.Signals, optimizer=None) -> None:
+    """Let two workers convert epoch_1, to whose arrays something happened, and one of them send a signal."""
+    global _main, _number
+    _main, _number = os.getpid(), number
+    shutil.rmtree(tiny / "json/epoch_1.arrays", ignore_errors=True)
+    epochs._parse_part, module = _parse_or_signal, importlib.import_module("general_distill")
+    module.open_epoch = functools.partial(module.open_epoch, num_workers=2, part_bytes=1500)
+
+
+def join_two(rank: int, port: int, prepare_second=None) -> None:
+    """Be one of two processes, as under torchrun."""
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))
+    if rank and prepare_second:
+        prepare_second()
+
+
+def read_no_file() -> None:
+    def refuse(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    Path.read_bytes = refuse
+
+
 class World:
     """A working folder for all tests here, and what the runs that nobody stopped left."""
 
@@ -103,14 +155,31 @@ class World:
         flags = {"learning_rate": 1e-2, "save_steps": 3, "output_dir": self.tiny / out, **flags, **changes}
         return name, [str(part) for part in make(self.tiny, **flags)]
 
-    def start(self, case: str, out: str, step: int = -1, act=None, **changes) -> tuple[int, str]:
+    def start(self, case: str, out: str, step: int = -1, act=None, prepare=None, **changes) -> tuple[int, str]:
         """(exit status, output) of a run in a process of its own."""
-        log = self.tiny / "output.txt"
-        process = self.context.Process(target=child, args=(*self.arguments(case, out, **changes), log, step, act))
-        process.start()
-        process.join(60)
-        assert process.exitcode is not None, log.read_text()
-        return process.exitcode, log.read_text()
+        (result,) = self._start([prepare], case, out, step, act, **changes)
+        return result
+
+    def start_two(self, case: str, out: str, prepare_second=None, **changes) -> list[tuple[int, str]]:
+        """The same of two processes that train together."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        prepares = [functools.partial(join_two, rank, port, prepare_second) for rank in range(2)]
+        return self._start(prepares, case, out, -1, None, **changes)
+
+    def _start(self, prepares: list, case: str, out: str, step: int, act, **changes) -> list[tuple[int, str]]:
+        command = self.arguments(case, out, **changes)
+        logs = [self.tiny / f"output{'_2' * number}.txt" for number in range(len(prepares))]
+        processes = [self.context.Process(target=child, args=(*command, log, step, act, prepare))
+                     for log, prepare in zip(logs, prepares)]
+        for process in processes:
+            process.start()
+        for process, log in zip(processes, logs):
+            process.join(60)
+            process.kill()  # where it waits for something that does not come
+            assert process.exitcode is not None, log.read_text()
+        return [(process.exitcode, log.read_text()) for process, log in zip(processes, logs)]
 
     def states(self, out: str) -> list[int]:
         return sorted(int(path.stem[6:]) for path in (self.tiny / out).glob("state_*.pt"))
@@ -182,19 +251,211 @@ def test_killed_between_an_evaluation_and_its_state(act, world, out):
     world.finish("prediction", out)
 
 
-def test_of_the_last_two_states_one_may_be_damaged(world, out):
+def cut(content: bytes) -> bytes:
+    return content[:-1000]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2  # of a tensor: a reader that compares no sums takes it
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit])
+def test_of_the_last_two_states_one_may_be_damaged(damage, world, out):
     world.start("prediction", out, 11, functools.partial(send, signal.SIGKILL))
-    steps = world.states(out)
-    assert len(steps) == 2
-    newest = world.tiny / out / f"state_{steps[1]}.pt"
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    shutil.copytree(world.tiny / out, world.tiny / "copy")
+    before, newest = (world.tiny / out / f"state_{step}.pt" for step in world.states(out))
+    damaged = damage(newest.read_bytes())
+    newest.write_bytes(damaged)
+    (world.tiny / out / f"{newest.name}.bad").write_bytes(b"of an earlier time")
+    status, log = world.start("prediction", out, 10, functools.partial(send, signal.SIGKILL), resume=True)
+    assert f"warning: {newest} cannot be read" in log and f"going on from {before}" in log
+    assert (world.tiny / out / f"{newest.name}.bad").read_bytes() == damaged
     world.finish("prediction", out)
-    log = (world.tiny / "output.txt").read_text()
-    assert f"warning: {newest} cannot be read" in log and f"going on from {newest.parent}/state_{steps[0]}.pt" in log
-    for path in (world.tiny / "copy").glob("state_*.pt"):
+
+
+def test_where_no_state_can_be_read_nothing_is_lost(world, out):
+    world.start("prediction", out, 11, functools.partial(send, signal.SIGKILL))
+    for path in (world.tiny / out).glob("state_*.pt"):
         path.write_bytes(path.read_bytes()[:100])
-    world.finish("prediction", "copy")  # from the beginning
+    before = contents(world.tiny / out)
+    newest = world.states(out)[-1]
+    for left in ("none", "one renamed"):
+        if left == "one renamed":
+            (world.tiny / out / f"state_{newest}.pt").rename(world.tiny / out / f"state_{newest}.pt.bad")
+            (world.tiny / out / f"state_{world.states(out)[0]}.pt").unlink()
+            before = contents(world.tiny / out)
+        status, log = world.start("prediction", out, resume=True)
+        assert status == 2 and log.count("error: ") == 1 and "Traceback" not in log
+        assert f"error: --resume: {world.tiny / out}/state_{newest}.pt" in log and "--overwrite_output_dir" in log
+        assert contents(world.tiny / out) == before
+    status, log = world.start("prediction", out, overwrite_output_dir=True)
+    assert status == 0 and world.result(out).keys() == world.whole("prediction").keys()
+
+
+class Part:
+    """A part of a state, as a model or an optimizer is one."""
+
+    def __init__(self, value: object):
+        self.value = value
+
+    def state_dict(self) -> object:
+        return self.value
+
+    def load_state_dict(self, value: object) -> None:
+        if isinstance(self.value, Exception):
+            raise self.value
+        self.value = value
+
+
+def saved(folder: Path, part: object) -> States:
+    """States 1 and 2 of a run, and what reads them into `part`."""
+    alone = Processes(0, 1, torch.device("cpu"))
+    for step in (1, 2):
+        States(folder, {"seed": "1"}, alone, part=Part(torch.full((500,), float(step)))).save(step, values={})
+    (folder / "state_best.pt").write_bytes(b"a file of the user's")
+    return States(folder, {"seed": "1"}, alone, part=Part(part))
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation")
+
+
+STALE = OSError(errno.ESTALE, "Stale file handle")
+ALLOCATOR = RuntimeError("[enforce fail at alloc_cpu.cpp:1] can't allocate memory")
+
+
+@pytest.mark.parametrize("where,failure,cause", [
+    ("file", STALE, "(Stale file handle)"), ("file", MemoryError(), "not enough memory"),
+    ("load", MemoryError(), "not enough memory"), ("load", ALLOCATOR, "can't allocate memory"),
+    ("load", OUT_OF_MEMORY, "Tried to allocate 20.00 MiB."), ("part", OUT_OF_MEMORY, "Tried to allocate 20.00 MiB.")])
+def test_what_is_no_damage_ends_the_run(where, failure, cause, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise failure
+
+    states = saved(tmp_path, failure if where == "part" else None)
+    before = contents(tmp_path)
+    if where != "part":
+        monkeypatch.setattr(*{"file": (Path, "read_bytes"), "load": (torch, "load")}[where], fail)
+    with pytest.raises(InputError) as refusal:
+        states.restore(True)
+    monkeypatch.undo()
+    message = str(refusal.value)
+    assert message.startswith(f"{tmp_path}/state_2.pt cannot be ") and cause in message and "\n" not in message
+    assert "Errno" not in message and contents(tmp_path) == before
+
+
+def test_resume_without_a_file_handle_left(tmp_path):
+    states, limits = saved(tmp_path, None), resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = contents(tmp_path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"{tmp_path} cannot be read .Too many open files."):
+            states.restore(True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert contents(tmp_path) == before
+
+
+def test_a_state_is_read_on_the_cpu_and_not_kept(tmp_path, monkeypatch):
+    """Read onto the device and kept, it would take the room that the run had before it was stopped."""
+    states = saved(tmp_path, None)
+    load, read = torch.load, []
+
+    def noted(*args, **options):
+        state = load(*args, **options)
+        read.append((options["map_location"], weakref.ref(state["part"])))
+        return state
+
+    monkeypatch.setattr(torch, "load", noted)
+    states.processes = Processes(0, 1, torch.device("meta"))
+    state = states.restore(True)
+    assert state["step"] == 2 and torch.equal(states.parts["part"].value, torch.full((500,), 2.0))
+    states.parts["part"].value = None
+    ((place, tensor),) = read
+    assert place == "cpu" and tensor() is None
+
+
+def test_resume_settings_that_do_not_matter():
+    settings = {"teacher_model": "models/bert", "eval_batch_size": 8, "keep_checkpoints": 2, "task_name": "SST-2"}
+    other = {"teacher_model": "./models//bert/", "eval_batch_size": 9, "keep_checkpoints": 0, "task_name": "SST-2"}
+    assert result_settings(settings) == result_settings(other) == {"teacher_model": "models/bert", "task_name": "SST-2"}
+    assert result_settings({"teacher_model": "models/../bert"}) == {"teacher_model": "models/../bert"}  # a link, maybe
+
+
+def test_two_processes_go_on_from_what_the_first_reads(world, out):
+    """Damage is the first process's to see, and the renaming its own."""
+    world.start("intermediate", out, 11, functools.partial(send, signal.SIGKILL))
+    before, newest = (world.tiny / out / f"state_{step}.pt" for step in world.states(out))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (first, log), (second, other) = world.start_two("intermediate", out, resume=True)
+    assert first == second == 0, log + other
+    assert f"warning: {newest} cannot be read" in log and f"going on from {before}" in log and "warning" not in other
+    assert world.result(out).keys() == world.whole("intermediate").keys()
+
+
+def test_two_processes_of_which_one_cannot_read_the_state(world, out):
+    world.start("general", out, 11, functools.partial(send, signal.SIGKILL))
+    before, newest = contents(world.tiny / out), world.states(out)[-1]
+    (first, log), (second, other) = world.start_two("general", out, read_no_file, resume=True)
+    assert first == second == 2 and "error" not in log and "Traceback" not in log + other, log + other
+    path = world.tiny / out / f"state_{newest}.pt"
+    assert other == (f"general_distill.py: error: process 1: {path} cannot be read (Stale file handle): nothing was "
+                     "deleted, go on with --resume when it can\n")
+    assert contents(world.tiny / out) == before
+    world.finish("general", out)
+
+
+@pytest.mark.parametrize("what", ["state", "epoch"])
+def test_two_processes_end_with_one_line(what, world, out):
+    world.start("general", out, 11, functools.partial(send, signal.SIGKILL))
+    json_text = (world.tiny / "json/epoch_1.json").read_text()
+    if what == "state":
+        for path in (world.tiny / out).glob("state_*.pt"):
+            path.write_bytes(b"")
+        changes, words = {"resume": True}, f"state_{world.states(out)[-1]}.pt cannot be read"
+    else:
+        damage_epoch(world.tiny, 1)
+        changes, words = {"overwrite_output_dir": True}, "epoch_1.json, line 1: not an instance"
+    (first, log), (second, other) = world.start_two("general", out, **changes)
+    (world.tiny / "json/epoch_1.json").write_text(json_text)
+    assert first == second == 2 and "Traceback" not in log + other, log + other
+    assert log.count("error: ") == 1 and words in log and "error" not in other
+
+
+def test_an_epoch_that_cannot_be_opened_costs_nothing(world, out):
+    """No state is due, and the next epoch is gone when the first is done: the state at its end is there."""
+    json_text = (world.tiny / "json/epoch_1.json").read_text()
+    status, output = world.start("general", out, 2, functools.partial(damage_epoch, world.tiny, 1), save_steps=100)
+    (world.tiny / "json/epoch_1.json").write_text(json_text)
+    assert status == 2 and "epoch_1.json, line 1: not an instance" in output and "Traceback" not in output
+    assert world.states(out) == [2]
+    world.finish("general", out)
+
+
+def test_resume_opens_the_epoch_that_it_needs(world, out):
+    json_text = (world.tiny / "json/epoch_0.json").read_text()
+    status, output = world.start("general", "two_epochs", num_train_epochs=2)
+    assert status == 0, output
+    status, output = world.start("general", out, 3, functools.partial(send, signal.SIGKILL), num_train_epochs=2)
+    assert status == -signal.SIGKILL and max(world.states(out)) >= 2, "one is saved at the end of the epoch"
+    damage_epoch(world.tiny, 0)
+    status, output = world.start("general", out, resume=True, num_train_epochs=2)
+    assert status == 0, output
+    assert not (world.tiny / "json/epoch_0.arrays").exists()
+    (world.tiny / "json/epoch_0.json").write_text(json_text)
+    assert world.result(out) == world.result("two_epochs")
+
+
+@pytest.mark.parametrize("step,number", [(-1, signal.SIGINT), (-1, signal.SIGTERM), (2, signal.SIGTERM)])
+def test_a_signal_during_a_conversion(step, number, world, out):
+    """Before the first step; and between two epochs, where the arrays are gone in the meantime."""
+    interrupt = functools.partial(interrupt_conversion, world.tiny, number)
+    status, output = world.start("general", out, step, interrupt, interrupt if step < 0 else None)
+    assert status == (130 if number == signal.SIGINT else -number), output
+    assert "Traceback" not in output and output.count("interrupted") == (number == signal.SIGINT)
+    assert world.states(out) == ([2] if step > 0 else [])
+    assert not list((world.tiny / "json/epoch_1.arrays").glob("*/manifest.json"))
+    if step > 0:
+        world.finish("general", out)
 
 
 @pytest.mark.parametrize("case,act,number", [
@@ -268,5 +529,7 @@ def test_changed_settings(case, changes, world, out, refused):
     refused(script, *argv, words=("--resume: ", "_files was "))
     (start / "pytorch_model.bin").write_bytes(weights)
     assert {path: path.read_bytes() for path in (world.tiny / out).iterdir()} == before
-    free = {"general": {"reduce_memory": True}, "prediction": {"cache_dir": world.tiny / "cache"}}.get(case, {})
+    free = {"general": {"reduce_memory": True, "teacher_model": f"{world.tiny}/./bert/"},
+            "prediction": {"cache_dir": world.tiny / "cache", "eval_batch_size": 5},
+            "finetune": {"eval_batch_size": 5, "model": f"{world.tiny}/bert/"}}[case]
     world.finish(case, out, save_steps=2, **free)

@@ -1,4 +1,5 @@
 """The training scripts on tiny models: what they compute, save and hand to the next step."""
+import errno
 import itertools
 
 import pytest
@@ -26,6 +27,7 @@ from transformer.files import read_json
 from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
+from transformer.parts import GrowingFiles
 from transformer.runs import read_run
 from transformer.runtime import Processes, shuffled_batches
 from transformer.weights import read_weights, write_bin
@@ -401,6 +403,48 @@ def test_overwriting_starts_the_logs_afresh(tiny, script):
     assert len(lines(tiny / "out" / "metrics.jsonl")) == 1
     run(script, "general_distill", general(tiny, overwrite_output_dir=True, num_train_epochs=1))
     assert [path.name for path in (tiny / "out").glob("step_*")] == ["step_2_pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("keep,left", [(None, [3, 4]), (1, [4]), (3, [2, 3, 4]), (0, [1, 2, 3, 4])])
+def test_checkpoints_of_general_distillation_are_thinned(keep, left, tiny, script):
+    run(script, "general_distill", general(tiny, eval_step=1, keep_checkpoints=keep))
+    assert sorted(path.name for path in (tiny / "out").glob("step_*")) == [f"step_{n}_pytorch_model.bin" for n in left]
+    assert_equal_weights(tiny / "out", _folder_of(tiny / "out" / "step_4_pytorch_model.bin", tiny / "last"), 0)
+
+
+def test_a_number_of_checkpoints_below_0(tiny, refused):
+    refused("general_distill", *general(tiny), "--keep_checkpoints=-1", words=("--keep_checkpoints", "-1 is not"))
+
+
+def spoil_line(tiny, monkeypatch):
+    text = (tiny / "json" / "epoch_1.json").read_text().splitlines()
+    (tiny / "json" / "epoch_1.json").write_text("\n".join([*text[:6], text[6][:50], *text[7:]]) + "\n")
+
+
+def spoil_count(tiny, monkeypatch):
+    (tiny / "json" / "epoch_1_metrics.json").write_text('{"num_training_examples": 21, "max_seq_len": 32}')
+
+
+def fill_disk(tiny, monkeypatch):
+    append = GrowingFiles.append
+
+    def refuse(self, *args, **record):
+        if "epoch_1" in str(self.folder):
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / "tokens"))
+        append(self, *args, **record)
+
+    monkeypatch.setattr(GrowingFiles, "append", refuse)
+
+
+@pytest.mark.parametrize("spoil,words", [
+    (spoil_line, ("epoch_1.json, line 7: not an instance",)), (fill_disk, ("No space left", "epoch_1.arrays")),
+    (spoil_count, ("epoch_1.json holds 20 instances", "epoch_1_metrics.json says 21"))])
+def test_an_epoch_that_cannot_be_used_is_found_before_the_first_step(spoil, words, tiny, refused, script, monkeypatch):
+    run(script, "general_distill", general(tiny, num_train_epochs=1))
+    spoil(tiny, monkeypatch)
+    monkeypatch.setattr("general_distill.BertAdam.step", None)
+    refused("general_distill", *general(tiny, overwrite_output_dir=True, reduce_memory=True), words=words)
+    assert (tiny / "out" / "step_2_pytorch_model.bin").is_file(), "the run before lost something for nothing"
 
 
 @pytest.mark.parametrize("where", ["cache", "glue/MRPC/features"])

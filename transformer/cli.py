@@ -80,7 +80,8 @@ def add_device_flags(parser: Parser, precision: bool = False) -> None:
     if precision:
         _add_precision_flag(group)
     group.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
-    group.add_argument("--local_rank", type=int, default=-1, help="number of the GPU to use; torchrun sets its own")
+    group.add_argument("--local_rank", "--local-rank", type=int, default=-1,
+                       help="number of the GPU to use; torchrun sets its own")
 
 
 def _add_precision_flag(group: argparse._ArgumentGroup) -> None:
@@ -152,6 +153,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """argparse type: a whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
     return value
 
 

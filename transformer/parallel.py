@@ -4,12 +4,14 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 
 from transformer.files import InputError
 
@@ -29,14 +31,16 @@ def in_order(function: Callable, tasks: Iterable, num_workers: int, start_worker
 
     start_worker(*facts) prepares a worker once; it keeps what it needs in globals of its module. One worker is this
     process itself. Few results wait for their turn, so that memory does not grow with the number of tasks. Close the
-    iterator (contextlib.closing) where it may be left before its end. Raises InputError when a worker dies.
+    iterator (contextlib.closing) where it may be left before its end: what is being computed is then given up. Raises
+    InputError when a worker dies.
     """
     if num_workers == 1:
         if start_worker:
             start_worker(*facts)
         yield from map(function, tasks)
         return
-    pool = ProcessPoolExecutor(num_workers, _CONTEXT, _start, (start_worker, facts))
+    leave, left = _CONTEXT.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(num_workers, _CONTEXT, _start, (leave, start_worker, facts))
     waiting: deque = deque()
     try:
         for task in tasks:
@@ -45,19 +49,25 @@ def in_order(function: Callable, tasks: Iterable, num_workers: int, start_worker
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise InputError("a worker process died, most likely for want of memory: use fewer workers") from None
+    except BaseException as error:
+        left.send(None)
+        if isinstance(error, BrokenProcessPool):
+            raise InputError("a worker process died, most likely for want of memory: use fewer workers") from None
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        leave.close()
+        left.close()
 
 
-def _start(start_worker: Callable | None, facts: tuple) -> None:
-    # Nothing else tells a worker that the main process was killed: it would wait for work for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start(leave: Connection, start_worker: Callable | None, facts: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal, and the main one decides
+    threading.Thread(target=_end, args=(leave,), daemon=True).start()
     if start_worker:
         start_worker(*facts)
 
 
-def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+def _end(leave: Connection) -> None:
+    """End this worker when the main process says so, and when that was killed: it would wait for work for ever."""
+    multiprocessing.connection.wait([leave, multiprocessing.parent_process().sentinel])
     os._exit(1)

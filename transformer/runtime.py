@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +59,27 @@ class Processes:
     def wait(self) -> None:
         """Until all processes are here."""
         self.any(False)
+
+    def end_together(self, error: Exception | None) -> None:
+        """Where any process has an error all end: the first of those that have one raises it, so that it is printed
+        once, and the others end with status 2."""
+        speaker = int(self.smallest(torch.tensor(self.rank if error else self.world)))
+        if speaker == self.rank:
+            raise error
+        if speaker < self.world:
+            raise SystemExit(2)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Call `work` in the first process and, when that is done, in the others; where it fails (InputError, OSError)
+        all end together."""
+        for first in (True, False):
+            error = None
+            if self.is_first == first:
+                try:
+                    work()
+                except (InputError, OSError) as failure:
+                    error = failure
+            self.end_together(error)
 
     def synchronised(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Around forward and backward of one piece of a batch: gradients are averaged after the last one only."""

@@ -1,5 +1,7 @@
 """The training scripts on tiny models: what they compute, save and hand to the next step."""
 import errno
+import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformer.curves import draw_curves
 from transformer.files import read_json
 from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.optimization import BertAdam
 from transformer.parts import GrowingFiles
 from transformer.runtime import Processes, shuffled_batches
 from transformer.weights import read_weights, write_bin
@@ -281,6 +284,22 @@ def test_checkpoints_of_general_distillation_are_thinned(keep, left, tiny, scrip
     run(script, "general_distill", general(tiny, eval_step=1, keep_checkpoints=keep))
     assert sorted(path.name for path in (tiny / "out").glob("step_*")) == [f"step_{n}_pytorch_model.bin" for n in left]
     assert_equal_weights(tiny / "out", _folder_of(tiny / "out" / "step_4_pytorch_model.bin", tiny / "last"), 0)
+
+
+def test_checkpoints_of_before_a_stop_are_thinned(tiny, script, monkeypatch):
+    step, calls = BertAdam.step, []
+
+    def stepped(self):
+        step(self)
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(BertAdam, "step", stepped)
+    assert script("general_distill", *general(tiny, eval_step=1, keep_checkpoints=0))[0] == 128 + signal.SIGTERM
+    assert len(list((tiny / "out").glob("step_*"))) == 2
+    run(script, "general_distill", general(tiny, eval_step=1, keep_checkpoints=1, resume=True))
+    assert [path.name for path in (tiny / "out").glob("step_*")] == ["step_4_pytorch_model.bin"]
 
 
 def test_a_number_of_checkpoints_below_0(tiny, refused):

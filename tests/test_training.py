@@ -1,6 +1,8 @@
 """The training scripts on tiny models: what they compute, save and hand to the next step."""
 import errno
 import itertools
+import os
+import signal
 
 import pytest
 import torch
@@ -410,6 +412,22 @@ def test_checkpoints_of_general_distillation_are_thinned(keep, left, tiny, scrip
     run(script, "general_distill", general(tiny, eval_step=1, keep_checkpoints=keep))
     assert sorted(path.name for path in (tiny / "out").glob("step_*")) == [f"step_{n}_pytorch_model.bin" for n in left]
     assert_equal_weights(tiny / "out", _folder_of(tiny / "out" / "step_4_pytorch_model.bin", tiny / "last"), 0)
+
+
+def test_checkpoints_of_before_a_stop_are_thinned(tiny, script, monkeypatch):
+    step, calls = BertAdam.step, []
+
+    def stepped(self):
+        step(self)
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(BertAdam, "step", stepped)
+    assert script("general_distill", *general(tiny, eval_step=1, keep_checkpoints=0))[0] == 128 + signal.SIGTERM
+    assert len(list((tiny / "out").glob("step_*"))) == 2
+    run(script, "general_distill", general(tiny, eval_step=1, keep_checkpoints=1, resume=True))
+    assert [path.name for path in (tiny / "out").glob("step_*")] == ["step_4_pytorch_model.bin"]
 
 
 def test_a_number_of_checkpoints_below_0(tiny, refused):

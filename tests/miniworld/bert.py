@@ -160,7 +160,7 @@ def save(model: BertForPreTraining | TinyBertForSequenceClassification, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     values = {**model.config.to_dict(), "model_type": "bert", "architectures": [model.hf_architecture],
               "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    del values["classifier_relu"]
+    values.pop("classifier_relu", None)
     if task:
         name_labels(values, task)
     write_json(folder / CONFIG_NAME, values)

@@ -99,6 +99,66 @@ def test_folders_without_a_model(files, words, tiny):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def scripts_of(tiny, model):
+    """A command of each script, with the model in the place of its BERT: {script: arguments}."""
+    glove = write_lines(tiny / "glove.txt", ["a 1 2", "b 2 1"])
+    scored = ["--data_dir", tiny / "glue" / "MRPC", "--task_name", "mrpc", "--output_dir", tiny / "out", "--no_cuda"]
+    return {"teacher": ("task_distill", train(tiny, teacher_model=model)),
+            "student": ("task_distill", train(tiny, student_model=model)),
+            "scored": ("task_distill", ["--do_eval", "--student_model", model, *scored]),
+            "start": ("finetune_teacher", finetune(tiny, model=model, output_dir=tiny / "out")),
+            "general": ("general_distill", general(tiny, teacher_model=model)),
+            "augmentation": ("data_augmentation", [
+                "--pretrained_bert_model", model, "--glove_embs", glove, "--glue_dir", tiny / "glue", "--task_name",
+                "CoLA", "--no_cuda"]),
+            "fixed": ("fix_teacher_layers", [model]),
+            "pregenerated": ("pregenerate_training_data", [
+                "--train_corpus", write_lines(tiny / "text.txt", ["a cat .", "", "a dog ."]), "--bert_model", model,
+                "--output_dir", tiny / "made"])}
+
+
+@pytest.mark.parametrize("role", ["teacher", "student", "scored", "start", "general", "augmentation", "fixed"])
+def test_every_script_names_what_a_model_folder_is(role, tiny, refused):
+    folder = tiny / "bert"
+    script, arguments = scripts_of(tiny, folder)[role]
+    (folder / "pytorch_model.bin").rename(tiny / "weights")
+    refused(script, *arguments, words=(f"{folder} holds config.json and no weights", "get_bert_models.py"))
+    for name in TF:
+        (folder / name).write_bytes((folder / "config.json").read_bytes())
+    refused(script, *arguments, words=(f"{folder} holds a TensorFlow checkpoint", "transformers-cli convert"))
+    for name in TF[:3]:
+        (folder / name).unlink()
+    (folder / "config.json").unlink()
+    refused(script, *arguments, words=(f"{folder} holds bert_config.json", "rename it to config.json"))
+    (tiny / "weights").rename(folder / "pytorch_model.bin")
+    (folder / "bert_config.json").rename(folder / "config.json")
+    edit_config(folder, model_type="roberta")
+    refused(script, *arguments, words=(f"{folder} holds another model than a BERT, RoBERTa",))
+
+
+@pytest.mark.parametrize("role", ["teacher", "student", "scored", "start", "general", "augmentation", "fixed",
+                                  "pregenerated"])
+def test_every_script_names_a_hub_name_and_a_file(role, tiny, refused, monkeypatch):
+    monkeypatch.chdir(tiny)
+    script, arguments = scripts_of(tiny, "google-bert/bert-base-uncased")[role]
+    refused(script, *arguments, words=("get_bert_models.py --models google-bert/bert-base-uncased",
+                                       "models/bert-base-uncased"))
+    if role != "pregenerated":  # which takes a vocabulary file
+        script, arguments = scripts_of(tiny, tiny / "bert" / "pytorch_model.bin")[role]
+        refused(script, *arguments, words=("pytorch_model.bin is a file: name the folder",))
+
+
+@pytest.mark.parametrize("flag, value, words", [
+    ("data_dir", "glue/MRPC/train.tsv", ("train.tsv is a file", "folder")),
+    ("glue_dir", "glue/CoLA/dev.tsv", ("dev.tsv is a file",)),
+    ("glove_embs", "glue", ("glue is a folder", "file")), ("pregenerated_data", "json/epoch_0.json", ("is a file",))])
+def test_a_file_for_a_folder_and_the_reverse(flag, value, words, tiny, refused):
+    role = {"data_dir": "teacher", "pregenerated_data": "general"}.get(flag, "augmentation")
+    script, arguments = scripts_of(tiny, tiny / "bert")[role]
+    arguments[arguments.index(f"--{flag}") + 1] = tiny / value
+    refused(script, *arguments, words=words)
+
+
 @pytest.mark.parametrize("config, name", [
     ({"model_type": "distilbert"}, "DistilBERT"), ({"model_type": "roberta"}, "RoBERTa"),
     ({"model_type": "electra"}, "ELECTRA"), ({"model_type": "albert"}, "ALBERT"),
@@ -300,12 +360,6 @@ def test_what_the_system_refuses_names_the_file_that_is_known(tmp_path, monkeypa
     monkeypatch.setattr("builtins.open", refusing)
     assert run_script(main) == 2
     assert capsys.readouterr().err.endswith(f"error: {tmp_path / 'run.json'}: Permission denied\n")
-
-
-def test_a_folder_in_the_place_of_a_file(tiny, refused):
-    (tiny / "folder").mkdir()
-    refused("data_augmentation", "--pretrained_bert_model", tiny / "bert", "--glove_embs", tiny / "folder",
-            "--glue_dir", tiny / "glue", "--task_name", "CoLA", "--no_cuda", words=(str(tiny / "folder"), "folder"))
 
 
 def test_the_classes_of_a_model_are_not_touched(tiny):

@@ -16,7 +16,7 @@ from transformer.tokenization import (
     resolve_casing,
     vocab_path,
 )
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, open_model_folder, write_bin, write_safetensors
 
 
 def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
@@ -69,13 +69,11 @@ def load_tokenizer(folder: str | Path, do_lower_case: bool | None = None, cased:
     """The tokenizer of a model folder: of its vocabulary, which is of the size that config.json says, and its casing.
 
     do_lower_case, cased: flags, as in resolve_casing(), which says what is printed and refused; InputError also as
-    BertTokenizer.require_rows() raises it.
+    open_model_folder() and BertTokenizer.require_rows() raise it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"model folder {folder} does not exist")
+    config = open_model_folder(folder)  # which says what is wrong with a folder that has no vocabulary either
     tokenizer = BertTokenizer.from_pretrained(folder, resolve_casing(folder, do_lower_case, cased))
-    tokenizer.require_rows(BertConfig.from_json_file(folder / CONFIG_NAME).vocab_size, folder)
+    tokenizer.require_rows(config.vocab_size, folder)
     return tokenizer
 
 

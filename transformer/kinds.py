@@ -83,7 +83,8 @@ def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
     if "config.json" not in names:
         if "bert_config.json" in names:
             return "holds bert_config.json: rename it to config.json"
-        return "holds no config.json: it is no model folder" if names else "is an empty folder"
+        return "holds no config.json: it is no model folder" if names else \
+            "is an empty folder: a model folder holds config.json, weights and, most often, vocab.txt"
     return not_bert(_config(folder)) or (
         f"holds config.json and no weights ({weights[0]}): get_bert_models.py gets those of a published model; "
         "general_distill.py makes a student of a config.json alone")

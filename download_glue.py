@@ -141,6 +141,9 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) ->
                 raise InputError(f"{paths[0]} holds no folder {name}, so it is not GLUE's: move it away, check where "
                                  "it came from, and run again")
         (workplace / name).rename(data_dir / name)
+    except OSError as error:  # a full disk; nobody knows the workplace
+        error.filename = str(error.filename or data_dir / name).replace(str(workplace), str(data_dir))
+        raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 

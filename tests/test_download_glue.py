@@ -1,6 +1,7 @@
 """download_glue.py: the folders it makes of the published files, from a server, a mirror or by hand; its checks."""
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import zipfile
@@ -195,6 +196,14 @@ def test_a_complete_folder_is_checked_without_writing(site, tmp_path, monkeypatc
     capsys.readouterr()
     run(tmp_path, "--tasks", "rte")
     assert "RTE: train.tsv 3 examples" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named_by_the_folder_that_is_known(site, refused, tmp_path, monkeypatch):
+    def full(archive, folder):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{tmp_path}/g/.RTE.unpacking/RTE/train.tsv")
+    monkeypatch.setattr(download_glue, "unzip", full)
+    refused("download_glue", "--tasks", "rte", "--data_dir", tmp_path / "g",
+            words=(f"{tmp_path}/g/RTE/train.tsv: No space left on device",))
 
 
 def test_a_task_that_failed_is_finished_by_the_next_run(site, tmp_path):

@@ -91,7 +91,7 @@ from transformer.modeling import BertForMaskedLM
 from transformer.parallel import available_cores, in_order
 from transformer.parts import Part, byte_ranges, locked
 from transformer.prediction import model_sha256
-from transformer.runtime import Processes, check_sizes, join_processes, set_precision
+from transformer.runtime import Processes, check_segments, join_processes, set_precision
 from transformer.tokenization import BertTokenizer
 
 PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 20 or 40 times as big
@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(args.pretrained_bert_model)
     args.do_lower_case = tokenizer.do_lower_case
     model = BertForMaskedLM.from_pretrained(args.pretrained_bert_model).to(processes.device)
-    check_sizes(model.config.max_position_embeddings, 2, {args.pretrained_bert_model: model})
+    check_segments(2, args.pretrained_bert_model, model.config)
     glove = functools.cache(lambda: Glove(args.glove_embs, args.glove_vocab, args.glue_dir))
     for task in tasks:
         augment(args, task, tokenizer, model, glove, processes)

@@ -63,13 +63,15 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, save_model
+from transformer.config import BertConfig
 from transformer.features import encode_file, show
 from transformer.files import InputError, find_folder, find_model
-from transformer.glue import Task, class_order, get_task, name_labels, read_rows, task_folder
+from transformer.glue import UNTRAINED, Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.prediction import evaluate
@@ -118,22 +120,31 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     if run.get("finished") and (args.resume or not args.overwrite_output_dir):
         print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
         return False
-    require_finished(start_folder(task, args))
-    load_tokenizer(start_folder(task, args), cased=args.cased)
+    folder = start_folder(task, args)
+    require_finished(folder)
+    check_output(output_dir, args.resume, args.overwrite_output_dir, folder)
+    load_tokenizer(folder, cased=args.cased)
+    config, state = read_model(folder)
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: config})
     for name in ("train.tsv", *task.dev_files):
-        next(read_rows(task, task_folder(find_folder(args.glue_dir), task) / name))
-    if args.keep_head and (reason := misfit(start_folder(task, args), task, args)):
+        path = task_folder(find_folder(args.glue_dir), task) / name
+        rows = sum(1 for _ in read_rows(task, path))
+        if name == "train.tsv":
+            steps_per_epoch(rows, args.train_batch_size, str(path))
+    if args.keep_head and (reason := misfit(folder, config, state, task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
-    check_output(output_dir, args.resume, args.overwrite_output_dir, start_folder(task, args))
     return True
 
 
-def misfit(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
-    """Why the classifier of a model is not kept for a task; None where it is."""
-    config, state = read_model(folder)
+def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Task,
+           args: argparse.Namespace) -> str | None:
+    """Why the classifier of the model in `folder`, with this config and these weights, is not kept for a task; None
+    where it is."""
     head = state.get("classifier.weight")
     if head is None:
         return f"{folder} has none"
+    if config.extra.get(UNTRAINED):
+        return f"that of {folder} is untrained"
     if args.new_head:
         return "--new_head"
     if args.hf_head and head_convention(config, state)[0]:
@@ -151,14 +162,19 @@ def misfit(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
     return None
 
 
-def load_start(folder: Path, task: Task, reason: str | None, hf_head: bool) -> TinyBertForSequenceClassification:
-    """The model to fine-tune: with its classifier, its convention and the classes in the task's order, where there is
-    no reason against it; else with a new one."""
-    new = ("classifier.", "bert.pooler.") if reason else ()  # a BERT of masked-LM training alone has no pooler
+def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[TinyBertForSequenceClassification, bool]:
+    """The model to fine-tune, with its classifier, its convention and the classes in the task's order where it fits,
+    else with a new one; and whether it is kept."""
+    config, state = read_model(folder)
+    reason, new = misfit(folder, config, state, task, args), ()
+    if reason:
+        has_pooler = any(name.startswith("bert.pooler.") for name in state)
+        new = ("classifier.",) if has_pooler else ("classifier.", "bert.pooler.")  # masked-LM training needs none
+    del state
     model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=new)
     if reason:
         model.init_weights()  # of the classifier: one may have been loaded
-        model.config.classifier_relu = not hf_head
+        model.config.classifier_relu = not args.hf_head
     else:
         order = class_order(model.config.extra, task, folder)
         model.classifier.weight.data = model.classifier.weight.data[order]
@@ -166,7 +182,7 @@ def load_start(folder: Path, task: Task, reason: str | None, hf_head: bool) -> T
     name_labels(model.config.extra, task)
     what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
     print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)
-    return model
+    return model, not reason
 
 
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
@@ -178,9 +194,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     tokenizer = BertTokenizer.from_pretrained(folder, casing(folder)[0])  # is_pending() has said what there is to say
     args = argparse.Namespace(**{**vars(args), "cased": not tokenizer.do_lower_case})
     print_settings(args)
-    reason = misfit(folder, task, args)
-    model = load_start(folder, task, reason, args.hf_head).to(device)
-    check_sizes(args.max_seq_length, len(task.text_columns), {folder: model})
+    model, keeps_head = load_start(folder, task, args)
+    model.to(device)
     data_dir = task_folder(find_folder(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
@@ -209,7 +224,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], task=task.name,
                        start=str(folder), steps=total_steps, before=before, resumed_from=step)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
-    if not state and not reason:
+    if not state and keeps_head:
         best, kept = before[task.metric], {"epoch": 0, "step": 0, **before}
         if processes.is_first:
             save_model(model, output_dir, folder)

@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         require_same_vocabulary(student_folder, teacher_folder)
     else:
         tokenizer.require_rows(student.config.vocab_size, student_folder)
-    check_sizes(args.max_seq_length, 2, {student_folder: student, teacher_folder: teacher})
+    check_sizes(args.max_seq_length, 2, {student_folder: student.config, teacher_folder: teacher.config})
     pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if args.init_from_teacher_layers:
         layers = teacher.config.num_hidden_layers, student.config.num_hidden_layers

@@ -21,8 +21,9 @@ from transformer.download import (
     fetch,
     write_manifest,
 )
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError, read_json, require_empty_folder, write_json
 from transformer.glue import get_task
+from transformer.kinds import kind_of, not_bert
 from transformer.parts import locked
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
 from transformer.transport import NotFound
@@ -90,10 +91,18 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.record import RUN_NAME
 from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing
-from transformer.weights import SAFETENSORS_NAME, TIED_DECODER, WEIGHTS_NAME, read_model
+from transformer.weights import (
+    SAFETENSORS_NAME,
+    TIED_DECODER,
+    WEIGHT_NAMES,
+    WEIGHTS_NAME,
+    read_model,
+    shard_names,
+)
 
 # what a model folder needs; of alternatives the first that the source has
-FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME), (SAFETENSORS_NAME, WEIGHTS_NAME))
+FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME),
+         tuple(sorted(WEIGHT_NAMES, key=lambda name: (name.endswith(".json"), name != SAFETENSORS_NAME))))
 OPTIONAL = (TOKENIZER_CONFIG_NAME,)  # it may tell the casing; else the vocabulary does
 HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
          "classifier": "classifier.", "projections": "fit_dense"}  # head -> how the names of its weights begin
@@ -214,6 +223,10 @@ def is_complete(folder: Path, origin: str | Path, source: str) -> bool:
 
 def get_model(folder: Path, origin: str | Path, mirror: str | None, offline: bool) -> list[Missing]:
     """Make `folder` complete, one process at a time; return what --offline lacks."""
+    if isinstance(origin, Path):  # what is wrong there cannot be mended in a copy
+        for path in (origin, *map(origin.joinpath, WEIGHT_NAMES)):
+            if what := kind_of(path, WEIGHT_NAMES):
+                raise InputError(f"{path} {what}")
     base, published = addresses(origin, mirror)
     source = base if base == published else f"{base} (in place of {published})"
     if is_complete(folder, origin, source):
@@ -233,32 +246,40 @@ def fill(folder: Path, base: str, published: str, source: str, offline: bool) ->
     What lies in the folder before is the user's: only what came in this run is ever deleted.
     """
     there, found, missing = {path.name for path in folder.iterdir()}, [], []
-    all_came = False
+    judged = False  # whether what came is looked at, so that it is to blame for an error
     if MANIFEST_NAME not in there:
         write_manifest(folder, [], source)  # first: the files of a run that breaks off are not to be mixed with others
+    wanted = [*FILES, OPTIONAL]
     try:
-        for names in (*FILES, OPTIONAL):
+        for names in wanted:  # which grows by the files that an index of weights lists
             try:
                 found.append(fetch_one(names, folder, base, published, offline))
             except Missing as error:
                 if names != OPTIONAL:
                     missing.append(error)
+                continue
             except NotFound:
                 if names != OPTIONAL:
                     raise
+                continue
+            judged = True
+            if found[-1] == CONFIG_NAME and (what := not_bert(read_json(folder / CONFIG_NAME))):
+                raise InputError(f"{base} {what}")
+            wanted += [(shard,) for shard in shard_names(folder / found[-1])]
+            judged = False
         if missing:
             return missing
-        all_came = True
+        judged = True
         if found[1] == TOKENIZER_NAME:
             lower, _ = casing(folder)
             write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
             if casing(folder)[0] != lower:  # the vocabulary does not tell what the other file does
-                told = read_json(folder / TOKENIZER_CONFIG_NAME) if found[-1] == TOKENIZER_CONFIG_NAME else {}
+                told = read_json(folder / TOKENIZER_CONFIG_NAME) if TOKENIZER_CONFIG_NAME in found else {}
                 write_json(folder / TOKENIZER_CONFIG_NAME, {**told, "do_lower_case": lower})
             print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
         line = summary(folder)
     except InputError as error:
-        if not all_came:
+        if not judged:
             raise
         for name in {*found, VOCAB_NAME, TOKENIZER_CONFIG_NAME} - there:  # else a rerun would keep them
             (folder / name).unlink(missing_ok=True)
@@ -268,7 +289,7 @@ def fill(folder: Path, base: str, published: str, source: str, offline: bool) ->
     finally:
         if not any((folder / name).is_file() for names in FILES for name in names):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), found[2]], source)
+    write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), found[2], *shard_names(folder / found[2])], source)
     if found[1] == TOKENIZER_NAME and TOKENIZER_NAME not in there:
         (folder / TOKENIZER_NAME).unlink()
     print(line, flush=True)
@@ -282,6 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"into {args.output_dir}: " + ", ".join(f"{name} from {addresses(origin, args.mirror)[0]}"
                                                   for name, origin in args.models.items()), flush=True)
     missing = []
+    require_empty_folder(args.output_dir, overwrite=True)
     for name, origin in args.models.items():
         missing += get_model(args.output_dir / name, origin, args.mirror, args.offline)
     if missing:

@@ -80,6 +80,7 @@ from transformer.corpus import (
     open_corpus,
 )
 from transformer.files import InputError, find_input, find_model, read_json, write_json
+from transformer.kinds import kind_of
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, locked
 from transformer.tokenization import BertTokenizer, resolve_casing
@@ -122,9 +123,10 @@ def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
     positions = config.get("max_position_embeddings", args.max_seq_len)
     if not isinstance(positions, int) or args.max_seq_len > positions:
         raise InputError(f"--max_seq_len {args.max_seq_len} is over the {positions} positions of {args.bert_model}")
-    if config.get("type_vocab_size", 2) == 1:
-        raise InputError(f"{config_file}: type_vocab_size is 1, and the two halves of an instance need 2: take another "
-                         "model")
+    segments = config.get("type_vocab_size", 2)
+    if not isinstance(segments, int) or segments < 2:
+        raise InputError(f"{config_file}: type_vocab_size is {segments!r}, and the two halves of an instance need 2: "
+                         "take another model")
 
 
 def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
@@ -218,6 +220,9 @@ def main(argv: list[str] | None = None) -> None:
     if not args.train_corpus.is_file():
         raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
                          "wrote")
+    # the vocabulary alone is enough, but one of another family's model is not
+    if (args.bert_model / "config.json").is_file() and (what := kind_of(args.bert_model)):
+        raise InputError(f"{args.bert_model} {what}")
     args.do_lower_case = resolve_casing(args.bert_model, args.do_lower_case)
     tokenizer = BertTokenizer.from_pretrained(args.bert_model, args.do_lower_case)
     check_model(args, tokenizer)

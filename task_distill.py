@@ -142,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train a student, or score one."""
     args = parse_args(argv)
     task = get_task(args.task_name)
+    args.task_name = task.name
     resolve(args, task)
     processes = join_processes(args.no_cuda, args.local_rank)
     device = processes.device
@@ -153,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
 
     student_folder, teacher_folder = find_model(args.student_model), find_model(args.teacher_model)
     data_dir = data_folder(find_folder(args.data_dir), task)
+    args.data_dir = str(data_dir)
     train_path = train_file(data_dir, args.aug_train)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
@@ -170,7 +172,8 @@ def main(argv: list[str] | None = None) -> None:
     student = build(student_folder, **sizes).to(device)
     if args.from_scratch:
         tokenizer.require_rows(student.config.vocab_size, student_folder)
-    check_sizes(args.max_seq_length, len(task.text_columns), {student_folder: student, teacher_folder: teacher})
+    check_sizes(args.max_seq_length, len(task.text_columns),
+                {student_folder: student.config, teacher_folder: teacher.config})
     if args.pred_distill:  # only answers are compared
         pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
     else:

@@ -183,7 +183,9 @@ def test_other_models_without_a_type_are_named_by_their_weights(tiny):
     ("bert/pytorch_model.bin", ("is a file: name the folder that holds it",)),
     ("bert-base-uncased", ("does not exist", "get_bert_models.py --models bert-base-uncased`", "models/bert-base-unc")),
     ("google-bert/bert-base-cased", ("get_bert_models.py --models google-bert/bert-base-cased`", "models/bert-base-c")),
-    ("models/bert-base-uncased", ("models/bert-base-uncased does not exist: run the step that makes it",)),
+    ("models/bert-base-uncased", ("bert-base-uncased does not exist: run the step that makes it (get_bert_models.py",)),
+    ("google-bert/bert-base-cased@main", ("get_bert_models.py --models google-bert/bert-base-cased@main` gets it, into "
+                                          "models/bert-base-cased: name",)),
     ("tf/bert_model.ckpt", ("tf holds a TensorFlow checkpoint",))])
 def test_what_is_no_model_folder(name, words, tiny, monkeypatch):
     monkeypatch.chdir(tiny)

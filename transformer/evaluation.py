@@ -16,7 +16,16 @@ import numpy as np
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import print_settings
 from transformer.features import Sequences, encode_file
-from transformer.files import InputError, atomic_write, find_folder, find_model, read_json, sha256_of, write_json
+from transformer.files import (
+    InputError,
+    atomic_write,
+    find_folder,
+    find_model,
+    read_json,
+    require_empty_folder,
+    sha256_of,
+    write_json,
+)
 from transformer.glue import DIAGNOSTIC, UNTRAINED, Submission, Task, chance_level, class_order, data_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.prediction import decide, evaluate, model_sha256, predict
@@ -113,6 +122,7 @@ def next_step(folder: Path, args: argparse.Namespace) -> str | None:
     for name in ("task_name", "teacher_model", "data_dir", "max_seq_length"):
         command += [f"--{name}", str(known.get(name))]
     command += ["--student_model", str(folder), "--output_dir", "NEW_FOLDER"]
+    command += ["--preset", "code"] if known.get("preset") == "code" else []
     return shlex.join(command + [f"--{name}" for name in ("aug_train", "do_lower_case") if known.get(name)])
 
 
@@ -143,12 +153,13 @@ def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.nda
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """--do_eval: score the student, print the scores and write them into its folder. --do_predict: write the
     submission files of the task's test sets into --output_dir."""
+    require_empty_folder(args.output_dir, overwrite=True)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
     student = load_classifier(folder, task, args)
-    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student})
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student.config})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case

@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 32 << 20
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the names that atomic_write() gives: .NAME.PID.tmp
-_HUB_NAME = re.compile(r"([A-Za-z0-9][\w-]*/)?[A-Za-z0-9][\w.-]*")  # OWNER/NAME, or NAME
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w-]*/)?[A-Za-z0-9][\w.-]*(@[\w.-]+)?")  # OWNER/NAME@REVISION, or NAME
 _LOADED_AT = time.time()
 
 
@@ -220,16 +220,26 @@ def find_model(path: str | Path, or_file: bool = False) -> Path:
             raise InputError(f"{path.parent} {what}") from None
         owner = path.parent
         if _HUB_NAME.fullmatch(str(path)) and (owner == Path() or owner.name != "models" and not owner.exists()):
-            raise InputError(f"model folder {error}: if that is a model of the hub, `get_bert_models.py --models "
-                             f"{path}` gets it, into models/{path.name}: name that folder") from None
-        raise InputError(f"model folder {error}: run the step that makes it, or name another") from None
+            name = path.name.split("@")[0]
+            how = f"`get_bert_models.py --models {path}` gets it, into models/{name}: name that folder"
+            if owner == Path():
+                how += "; one that --help there does not name wants its owner before, as OWNER/NAME"
+            raise InputError(f"model folder {error}: if that is a model of the hub, {how}") from None
+        raise InputError(f"model folder {error}: run the step that makes it (get_bert_models.py gets published "
+                         "models), or name another") from None
+
+
+def require_no_file(folder: str | Path) -> None:
+    """InputError where a file stands in the place of a folder that may have to be made, or of one above it."""
+    for path in (Path(folder), *Path(folder).parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file: name a folder")
 
 
 def require_empty_folder(path: str | Path, overwrite: bool = False) -> Path:
     """Make the folder `path` and return it; InputError if it already holds something and `overwrite` is false."""
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: name a folder")
+    require_no_file(path)
     if path.exists() and any(path.iterdir()) and not overwrite:
         raise InputError(f"output folder {path} is not empty: name another, or add --overwrite_output_dir")
     path.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,8 @@ def kind_of(path: str | Path, weights: tuple[str, ...] = ()) -> str | None:
     """What a file is that cannot be read as what it is meant for, or a folder that is no BERT's, and the way out, to
     follow the name of `path`; None where nothing speaks against it, or it cannot be opened.
 
-    weights: names of the files of which one is to be in a model folder; given, a file may be a zip archive, which
-    torch's own format is.
+    weights: names of the files of which one is to be in the folder (none: config.json is enough); given, a file may be
+    a zip archive, which torch's own format is.
     """
     path = Path(path)
     with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def _kind_of_file(path: Path, weights: bool) -> str | None:
 
 def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
     names = sorted(path.name for path in folder.iterdir())
-    whole = not set(names).isdisjoint(weights)
+    whole = not weights or not set(names).isdisjoint(weights)
     if whole and "config.json" in names:
         return not_bert(_config(folder))
     for name in names:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import ACTIVATIONS, CONFIG_NAME, BertConfig
+from transformer.files import InputError
+from transformer.kinds import kind_of
 from transformer.weights import head_convention, load_strictly, read_model, require_sizes
 
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
@@ -229,8 +231,10 @@ class BertPreTrainedModel(nn.Module):
     def from_scratch(cls, folder: str | Path, **kwargs: Any) -> BertPreTrainedModel:
         """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class.
 
-        Raises InputError as BertConfig does.
+        Raises InputError as BertConfig does, and where the folder is another model's.
         """
+        if what := kind_of(folder):
+            raise InputError(f"{folder} {what}")
         return cls(BertConfig.from_json_file(Path(folder) / CONFIG_NAME), **kwargs)
 
     @classmethod
@@ -246,10 +250,10 @@ class BertPreTrainedModel(nn.Module):
         if cls.has_fit and any(name.startswith("fit_denses.") for name in state):
             kwargs["fit_per_layer"] = True
         require_sizes(config, state, folder)
-        config.classifier_relu, why = head_convention(config, state)
+        config.classifier_relu, why = head_convention(config, state, kwargs.get("num_labels"))
         model = cls(config, **kwargs)
         load_strictly(model, state, folder, new)
-        if hasattr(model, "classifier") and "classifier.weight" in state:
+        if hasattr(model, "classifier") and len(state.get("classifier.weight", ())) == len(model.classifier.weight):
             print(f"{folder}: classifier {'on' if config.classifier_relu else 'without'} a relu ({why})", flush=True)
         return model
 

@@ -97,7 +97,7 @@ class States:
                 part.load_state_dict(state.pop(name))  # nothing holds it any longer, in whatever memory it is
         except InputError as refusal:
             error = InputError(f"process {self.processes.rank}: {refusal}")
-        except (RuntimeError, MemoryError) as failure:
+        except (RuntimeError, ValueError, KeyError, TypeError, MemoryError) as failure:
             error = InputError(f"{path} cannot be loaded ({_cause(failure)}): nothing was deleted")
         self.processes.end_together(error)
         print(f"going on from {path}", flush=True)
@@ -135,9 +135,10 @@ class States:
         return max(_paths(self.folder), default=None, key=_step)
 
     def clear(self) -> None:
-        """Delete all states: the run is finished."""
+        """Delete all states but damaged ones: the run is finished."""
         if self.processes.is_first:
-            clear_states(self.folder)
+            for path in _paths(self.folder):
+                path.unlink()
 
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         """Step and content of the newest state that is whole; the damaged ones after it get another name."""
@@ -221,7 +222,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise _Damaged(path, _cause(error)) from None
         raise InputError(f"{path} cannot be read ({_cause(error)}): nothing was deleted, go on with --resume when it "
                          "can") from None
-    if not isinstance(state, dict) or not {"step", "settings"} <= state.keys():
+    if not isinstance(state, dict) or type(state.get("step")) is not int or \
+            not isinstance(state.get("settings"), dict):
         raise _Damaged(path, "it holds something else than a state")
     return state
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from transformer.config import BertConfig
 from transformer.files import InputError
 
 
@@ -290,14 +291,18 @@ def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScale
     losses.check(step, (weight for group in optimizer.param_groups for weight in group["params"]))
 
 
-def check_sizes(max_seq_length: int, segments: int, models: dict[str | Path, nn.Module]) -> None:
-    """InputError where examples of so many wordpieces in so many segments are more than one of the `models`, by folder,
-    has embeddings for, or hold no text."""
-    for folder, model in models.items():
-        config = model.config
+def check_sizes(max_seq_length: int, segments: int, configs: dict[str | Path, BertConfig]) -> None:
+    """InputError where examples of so many wordpieces in so many segments are more than one of the models, whose
+    `configs` come by folder, has embeddings for, or hold no text."""
+    for folder, config in configs.items():
         if not 4 <= max_seq_length <= config.max_position_embeddings:
             raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the "
                              f"{config.max_position_embeddings} positions (max_position_embeddings) of {folder}")
-        if segments > config.type_vocab_size:
-            raise InputError(f"{folder} tells {config.type_vocab_size} segment from another (type_vocab_size in "
-                             f"config.json) and pairs of texts need {segments}: take another model")
+        check_segments(segments, folder, config)
+
+
+def check_segments(segments: int, folder: str | Path, config: BertConfig) -> None:
+    """InputError where the model in `folder` tells fewer segments of its input from each other."""
+    if segments > config.type_vocab_size:
+        raise InputError(f"{folder} tells no more than {config.type_vocab_size} segment from another (type_vocab_size "
+                         f"in config.json) and pairs of texts need {segments}: take another model")

@@ -340,8 +340,9 @@ def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: b
     says = f"{path} is {'uncased' if lower else 'cased'}" + (f" ({file} says so)" if file != Path(path) else "")
     for flag, given, agrees in (("--do_lower_case", do_lower_case, lower), ("--cased", cased, not lower)):
         if given and not agrees:
-            raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, put do_lower_case into the "
-                             f"folder's {TOKENIZER_CONFIG_NAME}")
+            wrong = f"put do_lower_case into its {TOKENIZER_CONFIG_NAME}" if Path(path).is_dir() else \
+                f"name its folder, with do_lower_case in a {TOKENIZER_CONFIG_NAME}"
+            raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, {wrong}")
         if given is False and agrees:
             print(f"{says}: {'lower-casing' if lower else 'keeping capitals'}, as with {flag}", flush=True)
     if not lower and BertTokenizer(vocab_path(path)).is_uncased:

@@ -18,7 +18,8 @@ from transformer.kinds import kind_of, not_bert
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFETENSORS_NAME = "model.safetensors"
 _INDEX_NAMES = (f"{SAFETENSORS_NAME}.index.json", f"{WEIGHTS_NAME}.index.json")  # of weights in several files
-_WEIGHT_NAMES = (WEIGHTS_NAME, SAFETENSORS_NAME, *_INDEX_NAMES)
+# of a model folder, by preference
+WEIGHT_NAMES = (WEIGHTS_NAME, SAFETENSORS_NAME, *_INDEX_NAMES)
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 _PUBLISHED_KEYS = ("cell", "pre_trained", "structure", "emb_size")  # of the published students' config.json
 TIED_DECODER = "cls.predictions.decoder.weight"  # of the masked LM: the word embeddings once more
@@ -33,12 +34,16 @@ def weight_files(folder: str | Path) -> list[Path]:
     is damaged, or names a file that is not there.
     """
     folder = Path(folder)
-    name = next((name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
+    name = next((name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
     if name is None:
         return []
     if name not in _INDEX_NAMES:
         return [folder / name]
-    return [folder / name, *(folder / shard for shard in sorted(set(_weight_map(folder / name).values())))]
+    shards = [folder / shard for shard in shard_names(folder / name)]
+    for shard in shards:
+        if not shard.is_file():
+            raise InputError(f"{shard} does not exist, and {name} says that weights are in it: get it, too")
+    return [folder / name, *shards]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -47,11 +52,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map or not all(
             isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()):
         raise InputError(f"{index} holds no weight_map of tensors and the files beside it: get it again")
-    for shard in sorted(set(weight_map.values())):
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index.parent / shard} does not exist, and {index.name} says that weights are in it: "
-                             "get it, too")
     return weight_map
+
+
+def shard_names(file: str | Path) -> list[str]:
+    """Names of the files beside `file` that it lists, where it is an index of weights; else none. InputError where it
+    is damaged."""
+    return sorted(set(_weight_map(Path(file)).values())) if Path(file).name in _INDEX_NAMES else []
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
@@ -62,7 +69,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """
     files = weight_files(folder)
     if not files:
-        raise InputError(f"{folder} {kind_of(folder, _WEIGHT_NAMES) or f'holds no {WEIGHTS_NAME}'}")
+        raise InputError(f"{folder} {kind_of(folder, WEIGHT_NAMES) or f'holds no {WEIGHTS_NAME}'}")
     if len(files) == 1:
         return _read_file(files[0])
     index, *shards = files
@@ -83,7 +90,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _unreadable(path: str | Path, why: str) -> InputError:
     """The error for a file of weights: what it is, if that can be told, else why it cannot be read."""
-    return InputError(f"{path} {kind_of(path, _WEIGHT_NAMES) or why}")
+    return InputError(f"{path} {kind_of(path, WEIGHT_NAMES) or why}")
 
 
 def read_bin(path: str | Path) -> dict[str, Tensor]:
@@ -199,11 +206,11 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return canonical
 
 
-def head_convention(config: BertConfig, state: dict[str, Tensor]) -> tuple[bool, str]:
+def head_convention(config: BertConfig, state: dict[str, Tensor], num_labels: int | None = None) -> tuple[bool, str]:
     """Whether a classifier was trained on relu(pooled), and why that is so, by config.json and the weights.
 
     The published TinyBERT class trains its head so, Hugging Face's does not; under the wrong one the logits are others.
-    A head that the weights do not hold will be a new one of the published kind.
+    A head that the weights do not hold (with num_labels: for so many classes) will be a new one of the published kind.
     """
     if config.classifier_relu is not None:
         return config.classifier_relu, f"classifier_relu in {CONFIG_NAME}"
@@ -211,7 +218,8 @@ def head_convention(config: BertConfig, state: dict[str, Tensor]) -> tuple[bool,
         return True, "the weights hold fit_dense, as published students' do"
     if key := next((key for key in _PUBLISHED_KEYS if key in config.extra), None):
         return True, f"{CONFIG_NAME} has published students' key {key}"
-    if "classifier.weight" not in state:
+    head = state.get("classifier.weight")
+    if head is None or num_labels not in (None, len(head)):
         return True, "it is new"
     return False, f"as Hugging Face's: {CONFIG_NAME} does not say, and it is no published student"
 
@@ -222,7 +230,7 @@ def open_model_folder(folder: str | Path) -> BertConfig:
     Raises InputError where it is no folder with a BERT in it, saying what it is, and as BertConfig does.
     """
     folder = find_model(folder)
-    if what := kind_of(folder, _WEIGHT_NAMES):
+    if what := kind_of(folder, WEIGHT_NAMES):
         raise InputError(f"{folder} {what}")
     remove_abandoned(folder)
     return BertConfig.from_json_file(folder / CONFIG_NAME)

@@ -21,7 +21,7 @@ from transformer.download import (
     fetch,
     write_manifest,
 )
-from transformer.files import InputError, read_json, require_empty_folder, write_json
+from transformer.files import InputError, read_json, require_no_file, write_json
 from transformer.glue import get_task
 from transformer.kinds import kind_of, not_bert
 from transformer.parts import locked
@@ -303,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"into {args.output_dir}: " + ", ".join(f"{name} from {addresses(origin, args.mirror)[0]}"
                                                   for name, origin in args.models.items()), flush=True)
     missing = []
-    require_empty_folder(args.output_dir, overwrite=True)
+    require_no_file(args.output_dir)
     for name, origin in args.models.items():
         missing += get_model(args.output_dir / name, origin, args.mirror, args.offline)
     if missing:

@@ -79,7 +79,7 @@ from transformer.corpus import (
     corpus_sha256,
     open_corpus,
 )
-from transformer.files import InputError, find_input, find_model, read_json, write_json
+from transformer.files import InputError, find_input, find_model, read_json, require_no_file, write_json
 from transformer.kinds import kind_of
 from transformer.parallel import available_cores, in_order
 from transformer.parts import GrowingFiles, locked
@@ -215,8 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     args.train_corpus, args.bert_model = find_input(args.train_corpus), find_model(args.bert_model, or_file=True)
     args.tmp_dir = args.tmp_dir or args.output_dir
     for folder in (args.output_dir, args.tmp_dir):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file: name a folder")
+        require_no_file(folder)
     if not args.train_corpus.is_file():
         raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
                          "wrote")

@@ -22,7 +22,7 @@ from transformer.files import (
     find_folder,
     find_model,
     read_json,
-    require_empty_folder,
+    require_no_file,
     sha256_of,
     write_json,
 )
@@ -153,7 +153,7 @@ def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.nda
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """--do_eval: score the student, print the scores and write them into its folder. --do_predict: write the
     submission files of the task's test sets into --output_dir."""
-    require_empty_folder(args.output_dir, overwrite=True)
+    require_no_file(args.output_dir)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
     finished = is_finished(folder)
     if not finished:

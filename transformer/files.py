@@ -236,16 +236,6 @@ def require_no_file(folder: str | Path) -> None:
             raise InputError(f"{path} is a file: name a folder")
 
 
-def require_empty_folder(path: str | Path, overwrite: bool = False) -> Path:
-    """Make the folder `path` and return it; InputError if it already holds something and `overwrite` is false."""
-    path = Path(path)
-    require_no_file(path)
-    if path.exists() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"output folder {path} is not empty: name another, or add --overwrite_output_dir")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -24,7 +24,7 @@ from transformer.files import (
     naming,
     read_json,
     remove_abandoned,
-    require_empty_folder,
+    require_no_file,
     write_json,
 )
 from transformer.resume import clear_states
@@ -59,11 +59,12 @@ def require_finished(folder: str | Path) -> None:
 
 
 def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str | Path) -> bool:
-    """Make the output folder of a training run; true where resume finds a finished run in it.
+    """Whether resume finds a finished run in the output folder of a training run.
 
     Raises InputError where the folder holds something that is neither to be resumed nor to be overwritten, or one of
     the models that the run starts from. What a killed run left behind before its run.json counts as nothing.
     """
+    require_no_file(folder)
     run = read_run(folder)
     if resume and run is not None:
         return bool(run.get("finished"))
@@ -74,8 +75,8 @@ def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str
         raise InputError(f"{folder} holds a model that the run starts from, and would lose it: name another folder for "
                          "--output_dir")
     remove_abandoned(folder)
-    left_behind = all(_LEFT_BEHIND.fullmatch(path.name) for path in Path(folder).glob("*"))
-    require_empty_folder(folder, overwrite or left_behind)
+    if not overwrite and not all(_LEFT_BEHIND.fullmatch(path.name) for path in Path(folder).glob("*")):
+        raise InputError(f"output folder {folder} is not empty: name another, or add --overwrite_output_dir")
     return False
 
 

@@ -66,6 +66,7 @@ class States:
         self.parts = parts
         self._started = time.monotonic()
         self._spent = 0.0  # seconds, by saving
+        self.folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.folder)  # by a run that was killed while it saved
 
     def restore(self, resume: bool) -> dict[str, Any] | None:

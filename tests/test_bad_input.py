@@ -47,7 +47,7 @@ def test_rows(tiny, refused):
     refused("task_distill", *train(tiny), words=("train.tsv, line 9", "unknown label '2'", "0, 1"))
     path.write_bytes(good.encode().replace(b"bird", b"b\xe9rd", 1))
     refused("task_distill", *train(tiny), words=("train.tsv, line 2", "UTF-8"))
-    assert not any((tiny / "out").iterdir())
+    assert not (tiny / "out").exists()
 
 
 @pytest.mark.parametrize("score", ["6.0", "-0.5", "nan", "good"])

@@ -254,13 +254,13 @@ def fill(folder: Path, base: str, published: str, source: str, offline: bool) ->
         for names in wanted:  # which grows by the files that an index of weights lists
             try:
                 found.append(fetch_one(names, folder, base, published, offline))
-            except Missing as error:
+            except InputError as error:
+                if names != OPTIONAL and not isinstance(error, Missing):
+                    raise
                 if names != OPTIONAL:
                     missing.append(error)
-                continue
-            except NotFound:
-                if names != OPTIONAL:
-                    raise
+                elif not isinstance(error, (Missing, NotFound)):  # some servers forbid what they do not have
+                    print(f"warning: {error}: taken as not there, the vocabulary tells the casing", flush=True)
                 continue
             judged = True
             if found[-1] == CONFIG_NAME and (what := not_bert(read_json(folder / CONFIG_NAME))):
@@ -281,10 +281,13 @@ def fill(folder: Path, base: str, published: str, source: str, offline: bool) ->
     except InputError as error:
         if not judged:
             raise
-        for name in {*found, VOCAB_NAME, TOKENIZER_CONFIG_NAME} - there:  # else a rerun would keep them
+        came = {*found, VOCAB_NAME, TOKENIZER_CONFIG_NAME} - there
+        for name in came:  # else a rerun would keep them
             (folder / name).unlink(missing_ok=True)
-        kept = " or ".join(str(folder / name) for name in found if name in there)
-        then = f"move {kept} away to get it again" if kept else "what came is deleted"
+        kept = [str(folder / name) for name in found if name in there]
+        blamed = [path for path in kept if path in str(error)]
+        then = f"move {' or '.join(blamed or kept)} away to get it again" if blamed or came.isdisjoint(found) \
+            else "what came is deleted"
         raise InputError(f"{error}; {then}") from None
     finally:
         if not any((folder / name).is_file() for names in FILES for name in names):

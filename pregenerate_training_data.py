@@ -219,6 +219,9 @@ def main(argv: list[str] | None = None) -> None:
     if not args.train_corpus.is_file():
         raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
                          "wrote")
+    if args.bert_model.is_file() and args.bert_model.suffix in (".bin", ".safetensors") or \
+            args.bert_model.name == "config.json":
+        raise InputError(f"{args.bert_model} is no vocabulary: name the model folder that holds it")
     # the vocabulary alone is enough, but one of another family's model is not
     if (args.bert_model / "config.json").is_file() and (what := kind_of(args.bert_model)):
         raise InputError(f"{args.bert_model} {what}")

@@ -416,6 +416,11 @@ def test_a_classifier_that_no_step_has_trained_is_not_scored(mode, tiny, script,
     run(script, "task_distill", score(tiny, tiny / "stage2", mode))
 
 
+def test_the_next_step_has_the_preset_of_the_one_before(tiny, script, refused):
+    run(script, "task_distill", train(tiny, preset="code", output_dir=tiny / "stage1"))
+    refused("task_distill", *score(tiny, tiny / "stage1", "--do_eval"), words=("--pred_distill", "--preset code"))
+
+
 def test_a_classifier_that_was_only_added_is_a_start_and_no_teacher(tiny, script, refused):
     shutil.copytree(tiny / "bert", tiny / "bert-mrpc")
     run(script, "fix_teacher_layers", [tiny / "bert-mrpc"])
@@ -423,7 +428,9 @@ def test_a_classifier_that_was_only_added_is_a_start_and_no_teacher(tiny, script
     refused("task_distill", *score(tiny, tiny / "bert-mrpc", "--do_eval"), words=words)
     refused("task_distill", *train(tiny, teacher_model=tiny / "bert-mrpc", skip_teacher_check=None), words=words)
     run(script, "task_distill", train(tiny, teacher_model=tiny / "bert-mrpc"))  # --skip_teacher_check
-    run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert-mrpc", num_train_epochs=1))
+    out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert-mrpc", num_train_epochs=1))
+    assert f"new classifier (that of {tiny}/bert-mrpc is untrained)" in out
+    assert read_json(tiny / "final_mrpc_teacher" / "run.json")["epoch"] > 0  # not the start
     run(script, "task_distill", score(tiny, tiny / "final_mrpc_teacher", "--do_eval"))
 
 

@@ -24,7 +24,7 @@ from transformer.config import BertConfig
 from transformer.files import InputError, sha256_of
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
-from transformer.weights import read_weights
+from transformer.weights import read_weights, write_safetensors
 
 BERT, RTE = HUB_MODELS["bert-base-uncased"], HUB_MODELS["bert-base-uncased-rte"]
 GENERAL = HUB_MODELS["distilled_tinybert_4l"]
@@ -265,7 +265,7 @@ def test_a_tokenizer_json_of_the_users_own_stays(hub, tmp_path, damaged):
     before = (folder / "tokenizer.json").read_bytes()
     if damaged:
         (on_hub(hub, RTE) / "pytorch_model.bin").write_bytes(b"<html>")
-        with pytest.raises(InputError, match=f"move {folder}/tokenizer.json away to get it again"):
+        with pytest.raises(InputError, match="pytorch_model.bin is a web page.*; what came is deleted"):
             get(tmp_path, "rte")
         assert sorted(contents(folder)) == ["manifest.json", "tokenizer.json"]
     else:
@@ -273,6 +273,54 @@ def test_a_tokenizer_json_of_the_users_own_stays(hub, tmp_path, damaged):
         assert sorted(contents(folder)) == [
             "config.json", "manifest.json", "pytorch_model.bin", "tokenizer.json", "vocab.txt"]
     assert (folder / "tokenizer.json").read_bytes() == before
+
+
+def test_a_server_may_forbid_what_it_does_not_have(hub, tmp_path, capsys):
+    hub.faults[f"/{RTE}/resolve/main/tokenizer_config.json"] = [Fault(status=403)] * 2
+    assert (get(tmp_path, "rte") / "bert-base-uncased-rte" / "manifest.json").is_file()
+    assert "warning: " in (out := capsys.readouterr().out) and "tokenizer_config.json" in out and "403" in out
+
+
+def test_another_model_is_named_before_its_weights_come(hub, tmp_path):
+    config = on_hub(hub, RTE) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "roberta"}))
+    with pytest.raises(InputError, match="holds another model than a BERT, RoBERTa: take a BERT; what came is deleted"):
+        get(tmp_path, "rte")
+    assert [request.path.rsplit("/", 1)[1] for request in hub.requests] == ["config.json"]
+    assert not any((tmp_path / "m" / "bert-base-uncased-rte").iterdir())
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_weights_in_several_files(hub, originals, tmp_path, local, capsys):
+    source = shutil.copytree(originals / RTE, tmp_path / "bert-base-uncased-rte") if local else on_hub(hub, RTE)
+    state = read_weights(source)
+    (source / "pytorch_model.bin").unlink()
+    parts = {"model-1.safetensors": dict(list(state.items())[:5]), "model-2.safetensors": dict(list(state.items())[5:])}
+    for name, part in parts.items():
+        write_safetensors(source / name, part)
+    (source / "model.safetensors.index.json").write_text(json.dumps({
+        "weight_map": {tensor: name for name, part in parts.items() for tensor in part}}))
+    folder = get(tmp_path, source if local else "rte") / "bert-base-uncased-rte"
+    found = read_weights(folder)
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+    get(tmp_path, source if local else "rte")
+    assert "is complete" in capsys.readouterr().out
+    (folder / "model-2.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="model-2.safetensors changed"):
+        get(tmp_path, source if local else "rte")
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("pytorch_model.bin", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+    ("bert_model.ckpt.index", b"x", "holds a TensorFlow checkpoint"), (None, b"", "holds config.json and no weights")])
+def test_a_local_folder_without_a_model_is_named_where_it_lies(originals, tmp_path, name, content, words):
+    source = shutil.copytree(originals / RTE, tmp_path / "mine")
+    (source / "pytorch_model.bin").unlink()
+    if name:
+        (source / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{source}.* {words}"):
+        get(tmp_path, source)
+    assert not (tmp_path / "m" / "mine").exists()
 
 
 def test_the_casing_comes_along(hub, originals, tmp_path, capsys):

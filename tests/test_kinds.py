@@ -42,6 +42,7 @@ FILES = {  # name -> content, words that the message must hold
     "xz": (lzma.compress(b"text"), "xz", "unpack it"),
     "tar": (tarred(), "tar archive", "unpack it"),
     "utf-16": ("text".encode("utf-16"), "UTF-16", "convert it to UTF-8"),
+    "utf-16 without a mark": ("text with a few words\n".encode("utf-16-le"), "UTF-16", "convert it to UTF-8"),
 }
 
 
@@ -146,6 +147,57 @@ def test_every_script_names_a_hub_name_and_a_file(role, tiny, refused, monkeypat
     if role != "pregenerated":  # which takes a vocabulary file
         script, arguments = scripts_of(tiny, tiny / "bert" / "pytorch_model.bin")[role]
         refused(script, *arguments, words=("pytorch_model.bin is a file: name the folder",))
+
+
+@pytest.mark.parametrize("name", ["general_distill", "task_distill"])
+def test_a_student_s_config_of_another_model(name, tiny, refused):
+    """Its keys would be passed over in silence, and BERT-base's sizes taken."""
+    edit_config(tiny / "config", model_type="distilbert", dim=16, hidden_dim=32)
+    arguments = general(tiny) if name == "general_distill" else train(tiny, student_model=tiny / "config",
+                                                                      from_scratch=True)
+    refused(name, *arguments, words=(f"{tiny / 'config'} holds another model than a BERT, DistilBERT",))
+    (tiny / "config" / "config.json").rename(tiny / "config" / "bert_config.json")
+    refused(name, *arguments, words=(f"{tiny / 'config'} holds bert_config.json: rename it",))
+
+
+def test_a_checkpoint_of_tensorflow_2_is_no_path(tiny, refused):
+    write_lines(tiny / "bert" / "ckpt-1.index", ["x"])
+    refused("task_distill", *train(tiny, teacher_model=tiny / "bert" / "ckpt-1"), words=("ckpt-1 does not exist",))
+
+
+def test_a_converted_checkpoint_has_only_to_be_renamed(tiny):
+    for name in TF[:3]:
+        write_lines(tiny / "bert" / name, ["x"])
+    (tiny / "bert" / "config.json").rename(tiny / "bert" / "bert_config.json")
+    with pytest.raises(InputError, match="holds bert_config.json: rename it to config.json"):
+        read_model(tiny / "bert")
+    (tiny / "bert" / "bert_config.json").rename(tiny / "bert" / "config.json")
+    read_model(tiny / "bert")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "config.json"])
+def test_what_is_no_vocabulary(name, tiny, refused):
+    script, arguments = scripts_of(tiny, tiny / "bert" / name)["pregenerated"]
+    refused(script, *arguments, words=(f"{name} is no vocabulary: name the model folder",))
+
+
+def test_json_may_begin_with_a_byte_order_mark(tiny):
+    path = tiny / "bert" / "config.json"
+    wanted = read_json(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_json(path) == wanted
+
+
+@pytest.mark.parametrize("where", ["out", "out/below"])
+def test_a_file_in_the_place_of_an_output_folder(where, tiny, refused):
+    write_lines(tiny / "out", ["notes"])
+    commands = scripts_of(tiny, tiny / "student_mrpc")
+    for role in ("scored", "start"):
+        script, arguments = commands[role]
+        arguments[arguments.index("--output_dir") + 1] = tiny / where
+        refused(script, *arguments, words=(f"{tiny / 'out'} is a file: name a folder",))
+    refused("get_bert_models", "--models", tiny / "bert", "--output_dir", tiny / where, words=("out is a file",))
+    assert not (tiny / "student_mrpc" / "eval_results.json").exists()
 
 
 @pytest.mark.parametrize("flag, value, words", [
@@ -273,6 +325,14 @@ def test_a_bert_without_pooler_starts_a_teacher(tiny, script, refused):
             words=("missing", "bert.pooler"))
 
 
+def test_a_damaged_pooler_is_not_replaced(tiny, refused):
+    state = read_weights(tiny / "bert")
+    del state["bert.pooler.dense.bias"]
+    write_bin(tiny / "bert" / "pytorch_model.bin", state | {"bert.pooler.dense.weight": torch.ones(3, 3)})
+    refused("finetune_teacher", *finetune(tiny, model=tiny / "bert", output_dir=tiny / "out"),
+            words=("1 missing weights: bert.pooler.dense.bias", "bert.pooler.dense.weight is [3, 3]"))
+
+
 # --- sizes that the data exceed
 
 def one_segment(folder):
@@ -295,6 +355,17 @@ def one_segment(folder):
 def test_a_model_of_one_segment(script_name, folder, arguments, tiny, refused):
     one_segment(tiny / folder)
     refused(script_name, *arguments(tiny), words=(str(tiny / folder), "type_vocab_size", "2"))
+
+
+def test_the_last_task_is_checked_before_the_first_is_trained(tiny, refused):
+    arguments = finetune(tiny, tasks="cola", model=tiny / "bert")
+    arguments.insert(arguments.index("cola") + 1, "mrpc")
+    lines = (tiny / "glue" / "MRPC" / "train.tsv").read_text().splitlines()
+    write_lines(tiny / "glue" / "MRPC" / "train.tsv", lines[:6])
+    refused("finetune_teacher", *arguments, words=("MRPC/train.tsv holds 5 examples", "batch of 8"))
+    one_segment(tiny / "bert")
+    refused("finetune_teacher", *arguments, words=("type_vocab_size",))
+    assert not (tiny / "final_cola_teacher").exists()
 
 
 def test_a_model_of_one_segment_takes_single_sentences(tiny, script):
@@ -325,11 +396,11 @@ def test_unfinished_files_of_dead_processes_are_removed(tmp_path):
     kept = [f".run.json.{alive}.tmp", ".run.json.tmp", "run.json.1.tmp", f".notes.{dead}.txt", "run.json"]
     for name in [*kept, f".pytorch_model.bin.{dead}.tmp", f".state_7.pt.{dead}.tmp"]:
         (tmp_path / name).write_text("")
-    with atomic_write(tmp_path / "other") as handle:
-        assert names(tmp_path) == sorted([*kept, f".other.{os.getpid()}.tmp"])
-        remove_abandoned(tmp_path)  # of this process, which writes it
+    with atomic_write(tmp_path / "pytorch_model.bin") as handle:  # in whatever folder: of this file alone
+        assert names(tmp_path) == sorted([*kept, f".pytorch_model.bin.{os.getpid()}.tmp", f".state_7.pt.{dead}.tmp"])
+        remove_abandoned(tmp_path)  # in one of the kit's all, less those of this process, which writes
         handle.write("whole")
-    assert names(tmp_path) == sorted([*kept, "other"])
+    assert names(tmp_path) == sorted([*kept, "pytorch_model.bin"])
 
 
 def test_a_number_that_was_another_process_s(tmp_path):

@@ -162,6 +162,13 @@ def test_a_student_of_hugging_face_is_scored_by_its_logits(of_hugging_face, tiny
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_a_head_that_is_replaced_is_the_class_s_own(of_hugging_face, tiny, script):
+    task, folder, _ = of_hugging_face
+    out = run(script, "task_distill", train(tiny, "MNLI", "mnli", student_model=folder))
+    assert json.loads((tiny / "out" / "config.json").read_text())["classifier_relu"] is True
+    assert f"{folder}: classifier" not in out
+
+
 @pytest.mark.parametrize("key", ["cell", "pre_trained", "structure", "emb_size", "fit_dense", "classifier_relu"])
 def test_a_published_student_has_a_relu(key, of_hugging_face):
     """By any of the keys of its config.json, or by the projection among its weights; recorded, the record counts."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import contents, finetune, general, train
+from conftest import contents, finetune, general, names, train
 
 from transformer import epochs, prediction, record, resume
 from transformer.cli import run_script
@@ -316,6 +316,27 @@ def saved(folder: Path, part: object) -> States:
     return States(folder, {"seed": "1"}, alone, part=Part(part))
 
 
+@pytest.mark.parametrize("change", [{"settings": []}, {"step": "x"}, {"settings": {"seed": "1"}, "part": None}],
+                         ids=["settings", "step", "part"])
+def test_a_state_of_odd_content_is_one_line(change, tmp_path):
+    states = saved(tmp_path, KeyError("exp_avg") if "part" in change else None)
+    torch.save({"step": 2, "settings": {"seed": "1"}, "values": {}, "part": 0} | change, tmp_path / "state_2.pt")
+    if "part" in change:
+        with pytest.raises(InputError, match="state_2.pt cannot be loaded .*nothing was deleted"):
+            states.restore(True)
+    else:
+        assert states.restore(True)["step"] == 1
+        assert (tmp_path / "state_2.pt.bad").exists()
+
+
+def test_a_damaged_state_is_kept_when_the_run_is_finished(tmp_path):
+    states = saved(tmp_path, None)
+    (tmp_path / "state_2.pt").write_bytes(b"damaged")
+    states.restore(True)
+    states.clear()
+    assert names(tmp_path) == ["state_2.pt.bad", "state_best.pt"]
+
+
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation")
 
 
@@ -530,6 +551,7 @@ def test_changed_settings(case, changes, world, out, refused):
     (start / "pytorch_model.bin").write_bytes(weights)
     assert {path: path.read_bytes() for path in (world.tiny / out).iterdir()} == before
     free = {"general": {"reduce_memory": True, "teacher_model": f"{world.tiny}/./bert/"},
-            "prediction": {"cache_dir": world.tiny / "cache", "eval_batch_size": 5},
+            "prediction": {"cache_dir": world.tiny / "cache", "eval_batch_size": 5, "task_name": "mrpc",
+                           "data_dir": world.tiny / "glue"},
             "finetune": {"eval_batch_size": 5, "model": f"{world.tiny}/bert/"}}[case]
     world.finish(case, out, save_steps=2, **free)

@@ -24,7 +24,7 @@ MAX_JSON_BYTES = 16 << 20
 MAX_LINE_BYTES = 32 << 20
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the names that atomic_write() gives: .NAME.PID.tmp
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # the names that atomic_write() gives: .NAME.PID.tmp
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w-]*/)?[A-Za-z0-9][\w.-]*(@[\w.-]+)?")  # OWNER/NAME@REVISION, or NAME
 _LOADED_AT = time.time()
 
@@ -56,12 +56,13 @@ def naming(path: str | Path, instead_of: str | Path | None = None) -> Iterator[N
         raise
 
 
-def remove_abandoned(folder: str | Path) -> None:
-    """Delete the temporary files in a folder whose process was killed while it wrote them; see atomic_write()."""
+def remove_abandoned(folder: str | Path, name: str | None = None) -> None:
+    """Delete the temporary files in a folder of the kit whose process was killed while it wrote them, see
+    atomic_write(); with `name` those of the file of that name alone, as in folders that are not the kit's own."""
     with contextlib.suppress(OSError):  # a folder that others may write, or nobody
         for path in Path(folder).iterdir():
             match = _TEMPORARY.fullmatch(path.name)
-            if match and _is_abandoned(path, int(match[1])):
+            if match and name in (None, match[1]) and _is_abandoned(path, int(match[2])):
                 path.unlink()
 
 
@@ -94,12 +95,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path`; rename it over `path` only when the block ends without an error.
 
     Text is UTF-8 with "\\n" line ends. A reader sees the old file or the whole new one, never a part,
-    even when the machine loses power: the data reach the disk before the rename does. What a killed process left
-    unfinished in the folder is removed.
+    even when the machine loses power: the data reach the disk before the rename does. What a killed process left of
+    it is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
+    remove_abandoned(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
@@ -129,7 +130,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
             content = handle.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise InputError(f"{path} has more than {MAX_JSON_BYTES >> 20} MB and is not read: get or make it again")
-        value = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:

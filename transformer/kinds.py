@@ -62,28 +62,33 @@ def _kind_of_file(path: Path, weights: bool) -> str | None:
     for starts, what in _MARKUP.items():
         if beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(starts):
             return what
-    return "is a tar archive: unpack it" if beginning[257:262] == b"ustar" else None
+    if beginning[257:262] == b"ustar":
+        return "is a tar archive: unpack it"
+    nothing = beginning.count(b"\0") / max(len(beginning), 1)
+    if not weights and 0.25 < nothing <= 0.5:  # each Latin letter has one
+        return "is no text, or text in UTF-16: convert it to UTF-8"
+    return None
 
 
 def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
     names = sorted(path.name for path in folder.iterdir())
-    whole = not weights or not set(names).isdisjoint(weights)
-    if whole and "config.json" in names:
+    has_weights = not set(names).isdisjoint(weights)
+    if "config.json" in names and (has_weights or not weights):
         return not_bert(_config(folder))
     for name in names:
-        if ".ckpt." in name or ".ckpt-" in name:
+        if not has_weights and (".ckpt." in name or ".ckpt-" in name):
             checkpoint = folder / name.removesuffix(".index").removesuffix(".meta").split(".data-")[0]
             return (f"holds a TensorFlow checkpoint: convert it with transformers 4 and tensorflow (transformers-cli "
                     f"convert --model_type bert --tf_checkpoint {checkpoint} --config {folder / 'bert_config.json'} "
                     f"--pytorch_dump_output {folder / 'pytorch_model.bin'}) and rename bert_config.json to config.json")
-        if name in _OTHER_FRAMEWORKS and not whole:
+        if name in _OTHER_FRAMEWORKS and not has_weights:
             return (f"holds the weights of another framework, {name}: convert them with transformers 4 "
                     f"(BertForPreTraining.from_pretrained(FOLDER, {_OTHER_FRAMEWORKS[name]}=True)"
                     ".save_pretrained(FOLDER))")
     if "config.json" not in names:
         if "bert_config.json" in names:
             return "holds bert_config.json: rename it to config.json"
-        return "holds no config.json: it is no model folder" if names else \
+        return "holds no config.json: get that of the model, or name its folder" if names else \
             "is an empty folder: a model folder holds config.json, weights and, most often, vocab.txt"
     return not_bert(_config(folder)) or (
         f"holds config.json and no weights ({weights[0]}): get_bert_models.py gets those of a published model; "
@@ -107,4 +112,6 @@ def not_bert(config: dict[str, Any], names: tuple[str, ...] = ()) -> str | None:
     if model_type == "bert":
         model_type = next((family for family in _FAMILIES for name in names
                            if name.startswith(f"{family.replace('-', '_')}.")), "bert")
-    return None if model_type == "bert" else f"holds another model than a BERT, {_FAMILIES.get(model_type, model_type)}"
+    if model_type == "bert":
+        return None
+    return f"holds another model than a BERT, {_FAMILIES.get(model_type, model_type)}: take a BERT"

@@ -92,6 +92,13 @@ def load_vocab(path: str | Path) -> dict[str, int]:
     return vocab
 
 
+def is_uncased(pieces: Iterable[str]) -> bool:
+    """Whether lower-casing changes no piece, those in brackets such as [CLS] or <S> aside: such a vocabulary needs
+    do_lower_case, or every word with a capital becomes [UNK]."""
+    return not any(piece.lower() != piece for piece in pieces
+                   if (piece[0], piece[-1]) not in (("[", "]"), ("<", ">")))
+
+
 class _Cleaning(dict):
     """Code point -> what it becomes before the text is split at whitespace; filled as code points turn up.
 
@@ -269,10 +276,8 @@ class BertTokenizer:
 
     @property
     def is_uncased(self) -> bool:
-        """Whether lower-casing changes no piece, those in brackets such as [CLS] or <S> aside: such a vocabulary needs
-        do_lower_case, or every word with a capital becomes [UNK]."""
-        return not any(piece.lower() != piece for piece in self.vocab
-                       if (piece[0], piece[-1]) not in (("[", "]"), ("<", ">")))
+        """is_uncased() of the vocabulary."""
+        return is_uncased(self.vocab)
 
     def require_rows(self, vocab_size: int, folder: str | Path) -> None:
         """InputError where `vocab_size`, of config.json in `folder`, is not that of this vocabulary.
@@ -327,7 +332,7 @@ def casing(path: str | Path) -> tuple[bool, Path]:
             if type(settings[key]) is not bool:
                 raise InputError(f"{file}: {key} is {settings[key]!r}, expected true or false")
             return settings[key], file
-    return BertTokenizer(vocabulary).is_uncased, vocabulary
+    return is_uncased(read_pieces(vocabulary)), vocabulary
 
 
 def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> bool:
@@ -345,7 +350,7 @@ def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: b
             raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, {wrong}")
         if given is False and agrees:
             print(f"{says}: {'lower-casing' if lower else 'keeping capitals'}, as with {flag}", flush=True)
-    if not lower and BertTokenizer(vocab_path(path)).is_uncased:
+    if not lower and is_uncased(read_pieces(vocab_path(path))):
         print(f"warning: {says} and its vocabulary has no capitals: capitalised words become [UNK]; if it was trained "
               "on lower-cased text, correct that file", flush=True)
     return lower

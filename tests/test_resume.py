@@ -185,8 +185,9 @@ class World:
         return sorted(int(path.stem[6:]) for path in (self.tiny / out).glob("state_*.pt"))
 
     def result(self, out: str) -> dict[str, object]:
-        """Everything in a folder, less what tells of the time that it took."""
-        files: dict[str, object] = {path.name: path.read_bytes() for path in (self.tiny / out).iterdir()}
+        """Everything in a folder, less damaged states and what tells of the time that it took."""
+        files: dict[str, object] = {path.name: path.read_bytes() for path in (self.tiny / out).iterdir()
+                                    if path.suffix != ".bad"}
         run = json.loads(files["run.json"])
         assert run["finished"]
         files["run.json"] = {name: run.get(name) for name in ("kept", "before", "eval_rep_loss", "acc", "steps")}

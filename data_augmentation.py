@@ -149,13 +149,14 @@ def rows_in(task: Task, part: Part, width: int) -> Iterator[list[str]]:
     return (columns for columns, _ in rows_of_part(task, part, width) if columns)
 
 
-def survey(task: Task, path: Path, splitter: Splitter) -> tuple[list[tuple[Part, int]], np.ndarray, MaskedWords]:
+def survey(task: Task, path: Path, width: int, splitter: Splitter,
+           ) -> tuple[list[tuple[Part, int]], np.ndarray, MaskedWords]:
     """Read the whole file before the long work; InputError for bad rows and labels.
 
     Returns its parts, each with the number of its first row; the number of each text among the different sentences,
     int32 [rows, texts]; and those sentences.
     """
-    words, width, skipped = MaskedWords(splitter), row_width(task, path), 0
+    words, skipped = MaskedWords(splitter), 0
     numbers, parts = array("i"), []
     for start, stop in byte_ranges(path, PART_BYTES):
         parts.append(((path, start, stop), len(numbers) // len(task.text_columns)))
@@ -222,7 +223,7 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     status, train_sha256, width = path.stat(), sha256_of(path), row_width(task, path)
     masked_lm = MaskedLM(model, tokenizer, args.M, args.precision, args.preset)
     splitter = Splitter(tokenizer, min(tokenizer.max_len, model.config.max_position_embeddings))
-    parts, numbers, words = survey(task, path, splitter)
+    parts, numbers, words = survey(task, path, width, splitter)
     batches = batches_by_length(words.lengths(), args.batch_tokens)
     facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
              "preset": args.preset, "precision": args.precision, "batch_tokens": args.batch_tokens}

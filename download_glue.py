@@ -14,14 +14,16 @@ from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
-from transformer.files import InputError, atomic_write, find_input, read_lines
-from transformer.glue import DIAGNOSTIC, TASKS, get_task, parse_label, read_rows, table_lines
+from transformer.files import InputError, atomic_write, find_folder, find_input, read_lines, require_no_file
+from transformer.glue import DIAGNOSTIC, TASKS, Task, get_task, parse_label, read_rows, row_width, table_lines
 from transformer.parts import locked
 from transformer.sources import HOSTS, KNOWN_FILES, base_url
 from transformer.transport import local_path
 
 DEV_IDS = "mrpc_dev_ids.tsv"
 MRPC_TEXTS = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
+ALTERED = ("rows were lost, merged or added when it was copied or opened in another program (a quotation mark there is "
+           "a character); get it again")  # of a source text of MRPC
 HEADER = "#1 ID\t#2 ID\t#1 String\t#2 String\n"  # of MRPC, after its first column
 
 # task -> what to download: the archive, or the files from which the task is built here
@@ -89,16 +91,19 @@ def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Path], 
 def mrpc_rows(path: Path) -> Iterator[list[str]]:
     """Rows of a source text of MRPC after its header: label, first id, second id, first string, second string.
 
-    Tolerates a byte-order mark, carriage returns and blank lines. Raises InputError for any other number of columns.
+    Tolerates a byte-order mark, carriage returns and blank lines. Raises InputError for any other number of columns,
+    and for an example in the place of the header.
     """
     for number, line in enumerate(read_lines(path), 1):
         columns = line.strip().split("\t")
         if columns == [""]:
             continue
         if len(columns) != 5:
-            raise InputError(f"{path}, line {number}: {len(columns)} columns, expected 5")
+            raise InputError(f"{path}, line {number}: {len(columns)} columns, expected 5: {ALTERED}")
         if number > 1:
             yield columns
+        elif columns[0] in ("0", "1"):
+            raise InputError(f"{path}, line 1: an example, not a header: {ALTERED}")
 
 
 def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, official: bool) -> None:
@@ -110,9 +115,7 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, o
     *labelled, unlabelled = published_sizes("MRPC")
     for path, published in ((train_text, sum(labelled)), (test_text, unlabelled)):
         if official and (count := sum(1 for _ in mrpc_rows(path))) != published:
-            raise InputError(f"{path} holds {count} pairs, the official text {published}: rows were lost or added when "
-                             "it was copied or opened in another program (a quotation mark there is a character); get "
-                             "it again")
+            raise InputError(f"{path} holds {count} pairs, the official text {published}: {ALTERED}")
     ids = {tuple(line.split()) for line in read_lines(dev_ids)}
     with atomic_write(folder / "train.tsv") as train, atomic_write(folder / "dev.tsv") as dev:
         for handle in (train, dev):
@@ -148,23 +151,32 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) ->
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def count_labelled(name: str, path: Path) -> int:
+def count_labelled(task: Task, path: Path) -> int:
     """Examples of a train or dev file, each of whose labels is checked."""
-    task, count = get_task(name), 0
+    count = 0
     for number, columns in read_rows(task, path):
         parse_label(task, columns, f"{path}, line {number}")
         count += 1
     return count
 
 
-def count_unlabelled(path: Path) -> int:
-    """Examples of a test file: the lines after its header, none of them empty."""
+def count_unlabelled(task: Task, path: Path) -> int:
+    """Examples of a test file: the lines after its header, which is checked, none of them empty."""
+    row_width(task, path)
     count = -1
     for number, line in table_lines(path):
         if not line.strip() or "\0" in line:
             raise InputError(f"{path}, line {number}: empty or damaged")
         count += 1
     return count
+
+
+def files_of(name: str) -> dict[str, Task]:
+    """The files of a task's folder, each with the task as it is laid out there; see published_sizes()."""
+    task = TASKS["mnli"] if name == DIAGNOSTIC else get_task(name)
+    files = {} if name == DIAGNOSTIC else dict.fromkeys(("train.tsv", *task.dev_files), task)
+    return files | {Path(submission.file).name: task.for_test(submission) for submission in task.submissions
+                    if (submission.name == "AX") == (name == DIAGNOSTIC)}
 
 
 def published_sizes(name: str) -> list[int]:
@@ -179,20 +191,13 @@ def check_folder(name: str, folder: Path, official: bool) -> None:
     """Read every file of a task, check each label, print the counts and, where `official`, compare them with GLUE's."""
     counts = {}
     try:
-        if name == DIAGNOSTIC:
-            counts["diagnostic.tsv"] = count_unlabelled(folder / "diagnostic.tsv")
-        else:
-            dev_files = get_task(name).dev_files
-            counts = {file: count_labelled(name, folder / file) for file in ("train.tsv", *dev_files)}
-            for file in dev_files:
-                test = file.replace("dev", "test")
-                counts[test] = count_unlabelled(folder / test)
-        for (file, count), published in zip(counts.items(), published_sizes(name), strict=True):
-            if official and count != published:
-                raise InputError(f"{folder / file} holds {count} examples, GLUE has {published}")
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist: move {folder} away and run again, which makes it "
-                         "anew") from None
+        for (file, task), published in zip(files_of(name).items(), published_sizes(name), strict=True):
+            path = folder / file
+            if not path.is_file():
+                raise InputError(f"{path} does not exist")
+            counts[file] = (count_unlabelled if task.label_column is None else count_labelled)(task, path)
+            if official and counts[file] != published:
+                raise InputError(f"{path} holds {counts[file]} examples, GLUE has {published}")
     except InputError as error:
         raise InputError(f"{error}. Move {folder} away and run again, which makes it anew") from None
     note = ", no labels" if name == DIAGNOSTIC else ""
@@ -205,6 +210,10 @@ def main(argv: list[str] | None = None) -> None:
     Other addresses than the official ones (by the environment) may serve other data: they are not counted against GLUE.
     """
     args = parse_args(argv)
+    for name in args.tasks:
+        require_no_file(args.data_dir / name)
+    if args.path_to_mrpc:
+        args.path_to_mrpc = find_folder(args.path_to_mrpc)
     print_settings(args)
     print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {args.mirror or base_url('GLUE_BASE')})", flush=True)
     official = bool(args.mirror) or all(base_url(host) == HOSTS[host] for host in ("GLUE_BASE", "SENTEVAL_BASE"))

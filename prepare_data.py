@@ -16,10 +16,11 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from html.entities import html5
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
-from transformer.files import InputError, atomic_write, find_folder
+from transformer.files import InputError, atomic_write, find_folder, require_no_file
 from transformer.parallel import in_order
 from transformer.parts import Part, byte_ranges, decode_lines, line_number, read_range
 
@@ -29,6 +30,8 @@ DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt mode
 SAMPLE_CHARACTERS = 500_000    # of the corpus, to train a Punkt model on; more come no nearer to punkt_tab
 PART_BYTES = 1 << 20           # of an extracted file, a worker's task; WikiExtractor's files are about as big
 REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
+# whole ones alone: html.unescape() also takes names without their `;`, and `&copy=2` is part of an address
+ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9A-Za-z]+);")
 BACKUP = re.compile(r"~$|\.(bak|old|orig|save|sw[a-p]|tmp)$|\s")  # of editors and file managers, beside what they copy
 
 
@@ -96,6 +99,12 @@ def refuse_cut(part: Part) -> None:
                          "while it wrote this file; run WikiExtractor again")
 
 
+def unescape(text: str) -> str:
+    """The text with the characters that its HTML entities stand for, once: `&amp;lt;` is `&lt;`."""
+    return ENTITY.sub(lambda match: html.unescape(match[0]) if match[1][0] == "#" else
+                      html5.get(f"{match[1]};", match[0]), text)
+
+
 def read_texts(part: Part) -> Iterator[str]:
     """The `text` of every article in a part of a file; InputError names the file and line of a bad one.
 
@@ -116,7 +125,7 @@ def read_texts(part: Part) -> Iterator[str]:
             raise bad_line(index, f"not a JSON object ({error.msg})") from None
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise bad_line(index, "expected a JSON object with a string in the field `text`") from None
-        yield html.unescape(text)
+        yield unescape(text)
 
 
 def train_splitter(parts: list[Part]) -> PunktParameters:
@@ -192,6 +201,9 @@ def main(argv: list[str] | None = None) -> None:
     """Write the corpus."""
     args = parse_args(argv)
     print_settings(args)
+    require_no_file(args.output_file.parent)
+    if args.output_file.is_dir():
+        raise InputError(f"--output_file {args.output_file} is a folder: name the text file to write")
     files = find_extracted_files(args.input_dir)
     print(f"Splitting {len(files)} files below {args.input_dir} into sentences -> {args.output_file}", flush=True)
     parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, PART_BYTES)]

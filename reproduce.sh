@@ -192,8 +192,11 @@ run_step() {
         wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
         bert) python "$kit/get_bert_models.py" ;;
         extract)
-            # files of another dump must not stay among the new ones
-            if [[ $(again "") == --overwrite_output_dir ]]; then rm -rf data/extracted_wiki; fi
+            # files of another dump must not stay among the new ones; the folder may be a link to another disk
+            if [[ -d data/extracted_wiki && $(again "") == --overwrite_output_dir ]]; then
+                python -c 'import wikiextractor.WikiExtractor' || return  # nothing is lost where it cannot start
+                find data/extracted_wiki/ -mindepth 1 -delete || return
+            fi
             python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
         sentences) python "$kit/prepare_data.py" --num_workers "$WORKERS" ;;
         pregenerate)
@@ -248,7 +251,7 @@ step() {
     local log=$base.log mark=$base.seconds spent=$base.spent wish=$base.again
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
     mkdir -p "${log%/*}"
-    if [[ -e $log || -e $base.1.log ]]; then tried=true; fi
+    if [[ -e $log || -e $base.1.log || -e $spent ]]; then tried=true; fi
     if [[ -e $log ]]; then
         while [[ -e $base.$number.log ]]; do number=$((number + 1)); done
         mv "$log" "$base.$number.log"
@@ -266,6 +269,14 @@ step() {
     echo "$1: done in $((SECONDS - begin)) s"
 }
 
+# Mark a step to be done anew, and its seconds with it. That it was tried stays known, also where its logs are deleted.
+do_again() {
+    mkdir -p "${1%/*}"
+    touch "$1.again"
+    if [[ -e $1.seconds || -e $1.spent ]]; then echo 0 >"$1.spent"; fi
+    rm -f "$1.seconds"
+}
+
 mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
@@ -273,17 +284,12 @@ if [[ -n $from ]]; then
     [[ " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
     # on disk: they have to be done again even if this run is stopped
     names=$(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p")
-    printf 'results/steps/%s\n' $names | sed 's|/[^/]*$||' | sort -u | xargs mkdir -p
-    printf 'results/steps/%s.again\n' $names | xargs touch
-    printf 'results/steps/%s.seconds\n' $names | xargs rm -f
-    printf 'results/steps/%s.spent\n' $names | xargs rm -f
+    for name in $names; do do_again "results/steps/$name"; done
     case $from in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
-            find results/steps -mindepth 2 -name '*.log' ! -name '*.[0-9]*.log' | while read -r log; do
-                touch "${log%.log}.again"
-                rm -f "${log%.log}.seconds" "${log%.log}.spent"
-            done ;;
+            find results/steps -mindepth 2 \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) |
+                while read -r file; do do_again "${file%.*}"; done ;;
     esac
 fi
 devices=()  # to share out

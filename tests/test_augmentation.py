@@ -277,11 +277,23 @@ def test_the_header_of_word2vec_and_an_empty_last_line_are_passed_over(tmp_path,
         vectors = Glove(path, limit)
         assert vectors.words == words and (vectors.vectors == np.eye(3)[:len(words)]).all()
         assert f"{path}: skipped line 1, the header of word2vec's format: 2 3" in capsys.readouterr().out
-    (tmp_path / "glove.txt").write_text(f"2 3\n7 1{end}")  # vectors of one number, of words that are numbers
+    (tmp_path / "glove.txt").write_text(f"2 1\n7 1{end}")  # vectors of one number, of words that are numbers
     assert Glove(tmp_path / "glove.txt", 9).words == ["2", "7"] and capsys.readouterr().out == ""
     path.write_text("2 3\na 1 0 0\n\nb 0 2 0\n")
     with pytest.raises(InputError, match="vectors.txt, line 3: expected a word and 3 numbers"):
         Glove(path, 9)
+
+
+@pytest.mark.parametrize("header", ["\ufeff2 3", "2\t3", "2   3 ", "\ufeff2 \t3\r"])
+def test_the_header_of_word2vec_in_other_spellings(header, tmp_path, capsys):
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(f"{header}\na 1 0 0\nb 0 2 0\n".encode())
+    assert Glove(path, 9).words == ["a", "b"]
+    assert f"{path}: skipped line 1, the header of word2vec's format: 2 3\n" in capsys.readouterr().out
+    for end in ("", "\n", "\n\n"):
+        path.write_bytes(f"{header}{end}".encode())
+        with pytest.raises(InputError, match="vectors.txt holds no vectors"):
+            Glove(path, 9)
 
 
 def test_invalid_utf8_in_vectors(tmp_path):

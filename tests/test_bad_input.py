@@ -250,7 +250,7 @@ def test_the_folder_above_the_tasks_is_taken_for_it(tiny, script, refused):
     assert status == 0 and f"taking {tiny / 'glue' / 'MRPC'}" in out, err
     train_tsv = tiny / "glue" / "MRPC" / "train.tsv"
     train_tsv.unlink()
-    words = (f"{train_tsv} does not exist: ", "`python download_glue.py --tasks MRPC`")
+    words = (f"{train_tsv} does not exist: ", f"`python download_glue.py --tasks MRPC --data_dir {tiny / 'glue'}`")
     refused("task_distill", *train(tiny, data_dir=tiny / "glue"), words=words)
     shutil.rmtree(tiny / "glue" / "MRPC")
     _, _, err = script("task_distill", *train(tiny, data_dir=tiny / "glue"))

@@ -822,6 +822,29 @@ def test_text_that_is_never_used_is_counted_and_warned_of(tmp_path, script, monk
     assert status == 0 and "warning" not in out and "which hold 99.0%" in out, err  # 99 words and the "."
 
 
+@pytest.mark.parametrize("past, warned", [(6, True), (4, False)])
+def test_more_than_a_twentieth_in_lines_too_long_is_warned_of_at_once(tmp_path, script, past, warned):
+    """--max_seq_len 40 leaves a line room for 37 of the corpus's 100 wordpieces."""
+    path, _, _ = numbered_corpus(tmp_path, [[37 + past], [37, 26 - past]])
+    status, out, err = script("pregenerate_training_data", "--train_corpus", path, "--bert_model", tmp_path /
+                              "vocab.txt", "--do_lower_case", "--output_dir", tmp_path / "out", "--max_seq_len", 40)
+    assert status == 0, err
+    assert (f"warning: {past}.0% of the wordpieces of {path} will be in no instance" in out) == warned
+    assert ("will be in no instance" in out) == warned
+
+
+@pytest.mark.parametrize("second, used, unused", [(25, "74.0%", "26.0%"), (24, "75.5%", None)])
+def test_more_than_a_quarter_cut_off_is_warned_of_once(tmp_path, script, second, used, unused):
+    """Of each document the two lines are one instance, cut to 37 wordpieces; no line is longer than that."""
+    path, _, _ = numbered_corpus(tmp_path, [[25, second], [25, second]])
+    status, out, err = script("pregenerate_training_data", "--train_corpus", path, "--bert_model", tmp_path /
+                              "vocab.txt", "--do_lower_case", "--one_seq", "--short_seq_prob", 0, "--max_seq_len", 40,
+                              "--epochs_to_generate", 2, "--output_dir", tmp_path / "out")
+    assert status == 0 and out.count(f"2 instances, which hold {used}") == 2, err
+    assert out.count("warning") == out.count(f"warning: {unused} of the wordpieces are in no instance") == bool(unused)
+    assert out.count("not split into sentences") == bool(unused)
+
+
 def test_wordpieces_used_survive_a_stop_and_parts_of_an_earlier_version(small, script, monkeypatch):
     arguments, output = small
     monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
@@ -839,14 +862,15 @@ def test_wordpieces_used_survive_a_stop_and_parts_of_an_earlier_version(small, s
         if old:  # two parts whose wordpieces were not counted
             for number in (0, 1):
                 record = json.loads(records[number])
-                left = {name: record.pop(name) for name in ("wordpieces", "wordpieces_used")}
+                del record["wordpieces"], record["wordpieces_used"]
                 records[number] = json.dumps(record)
-                whole_metrics = json.loads(whole["epoch_0_metrics.json"])
-                whole_metrics |= {name: whole_metrics[name] - count for name, count in left.items()}
-                whole["epoch_0_metrics.json"] = (json.dumps(whole_metrics, indent=2) + "\n").encode()
+            metrics = json.loads(whole["epoch_0_metrics.json"])  # now without a sum of some of the parts
+            del metrics["wordpieces"], metrics["wordpieces_used"]
+            whole["epoch_0_metrics.json"] = (json.dumps(metrics, indent=2) + "\n").encode()
             progress.write_text("\n".join([facts, *records]) + "\n")
         status, out, err = script("pregenerate_training_data", *arguments)
         assert status == 0 and "parts are there already" in out, err
+        assert out.count("which hold") == 2 - old
         assert {name: data for name, data in contents(output).items() if name in whole} == whole
 
 

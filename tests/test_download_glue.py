@@ -48,8 +48,11 @@ def site(server, monkeypatch):
     for task, archive in ARCHIVES.items():
         task = TASKS[task.lower().replace("-", "")]
         files = {"train.tsv": tsv(task, 3)}
-        for dev in task.dev_files:
-            files |= {dev: tsv(task, 2, train=False), dev.replace("dev", "test"): b"index\tsentence\n0\tx\n"}
+        files |= {dev: tsv(task, 2, train=False) for dev in task.dev_files}
+        for submission in task.submissions:
+            if submission.name != "AX":
+                header = submission.header.replace(",", "\t")
+                files[submission.file] = f"{header}\n0{header.count(chr(9)) * chr(9)}x\n".encode()
         content = zipped({f"{task.name}/{name}": content for name, content in files.items()})
         (server.folder / archive).write_bytes(content)
     for name, content in SMALL.items():
@@ -138,6 +141,27 @@ def test_every_split_is_counted_where_the_addresses_are_the_official_ones(site, 
         run(tmp_path, "--tasks", "rte")
 
 
+@pytest.mark.parametrize("archive, file, first, message", [
+    ("RTE.zip", "RTE/test.tsv", b"0\ta\tb\n", "an example, not a header.*index,sentence1,sentence2"),
+    ("SST-2.zip", "SST-2/test.tsv", b"sentence\tlabel\n", "the header of SST-2, expected that of SST-2's test set"),
+    ("AX.tsv", "diagnostic/diagnostic.tsv", b"0\ta\tb\n", "an example, not a header")])
+def test_the_first_line_of_a_test_set_is_read(site, tmp_path, archive, file, first, message):
+    if archive == "AX.tsv":
+        (site.folder / archive).write_bytes(first * 2)
+    else:
+        rewritten(site.folder / archive, file, lambda text: first * 2)
+    with pytest.raises(InputError, match=f"{file}, line 1: {message}"):
+        run(tmp_path, "--tasks", file.split("/")[0])
+
+
+@pytest.mark.parametrize("file", ["train.tsv", "dev.tsv", "test.tsv"])
+def test_a_folder_that_lacks_a_file_gets_one_advice(site, refused, tmp_path, file):
+    folder = run(tmp_path, "--tasks", "rte") / "RTE"
+    (folder / file).unlink()
+    refused("download_glue", "--tasks", "rte", "--data_dir", tmp_path / "g", words=(
+        f"error: {folder / file} does not exist. Move {folder} away and run again, which makes it anew\n",))
+
+
 def test_the_tables_cover_every_file():
     """One number for each file that is read, and the archives that the test serves are the ones that are asked for."""
     sizes = {name: download_glue.published_sizes(name) for name in download_glue.FILES}
@@ -159,9 +183,14 @@ def test_bad_archives(site, tmp_path, archive, message):
 
 
 def test_a_bad_row_of_mrpc_is_named(site, tmp_path):
-    (site.folder / "msr_paraphrase_test.txt").write_bytes(b"h\th\th\th\th\n1\t2\t3\tfour\n")
-    with pytest.raises(InputError, match=r"msr_paraphrase_test.txt, line 2: 4 columns, expected 5"):
-        run(tmp_path, "--tasks", "mrpc")
+    altered = "rows were lost, merged or added when it was copied or opened in another program"
+    for text, place in (("h\th\th\th\th\n1\t2\t3\tfour\n", "line 2: 4 columns, expected 5"),
+                        ("h\th\th\th\th\n1\t2\t3\tfour 1\t4\t5\tsix\tsix\tseven\n", "line 2: 9 columns, expected 5"),
+                        ("1\t20\t21\tSeven\tEight\n0\t22\t23\tNine\tTen\n", "line 1: an example, not a header")):
+        (site.folder / "msr_paraphrase_test.txt").write_text(text)
+        (tmp_path / "g" / "msr_paraphrase_test.txt").unlink(missing_ok=True)
+        with pytest.raises(InputError, match=f"msr_paraphrase_test.txt, {place}: {altered}"):
+            run(tmp_path, "--tasks", "mrpc")
     assert "MRPC" not in names(tmp_path / "g")
 
 
@@ -179,7 +208,8 @@ def test_a_source_text_of_mrpc_that_lost_a_row_is_named(site, refused, tmp_path,
     monkeypatch.setattr(download_glue, "published_sizes", lambda _: published)
     count = {"msr_paraphrase_train.txt": "4 pairs, the official text 5", "msr_paraphrase_test.txt": "2 pairs, the "
              "official text 3"}[file]
-    refused("download_glue", *arguments, words=(f"{tmp_path / 'src' / file} holds {count}: rows were lost",))
+    refused("download_glue", *arguments, words=(f"{tmp_path / 'src' / file} holds {count}: rows were lost",
+                                                "get it again"))
     assert "MRPC" not in names(tmp_path / "g") and names(tmp_path / "src") == sorted(download_glue.MRPC_TEXTS)
 
 
@@ -271,10 +301,18 @@ def test_a_mirror_that_is_the_data_dir_keeps_its_files(refused, tmp_path, monkey
 
 @pytest.mark.parametrize("arguments, message", [
     (["--tasks", "rte", "nonsense"], "unknown task 'nonsense'"), (["--tasks", "rte", "--path_to_mrpc", "."], "MRPC"),
-    (["--tasks", "mrpc", "--path_to_mrpc", "nowhere"], "msr_paraphrase_train.txt does not exist"),
+    (["--tasks", "mrpc", "--path_to_mrpc", "nowhere"], "nowhere does not exist"),
+    (["--tasks", "mrpc", "--path_to_mrpc", "."], "msr_paraphrase_train.txt does not exist"),
+    (["--tasks", "mrpc", "--path_to_mrpc", "file"], "file is a file: name the folder"),
+    (["--tasks", "rte", "--data_dir", "file"], "file is a file: name a folder"),
+    (["--tasks", "rte", "--data_dir", "file/deep"], "file is a file: name a folder"),
+    (["--tasks", "cola", "rte", "--data_dir", "there"], "there/RTE is a file: name a folder"),
     (["--tasks", "wnli"], "WNLI.zip")])
 def test_bad_input_ends_with_one_line_and_status_2(site, refused, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (site.folder / "WNLI.zip").unlink()
+    Path("file").touch()
+    Path("there").mkdir()
+    Path("there/RTE").touch()
     refused("download_glue", *arguments, words=(message,))
-    assert not list(tmp_path.glob("glue_data/**/*"))
+    assert not list(tmp_path.glob("glue_data/**/*")) and names(tmp_path / "there") == ["RTE"]

@@ -102,6 +102,15 @@ def test_a_first_line_that_is_an_example_is_refused(tmp_path):
         row_width(get_task("MNLI"), write_lines(tmp_path / "dev_matched.tsv", ["\t".join(columns)]))
 
 
+def test_a_first_line_that_begins_with_a_number_is_refused(tmp_path):
+    """Rows of test sets begin with their index, most others with an index, an id or the label; no header does."""
+    tests = [task.for_test(submission) for task in TASKS.values() for submission in task.submissions]
+    for task in (*tests, *(task for task in TASKS.values() if task.has_header)):
+        path = write_lines(tmp_path / "test.tsv", ["\t".join(["0", *["x"] * (task.train_columns - 1)])] * 2)
+        with pytest.raises(InputError, match=f"^{path}, line 1: an example, not a header.*: {task.header}$"):
+            row_width(task, path)
+
+
 def test_a_header_of_another_task_is_refused(tmp_path):
     """RTE and QNLI have the same columns and labels, RTE and WNLI the same header and other labels."""
     path = rte(tmp_path, "index", "sentence1", "sentence2", "label")
@@ -119,7 +128,7 @@ def test_a_header_of_another_task_is_refused(tmp_path):
         row_width(get_task("SST-2"), path)
     sst2, = get_task("SST-2").submissions
     write_lines(path, ["sentence\tlabel", "good\t1"])  # whose labels would be answered as texts
-    with pytest.raises(InputError, match="line 1: the header of SST-2, expected that of SST-2: index,sentence"):
+    with pytest.raises(InputError, match="line 1: the header of SST-2, expected that of SST-2's test set: index,se"):
         row_width(get_task("SST-2").for_test(sst2), path)
     test, = get_task("RTE").submissions
     assert row_width(get_task("RTE").for_test(test), rte(tmp_path, "index", "sentence1", "sentence2", "label")) == 4
@@ -196,6 +205,8 @@ def test_the_header_tells_the_width(columns, tmp_path):
 def test_files_that_are_missing_empty_or_damaged(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path}/x.tsv does not exist: .*download_glue.py --tasks SST-2`$"):
         list(read_rows(get_task("SST-2"), tmp_path / "x.tsv"))
+    with pytest.raises(InputError, match=f"download_glue.py --tasks SST-2 --data_dir {tmp_path}/g`$"):
+        row_width(get_task("SST-2"), tmp_path / "g" / "SST-2" / "x.tsv")
     path = write_lines(tmp_path / "train.tsv", [])
     with pytest.raises(InputError, match="train.tsv holds no examples"):
         list(read_rows(get_task("SST-2"), path))

@@ -48,6 +48,22 @@ def test_entities_are_unescaped_once(tmp_path, script):
     assert (tmp_path / "out.txt").read_text() == "AT&T says &lt; is <.\n\nOne two three.\n"
 
 
+@pytest.mark.parametrize("text, wanted", [
+    ("AT&amp;T &amp;lt; &#65;&#x42;&#X43; &frac12;", "AT&T &lt; ABC \u00bd"),
+    ("?x=1&region=5&copy=2 &notit; &copy", "?x=1&region=5&copy=2 &notit; &copy"),  # html.unescape() takes part of each
+    ("&nothing; & ; &#; &#x; &#" + "1" * 5000 + ";",) * 2])
+def test_whole_entities_alone_are_unescaped(text, wanted):
+    assert prepare_data.unescape(text) == wanted
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, refused):
+    write_articles(tmp_path / "wiki" / "wiki_00", ["An article."])
+    (tmp_path / "file").touch()
+    for output, words in ((tmp_path, f"--output_file {tmp_path} is a folder: name the text file to write"),
+                          (tmp_path / "file" / "deep" / "out.txt", f"{tmp_path / 'file'} is a file: name a folder")):
+        refused("prepare_data", "--input_dir", tmp_path / "nowhere", "--output_file", output, words=(words,))
+
+
 def test_backup_files_are_passed_over(tmp_path, script, refused):
     flags = ["--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--train_splitter"]
     for name in ("wiki_00~", "wiki_00.bak", "wiki_00.swp", "wiki_00 (copy)"):

@@ -107,7 +107,7 @@ def test_from_with_a_new_dump_reaches_what_is_made_of_it(step, reproduce, tmp_pa
     (tmp_path / "data/extracted_wiki/AA").mkdir(parents=True)
     run, calls = reproduce(*argv, "--from", step, BREAK="pregenerate_training_data.py")
     assert run.returncode == 1 and calls[-1].count("--overwrite_output_dir") == 1 and "pregenerate" in calls[-1]
-    assert (tmp_path / "data/extracted_wiki").exists() == (step == "sentences")  # no article of the old dump stays
+    assert (tmp_path / "data/extracted_wiki/AA").exists() == (step == "sentences")  # no article of the old dump stays
     _, calls = reproduce(*argv, BREAK="pregenerate_training_data.py")  # refused before it had begun
     assert "--overwrite_output_dir" in calls[-1]
     (tmp_path / "data/json_wiki/epoch_0.unfinished").mkdir(parents=True)
@@ -115,6 +115,18 @@ def test_from_with_a_new_dump_reaches_what_is_made_of_it(step, reproduce, tmp_pa
     run, calls = reproduce(*argv)
     assert run.returncode == 0 and "pregenerate" in calls[0] and "--overwrite_output_dir" not in calls[0]
     assert "--overwrite_output_dir" in calls[1] and "general_distill" in calls[1]
+
+
+def test_a_new_extraction_empties_the_folder_that_a_link_names(reproduce, tmp_path):
+    argv = "--tasks", "RTE", "--students", "4l"
+    reproduce(*argv, BREAK="prepare_data.py")
+    (tmp_path / "disk/AA").mkdir(parents=True)
+    (tmp_path / "data/extracted_wiki").symlink_to("../disk")
+    run, calls = reproduce(*argv, "--from", "extract", BREAK="import wikiextractor")  # which is not installed
+    assert run.returncode == 1 and len(calls) == 1 and (tmp_path / "disk/AA").exists()
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and "WikiExtractor" in calls[1]
+    assert (tmp_path / "data/extracted_wiki").is_symlink() and not list((tmp_path / "disk").iterdir())
 
 
 def test_what_a_try_after_from_began_is_gone_on_with(reproduce, tmp_path):
@@ -151,10 +163,13 @@ def test_task_names_in_any_spelling(reproduce):
     assert [call.split()[2] for call in calls if "download_glue" in call] == ["RTE", "SST-2", "STS-B", "MNLI"]
 
 
-def test_from_a_shared_step_does_the_runs_that_start_from_it_again(reproduce, tmp_path):
+@pytest.mark.parametrize("logs", [True, False])
+def test_from_a_shared_step_does_the_runs_that_start_from_it_again(logs, reproduce, tmp_path):
     reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
-    run, _ = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
-    assert run.returncode == 0, run.stderr
+    for log in () if logs else (tmp_path / "results/steps").rglob("*.log"):
+        log.unlink()
+    run, calls = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
+    assert run.returncode == 0 and "general_distill" in calls[0] and "--overwrite_output_dir" in calls[0], run.stderr
     run, calls = reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l")
     assert run.returncode == 0 and len([call for call in calls if "--output_dir models/runs/full/seed_1" in call]) == 2
     assert all("--overwrite_output_dir" in call for call in calls if "--output_dir models/" in call)

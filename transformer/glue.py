@@ -143,8 +143,9 @@ def row_width(task: Task, path: str | Path) -> int:
     or of another task; an example in its place, or a header where the task has none."""
     path = Path(path)
     if not path.is_file():
+        place = f" --data_dir {path.parent.parent}" if path.parent.name == task.name else ""
         raise InputError(f"{path} does not exist: name the folder that holds it, or make it with "
-                         f"`python download_glue.py --tasks {task.name}`")
+                         f"`python download_glue.py --tasks {task.name}{place}`")
     first = next(read_lines(path), None)
     if first is None:
         return task.train_columns
@@ -197,7 +198,7 @@ def _check_header(task: Task, columns: Sequence[str], where: str) -> None:
     names = ",".join(columns)
     wanted = next((header for header in (task.dev_header, task.header)
                    if header and header.count(",") == names.count(",")), task.header)
-    if _is_label(task, columns):
+    if _is_label(task, columns) or columns[0].isdecimal():  # an index or an id, which also test sets have
         raise InputError(f"{where}: an example, not a header: it would be lost. Put the header above it, with tabs "
                          f"for the commas: {wanted}")
     found = _files_with_header(names)
@@ -205,8 +206,9 @@ def _check_header(task: Task, columns: Sequence[str], where: str) -> None:
         _report_header(where, " ".join(columns), task.name)
     elif not any(other.name == task.name and (other.text_columns == task.text_columns if task.label_column is None
                                               else other.label_column is not None) for other, _ in found):
+        own = f"{task.name}'s test set" if task.label_column is None else task.name
         raise InputError(f"{where}: the header of {' or '.join(name for _, name in found)}, expected that of "
-                         f"{task.name}: {wanted}")
+                         f"{own}: {wanted}")
 
 
 def _refuse_nul(line: str, task: Task, where: object) -> None:

@@ -833,8 +833,8 @@ def test_more_than_a_twentieth_in_lines_too_long_is_warned_of_at_once(tmp_path, 
     assert ("will be in no instance" in out) == warned
 
 
-@pytest.mark.parametrize("second, used, unused", [(25, "74.0%", "26.0%"), (24, "75.5%", None)])
-def test_more_than_a_quarter_cut_off_is_warned_of_once(tmp_path, script, second, used, unused):
+@pytest.mark.parametrize("second, used, unused", [(31, "66.1%", "33.9%"), (30, "67.3%", None)])
+def test_more_than_a_third_cut_off_is_warned_of_once(tmp_path, script, second, used, unused):
     """Of each document the two lines are one instance, cut to 37 wordpieces; no line is longer than that."""
     path, _, _ = numbered_corpus(tmp_path, [[25, second], [25, second]])
     status, out, err = script("pregenerate_training_data", "--train_corpus", path, "--bert_model", tmp_path /

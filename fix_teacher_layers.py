@@ -61,6 +61,7 @@ from transformer.weights import (
     open_model_folder,
     read_safetensors,
     read_weights,
+    shard_names,
     weight_files,
     write_bin,
 )
@@ -132,7 +133,9 @@ def fix_folder(folder: Path, seed: int) -> str:
     if dropped := [name for name, tensor in raw.items() if id(tensor) not in used]:
         done.append(f"{', '.join(dropped)} dropped")
     if (found := weight_files(folder)[0].name) != WEIGHTS_NAME:
-        done.append(f"{found} turned into {WEIGHTS_NAME}")
+        shards = shard_names(folder / found)
+        stay = f" ({', '.join(shards)} stay and are not read any more)" if shards else ""
+        done.append(f"{found} turned into {WEIGHTS_NAME}{stay}")
     if head is None and task:
         state.update(new_classifier(task, config, seed))
         settings["classifier_relu"] = True

@@ -272,7 +272,9 @@ def test_sharded_weights(name, tiny, script):
     found = read_weights(tiny / "teacher_mrpc")
     assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
     run(script, "task_distill", train(tiny))
-    run(script, "fix_teacher_layers", [tiny / "teacher_mrpc"])
+    out = run(script, "fix_teacher_layers", [tiny / "teacher_mrpc"])
+    stem, suffix = name.split(".")
+    assert f"{name}.index.json turned into pytorch_model.bin ({stem}-00001-of-00002.{suffix}, " in out
     assert {"pytorch_model.bin"} <= set(names(tiny / "teacher_mrpc"))
 
 

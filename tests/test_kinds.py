@@ -1,5 +1,6 @@
 """What is not what it was taken for is named: files by their first bytes, model folders by what lies in them."""
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -74,6 +75,16 @@ def test_weights_that_are_something_else(name, weights, tiny):
         read_weights(tiny / "bert")
     assert str(error.value).startswith(f"{tiny / 'bert' / weights} is ")
     assert all(word in str(error.value) for word in FILES[name][1:])
+
+
+@pytest.mark.parametrize("failure, cause", [
+    (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"), (MemoryError(), "not enough memory")])
+def test_what_the_system_refuses_is_no_damage(failure, cause, tiny, refused, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise failure
+    monkeypatch.setattr(torch, "load", fail)
+    path = tiny / "teacher_mrpc" / "pytorch_model.bin"
+    refused("task_distill", *train(tiny), words=(f"{path} cannot be read: {cause}",))
 
 
 TF = ("bert_model.ckpt.data-00000-of-00001", "bert_model.ckpt.index", "bert_model.ckpt.meta", "bert_config.json")

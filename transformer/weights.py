@@ -3,6 +3,7 @@ and whether they are those that a model needs.
 """
 from __future__ import annotations
 
+import errno
 import pickle
 import zipfile
 from pathlib import Path
@@ -105,6 +106,10 @@ def read_bin(path: str | Path) -> dict[str, Tensor]:
         raise _unreadable(path, "is damaged or holds more than tensors (a pickle with code is never run): get it again "
                                 "from a source you trust") from None
     except Exception as error:  # noqa: BLE001  damage can make the reader stumble over anything
+        if isinstance(error, MemoryError):
+            raise InputError(f"{path} cannot be read: not enough memory") from None
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the system's, not the file's
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         raise _unreadable(path, f"cannot be read ({type(error).__name__}): it is damaged or cut short; get it "
                                 "again") from None
     if not isinstance(state, dict) or not all(

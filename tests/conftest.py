@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, Tin
 from transformer.weights import read_weights
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and all that it starts
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "the a cat dog bird sees likes hears good bad old new not very and".split()

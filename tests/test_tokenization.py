@@ -31,6 +31,7 @@ from transformer.tokenization import (
     casing,
     fitting_lengths,
     is_punctuation,
+    is_uncased,
     load_vocab,
     resolve_casing,
 )
@@ -295,7 +296,7 @@ def test_vocabulary_of_a_folder_a_file_and_windows(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     tokenizer = BertTokenizer.from_pretrained(tmp_path)
     assert tokenizer.ids_to_tokens == [*SPECIAL_TOKENS, "a", "##\u0085", "\u2028"]
-    assert tokenizer.is_uncased and len(tokenizer.vocab_fingerprint) == 64
+    assert is_uncased(tokenizer.vocab) and len(tokenizer.vocab_fingerprint) == 64
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a A b")) == ["a", "a", "[UNK]"]
 
 
@@ -333,7 +334,7 @@ def test_what_a_tokenizer_is_told_and_tells(tmp_path, cased_vocab):
     assert (other.do_lower_case, other.max_len) == (False, 40) and other.tokenize("[PAD] B") == ["[PAD]", "B"]
     assert other.facts == {**default.facts, "do_lower_case": False}
     assert default.vocab_fingerprint == hashlib.sha256(cased_vocab.read_bytes()).hexdigest()
-    assert default.vocab_fingerprint in default.facts.values() and not default.is_uncased
+    assert default.vocab_fingerprint in default.facts.values() and not is_uncased(default.vocab)
 
 
 # --- casing
@@ -343,13 +344,13 @@ def test_what_a_tokenizer_is_told_and_tells(tmp_path, cased_vocab):
     (["a", "##B"], False), (["[A"], False), (["A]"], False), (["<A"], False), (["[A>"], False), (["\u00c9"], False)])
 def test_a_vocabulary_is_uncased_where_lower_casing_changes_no_piece(tmp_path, pieces, uncased):
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *pieces]), encoding="utf-8")
-    assert BertTokenizer(tmp_path / "vocab.txt").is_uncased == uncased
+    assert is_uncased(BertTokenizer(tmp_path / "vocab.txt").vocab) == uncased
     assert casing(tmp_path) == casing(tmp_path / "vocab.txt") == (uncased, tmp_path / "vocab.txt")
 
 
 def test_the_official_vocabulary_is_uncased(tmp_path, capsys):
     assert "\u211d" in load_vocab(BERT_VOCAB) and "\u211d".isupper()
-    assert BertTokenizer(BERT_VOCAB).is_uncased
+    assert is_uncased(BertTokenizer(BERT_VOCAB).vocab)
     tokenizer = BertTokenizer(BERT_VOCAB, resolve_casing(BERT_VOCAB, do_lower_case=False))
     assert tokenizer.tokenize("John left Paris.") == ["john", "left", "paris", "."]
     assert capsys.readouterr().out == f"{BERT_VOCAB} is uncased: lower-casing, as with --do_lower_case\n"

@@ -274,11 +274,6 @@ class BertTokenizer:
         """Type code (of array and numpy) of ids: two bytes each where the vocabulary allows, else four."""
         return "H" if len(self.vocab) <= 1 << 16 else "i"
 
-    @property
-    def is_uncased(self) -> bool:
-        """is_uncased() of the vocabulary."""
-        return is_uncased(self.vocab)
-
     def require_rows(self, vocab_size: int, folder: str | Path) -> None:
         """InputError where `vocab_size`, of config.json in `folder`, is not that of this vocabulary.
 
@@ -317,7 +312,7 @@ def casing(path: str | Path) -> tuple[bool, Path]:
     """Whether the text of a model folder is lower-cased, and the file that says so; of a vocabulary file it alone.
 
     do_lower_case in tokenizer_config.json, else, without a vocab.txt, the normalizer of tokenizer.json, else the
-    vocabulary: see BertTokenizer.is_uncased. Raises InputError where one of the first two is neither true nor false.
+    vocabulary: see is_uncased(). Raises InputError where one of the first two is neither true nor false.
     """
     vocabulary, config = vocab_path(path), Path(path) / TOKENIZER_CONFIG_NAME
     told = []

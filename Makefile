@@ -17,7 +17,7 @@ ablations: .venv/runtime  ## the paper's ablations in the embedded world, with t
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/ablations.sh
 
 submission: .venv/runtime  ## zip what the student STUDENT says about the test sets (in RESULTS) for the GLUE server
-	$(BIN)/python -m transformer.submission --results $(RESULTS) --output submission_$(STUDENT).zip $(FLAGS)
+	$(BIN)/python -m transformer.tasks.submission --results $(RESULTS) --output submission_$(STUDENT).zip $(FLAGS)
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest -q

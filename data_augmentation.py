@@ -64,7 +64,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.candidates import (
+from transformer.augmentation.candidates import (
     Candidates,
     MaskedLM,
     MaskedWords,
@@ -73,26 +73,30 @@ from transformer.candidates import (
     batches_by_length,
     open_table,
 )
+from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_tokenizer
+from transformer.config import check_segments
+from transformer.data.parallel import available_cores, in_order
+from transformer.data.parts import FilePart, byte_ranges
+from transformer.data.tables import report_rows, row_width, rows_of_part, task_folder
 from transformer.files import (
     InputError,
     atomic_write,
     find_file,
     find_folder,
     find_model,
+    locked,
     read_json,
     read_lines,
     sha256_of,
     write_json,
 )
-from transformer.glove import Glove
-from transformer.glue import TASKS, Task, get_task, report_rows, row_width, rows_of_part, task_folder
 from transformer.modeling import BertForMaskedLM
-from transformer.parallel import available_cores, in_order
-from transformer.parts import Part, byte_ranges, locked
-from transformer.prediction import model_sha256
-from transformer.runtime import Processes, check_segments, join_processes, set_precision
+from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
+from transformer.training.processes import Processes, join_processes, set_precision
+from transformer.training.scoring import model_sha256
 
 PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 20 or 40 times as big
 
@@ -144,13 +148,13 @@ def resolve_copies(args: argparse.Namespace, task: Task) -> int:
     return task.augment_copies_in_code
 
 
-def rows_in(task: Task, part: Part, width: int) -> Iterator[list[str]]:
+def rows_in(task: Task, part: FilePart, width: int) -> Iterator[list[str]]:
     """Columns of the rows in a part of train.tsv, less those that are skipped."""
     return (columns for columns, _ in rows_of_part(task, part, width) if columns)
 
 
 def survey(task: Task, path: Path, width: int, splitter: Splitter,
-           ) -> tuple[list[tuple[Part, int]], np.ndarray, MaskedWords]:
+           ) -> tuple[list[tuple[FilePart, int]], np.ndarray, MaskedWords]:
     """Read the whole file before the long work; InputError for bad rows and labels.
 
     Returns its parts, each with the number of its first row; the number of each text among the different sentences,
@@ -179,7 +183,7 @@ def start_worker(*facts: object) -> None:
     _worker = facts
 
 
-def augment_part(part: tuple[Part, int]) -> tuple[str, Counter]:
+def augment_part(part: tuple[FilePart, int]) -> tuple[str, Counter]:
     """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
     args, task, width, numbers, candidates = _worker
     lines, counts = [], Counter()
@@ -196,7 +200,7 @@ def augment_part(part: tuple[Part, int]) -> tuple[str, Counter]:
     return "".join(lines), counts
 
 
-def show(parts: list[tuple[Part, int]], task: Task, width: int, numbers: np.ndarray, candidates: Candidates,
+def show(parts: list[tuple[FilePart, int]], task: Task, width: int, numbers: np.ndarray, candidates: Candidates,
          count: int) -> None:
     """Print the first different sentences and their candidates, for a person to look at."""
     shown = 0

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
-from transformer.files import InputError, atomic_write, find_folder, find_input, read_lines, require_no_file
-from transformer.glue import DIAGNOSTIC, TASKS, Task, get_task, parse_label, read_rows, row_width, table_lines
-from transformer.parts import locked
-from transformer.sources import HOSTS, KNOWN_FILES, base_url
-from transformer.transport import local_path
+from transformer.data.tables import read_rows, row_width, table_lines
+from transformer.fetching.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
+from transformer.fetching.sources import HOSTS, KNOWN_FILES, base_url
+from transformer.fetching.transport import local_path
+from transformer.files import InputError, atomic_write, find_folder, find_input, locked, read_lines, require_no_file
+from transformer.tasks.glue import DIAGNOSTIC, TASKS, get_task
+from transformer.tasks.head import parse_label
+from transformer.tasks.task import Task
 
 DEV_IDS = "mrpc_dev_ids.tsv"
 MRPC_TEXTS = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")

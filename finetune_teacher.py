@@ -68,32 +68,23 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, save_model
-from transformer.config import BertConfig
-from transformer.features import encode_file, show
+from transformer.config import BertConfig, check_sizes
+from transformer.data.features import encode_file, show
+from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, find_folder, find_model
-from transformer.glue import UNTRAINED, Task, class_order, get_task, name_labels, read_rows, task_folder
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.prediction import evaluate
-from transformer.record import RunRecord, check_output, format_metrics, read_run, require_finished
-from transformer.resume import States, StopSignals, files_sha256, result_settings
-from transformer.runtime import (
-    Losses,
-    Processes,
-    check_sizes,
-    join_processes,
-    locate,
-    micro_batch_size,
-    mixed,
-    optimizer_step,
-    pieces,
-    seed_everything,
-    seed_step,
-    set_precision,
-    shuffled_batches,
-    steps_per_epoch,
-)
+from transformer.tasks.glue import get_task
+from transformer.tasks.head import UNTRAINED, class_order, name_labels
+from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer, casing
+from transformer.training.batches import locate, micro_batch_size, seed_share, shares, shuffled_batches, steps_per_epoch
+from transformer.training.losses import Losses, optimizer_step
+from transformer.training.processes import Processes, join_processes, mixed, seed_everything, set_precision
+from transformer.training.record import RunRecord, check_output, format_metrics, read_run, require_finished
+from transformer.training.scoring import evaluate
+from transformer.training.signals import StopSignals
+from transformer.training.states import States, files_sha256, result_settings
 from transformer.weights import head_convention, read_model
 
 
@@ -237,8 +228,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         for epoch in range(first_epoch, args.num_train_epochs):
             start = first_batch if epoch == first_epoch else 0
             for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
-                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
-                    seed_step(args.seed, step, piece)
+                for number, (piece, rows) in enumerate(shares(indices, accumulation, processes), 1):
+                    seed_share(args.seed, step, piece)
                     batch = processes.send(train.batch(rows))
                     labels, = processes.send([torch.from_numpy(train.labels[rows])])
                     with processes.synchronised(trained, number == accumulation):

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import MANIFEST_NAME, write_manifest
-from transformer.sources import DEFAULT_MODELS
+from transformer.fetching.download import MANIFEST_NAME, write_manifest
+from transformer.fetching.sources import DEFAULT_MODELS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,8 +49,10 @@ from torch import Tensor
 from transformer.checkpoint import load_tokenizer, tokenizer_files
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, find_model, read_json, write_json
-from transformer.glue import TASKS, Task, name_labels
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.tasks.glue import TASKS
+from transformer.tasks.head import name_labels
+from transformer.tasks.task import Task
 from transformer.weights import (
     SAFETENSORS_NAME,
     TIED_DECODER,

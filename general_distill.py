@@ -79,33 +79,27 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import load_tokenizer, require_same_vocabulary, save_model
+from transformer.config import check_sizes
+from transformer.data.epochs import epoch_files, examples_in, open_epoch
+from transformer.data.features import Sequences, show
 from transformer.distillation import Pairs, compared, copy_layers, layer_map, needed, transformer_losses
-from transformer.epochs import epoch_files, examples_in, open_epoch
-from transformer.features import Sequences, show
 from transformer.files import find_folder, find_model
 from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.record import RunRecord, open_output
-from transformer.resume import States, StopSignals, files_sha256, numbered, result_settings
-from transformer.runtime import (
-    Losses,
-    Processes,
-    check_sizes,
+from transformer.training.batches import (
     count_steps,
-    freeze,
-    join_processes,
     locate,
     micro_batch_size,
-    mixed,
-    optimizer_step,
-    parameter_counts,
-    pieces,
-    seed_everything,
-    seed_step,
-    set_precision,
+    seed_share,
+    shares,
     shuffled_batches,
     steps_per_epoch,
 )
+from transformer.training.losses import Losses, optimizer_step, parameter_counts
+from transformer.training.processes import Processes, freeze, join_processes, mixed, seed_everything, set_precision
+from transformer.training.record import RunRecord, open_output
+from transformer.training.signals import StopSignals
+from transformer.training.states import States, files_sha256, numbered, result_settings
 from transformer.weights import WEIGHTS_NAME, write_bin
 
 CHECKPOINT = ("step_", f"_{WEIGHTS_NAME}")  # before and after the number of its step
@@ -230,8 +224,8 @@ def main(argv: list[str] | None = None) -> None:
             for indices in shuffled_batches(len(data), batch_size, args.seed, epoch, start):
                 if step == total_steps:
                     break
-                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
-                    seed_step(args.seed, step, piece)
+                for number, (piece, rows) in enumerate(shares(indices, accumulation, processes), 1):
+                    seed_share(args.seed, step, piece)
                     batch = processes.send(data.batch(rows, args.max_seq_length))
                     with processes.synchronised(trained, number == accumulation):
                         att_loss, rep_loss = distillation_losses(trained, guide, batch, pairs, args.precision)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.download import (
+from transformer.fetching.download import (
     MANIFEST_NAME,
     Missing,
     add_source_flags,
@@ -21,12 +21,11 @@ from transformer.download import (
     fetch,
     write_manifest,
 )
-from transformer.files import InputError, read_json, require_no_file, write_json
-from transformer.glue import get_task
+from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
+from transformer.fetching.transport import NotFound
+from transformer.files import InputError, locked, read_json, require_no_file, write_json
 from transformer.kinds import kind_of, not_bert
-from transformer.parts import locked
-from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, base_url
-from transformer.transport import NotFound
+from transformer.tasks.glue import get_task
 
 BASE_MODEL = DEFAULT_MODELS[0]
 
@@ -89,8 +88,8 @@ from torch import Tensor
 from transformer.checkpoint import load_tokenizer, tokenizer_files, write_vocab
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.record import RUN_NAME
 from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing
+from transformer.training.record import RUN_NAME
 from transformer.weights import (
     SAFETENSORS_NAME,
     TIED_DECODER,

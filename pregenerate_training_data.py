@@ -71,7 +71,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from transformer.corpus import (
+from transformer.data.corpus import (
     INSTANCES_VERSION,
     Corpus,
     InstanceSampler,
@@ -79,10 +79,10 @@ from transformer.corpus import (
     corpus_sha256,
     open_corpus,
 )
-from transformer.files import InputError, find_input, find_model, read_json, require_no_file, write_json
+from transformer.data.parallel import available_cores, in_order
+from transformer.data.parts import GrowingFiles
+from transformer.files import InputError, find_input, find_model, locked, read_json, require_no_file, write_json
 from transformer.kinds import kind_of
-from transformer.parallel import available_cores, in_order
-from transformer.parts import GrowingFiles, locked
 from transformer.tokenization import BertTokenizer, resolve_casing
 
 PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON

@@ -20,9 +20,9 @@ from html.entities import html5
 from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
+from transformer.data.parallel import in_order
+from transformer.data.parts import FilePart, byte_ranges, decode_lines, line_number, read_range
 from transformer.files import InputError, atomic_write, find_folder, require_no_file
-from transformer.parallel import in_order
-from transformer.parts import Part, byte_ranges, decode_lines, line_number, read_range
 
 LANGUAGES = ("czech danish dutch english estonian finnish french german greek italian malayalam norwegian polish "
              "portuguese russian slovene spanish swedish turkish").split()  # those of NLTK's punkt_tab
@@ -83,7 +83,7 @@ def find_extracted_files(folder: Path) -> list[Path]:
     return files
 
 
-def refuse_cut(part: Part) -> None:
+def refuse_cut(part: FilePart) -> None:
     """InputError where the last line of a file, in this part of it, has no end and is cut short."""
     path, start, stop = part
     if read_range(path, stop - 1, stop) == b"\n":
@@ -105,7 +105,7 @@ def unescape(text: str) -> str:
                       html5.get(f"{match[1]};", match[0]), text)
 
 
-def read_texts(part: Part) -> Iterator[str]:
+def read_texts(part: FilePart) -> Iterator[str]:
     """The `text` of every article in a part of a file; InputError names the file and line of a bad one.
 
     WikiExtractor writes &amp; &lt; &gt; for the characters themselves.
@@ -128,7 +128,7 @@ def read_texts(part: Part) -> Iterator[str]:
         yield unescape(text)
 
 
-def train_splitter(parts: list[Part]) -> PunktParameters:
+def train_splitter(parts: list[FilePart]) -> PunktParameters:
     """A Punkt model trained on the first articles of the corpus."""
     trainer = PunktTrainer()
     seen = 0
@@ -179,7 +179,7 @@ def start_worker(params: PunktParameters) -> None:
     splitter = PunktSentenceTokenizer(params)
 
 
-def split_part(part: Part) -> tuple[bytes, Counter]:
+def split_part(part: FilePart) -> tuple[bytes, Counter]:
     """The articles of a part as they stand in the output file, and counts of what they hold and of those left out."""
     documents = []
     counts = Counter()

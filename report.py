@@ -30,13 +30,11 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from transformer.curves import draw_lines, draw_models
-from transformer.document import Block, Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
 from transformer.files import InputError, atomic_write
-from transformer.glue import TASKS
-from transformer.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
-from transformer.record import RUN_NAME
-from transformer.runs import (
+from transformer.reporting.curves import draw_lines, draw_models
+from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
+from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
+from transformer.reporting.runs import (
     METRICS,
     MISSING,
     Left,
@@ -57,6 +55,8 @@ from transformer.runs import (
     shown_metrics,
     tasks_of,
 )
+from transformer.tasks.glue import TASKS
+from transformer.training.record import RUN_NAME
 
 INFERENCE_NAME = "inference.json"  # of benchmarks/bench_inference.py
 LOSSES = {"att_loss": "attention loss", "rep_loss": "hidden loss", "cls_loss": "prediction loss"}

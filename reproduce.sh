@@ -144,7 +144,7 @@ task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1#
 fetch() {
     python -c 'import sys
 from transformer.cli import run_script
-from transformer.download import fetch
+from transformer.fetching.download import fetch
 sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
 }
 

@@ -97,34 +97,39 @@ import torch
 from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model
+from transformer.config import check_sizes
+from transformer.data.features import show
+from transformer.data.tables import data_folder
 from transformer.distillation import compared, needed, prediction_loss, transformer_losses
-from transformer.evaluation import dev_sets, encoded, evaluate_only, load_classifier, require_fit_teacher, train_file
-from transformer.features import show
 from transformer.files import InputError, find_folder, find_model
-from transformer.glue import Task, class_order, data_folder, get_task, name_labels
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.prediction import cached_logits, evaluate
-from transformer.record import RunRecord, format_metrics, open_output, require_finished
-from transformer.resume import States, StopSignals, files_sha256, result_settings
-from transformer.runtime import (
-    Losses,
-    check_sizes,
+from transformer.tasks.glue import get_task
+from transformer.tasks.head import class_order, name_labels
+from transformer.tasks.task import Task
+from transformer.training.batches import (
     count_steps,
-    freeze,
-    join_processes,
     locate,
     micro_batch_size,
-    mixed,
-    optimizer_step,
-    parameter_counts,
-    pieces,
-    seed_everything,
-    seed_step,
-    set_precision,
+    seed_share,
+    shares,
     shuffled_batches,
     steps_per_epoch,
 )
+from transformer.training.evaluation import (
+    dev_sets,
+    encoded,
+    evaluate_only,
+    load_classifier,
+    require_fit_teacher,
+    train_file,
+)
+from transformer.training.losses import Losses, optimizer_step, parameter_counts
+from transformer.training.processes import freeze, join_processes, mixed, seed_everything, set_precision
+from transformer.training.record import RunRecord, format_metrics, open_output, require_finished
+from transformer.training.scoring import cached_logits, evaluate
+from transformer.training.signals import StopSignals
+from transformer.training.states import States, files_sha256, result_settings
 
 
 def resolve(args: argparse.Namespace, task: Task) -> None:
@@ -265,8 +270,8 @@ def main(argv: list[str] | None = None) -> None:
                 # batch is split; the prediction loss does not see it.
                 length = None if args.pred_distill else \
                     int(train.lengths_of(indices).max()) if args.dynamic_padding else args.max_seq_length
-                for number, (piece, rows) in enumerate(pieces(indices, accumulation, processes), 1):
-                    seed_step(args.seed, step, piece)
+                for number, (piece, rows) in enumerate(shares(indices, accumulation, processes), 1):
+                    seed_share(args.seed, step, piece)
                     with processes.synchronised(trained, number == accumulation):
                         parts = batch_losses(trained, guide, rows, length)
                         scaler.scale(sum(parts) / accumulation).backward()

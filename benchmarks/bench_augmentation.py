@@ -20,10 +20,10 @@ from bench_tokenizer import VOCAB
 from english import documents
 from measure import ROOT, machine, print_table, run, seconds
 
-from transformer.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for, batches_by_length
+from transformer.augmentation.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for, batches_by_length
+from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
-from transformer.glove import Glove
 from transformer.modeling import BertForMaskedLM
 from transformer.tokenization import BertTokenizer
 

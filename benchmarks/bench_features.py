@@ -21,9 +21,9 @@ from bench_tokenizer import VOCAB
 from english import documents
 from measure import ROOT, machine, median_seconds, print_table, run, seconds
 
-from transformer.features import encode_file
+from transformer.data.features import encode_file
 from transformer.files import read_lines
-from transformer.glue import TASKS
+from transformer.tasks.glue import TASKS
 from transformer.tokenization import BertTokenizer
 
 TASK, LENGTH = TASKS["sst2"], 64
@@ -34,8 +34,8 @@ RUNS = 3
 ENCODE = """
 import sys
 import torch
-from transformer.features import encode_file
-from transformer.glue import TASKS
+from transformer.data.features import encode_file
+from transformer.tasks.glue import TASKS
 from transformer.tokenization import BertTokenizer
 if len(sys.argv) > 1:
     path, vocab, cache, workers = sys.argv[1:]

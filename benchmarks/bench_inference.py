@@ -28,8 +28,8 @@ from transformers import BertForSequenceClassification
 from transformer.config import BertConfig
 from transformer.files import write_json
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.published import FASTER, SMALLER
-from transformer.runtime import mixed
+from transformer.reporting.published import FASTER, SMALLER
+from transformer.training.processes import mixed
 
 CONFIGS = {"TinyBERT4": STUDENTS["4l"], "TinyBERT6": STUDENTS["6l"], "BERT-base": TEACHER}
 ENGINES = "kit", "transformers"

@@ -30,7 +30,7 @@ WORKERS = {1: "1 worker", 2: "2 workers"}
 TOKENIZE = """
 import sys
 from pathlib import Path
-from transformer.corpus import open_corpus
+from transformer.data.corpus import open_corpus
 from transformer.tokenization import BertTokenizer
 if __name__ == "__main__":
     corpus, vocab, store, workers = sys.argv[1:]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from measure import machine, median_seconds, print_table
 
-from transformer.epochs import open_epoch
+from transformer.data.epochs import open_epoch
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
 # torch is imported in main(): the workers of the conversion import this file, and can do without.
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         import torch
         from torch.utils.data import DataLoader
 
-        from transformer.runtime import shuffled_batches
+        from transformer.training.batches import shuffled_batches
         torch.set_num_threads(1)
         epoch = convert(1)
 

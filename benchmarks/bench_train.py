@@ -32,14 +32,16 @@ import general_distill
 import task_distill
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
+from transformer.data.epochs import open_epoch
+from transformer.data.features import Sequences, encode_file
 from transformer.distillation import layer_map, needed, soft_cross_entropy, transformer_losses
-from transformer.epochs import open_epoch
-from transformer.features import Sequences, encode_file
-from transformer.glue import TASKS
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.prediction import predict
-from transformer.runtime import Losses, Processes, freeze, mixed, shuffled_batches
+from transformer.tasks.glue import TASKS
+from transformer.training.batches import shuffled_batches
+from transformer.training.losses import Losses
+from transformer.training.processes import Processes, freeze, mixed
+from transformer.training.scoring import predict
 
 TASK, LENGTH = TASKS["sst2"], 128
 WARM_UP = 2  # steps that do not count

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from transformer.parallel import available_cores
+from transformer.data.parallel import available_cores
 
 
 def parse_with_clock(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:

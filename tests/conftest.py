@@ -20,12 +20,15 @@ import pytest
 import torch
 from faulty_server import FaultyServer
 
-from transformer import download, record
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig
-from transformer.glue import Task, get_task, name_labels
+from transformer.fetching import download
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.tasks.glue import get_task
+from transformer.tasks.head import name_labels
+from transformer.tasks.task import Task
+from transformer.training import record
 from transformer.weights import read_weights
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help

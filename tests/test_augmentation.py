@@ -17,10 +17,8 @@ from conftest import make_cased, names, pad_embeddings, task_lines, write_lines
 
 import data_augmentation
 from data_augmentation import augment_row, vary
-from transformer import arrays
-from transformer import glove as glove_module
-from transformer.arrays import BlocksOnDisk
-from transformer.candidates import (
+from transformer.augmentation import glove as glove_module
+from transformer.augmentation.candidates import (
     STOP_WORDS,
     Candidates,
     MaskedLM,
@@ -30,15 +28,17 @@ from transformer.candidates import (
     open_table,
     words_to_vary,
 )
+from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
-from transformer.evaluation import train_file
-from transformer.files import InputError
-from transformer.glove import Glove
-from transformer.glue import TASKS, read_rows
+from transformer.data import arrays
+from transformer.data.arrays import BlocksOnDisk
+from transformer.data.tables import read_rows
+from transformer.files import InputError, locked
 from transformer.modeling import BertForMaskedLM, BertModel
-from transformer.parts import locked
-from transformer.runtime import Processes
+from transformer.tasks.glue import TASKS
+from transformer.training.evaluation import train_file
+from transformer.training.processes import Processes
 
 WORDS = ("cat dog bird fish horse house garden river mountain city red blue green small large old new quick slow "
          "sees likes finds takes gives runs walks sings sleeps reads writes paper water stone tree "

@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import contents, edit_config, finetune, general, make_cased, names, run, train, write_task
 
-from transformer import record
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
-from transformer.evaluation import misordered, require_fit_teacher
 from transformer.files import InputError, atomic_write, read_json
-from transformer.glue import get_task
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
+from transformer.tasks.glue import get_task
+from transformer.training import record
+from transformer.training.evaluation import misordered, require_fit_teacher
 from transformer.weights import read_weights, write_bin, write_safetensors
 
 

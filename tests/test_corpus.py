@@ -29,9 +29,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pregenerate_training_data
-from transformer import corpus as corpus_module
-from transformer import parts
-from transformer.corpus import (
+from transformer.data import corpus as corpus_module
+from transformer.data import parts
+from transformer.data.corpus import (
     Corpus,
     InstanceSampler,
     InstanceSettings,
@@ -657,10 +657,10 @@ def test_interrupted_while_saving(tmp_path, monkeypatch, call):
 
 
 RUN_WITH_SMALL_PARTS = """
-import sys, pregenerate_training_data, transformer.corpus, transformer.parts
+import sys, pregenerate_training_data, transformer.data.corpus, transformer.data.parts
 from transformer.cli import run_script
-transformer.parts._SECONDS_BETWEEN_SAVES = 0
-transformer.corpus.PART_BYTES, pregenerate_training_data.PART_WORDPIECES = 4000, 2500
+transformer.data.parts._SECONDS_BETWEEN_SAVES = 0
+transformer.data.corpus.PART_BYTES, pregenerate_training_data.PART_WORDPIECES = 4000, 2500
 sys.exit(run_script(lambda: pregenerate_training_data.main(sys.argv[1:])))
 """
 

@@ -13,11 +13,11 @@ import pytest
 from conftest import names, zipped
 from faulty_server import Fault
 
-from transformer import download
-from transformer.download import Missing, bring_by_hand, fetch, unzip
+from transformer.fetching import download
+from transformer.fetching.download import Missing, bring_by_hand, fetch, unzip
+from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
+from transformer.fetching.transport import NotFound
 from transformer.files import InputError
-from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
-from transformer.transport import NotFound
 
 CONTENT = bytes(range(256)) * 900
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -12,10 +12,11 @@ from conftest import ROOT, names, started, zipped
 from faulty_server import Fault
 
 import download_glue
-from transformer import download
+from transformer.data.tables import read_rows
+from transformer.fetching import download
+from transformer.fetching.sources import HOSTS, Source
 from transformer.files import InputError
-from transformer.glue import TASKS, read_rows
-from transformer.sources import HOSTS, Source
+from transformer.tasks.glue import TASKS
 
 
 def tsv(task, rows: int, train: bool = True) -> bytes:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, started
 
-from transformer import epochs
-from transformer.epochs import open_epoch
-from transformer.features import Sequences
+from transformer.data import epochs
+from transformer.data.epochs import open_epoch
+from transformer.data.features import Sequences
+from transformer.data.parts import byte_ranges
 from transformer.files import InputError
-from transformer.parts import byte_ranges
-from transformer.runtime import shuffled_batches
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+from transformer.training.batches import shuffled_batches
 
 PIECES = [*"abcdefgh", "##b", "é", "\u2028"]
 
@@ -140,7 +140,8 @@ def test_damaged_arrays_are_converted_again(tmp_path, damage):
 STOPPING = """
 import sys
 from pathlib import Path
-from transformer import epochs, parts, tokenization
+from transformer.data import epochs, parts
+from transformer import tokenization
 
 folder, stop_at, parse, count = Path(sys.argv[1]), int(sys.argv[2]), epochs._parse_part, 0
 
@@ -201,7 +202,8 @@ def test_two_at_once_convert_once(tmp_path):
 STUCK = """
 import os, signal, sys
 from pathlib import Path
-from transformer import epochs, parallel, parts, tokenization
+from transformer.data import epochs, parallel, parts
+from transformer import tokenization
 from transformer.cli import run_script
 
 folder, number, to_all = Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3]))
@@ -366,5 +368,5 @@ def test_shuffled_batches():
 
 
 def test_no_torch_in_workers():
-    assert subprocess.run([sys.executable, "-c", "import sys, transformer.epochs; sys.exit('torch' in sys.modules)"],
-                          cwd=ROOT).returncode == 0
+    code = "import sys, transformer.data.epochs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -14,9 +14,10 @@ from test_training import finetune, run
 
 from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model, write_vocab
 from transformer.config import BertConfig
+from transformer.data.tables import read_rows
 from transformer.files import InputError
-from transformer.glue import get_task, read_rows
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.tasks.glue import get_task
 from transformer.weights import read_weights
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}

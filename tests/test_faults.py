@@ -17,10 +17,10 @@ import pytest
 from conftest import ROOT, names, started
 from faulty_server import CuttingProxy, Fault, FaultyServer
 
-from transformer import download, transport
-from transformer.download import fetch
+from transformer.fetching import download, transport
+from transformer.fetching.download import fetch
+from transformer.fetching.transport import NotFound
 from transformer.files import InputError
-from transformer.transport import NotFound
 
 CONTENT = random.Random(0).randbytes(2_500_000)  # several blocks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -398,7 +398,7 @@ def test_s3_no_server(s3, target, monkeypatch):
 
 FETCH = """import sys
 from transformer.cli import run_script
-from transformer.download import fetch
+from transformer.fetching.download import fetch
 sys.exit(run_script(lambda: fetch(*sys.argv[1:3], None, *sys.argv[3:])))"""
 
 

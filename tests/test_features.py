@@ -17,15 +17,18 @@ from conftest import PIECES, TEACHER, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer import features, prediction
 from transformer.config import BertConfig
-from transformer.features import Sequences, encode, encode_file, show
+from transformer.data import features
+from transformer.data.features import Sequences, encode, encode_file, show
+from transformer.data.tables import read_rows
 from transformer.files import InputError
-from transformer.glue import TASKS, Task, read_rows
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.prediction import cached_logits, predict
-from transformer.runtime import Processes
+from transformer.tasks.glue import TASKS
+from transformer.tasks.task import Task
 from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer
+from transformer.training import scoring
+from transformer.training.processes import Processes
+from transformer.training.scoring import cached_logits, predict
 
 ROOT = Path(__file__).parent.parent
 CPU = Processes(0, 1, torch.device("cpu"))
@@ -236,7 +239,9 @@ def test_damaged_arrays_are_made_again(name, tmp_path, vocab):
 STOPPING = """
 import sys, time
 from pathlib import Path
-from transformer import features, glue, parts, tokenization
+from transformer.data import features, parts
+from transformer.tasks import glue
+from transformer import tokenization
 
 folder, encode, count = Path(sys.argv[1]), features._encode_part, 0
 
@@ -386,7 +391,7 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
     def cached(model=model, sequences=sequences):
         return cached_logits(model, sequences, 8, CPU, tmp_path / "cache", block=16)
 
-    monkeypatch.setattr(prediction, "predict", stop_at(3))
+    monkeypatch.setattr(scoring, "predict", stop_at(3))
     with pytest.raises(KeyboardInterrupt):
         cached()
     for _ in range(2):
@@ -415,5 +420,5 @@ def test_logits_of_another_teacher_or_other_examples(change, classified, tmp_pat
 
 
 def test_tokenizing_needs_no_torch():
-    assert subprocess.run([sys.executable, "-c", "import sys, transformer.features; sys.exit('torch' in sys.modules)"],
-                          cwd=ROOT).returncode == 0
+    code = "import sys, transformer.data.features; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -15,16 +15,18 @@ from conftest import ROOT, STUDENT, finetune, general, lines, run, train, withou
 from matplotlib import image
 
 import task_distill
-from transformer import curves, prediction
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import Parser, run_script
 from transformer.config import BertConfig
+from transformer.data.tables import read_rows
 from transformer.files import InputError, read_json
-from transformer.glue import get_task, read_rows
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.resume import States
-from transformer.runtime import Processes, join_processes
+from transformer.reporting import curves
+from transformer.tasks.glue import get_task
+from transformer.training import scoring
+from transformer.training.processes import Processes, join_processes
+from transformer.training.states import States
 from transformer.weights import read_weights
 
 MAKE = {"general_distill": general, "task_distill": train, "finetune_teacher": finetune}
@@ -172,7 +174,7 @@ def test_every_flag_changes_something(script_name, flag, world, plain_runs, scri
     plain, changed, effect = CASES[script_name][flag]
     module = importlib.import_module(script_name)
     save = States.save
-    opens, source = ("open_epoch", module) if script_name == "general_distill" else ("predict", prediction)
+    opens, source = ("open_epoch", module) if script_name == "general_distill" else ("predict", scoring)
     opened = getattr(source, opens)
 
     def noted_save(self, step, **state):
@@ -301,7 +303,7 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
     """Kept logits and short batches give the losses of asking the teacher at every step, all padded to 24."""
     without_dropout(tiny, "student_mrpc", "teacher_mrpc")
     asked, batches = [], []
-    forward, pieces = TinyBertForSequenceClassification.forward, task_distill.pieces
+    forward, pieces = TinyBertForSequenceClassification.forward, task_distill.shares
 
     def noted_forward(self, input_ids, *args, **kwargs):
         if self.config.hidden_size == 16:
@@ -313,7 +315,7 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
         return pieces(rows, *args)
 
     monkeypatch.setattr(TinyBertForSequenceClassification, "forward", noted_forward)
-    monkeypatch.setattr(task_distill, "pieces", noted_pieces)
+    monkeypatch.setattr(task_distill, "shares", noted_pieces)
 
     def losses(out, **changes):
         asked.clear()
@@ -360,7 +362,7 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
 
 
 def test_curves(tiny, script, monkeypatch, capfd):
-    monkeypatch.setattr("transformer.record.draw_curves", curves.draw_curves)
+    monkeypatch.setattr("transformer.training.record.draw_curves", curves.draw_curves)
     run(script, "task_distill", train(tiny, pred_distill=True, eval_step=1))
     drawn = tiny / "out" / "curves.png"
     picture = image.imread(drawn)  # a PNG, by its own reader
@@ -396,7 +398,7 @@ def failing(error: Exception):
     (lambda patch: patch.setattr("matplotlib.figure.Figure.savefig", failing(RuntimeError("a\nb"))), "a b")],
     ids=["no_matplotlib", "no_font", "no_space", "broken"])
 def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny, script, monkeypatch, capfd):
-    monkeypatch.setattr("transformer.record.draw_curves", curves.draw_curves)
+    monkeypatch.setattr("transformer.training.record.draw_curves", curves.draw_curves)
     spoil(monkeypatch)
     out = run(script, "task_distill", train(tiny, pred_distill=True))
     warnings = [line for line in out.splitlines() if line.startswith("warning:")]
@@ -411,6 +413,6 @@ def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny
 
 def test_curves_are_drawn_without_a_home(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    drawing = subprocess.run([sys.executable, "-m", "transformer.curves", tmp_path], cwd=ROOT, capture_output=True,
-                             text=True, env={"HOME": "/proc/self", "PATH": os.environ["PATH"]})
+    drawing = subprocess.run([sys.executable, "-m", "transformer.reporting.curves", tmp_path], cwd=ROOT,
+                             capture_output=True, text=True, env={"HOME": "/proc/self", "PATH": os.environ["PATH"]})
     assert (drawing.returncode, drawing.stdout, drawing.stderr) == (0, f"{tmp_path}/curves.png\n", "")

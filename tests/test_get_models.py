@@ -21,9 +21,9 @@ import fix_teacher_layers
 import get_bert_models
 from transformer.checkpoint import save_model, write_vocab
 from transformer.config import BertConfig
+from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
 from transformer.files import InputError, sha256_of
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
 from transformer.weights import read_weights, write_safetensors
 
 BERT, RTE = HUB_MODELS["bert-base-uncased"], HUB_MODELS["bert-base-uncased-rte"]

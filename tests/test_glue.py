@@ -7,22 +7,12 @@ import scipy.stats
 import sklearn.metrics
 from conftest import write_lines
 
+from transformer.data.parts import byte_ranges
+from transformer.data.tables import data_folder, read_rows, row_width, rows_of_part, task_folder
 from transformer.files import InputError
-from transformer.glue import (
-    TASKS,
-    chance_level,
-    class_order,
-    compute_metrics,
-    data_folder,
-    get_task,
-    name_labels,
-    parse_label,
-    read_rows,
-    row_width,
-    rows_of_part,
-    task_folder,
-)
-from transformer.parts import byte_ranges
+from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.head import class_order, name_labels, parse_label
+from transformer.tasks.metrics import chance_level, compute_metrics
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),

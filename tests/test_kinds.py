@@ -15,10 +15,10 @@ import torch
 from conftest import edit_config, finetune, general, names, run, train, write_lines, zipped
 
 from transformer.cli import run_script
+from transformer.data.parts import byte_ranges
 from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
 from transformer.kinds import kind_of
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.parts import byte_ranges
 from transformer.weights import read_model, read_weights, write_bin, write_safetensors
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440449768\n"
@@ -305,7 +305,7 @@ def test_every_shard_is_checked(spoil, words, tiny, refused):
 
 
 def test_resume_sees_another_shard(tiny):
-    from transformer.resume import files_sha256
+    from transformer.training.states import files_sha256
     state = shard(tiny / "bert", "model.safetensors", dict)
     before = files_sha256(tiny / "bert")
     last = list(state)[-1]

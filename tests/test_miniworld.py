@@ -17,7 +17,9 @@ from conftest import ROOT, run
 from miniworld import ensure_world, glue_files, language, serve, wiki, words, world
 from miniworld.glue_examples import EXAMPLES, examples
 
-from transformer.glue import TASKS, get_task, parse_label, read_rows
+from transformer.data.tables import read_rows
+from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.head import parse_label
 from transformer.tokenization import BasicTokenizer, BertTokenizer
 
 COUNTS = glue_files.Counts(train=300, dev=200, test=20)

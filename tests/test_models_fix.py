@@ -14,7 +14,7 @@ from conftest import without_vocab_txt
 from safetensors.torch import save_file
 
 import fix_teacher_layers
-from transformer.download import check_manifest, write_manifest
+from transformer.fetching.download import check_manifest, write_manifest
 from transformer.files import InputError
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_weights

@@ -12,9 +12,9 @@ from conftest import TEACHER, finetune, run, train
 
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
-from transformer.features import encode_file
-from transformer.glue import get_task
+from transformer.data.features import encode_file
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
+from transformer.tasks.glue import get_task
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each

@@ -24,12 +24,12 @@ from conftest import (
 )
 
 import data_augmentation
-from transformer import prediction, runtime
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import run_script
-from transformer.features import encode_file
-from transformer.glue import get_task
+from transformer.data.features import encode_file
 from transformer.modeling import TinyBertForSequenceClassification
+from transformer.tasks.glue import get_task
+from transformer.training import processes, scoring
 from transformer.weights import read_weights
 
 LOGGED = {"loss", "att_loss", "rep_loss", "cls_loss", "eval_att_loss", "eval_rep_loss", "acc", "f1", "learning_rate"}
@@ -134,10 +134,10 @@ def test_predictions_are_divided(both, monkeypatch):
     model = TinyBertForSequenceClassification.from_pretrained(tiny / "teacher_mrpc", num_labels=2)
     tokenizer = load_tokenizer(tiny / "teacher_mrpc", True)
     sequences = encode_file(get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", tokenizer, 24)
-    monkeypatch.setattr(runtime.Processes, "total", lambda self, values: values)
+    monkeypatch.setattr(processes.Processes, "total", lambda self, values: values)
     cpu = torch.device("cpu")
-    alone = prediction.predict(model, sequences, 5, runtime.Processes(0, 1, cpu))
-    halves = [prediction.predict(model, sequences, 5, runtime.Processes(rank, 2, cpu)) for rank in (0, 1)]
+    alone = scoring.predict(model, sequences, 5, processes.Processes(0, 1, cpu))
+    halves = [scoring.predict(model, sequences, 5, processes.Processes(rank, 2, cpu)) for rank in (0, 1)]
     assert all((half == 0).any() for half in halves) and (halves[0] * halves[1] == 0).all()
     assert (halves[0] + halves[1] == alone).all()
 
@@ -187,8 +187,8 @@ def test_going_on_with_other_processes(tiny, script):
 def test_batches_that_do_not_divide(tiny, monkeypatch, refused):
     for name in ("general_distill", "task_distill", "finetune_teacher"):
         monkeypatch.setattr(importlib.import_module(name), "join_processes",
-                            lambda *_: runtime.Processes(0, 3, torch.device("cpu")))
-        monkeypatch.setattr(runtime.Processes, "wait", lambda self: None)
+                            lambda *_: processes.Processes(0, 3, torch.device("cpu")))
+        monkeypatch.setattr(processes.Processes, "wait", lambda self: None)
     for name, argv in (("general_distill", general(tiny)), ("task_distill", train(tiny)),
                        ("finetune_teacher", finetune(tiny, model=tiny / "bert"))):
         refused(name, *argv, words=("--train_batch_size 8", "3 processes"))

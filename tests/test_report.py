@@ -14,9 +14,9 @@ import report
 from tests.miniworld import ablation_table
 from transformer.config import BertConfig
 from transformer.files import read_json, write_json
-from transformer.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
-from transformer.record import RunRecord
-from transformer.runtime import join_processes
+from transformer.reporting.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
+from transformer.training.processes import join_processes
+from transformer.training.record import RunRecord
 
 ODD = "<b>&odd|[name]*"
 FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_model config --output_dir o",

@@ -21,12 +21,13 @@ import pytest
 import torch
 from conftest import contents, finetune, general, names, train
 
-from transformer import epochs, prediction, record, resume
 from transformer.cli import run_script
+from transformer.data import epochs
 from transformer.files import InputError
 from transformer.optimization import BertAdam
-from transformer.resume import States, result_settings
-from transformer.runtime import Processes
+from transformer.training import record, scoring, states
+from transformer.training.processes import Processes
+from transformer.training.states import States, result_settings
 from transformer.weights import read_weights, write_bin
 
 CASES = {
@@ -73,16 +74,16 @@ def send(number: signal.Signals, optimizer=None) -> None:
 
 
 def send_in_evaluation(number: signal.Signals, optimizer) -> None:
-    metrics = prediction.compute_metrics
-    prediction.compute_metrics = lambda *args: send(number) or metrics(*args)
+    metrics = scoring.compute_metrics
+    scoring.compute_metrics = lambda *args: send(number) or metrics(*args)
 
 
 def kill_before_state(optimizer) -> None:
-    resume.States.save = lambda *_, **__: send(signal.SIGKILL)
+    states.States.save = lambda *_, **__: send(signal.SIGKILL)
 
 
 def kill_in_state(optimizer) -> None:
-    resume.write_pickle = lambda value, handle: (handle.write(b"half"), handle.flush(), send(signal.SIGKILL))
+    states.write_pickle = lambda value, handle: (handle.write(b"half"), handle.flush(), send(signal.SIGKILL))
 
 
 def fill_disk(optimizer) -> None:

@@ -214,7 +214,7 @@ def test_broken_weights_give_no_answer(mode, tiny, refused):
     assert not list((tiny / "results").glob("*.tsv"))
 
 
-SUBMISSION = "transformer.submission"
+SUBMISSION = "transformer.tasks.submission"
 
 
 def into(tmp_path, *results) -> list:

@@ -24,20 +24,21 @@ from conftest import (
 import finetune_teacher
 import task_distill
 from transformer.checkpoint import load_tokenizer
-from transformer.curves import draw_curves
+from transformer.data.parts import GrowingFiles
 from transformer.files import read_json
-from transformer.glue import TASKS, get_task
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
-from transformer.parts import GrowingFiles
-from transformer.runs import read_run
-from transformer.runtime import Processes, shuffled_batches
+from transformer.reporting.curves import draw_curves
+from transformer.reporting.runs import read_run
+from transformer.tasks.glue import TASKS, get_task
+from transformer.training.batches import shuffled_batches
+from transformer.training.processes import Processes
 from transformer.weights import read_weights, write_bin
 
 
 def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     """Each step's folder is the next one's input; what is handed on is what the README says."""
-    monkeypatch.setattr("transformer.record.draw_curves", draw_curves)
+    monkeypatch.setattr("transformer.training.record.draw_curves", draw_curves)
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
@@ -470,7 +471,7 @@ def test_encoded_examples_are_kept_and_found_again(where, tiny, script, monkeypa
     flags = {"aug_train": True, "cache_dir": tiny / where if where == "cache" else None}
     run(script, "task_distill", train(tiny, output_dir=tiny / "a", **flags))
     assert len(list((tiny / where).glob("mrpc_*"))) == 2  # train and dev
-    monkeypatch.setattr("transformer.features.encode", None)  # nothing is tokenized again
+    monkeypatch.setattr("transformer.data.features.encode", None)  # nothing is tokenized again
     run(script, "task_distill", train(tiny, output_dir=tiny / "b", **flags))
     assert_equal_weights(tiny / "a", tiny / "b", 0)
 

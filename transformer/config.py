@@ -91,3 +91,20 @@ class BertConfig:
     def to_json_file(self, path: str | Path) -> None:
         """Write config.json, atomically."""
         write_json(path, self.to_dict())
+
+
+def check_sizes(max_seq_length: int, segments: int, configs: dict[str | Path, BertConfig]) -> None:
+    """InputError where examples of so many wordpieces in so many segments are more than one of the models, whose
+    `configs` come by folder, has embeddings for, or hold no text."""
+    for folder, config in configs.items():
+        if not 4 <= max_seq_length <= config.max_position_embeddings:
+            raise InputError(f"--max_seq_length {max_seq_length} is not between 4 and the "
+                             f"{config.max_position_embeddings} positions (max_position_embeddings) of {folder}")
+        check_segments(segments, folder, config)
+
+
+def check_segments(segments: int, folder: str | Path, config: BertConfig) -> None:
+    """InputError where the model in `folder` tells fewer segments of its input from each other."""
+    if segments > config.type_vocab_size:
+        raise InputError(f"{folder} tells no more than {config.type_vocab_size} segment from another (type_vocab_size "
+                         f"in config.json) and pairs of texts need {segments}: take another model")

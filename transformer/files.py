@@ -244,3 +244,32 @@ def sha256_of(path: str | Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(file: Path, wait: bool = False, keep: bool = True) -> Iterator[None]:
+    """Have the folder of a lock file to oneself: another process is refused (InputError), or waits if `wait` is true.
+
+    Unless `keep`, the file is removed at the end.
+    """
+    while True:
+        with open(file, "ab") as handle:  # for writing, as network file systems want it
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise InputError(f"another run is working in {file.parent}: wait for it to end") from None
+                print(f"another run is working in {file.parent}: waiting for it to end", flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever held it before may have removed it: then this is a lock on a file that nobody else will find.
+            try:
+                if not os.path.samestat(os.fstat(handle.fileno()), file.stat()):
+                    continue
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                if not keep:
+                    file.unlink(missing_ok=True)
+            return

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from transformer.glue import get_task
-from transformer.published import ABLATIONS
+from transformer.reporting.published import ABLATIONS
+from transformer.tasks.glue import get_task
 
 from .table import result
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from transformer.checkpoint import VOCAB_NAME
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import write_json
-from transformer.glue import Task, name_labels
 from transformer.modeling import BertForPreTraining, TinyBertForSequenceClassification
-from transformer.tokenization import BertTokenizer
+from transformer.tasks.head import name_labels
+from transformer.tasks.task import Task
+from transformer.tokenization import VOCAB_NAME, BertTokenizer
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer.data.tables import read_rows
 from transformer.files import InputError, read_json
-from transformer.glue import Task, chance_level, get_task, parse_label, read_rows
+from transformer.tasks.glue import get_task
+from transformer.tasks.head import parse_label
+from transformer.tasks.metrics import chance_level
+from transformer.tasks.task import Task
 
 TASKS = ("RTE", "SST-2", "CoLA", "MRPC", "STS-B")
 STUDENTS = ("4l", "6l")

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.curves import read_metrics
-from transformer.document import Inline, Link
 from transformer.files import InputError, read_json
-from transformer.glue import TASKS, Task, get_task
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.record import EVAL_NAME, RUN_NAME
-from transformer.resume import result_settings
+from transformer.reporting.curves import read_metrics
+from transformer.reporting.pages import Inline, Link
+from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.task import Task
+from transformer.training.record import EVAL_NAME, RUN_NAME
+from transformer.training.states import result_settings
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",
            "spearmanr": "Spearman"}

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from transformer.data.parallel import available_cores, in_order
+from transformer.data.parts import GrowingFiles, byte_ranges
 from transformer.files import InputError, read_json, write_json
-from transformer.parallel import available_cores, in_order
-from transformer.parts import GrowingFiles, byte_ranges
 
 _SECONDS_BETWEEN_SAVES = 1.0  # of work on a BlocksOnDisk that a kill can cost
 

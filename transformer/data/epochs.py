@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from transformer.arrays import convert_lines
-from transformer.features import Sequences
+from transformer.data.arrays import convert_lines
+from transformer.data.features import Sequences
+from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_json
-from transformer.parts import Part, Place, decode_lines, read_range
 from transformer.tokenization import BertTokenizer
 
 _FORMAT = 2  # of the arrays; another number makes them anew
@@ -117,7 +117,7 @@ def _start_worker(vocab: dict[str, int], typecode: str) -> None:
     _vocab, _typecode = vocab, typecode
 
 
-def _parse_part(part: Part) -> tuple[bytes, array, list[bytes], int]:
+def _parse_part(part: FilePart) -> tuple[bytes, array, list[bytes], int]:
     """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
     path, start, stop = part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")

@@ -22,11 +22,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from transformer.files import InputError, in_words, read_json, sha256_of, write_json
+from transformer.fetching.sources import KNOWN_FILES
+from transformer.fetching.transport import Broken, Progress, Stale, is_local, opened
+from transformer.files import InputError, in_words, locked, read_json, sha256_of, write_json
 from transformer.kinds import kind_of
-from transformer.parts import locked
-from transformer.sources import KNOWN_FILES
-from transformer.transport import Broken, Progress, Stale, is_local, opened
 
 MANIFEST_NAME = "manifest.json"  # in a downloaded model folder: where its files come from; at the end, their sums
 

@@ -1,31 +1,26 @@
 """Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import pickle
 import re
-import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import torch
 
 from transformer.config import CONFIG_NAME
 from transformer.files import InputError, atomic_write, remove_abandoned, sha256_of
-from transformer.runtime import Processes
+from transformer.training.processes import Processes
 from transformer.weights import weight_files, write_pickle
 
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _BAD = ".bad"           # comes after the name of a damaged one
 _NONE = -1              # in place of a step where there is no state
 _SHARE_OF_TIME = 0.05   # that saving at evaluations may take
-_SECONDS_OF_ONE_SIGNAL = 2  # in which a scheduler and torchrun may both pass the same one on
 
 # Settings that do not change the result of a run: another value is no reason to refuse --resume.
 _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "keep_checkpoints", "eval_batch_size",
@@ -248,54 +243,3 @@ def _cause(error: Exception) -> str:
         return "not enough memory"
     text = error.strerror if isinstance(error, OSError) else str(error)
     return (text or type(error).__name__).splitlines()[0]
-
-
-class StopSignals:
-    """Inside a with statement, the first SIGTERM or SIGINT only sets `received`, so that the run can end after its step
-    with a saved state; the second ends it at once."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Callable | int | None] = {}
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Inside, a signal ends the process at once, whatever it waits for: for long work after a saved state."""
-        self.__exit__()
-        if self.received:
-            os.kill(os.getpid(), self.received)
-        try:
-            yield
-        finally:
-            self.__enter__()
-
-    def agreed(self, processes: Processes) -> bool:
-        """Whether a signal has reached any of the processes: then all end for it."""
-        number = -int(processes.smallest(torch.tensor(-(self.received or 0))))
-        if number:
-            self.received = signal.Signals(number)
-        return number > 0
-
-    def end(self, step: int, processes: Processes) -> NoReturn:
-        """End the process after step `step`, whose state is saved, with the status of the signal."""
-        processes.wait()  # torchrun ends all as soon as one has ended, and the first may still be saving
-        print(f"stopped by {self.received.name} after step {step}: the same command with --resume goes on", flush=True)
-        raise SystemExit(128 + self.received)
-
-    def _handle(self, number: int, _frame: object) -> None:
-        if self.received is None:
-            self.received = signal.Signals(number)
-            self._at = time.monotonic()
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
-        elif time.monotonic() - self._at > _SECONDS_OF_ONE_SIGNAL:
-            self.__exit__()
-            os.kill(os.getpid(), number)

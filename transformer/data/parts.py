@@ -2,19 +2,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from transformer.files import InputError, naming, read_line, refuse_foreign
+from transformer.files import InputError, locked, naming, read_line, refuse_foreign
 
-Part = tuple[Path, int, int]  # of a file: from which byte to which
+FilePart = tuple[Path, int, int]  # of a file: from which byte to which
 
 _SECONDS_BETWEEN_SAVES = 1.0  # of work that a kill can cost; waiting for the disk after every part would cost more
 
@@ -80,35 +79,6 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.path}, line {line_number(self.path, self.start) + self.index}"
-
-
-@contextlib.contextmanager
-def locked(file: Path, wait: bool = False, keep: bool = True) -> Iterator[None]:
-    """Have the folder of a lock file to oneself: another process is refused (InputError), or waits if `wait` is true.
-
-    Unless `keep`, the file is removed at the end.
-    """
-    while True:
-        with open(file, "ab") as handle:  # for writing, as network file systems want it
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise InputError(f"another run is working in {file.parent}: wait for it to end") from None
-                print(f"another run is working in {file.parent}: waiting for it to end", flush=True)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            # Whoever held it before may have removed it: then this is a lock on a file that nobody else will find.
-            try:
-                if not os.path.samestat(os.fstat(handle.fileno()), file.stat()):
-                    continue
-            except FileNotFoundError:
-                continue
-            try:
-                yield
-            finally:
-                if not keep:
-                    file.unlink(missing_ok=True)
-            return
 
 
 class GrowingFiles:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from transformer.arrays import BlocksOnDisk
+from transformer.data.arrays import BlocksOnDisk
 from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
-from transformer.runtime import Processes, mixed
 from transformer.tokenization import BertTokenizer
+from transformer.training.processes import Processes, mixed
 
 STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
 

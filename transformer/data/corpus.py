@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from transformer.data.parallel import in_order
+from transformer.data.parts import GrowingFiles, byte_ranges, decode_lines, read_range
 from transformer.files import InputError, write_json
-from transformer.parallel import in_order
-from transformer.parts import GrowingFiles, byte_ranges, decode_lines, read_range
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
 
 PART_BYTES = 1 << 20        # of text that a process tokenizes at a time
@@ -30,7 +30,7 @@ _SENTENCES_AT_A_TIME = 1 << 20
 _STORE_VERSION = 1          # raised when the same text would make other arrays
 
 
-class Part(NamedTuple):
+class TokenizedPart(NamedTuple):
     """A part of the text as wordpieces: flat arrays as bytes, counts from the start of the part."""
     sha256: str              # of the text
     tokens: bytes            # the tokenizer's id_typecode [wordpieces]
@@ -39,7 +39,7 @@ class Part(NamedTuple):
     left_out: int            # lines that are neither empty nor have a wordpiece
 
 
-def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[int, int]) -> Part:
+def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[int, int]) -> TokenizedPart:
     """Tokenize one of byte_ranges(): a sentence per line, an empty line between documents."""
     content = read_range(text_file, *text_range)
     digest = hashlib.sha256(content).hexdigest()
@@ -56,7 +56,7 @@ def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[i
         else:
             document_ends.append(len(lengths))
     ends = np.cumsum(lengths) // array(tokenizer.id_typecode).itemsize
-    return Part(digest, b"".join(sentences), ends.tobytes(), document_ends.tobytes(), left_out)
+    return TokenizedPart(digest, b"".join(sentences), ends.tobytes(), document_ends.tobytes(), left_out)
 
 
 _worker_tokenize = None  # tokenize_part of a worker process
@@ -67,7 +67,7 @@ def _start_tokenizing(text_file: Path, tokenizer: BertTokenizer) -> None:
     _worker_tokenize = partial(tokenize_part, text_file, tokenizer)
 
 
-def _tokenize_in_worker(text_range: tuple[int, int]) -> Part:
+def _tokenize_in_worker(text_range: tuple[int, int]) -> TokenizedPart:
     return _worker_tokenize(text_range)
 
 
@@ -213,7 +213,8 @@ def _unchanged(records: list[dict[str, Any]], text_file: Path, ranges: list[tupl
     return min(len(records), len(ranges))
 
 
-def _append(store: GrowingFiles, part: Part, text_range: tuple[int, int], is_last: bool, itemsize: int) -> None:
+def _append(store: GrowingFiles, part: TokenizedPart, text_range: tuple[int, int], is_last: bool,
+            itemsize: int) -> None:
     """Add a part to a store, with what it counts from its own start now counted from the start of the text."""
     before = store.records[-1] if store.records else {"sentences": 0, "document_end": 0, "left_out": 0}
     sentence_ends = np.frombuffer(part.sentence_ends, np.int64) + store.sizes[0] // itemsize

@@ -1,4 +1,4 @@
-"""Files of predictions as the GLUE server takes them, and the zip file of all: python -m transformer.submission."""
+"""Files of predictions as the GLUE server takes them; python -m transformer.tasks.submission zips them."""
 from __future__ import annotations
 
 import argparse
@@ -11,7 +11,8 @@ import numpy as np
 
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write, find_folder, read_lines
-from transformer.glue import TASKS, Submission, Task
+from transformer.tasks.glue import TASKS
+from transformer.tasks.task import Submission, Task
 
 HEADER = "index\tprediction"
 

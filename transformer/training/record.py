@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from transformer.curves import draw_curves
 from transformer.files import (
     InputError,
     atomic_write,
@@ -27,8 +26,9 @@ from transformer.files import (
     require_no_file,
     write_json,
 )
-from transformer.resume import clear_states
-from transformer.runtime import Processes
+from transformer.reporting.curves import draw_curves
+from transformer.training.processes import Processes
+from transformer.training.states import clear_states
 
 RUN_NAME = "run.json"
 BEFORE_NAME = "run.json.before"

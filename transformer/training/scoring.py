@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from transformer.arrays import open_arrays
-from transformer.features import Sequences
+from transformer.data.arrays import open_arrays
+from transformer.data.features import Sequences
+from transformer.data.parts import GrowingFiles
 from transformer.files import InputError
-from transformer.glue import Task, compute_metrics
-from transformer.parts import GrowingFiles
-from transformer.runtime import Processes
+from transformer.tasks.metrics import compute_metrics
+from transformer.tasks.task import Task
+from transformer.training.processes import Processes
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Pictures of training runs: python -m transformer.curves FOLDER draws FOLDER/curves.png from its metrics.jsonl."""
+"""Pictures of training runs; python -m transformer.reporting.curves FOLDER draws FOLDER/curves.png."""
 from __future__ import annotations
 
 import json
@@ -51,7 +51,7 @@ def draw_curves(folder: str | Path) -> Path:
             named = str(error.filename or ".tmp")
             reason = error.strerror if named.endswith(".tmp") else f"{error.strerror}: {named}"
         raise InputError(f"{path} cannot be drawn ({reason}): see to matplotlib and to the space on the disk, then "
-                         f"python -m transformer.curves {folder}") from None
+                         f"python -m transformer.reporting.curves {folder}") from None
 
 
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> Path:
@@ -127,7 +127,7 @@ def draw_models(path: Path, title: str, x_label: str, y_label: str,
 def main() -> None:
     """Draw the curves of the folder that the command line names."""
     if len(sys.argv) != 2:
-        raise InputError("name one folder: python -m transformer.curves FOLDER")
+        raise InputError("name one folder: python -m transformer.reporting.curves FOLDER")
     print(draw_curves(sys.argv[1]))
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import print_settings
-from transformer.features import Sequences, encode_file
+from transformer.config import check_sizes
+from transformer.data.features import Sequences, encode_file
+from transformer.data.tables import data_folder
 from transformer.files import (
     InputError,
     atomic_write,
@@ -26,10 +28,15 @@ from transformer.files import (
     sha256_of,
     write_json,
 )
-from transformer.glue import DIAGNOSTIC, UNTRAINED, Submission, Task, chance_level, class_order, data_folder
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.prediction import decide, evaluate, model_sha256, predict
-from transformer.record import (
+from transformer.tasks.glue import DIAGNOSTIC
+from transformer.tasks.head import UNTRAINED, class_order
+from transformer.tasks.metrics import chance_level
+from transformer.tasks.submission import write_submission
+from transformer.tasks.task import Submission, Task
+from transformer.tokenization import BertTokenizer
+from transformer.training.processes import Processes
+from transformer.training.record import (
     EVAL_NAME,
     PREDICTIONS_NAME,
     append_line,
@@ -39,9 +46,7 @@ from transformer.record import (
     is_finished,
     read_run,
 )
-from transformer.runtime import Processes, check_sizes
-from transformer.submission import write_submission
-from transformer.tokenization import BertTokenizer
+from transformer.training.scoring import decide, evaluate, model_sha256, predict
 from transformer.weights import read_model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformer.document import Block, Heading, Table, Text
+from transformer.reporting.pages import Block, Heading, Table, Text
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from transformer.fetching.sources import base_url
 from transformer.files import InputError
-from transformer.sources import base_url
 
 if TYPE_CHECKING:
     import requests

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transformer.arrays import convert_lines
+from transformer.data.arrays import convert_lines
+from transformer.data.parts import FilePart
+from transformer.data.tables import report_rows, row_width, rows_of_part
 from transformer.files import sha256_of
-from transformer.glue import Task, report_rows, row_width, rows_of_part
-from transformer.parts import Part
+from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer, fitting_lengths
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _start_worker(*facts: Any) -> None:
     _worker_facts = facts
 
 
-def _encode_part(part: Part) -> tuple[bytes, np.ndarray, list[bytes], int]:
+def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
     """The examples in a range of bytes, as arrays.convert_lines() wants them."""
     task, tokenizer, max_seq_length, width = _worker_facts
     texts: list[list[str]] = [[] for _ in task.text_columns]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from transformer.arrays import open_arrays
+from transformer.data.arrays import open_arrays
+from transformer.data.parallel import available_cores, in_order
+from transformer.data.parts import GrowingFiles, Place, decode_lines, read_range
 from transformer.files import InputError, refuse_foreign
-from transformer.parallel import available_cores, in_order
-from transformer.parts import GrowingFiles, Place, decode_lines, read_range
 
 _FORMAT = 1           # of the arrays; another number makes them anew
 _PART_LINES = 2_000   # a worker's task: 5 MB of a file with 300 numbers a line

@@ -1,0 +1,50 @@
+"""The nine GLUE tasks as one table."""
+from __future__ import annotations
+
+from transformer.files import InputError
+from transformer.tasks.task import Submission, Task
+
+DIAGNOSTIC = "diagnostic"  # folder of the AX set beside the tasks' folders: a test set for models of MNLI
+
+
+_MNLI = ("index,promptID,pairID,genre,sentence1_binary_parse,sentence2_binary_parse,sentence1_parse,sentence2_parse,"
+         "sentence1,sentence2")
+_STSB = "index,genre,filename,year,old_index,source1,source2,sentence1,sentence2"
+_PAIR = "index,sentence1,sentence2"
+
+TASKS = {task.key: task for task in (
+    Task("CoLA", (3,), 1, ("0", "1"), "mcc", (Submission("CoLA", 1063, (1,), "index,sentence"),), (8551, 1043),
+         "source,label,mark,sentence", has_header=False, intermediate_epochs=50, max_seq_length=64),
+    Task("SST-2", (0,), 1, ("0", "1"), "acc", (Submission("SST-2", 1821, (1,), "index,sentence"),), (67349, 872),
+         "sentence,label", max_seq_length=64, augment_copies_in_code=20),
+    Task("MRPC", (3, 4), 0, ("0", "1"), "acc",
+         (Submission("MRPC", 1725, (3, 4), "index,#1 ID,#2 ID,#1 String,#2 String"),), (3668, 408),
+         "Quality,#1 ID,#2 ID,#1 String,#2 String"),
+    Task("STS-B", (7, 8), -1, None, "corr", (Submission("STS-B", 1379, (7, 8), _STSB),), (5749, 1500),
+         f"{_STSB},score"),
+    Task("QQP", (3, 4), 5, ("0", "1"), "acc", (Submission("QQP", 390965, (1, 2), "id,question1,question2"),),
+         (363846, 40430), "id,qid1,qid2,question1,question2,is_duplicate", intermediate_epochs=10,
+         augment_copies_in_code=10),
+    Task("MNLI", (8, 9), -1, ("contradiction", "entailment", "neutral"), "acc",
+         (Submission("MNLI-m", 9796, (8, 9), _MNLI, "test_matched.tsv"),
+          Submission("MNLI-mm", 9847, (8, 9), _MNLI, "test_mismatched.tsv"),
+          Submission("AX", 1104, (1, 2), _PAIR, f"../{DIAGNOSTIC}/diagnostic.tsv")), (392702, 9815, 9832),
+         f"{_MNLI},label1,gold_label", f"{_MNLI},label1,label2,label3,label4,label5,gold_label",
+         dev_files=("dev_matched.tsv", "dev_mismatched.tsv"), intermediate_epochs=10, augment_copies_in_code=10),
+    Task("QNLI", (1, 2), -1, ("entailment", "not_entailment"), "acc",
+         (Submission("QNLI", 5463, (1, 2), "index,question,sentence"),), (104743, 5463),
+         "index,question,sentence,label", intermediate_epochs=10, augment_copies_in_code=20),
+    Task("RTE", (1, 2), -1, ("entailment", "not_entailment"), "acc", (Submission("RTE", 3000, (1, 2), _PAIR),),
+         (2490, 277), f"{_PAIR},label"),
+    Task("WNLI", (1, 2), -1, ("0", "1"), "acc", (Submission("WNLI", 146, (1, 2), _PAIR),), (635, 71),
+         f"{_PAIR},label", augment_copies_in_code=None, beats_chance=False),
+)}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name` in any case, with or without the hyphen; mnli-mm is MNLI. InputError lists the known."""
+    key = name.lower().replace("-", "").replace("_", "")
+    key = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
+    if key not in TASKS:
+        raise InputError(f"unknown task {name!r}; known tasks: {', '.join(task.name for task in TASKS.values())}")
+    return TASKS[key]

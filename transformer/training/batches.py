@@ -1,0 +1,78 @@
+"""Which examples train in which step: orders of the data, batches and the shares of them, seeds."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from transformer.files import InputError
+from transformer.training.processes import Processes
+
+
+def seed_share(seed: int, step: int, piece: int) -> None:
+    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which piece of its
+    batch it is alone, so that a run can go on from any step, and with other processes."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, piece)).generate_state(1, np.uint64)[0] >> 1))
+
+
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Index arrays [batch_size] over a permutation of `count` examples set by (seed, epoch), from batch `start` on.
+
+    uint32, int64 where the examples are too many for it. The incomplete last batch is dropped, as published.
+    """
+    order = np.arange(count, dtype=np.uint32 if count < 1 << 32 else np.int64)
+    np.random.default_rng((seed, epoch)).shuffle(order)
+    for begin in range(start * batch_size, count - batch_size + 1, batch_size):
+        yield order[begin:begin + batch_size]
+
+
+def micro_batch_size(train_batch_size: int, accumulation: int, world: int = 1) -> int:
+    """Sequences of one forward pass: train_batch_size is the total over accumulation and processes.
+
+    Raises InputError if that is not a whole number.
+    """
+    if train_batch_size % (accumulation * world):
+        raise InputError(f"--train_batch_size {train_batch_size} is no multiple of --gradient_accumulation_steps "
+                         f"{accumulation}" + f" x {world} processes" * (world > 1))
+    return train_batch_size // (accumulation * world)
+
+
+def shares(indices: np.ndarray, accumulation: int, processes: Processes) -> list[tuple[int, np.ndarray]]:
+    """What this process has to do of a batch: (number of the piece, its indices), `accumulation` of them."""
+    every = list(enumerate(np.split(indices, accumulation * processes.world)))
+    return every[processes.rank::processes.world]
+
+
+def steps_per_epoch(count: int, train_batch_size: int, what: str) -> int:
+    """Optimizer steps in one pass over `count` examples; InputError where they do not fill one batch."""
+    if count < train_batch_size:
+        raise InputError(f"{what} holds {count} examples, not enough for one batch of {train_batch_size}: "
+                         "lower --train_batch_size")
+    return count // train_batch_size
+
+
+def count_steps(per_epoch: list[int], num_train_epochs: float) -> int:
+    """Optimizer steps of training epochs with `per_epoch` steps each, the last one in part for 2.5 epochs.
+
+    Raises InputError where that is none.
+    """
+    steps = int(sum(count * min(1.0, num_train_epochs - epoch) for epoch, count in enumerate(per_epoch)))
+    if steps == 0:
+        raise InputError(f"--num_train_epochs {num_train_epochs:g} is less than one step: raise it")
+    return steps
+
+
+def batch_at(step: int, counts: Sequence[int], batch_size: int, seed: int) -> np.ndarray:
+    """Indices of the batch of optimizer step `step`, from 0, where epoch e goes over counts[e] examples."""
+    epoch, number = locate(step, [count // batch_size for count in counts])
+    return next(shuffled_batches(counts[epoch], batch_size, seed, epoch, number))
+
+
+def locate(step: int, per_epoch: Sequence[int]) -> tuple[int, int]:
+    """(epoch, batch in it) of optimizer step `step`, from 0, where epoch e has per_epoch[e] steps."""
+    epoch = 0
+    while epoch < len(per_epoch) and step >= per_epoch[epoch]:
+        step -= per_epoch[epoch]
+        epoch += 1
+    return epoch, step

@@ -1,0 +1,148 @@
+"""Training runs: processes and their devices, precision, seeds, batches, losses."""
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from transformer.files import InputError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all that train together: one without torchrun, several (on one or more machines) with it.
+
+    rank: number of this process, 0 the one that writes; world: how many there are; device: what this one computes on.
+    """
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def send(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors on the device; the host does not wait until they are there."""
+        if self.device.type == "cuda":
+            return tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+        return tuple(tensors)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of `values` over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def smallest(self, values: Tensor) -> Tensor:
+        """The smallest of `values` of all processes, element by element, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MIN)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return bool(self.total(torch.tensor(int(flag))))
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+    def end_together(self, error: Exception | None) -> None:
+        """Where any process has an error all end: the first of those that have one raises it, so that it is printed
+        once, and the others end with status 2."""
+        speaker = int(self.smallest(torch.tensor(self.rank if error else self.world)))
+        if speaker == self.rank:
+            raise error
+        if speaker < self.world:
+            raise SystemExit(2)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Call `work` in the first process and, when that is done, in the others; where it fails (InputError, OSError)
+        all end together."""
+        for first in (True, False):
+            error = None
+            if self.is_first == first:
+                try:
+                    work()
+                except (InputError, OSError) as failure:
+                    error = failure
+            self.end_together(error)
+
+    def synchronised(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+        """Around forward and backward of one piece of a batch: gradients are averaged after the last one only."""
+        return wrapped.no_sync() if self.world > 1 and not last else contextlib.nullcontext()
+
+    def wrap(self, student: nn.Module) -> nn.Module:
+        """The student as it is trained: with gradients averaged over the processes. All its trainable parameters have
+        to take part in every loss (see optimization.freeze_unused)."""
+        return DistributedDataParallel(student) if self.world > 1 else student
+
+
+def join_processes(no_cuda: bool = False, local_rank: int = -1) -> Processes:
+    """This process, with its device, after joining those that torchrun started; the first alone prints to stdout.
+
+    The device is the CUDA device of the process's number on its machine (or local_rank, without torchrun), the CPU
+    where there is none or with no_cuda. Raises InputError where there is no GPU of that number.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        if "LOCAL_RANK" not in os.environ:
+            raise InputError(f"WORLD_SIZE is {world} and LOCAL_RANK is not set: start several processes with torchrun")
+        local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and not no_cuda:
+        if not -1 <= local_rank < torch.cuda.device_count():
+            raise InputError(f"GPU {local_rank} was asked for and this machine has {torch.cuda.device_count()}: start "
+                             "as many processes as there are GPUs")
+        device = torch.device("cuda", max(local_rank, 0))
+        torch.cuda.set_device(device)
+    if world == 1:
+        return Processes(0, 1, device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(days=7))  # one may wait long for arrays that another run makes
+    processes = Processes(dist.get_rank(), world, device)
+    if not processes.is_first:
+        sys.stdout = open(os.devnull, "w")
+    return processes
+
+
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_precision(precision: str, device: torch.device) -> None:
+    """Make fp32 matrix products exact, or TensorFloat-32 with tf32. InputError where the device lacks the precision."""
+    if precision in ("tf32", "fp16") and device.type != "cuda":
+        raise InputError(f"--precision {precision} needs a GPU and there is none (or --no_cuda): take fp32 or bf16")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+def mixed(precision: str, device: torch.device) -> torch.autocast:
+    """Context of a student's forward pass: its matrix products in 16 bits with bf16 and fp16."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None)
+
+
+def freeze(teacher: nn.Module, precision: str) -> None:
+    """Make a teacher's weights constants, of 16 bits with bf16 and fp16."""
+    teacher.requires_grad_(False)
+    if PRECISIONS[precision]:
+        teacher.to(PRECISIONS[precision])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)

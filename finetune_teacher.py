@@ -6,7 +6,10 @@ from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformer.cli import (
     Parser,
@@ -20,6 +23,18 @@ from transformer.cli import (
     resolve_precision,
     run_script,
 )
+from transformer.data.tables import read_rows, task_folder
+from transformer.files import InputError, find_folder, find_model
+from transformer.tasks.glue import get_task
+from transformer.tasks.labels import UNTRAINED, class_order, name_labels
+from transformer.tasks.task import Task
+
+if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    from torch import Tensor
+
+    from transformer.config import BertConfig
+    from transformer.modeling import TinyBertForSequenceClassification
+    from transformer.training.processes import Processes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,39 +68,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.output_dir and len(args.tasks) > 1:
         parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
     return resolve_precision(parser, args)
-
-
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import contextlib
-import math
-from pathlib import Path
-
-import torch
-from torch import Tensor
-from torch.nn import functional
-from tqdm import tqdm
-
-from transformer.checkpoint import head_note, load_tokenizer, save_model
-from transformer.config import BertConfig, check_sizes
-from transformer.data.features import encode_file, show
-from transformer.data.tables import read_rows, task_folder
-from transformer.files import InputError, find_folder, find_model
-from transformer.modeling import TinyBertForSequenceClassification
-from transformer.optimization import BertAdam, parameter_groups
-from transformer.tasks.glue import get_task
-from transformer.tasks.head import UNTRAINED, class_order, name_labels
-from transformer.tasks.task import Task
-from transformer.tokenization import BertTokenizer, casing
-from transformer.training.batches import locate, micro_batch_size, seed_share, shares, shuffled_batches, steps_per_epoch
-from transformer.training.losses import Losses, optimizer_step
-from transformer.training.processes import Processes, join_processes, mixed, seed_everything, set_precision
-from transformer.training.record import RunRecord, check_output, format_metrics, read_run, require_finished
-from transformer.training.scoring import evaluate
-from transformer.training.signals import StopSignals
-from transformer.training.states import States, files_sha256, result_settings
-from transformer.weights import head_convention, read_model
 
 
 def start_folder(task: Task, args: argparse.Namespace) -> Path:
@@ -179,99 +161,79 @@ def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[Tiny
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
     and no epoch is better."""
-    output_dir, device = teacher_folder(task, args), processes.device
+    import torch
+
+    from transformer.checkpoint import head_note
+    from transformer.data.features import encode_file, show_examples
+    from transformer.optimization import BertAdam, parameter_groups
+    from transformer.reporting.curves import draw_or_warn
+    from transformer.tokenization import BertTokenizer, casing
+    from transformer.training.batches import Plan
+    from transformer.training.processes import mixed, seed_everything
+    from transformer.training.record import format_metrics, student_label
+    from transformer.training.run import Run
+    from transformer.training.scoring import evaluate
+    from transformer.training.states import files_sha256
+
+    output_dir, folder = teacher_folder(task, args), start_folder(task, args)
     seed_everything(args.seed)
-    folder = start_folder(task, args)
     tokenizer = BertTokenizer.from_pretrained(folder, casing(folder)[0])  # is_pending() has said what there is to say
     args = argparse.Namespace(**{**vars(args), "cased": not tokenizer.do_lower_case})
     print_settings(args)
     model, keeps_head = load_start(folder, task, args)
-    model.to(device)
+    model.to(processes.device)
     data_dir = task_folder(find_folder(args.glue_dir), task)
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
-    sets = {"dev": dev}
-    show(train, tokenizer)
-    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-    per_epoch = steps_per_epoch(len(train), batch_size, str(data_dir / "train.tsv"))
-    counts, total_steps = [len(train)] * args.num_train_epochs, per_epoch * args.num_train_epochs
-    order = list(range(task.num_labels))
-    trained = processes.wrap(model)
-    if args.compile:
-        trained = torch.compile(trained)
+    show_examples(train, tokenizer)
+    epochs = args.num_train_epochs
+    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / "train.tsv"] * epochs)
     optimizer = BertAdam(parameter_groups(model, args.weight_decay), lr=args.learning_rate,
-                         warmup=args.warmup_proportion, t_total=total_steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
-    losses = Losses(("loss",), processes)
+                         warmup=args.warmup_proportion, t_total=plan.total_steps)
+    run = Run(args, processes, plan, model, optimizer, ("loss",), output_dir, folder, due_every=plan.steps[0],
+              facts={"tasks": task.name, "start": folder, "start_files": files_sha256(folder), "train": train.key},
+              remember={"before": None}, name=task.name, role="model")
 
-    settings = result_settings(vars(args), tasks=task.name, start=folder, start_files=files_sha256(folder),
-                               train=train.key)
-    states = States(output_dir, settings, processes, model=model, optimizer=optimizer, scaler=scaler, losses=losses)
-    if state := states.restore(args.resume):
-        step, best, kept, before = (state[name] for name in ("step", "best", "kept", "before"))
-    else:
-        step, best, kept = 0, -math.inf, {}
-        before, _ = evaluate(model, task, sets, order, args.eval_batch_size, processes)
-    record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], task=task.name,
-                       start=str(folder), steps=total_steps, before=before, resumed_from=step)
+    own_order = list(range(task.num_labels))
+    if not run.is_resumed:
+        run.remembered["before"], _ = evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)
+    before = run.remembered["before"]
+    run.begin(student=student_label(vars(args), folder), task=task.name, start=str(folder), before=before)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
-    if not state and keeps_head:
-        best, kept = before[task.metric], {"epoch": 0, "step": 0, **before}
-        if processes.is_first:
-            save_model(model, output_dir, folder)
+    if keeps_head and not run.is_resumed:
+        run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
-    progress = tqdm(total=total_steps, initial=step, unit="step", desc=task.name, mininterval=1,
-                    disable=not processes.is_first)
-    first_epoch, first_batch = locate(step, [per_epoch] * args.num_train_epochs)
     model.train()
-    with progress, StopSignals() as stop:
-        for epoch in range(first_epoch, args.num_train_epochs):
-            start = first_batch if epoch == first_epoch else 0
-            for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
-                for number, (piece, rows) in enumerate(shares(indices, accumulation, processes), 1):
-                    seed_share(args.seed, step, piece)
-                    batch = processes.send(train.batch(rows))
-                    labels, = processes.send([torch.from_numpy(train.labels[rows])])
-                    with processes.synchronised(trained, number == accumulation):
-                        with mixed(args.precision, device):
-                            logits = trained(*batch, scores=())[0].float()
-                        loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
-                            functional.cross_entropy(logits, labels.long())
-                        scaler.scale(loss / accumulation).backward()
-                    losses.add(step, (loss,))
-                optimizer_step(optimizer, scaler, losses, step)
-                record.count(train.lengths_of(indices))
-                step += 1
-                progress.update()
-
-                if step % per_epoch == 0:
-                    losses.require_finite(counts, batch_size, args.seed, states.last, f"{task.name}: ")
-                    values = {"epoch": epoch + 1, "step": step, **losses.means(),
-                              **evaluate(model, task, sets, order, args.eval_batch_size, processes)[0]}
-                    progress.set_postfix({name: f"{values[name]:.4f}" for name in ("loss", task.metric)})
-                    record.log(task=task.name, **values, **record.speed())
-                    record.text("eval_results.txt", format_metrics(f"epoch {epoch + 1}", values))
-                    if values[task.metric] > best:
-                        best, kept = values[task.metric], values
-                        if processes.is_first:
-                            save_model(model, output_dir, folder)
-                stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, per_epoch):
-                    losses.require_finite(counts, batch_size, args.seed, states.last, f"{task.name}: ")
-                    states.save(step, best=best, kept=kept, before=before, logs=record.sizes())
-                if stopping:
-                    progress.close()
-                    stop.end(step, processes)
-    record.finish(**kept)
-    states.clear()
-    print(format_metrics(f"{task.name} teacher in {output_dir}", kept), head_note(model.config, output_dir), sep="\n",
-          flush=True)
+    with run:
+        for indices in run:
+            for rows in run.shares(indices):
+                batch = processes.send(train.batch(rows))
+                labels, = processes.send([torch.from_numpy(train.labels[rows])])
+                with mixed(args.precision, processes.device):
+                    logits = run.trained(*batch, attention_scores=())[0]
+                run.backward([task.head.hard_loss(logits.float(), labels)])
+            run.update()
+            if run.is_due:
+                epoch = run.step // plan.steps[0]
+                values = {"epoch": epoch, **run.means()}
+                values |= evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)[0]
+                run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), task=task.name)
+                run.keep(values, values[task.metric])
+    run.finish(**run.kept)
+    if processes.is_first:
+        draw_or_warn(output_dir)
+    print(format_metrics(f"{task.name} teacher in {output_dir}", run.kept), head_note(model.config, output_dir),
+          sep="\n", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune a teacher for each task that has none."""
     args = parse_args(argv)
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
+
+    from transformer.training.batches import micro_batch_size
+    from transformer.training.processes import join_processes, set_precision
+
     processes = join_processes(args.no_cuda, args.local_rank)
     set_precision(args.precision, processes.device)
     micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError

@@ -8,7 +8,11 @@ student folder, eval_results.txt, metrics.jsonl and run.json.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformer.cli import (
     Parser,
@@ -23,6 +27,23 @@ from transformer.cli import (
     resolve_precision,
     run_script,
 )
+from transformer.data.tables import data_folder
+from transformer.files import InputError, find_folder, find_model
+from transformer.tasks.glue import get_task
+from transformer.tasks.labels import class_order, name_labels
+from transformer.tasks.task import Task
+
+if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    import numpy as np
+    from torch import Tensor, nn
+
+    from transformer.data.features import Sequences
+    from transformer.distillation import Pairs
+    from transformer.modeling import TinyBertForSequenceClassification
+    from transformer.tasks.head import Head
+    from transformer.tokenization import BertTokenizer
+    from transformer.training.processes import Processes
+    from transformer.training.scoring import KeptLogits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,52 +107,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return resolve_precision(parser, args)
 
 
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import math
-from pathlib import Path
-
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model
-from transformer.config import check_sizes
-from transformer.data.features import show
-from transformer.data.tables import data_folder
-from transformer.distillation import compared, needed, prediction_loss, transformer_losses
-from transformer.files import InputError, find_folder, find_model
-from transformer.modeling import TinyBertForSequenceClassification
-from transformer.optimization import BertAdam, freeze_unused, parameter_groups
-from transformer.tasks.glue import get_task
-from transformer.tasks.head import class_order, name_labels
-from transformer.tasks.task import Task
-from transformer.training.batches import (
-    count_steps,
-    locate,
-    micro_batch_size,
-    seed_share,
-    shares,
-    shuffled_batches,
-    steps_per_epoch,
-)
-from transformer.training.evaluation import (
-    dev_sets,
-    encoded,
-    evaluate_only,
-    load_classifier,
-    require_fit_teacher,
-    train_file,
-)
-from transformer.training.losses import Losses, optimizer_step, parameter_counts
-from transformer.training.processes import freeze, join_processes, mixed, seed_everything, set_precision
-from transformer.training.record import RunRecord, format_metrics, open_output, require_finished
-from transformer.training.scoring import cached_logits, evaluate
-from transformer.training.signals import StopSignals
-from transformer.training.states import States, files_sha256, result_settings
-
-
 def resolve(args: argparse.Namespace, task: Task) -> None:
     """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
@@ -139,8 +114,213 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
     epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
     args.num_train_epochs = args.num_train_epochs or epochs
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
-    if task.is_regression and args.temperature != 1.0:
+    if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
+
+
+@dataclass(frozen=True)
+class IntermediateStage:
+    """The student learns attention and hidden states of its teacher. pairs: those of compared()."""
+    teacher: nn.Module
+    pairs: tuple[Pairs, Pairs]
+    precision: str
+    loss_names = ("att_loss", "rep_loss")
+
+    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
+
+        batch: input_ids, token_type_ids, attention_mask, int64 [batch, length], of the examples `rows`.
+        """
+        import torch
+
+        from transformer.distillation import needed, transformer_losses
+        from transformer.training.processes import mixed
+
+        of_student, of_teacher = needed(self.pairs)
+        with torch.no_grad():
+            _, *teacher_outputs = self.teacher(*batch, classify=False, **of_teacher)
+        with mixed(self.precision, batch[0].device):
+            _, *outputs = student(*batch, is_student=True, classify=False, **of_student)
+        return transformer_losses(outputs, teacher_outputs, self.pairs)
+
+
+@dataclass(frozen=True)
+class PredictionStage:
+    """The student learns answers: the labels of the `examples` where there is no teacher, else the teacher's logits,
+    `kept` from before where it says the same each time. order: the teacher's column for each class."""
+    head: Head
+    examples: Sequences
+    teacher: nn.Module | None
+    kept: KeptLogits | None
+    order: list[int]
+    temperature: float
+    precision: str
+    processes: Processes
+    loss_names = ("cls_loss",)
+
+    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray) -> tuple[Tensor]:
+        """Prediction loss of a batch, a scalar (paper, equation 10); batch and rows as in IntermediateStage."""
+        import torch
+
+        from transformer.training.processes import mixed
+
+        if self.teacher is None:
+            targets, = self.processes.send([torch.from_numpy(self.examples.labels[rows])])
+        elif self.kept is not None:
+            targets, = self.processes.send([torch.from_numpy(self.kept[rows])])
+        else:
+            with torch.no_grad():
+                targets = self.teacher(*batch, attention_scores=())[0]
+        with mixed(self.precision, batch[0].device):
+            logits = student(*batch, attention_scores=())[0]
+        if self.teacher is None:
+            return self.head.hard_loss(logits.float(), targets),
+        return self.head.soft_loss(logits.float(), targets.float()[..., self.order], self.temperature),
+
+
+def load_pair(args: argparse.Namespace, task: Task, teacher_folder: Path, student_folder: Path, processes: Processes,
+              ) -> tuple[TinyBertForSequenceClassification, TinyBertForSequenceClassification, BertTokenizer]:
+    """Teacher and student, on the device, and the teacher's tokenizer."""
+    from transformer.checkpoint import load_model, load_tokenizer, require_same_vocabulary
+    from transformer.config import check_sizes
+    from transformer.training.models import load_classifier
+    from transformer.training.record import require_finished
+
+    require_finished(teacher_folder)
+    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
+    args.do_lower_case = tokenizer.do_lower_case
+    teacher = load_classifier(teacher_folder, task, args).to(processes.device)
+    # the projection is a part of the intermediate stage alone; the student that is handed on has none
+    fit_size = None if args.pred_distill else teacher.config.hidden_size
+    if args.from_scratch:
+        student = task.head.model_class.from_scratch(student_folder, vocab_size=teacher.config.vocab_size,
+                                                     **task.head.sizes, fit_size=fit_size)
+    else:
+        require_finished(student_folder)
+        require_same_vocabulary(student_folder, teacher_folder)
+        student = load_model(student_folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
+    student.to(processes.device)
+    check_sizes(args.max_seq_length, len(task.text_columns),
+                {student_folder: student.config, teacher_folder: teacher.config})
+    name_labels(student.config.extra, task, trained=args.pred_distill)
+    if args.hf_head and student.config.classifier_relu:
+        print(f"--hf_head: the relu before the classifier of {student_folder} is left out from here on", flush=True)
+        student.config.classifier_relu = False
+    return teacher, student, tokenizer
+
+
+def prediction_stage(args: argparse.Namespace, task: Task, teacher: TinyBertForSequenceClassification, order: list[int],
+                     train: Sequences, processes: Processes) -> PredictionStage:
+    """The prediction stage on the examples `train`; order: the teacher's column for each class."""
+    from transformer.training.scoring import cached_logits
+
+    # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
+    gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
+    kept = None
+    if not gold and not teacher.training:  # in evaluation mode it says the same in every epoch
+        kept = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
+                             args.cache_dir or Path(args.data_dir) / "features",
+                             fallback=Path(args.output_dir) / "features")
+    return PredictionStage(task.head, train, None if gold else teacher, kept, order, args.temperature, args.precision,
+                           processes)
+
+
+def padded_length(args: argparse.Namespace, train: Sequences, indices: np.ndarray) -> int | None:
+    """Wordpieces to pad the shares of a batch to; None: to the longest of each.
+
+    The intermediate losses average over padding, so its length matters, and must not depend on how a batch is split;
+    the prediction loss does not see it.
+    """
+    if args.pred_distill:
+        return None
+    return int(train.lengths_of(indices).max()) if args.dynamic_padding else args.max_seq_length
+
+
+def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
+    """Train a student: the intermediate stage, or the prediction stage."""
+    import numpy as np
+
+    from transformer.checkpoint import head_note
+    from transformer.data.features import show_examples
+    from transformer.distillation import compared
+    from transformer.optimization import BertAdam, freeze_unused, parameter_groups
+    from transformer.reporting.curves import draw_or_warn
+    from transformer.training.batches import Plan, micro_batch_size
+    from transformer.training.processes import freeze
+    from transformer.training.record import format_metrics, open_output, student_label
+    from transformer.training.run import Run, parameter_counts
+    from transformer.training.scoring import dev_sets, encoded, evaluate, require_fit_teacher, train_file
+    from transformer.training.states import files_sha256
+
+    student_folder, teacher_folder = find_model(args.student_model), find_model(args.teacher_model)
+    output_dir, data_dir = Path(args.output_dir), data_folder(find_folder(args.data_dir), task)
+    args.data_dir = str(data_dir)
+    train_path = train_file(data_dir, args.aug_train)
+    accumulation = args.gradient_accumulation_steps
+    micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
+    teacher, student, tokenizer = load_pair(args, task, teacher_folder, student_folder, processes)
+    pairs = None if args.pred_distill else compared(student.config, teacher.config, args.layer_mapping, args.without)
+    teacher_order = class_order(teacher.config.extra, task, teacher_folder)
+    own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
+    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
+        return
+    print_settings(args)
+    dev = dev_sets(task, data_dir, tokenizer, args)
+    teacher_scores, _ = evaluate(teacher, task, dev, teacher_order, args.eval_batch_size, processes)
+    print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
+    if not args.skip_teacher_check:
+        require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())).labels)
+    train = encoded(task, train_path, tokenizer, args)
+    show_examples(train, tokenizer)
+    epochs = math.ceil(args.num_train_epochs)
+    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
+
+    freeze(teacher, args.precision)
+    teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
+    student.train()
+    facts = {"train": train.key, "dev": [sequences.key for sequences in dev.values()],
+             "teacher_files": files_sha256(teacher_folder),
+             "student_files": files_sha256(student_folder, weights=not args.from_scratch)}
+
+    if args.pred_distill:
+        stage = prediction_stage(args, task, teacher, teacher_order, train, processes)
+    else:
+        stage = IntermediateStage(teacher, pairs, args.precision)
+    first = np.arange(1)  # any example tells which weights the losses reach
+    freeze_unused(student, sum(stage.losses(student, processes.send(train.batch(first)), first)))
+    optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
+                         warmup=args.warmup_proportion, t_total=plan.total_steps,
+                         schedule="warmup_linear" if args.pred_distill else "none")
+    run = Run(args, processes, plan, student, optimizer, stage.loss_names, output_dir, teacher_folder,
+              due_every=args.eval_step, facts=facts)
+    run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), teacher=teacher_scores,
+              **parameter_counts(student))
+    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {plan.total_steps} "
+          f"steps of {args.train_batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on "
+          f"{processes.device}", flush=True)
+
+    stage = replace(stage, teacher=stage.teacher and run.compiled(stage.teacher))
+    with run:
+        for indices in run:
+            length = padded_length(args, train, indices)
+            for rows in run.shares(indices):
+                batch = processes.send(train.batch(rows, length))
+                run.backward(stage.losses(run.trained, batch, rows))
+            run.update()
+            if run.is_due:
+                values = {**run.means(), "learning_rate": run.learning_rate}
+                score = None  # the intermediate stage has none to choose by: its last state is its result
+                if args.pred_distill:
+                    values |= evaluate(student, task, dev, own_order, args.eval_batch_size, processes)[0]
+                    score = values[task.metric]
+                run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
+                run.keep(values, score)
+    run.finish(task=task.name, kept=run.kept)
+    if processes.is_first:
+        draw_or_warn(output_dir)
+    print(format_metrics(f"student in {output_dir}", run.kept), flush=True)
+    if args.pred_distill:
+        print(head_note(student.config, output_dir), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,165 +329,17 @@ def main(argv: list[str] | None = None) -> None:
     task = get_task(args.task_name)
     args.task_name = task.name
     resolve(args, task)
+
+    from transformer.training.processes import join_processes, seed_everything, set_precision
+    from transformer.training.scoring import evaluate_only
+
     processes = join_processes(args.no_cuda, args.local_rank)
-    device = processes.device
-    set_precision(args.precision, device)
+    set_precision(args.precision, processes.device)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
         evaluate_only(args, task, processes)
-        return
-
-    student_folder, teacher_folder = find_model(args.student_model), find_model(args.teacher_model)
-    data_dir = data_folder(find_folder(args.data_dir), task)
-    args.data_dir = str(data_dir)
-    train_path = train_file(data_dir, args.aug_train)
-    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-    micro_batch = micro_batch_size(batch_size, accumulation, processes.world)
-    require_finished(teacher_folder)
-    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
-    args.do_lower_case = tokenizer.do_lower_case
-    teacher = load_classifier(teacher_folder, task, args).to(device)
-    # the projection is a part of the intermediate stage alone; the student that is handed on has none
-    sizes = {"num_labels": task.num_labels, "fit_size": None if args.pred_distill else teacher.config.hidden_size}
-    build = TinyBertForSequenceClassification.from_scratch
-    if not args.from_scratch:
-        require_finished(student_folder)
-        require_same_vocabulary(student_folder, teacher_folder)
-        build, sizes["new"] = TinyBertForSequenceClassification.from_pretrained, ("classifier.", "fit_dense")
-    student = build(student_folder, **sizes).to(device)
-    if args.from_scratch:
-        tokenizer.require_rows(student.config.vocab_size, student_folder)
-    check_sizes(args.max_seq_length, len(task.text_columns),
-                {student_folder: student.config, teacher_folder: teacher.config})
-    if args.pred_distill:  # only answers are compared
-        pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
     else:
-        pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
-        of_student, of_teacher = needed(pairs)
-    teacher_order = class_order(teacher.config.extra, task, teacher_folder)
-    student_order = list(range(task.num_labels))  # the task's own order, whatever the teacher's
-    name_labels(student.config.extra, task, trained=args.pred_distill)
-    if args.hf_head and student.config.classifier_relu:
-        print(f"--hf_head: the relu before the classifier of {student_folder} is left out from here on", flush=True)
-        student.config.classifier_relu = False
-
-    output_dir = Path(args.output_dir)
-    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
-        return
-    print_settings(args)
-    sets = dev_sets(task, data_dir, tokenizer, args)
-    teacher_values, _ = evaluate(teacher, task, sets, teacher_order, args.eval_batch_size, processes)
-    print(format_metrics(f"teacher {teacher_folder}", teacher_values), flush=True)
-    if not args.skip_teacher_check:
-        require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
-    train = encoded(task, train_path, tokenizer, args)
-    show(train, tokenizer)
-    epochs = math.ceil(args.num_train_epochs)
-    counts, per_epoch = [len(train)] * epochs, [steps_per_epoch(len(train), batch_size, str(train_path))] * epochs
-    total_steps = count_steps(per_epoch, args.num_train_epochs)
-
-    freeze(teacher, args.precision)
-    teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
-    student.train()
-    # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-    gold = args.hard_labels or (task.is_regression and args.preset == "code")
-    ask_teacher = not args.pred_distill or (teacher.training and not gold)
-    columns = torch.tensor(teacher_order, device=device)
-    targets = None
-    if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
-        targets = cached_logits(teacher, train, args.eval_batch_size, processes,
-                                args.cache_dir or data_dir / "features", fallback=output_dir / "features")
-
-    def batch_losses(student: torch.nn.Module, teacher: torch.nn.Module, rows: np.ndarray,
-                     length: int | None) -> list[torch.Tensor]:
-        """Of some examples, padded to `length`: the prediction loss, or attention loss and hidden loss."""
-        batch = processes.send(train.batch(rows, length))
-        if ask_teacher:
-            with torch.no_grad():
-                teacher_logits, *teacher_outputs = teacher(*batch, classify=args.pred_distill, **of_teacher)
-        with mixed(args.precision, device):
-            logits, *outputs = student(*batch, is_student=not args.pred_distill, classify=args.pred_distill,
-                                       **of_student)
-        if not args.pred_distill:
-            return list(transformer_losses(outputs, teacher_outputs, pairs))
-        labels, = processes.send([torch.from_numpy(train.labels[rows])]) if gold else (None,)
-        if targets is not None:
-            teacher_logits, = processes.send([torch.from_numpy(targets[rows])])
-        return [prediction_loss(logits.float(), None if gold else teacher_logits.float()[:, columns], labels,
-                                args.temperature)]
-
-    freeze_unused(student, sum(batch_losses(student, teacher, np.arange(1), None)))
-    trained, guide = processes.wrap(student), teacher
-    if args.compile:
-        trained, guide = torch.compile(trained), torch.compile(teacher)
-    optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
-                         warmup=args.warmup_proportion, t_total=total_steps,
-                         schedule="warmup_linear" if args.pred_distill else "none")
-    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
-    losses = Losses(("cls_loss",) if args.pred_distill else ("att_loss", "rep_loss"), processes)
-
-    settings = result_settings(vars(args), train=train.key, dev=[sequences.key for sequences in sets.values()],
-                               teacher_files=files_sha256(teacher_folder),
-                               student_files=files_sha256(student_folder, weights=not args.from_scratch))
-    states = States(output_dir, settings, processes, student=student, optimizer=optimizer, scaler=scaler, losses=losses)
-    step, best, kept = 0, -math.inf, {}
-    if state := states.restore(args.resume):
-        step, best, kept = state["step"], state["best"], state["kept"]
-    record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,
-                       steps=total_steps, teacher=teacher_values, **parameter_counts(student))
-    print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {total_steps} steps "
-          f"of {batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on {device}", flush=True)
-
-    progress = tqdm(total=total_steps, initial=step, unit="step", mininterval=1, disable=not processes.is_first)
-    first_epoch, first_batch = locate(step, per_epoch)
-    with progress, StopSignals() as stop:
-        for epoch in range(first_epoch, epochs):
-            start = first_batch if epoch == first_epoch else 0
-            for indices in shuffled_batches(len(train), batch_size, args.seed, epoch, start):
-                if step == total_steps:
-                    break
-                # The intermediate losses average over padding, so its length matters, and must not depend on how a
-                # batch is split; the prediction loss does not see it.
-                length = None if args.pred_distill else \
-                    int(train.lengths_of(indices).max()) if args.dynamic_padding else args.max_seq_length
-                for number, (piece, rows) in enumerate(shares(indices, accumulation, processes), 1):
-                    seed_share(args.seed, step, piece)
-                    with processes.synchronised(trained, number == accumulation):
-                        parts = batch_losses(trained, guide, rows, length)
-                        scaler.scale(sum(parts) / accumulation).backward()
-                    losses.add(step, parts)
-                learning_rate = optimizer.learning_rate()
-                optimizer_step(optimizer, scaler, losses, step)
-                record.count(train.lengths_of(indices))
-                step += 1
-                progress.update()
-
-                if step % args.eval_step == 0 or step == total_steps:
-                    losses.require_finite(counts, batch_size, args.seed, states.last)
-                    means = losses.means()
-                    values = {"step": step, "loss": sum(means.values()), **means, "learning_rate": learning_rate}
-                    if args.pred_distill:
-                        values |= evaluate(student, task, sets, student_order, args.eval_batch_size, processes)[0]
-                    progress.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()})
-                    record.log(**values, **record.speed())
-                    record.text("eval_results.txt", format_metrics(f"step {step}", values))
-                    # the intermediate stage has no score to choose by: its last state is its result
-                    if not args.pred_distill or values[task.metric] > best:
-                        best, kept = values.get(task.metric, best), values
-                        if processes.is_first:
-                            save_model(student, output_dir, teacher_folder)
-                stopping = stop.agreed(processes)
-                if stopping or states.is_due(step, args.save_steps, args.eval_step):
-                    losses.require_finite(counts, batch_size, args.seed, states.last)
-                    states.save(step, best=best, kept=kept, logs=record.sizes())
-                if stopping:
-                    progress.close()
-                    stop.end(step, processes)
-    record.finish(task=task.name, kept=kept)
-    states.clear()
-    print(format_metrics(f"student in {output_dir}", kept), flush=True)
-    if args.pred_distill:
-        print(head_note(student.config, output_dir), flush=True)
+        distill(args, task, processes)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
-MODULES = {path.stem: path for path in sorted((ROOT / "transformer").glob("[a-z]*.py"))}
+MODULES = {".".join(path.relative_to(ROOT / "transformer").with_suffix("").parts): path
+           for path in sorted((ROOT / "transformer").rglob("[a-z]*.py"))}
+WINGS = {path.parent.name: path for path in sorted((ROOT / "transformer").glob("*/__init__.py"))}
 FILES = SCRIPTS | MODULES
 
-# Nothing in a later group may reach an earlier one, by whatever way.
-ORDER = [set(SCRIPTS), {"runtime", "glue", "features", "distillation", "corpus", "download"},
-         {"checkpoint", "optimization"}, {"modeling", "tokenization"}]
+# of the modules at the root of transformer/, each may import those before it
+BASE = ("families kinds files cli config tokenization weights modeling distillation optimization checkpoint").split()
 
 
 @functools.cache
@@ -29,17 +30,16 @@ def tree(name: str) -> ast.Module:
 
 @functools.cache
 def imported(name: str) -> frozenset[str]:
-    """What a script or module imports of the kit, inside functions too: files for transformer.files."""
+    """What a script or module imports of the kit, inside functions too: files for transformer.files, data.parts for
+    transformer.data.parts."""
     found = set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative imports are not looked at here"
-            found |= {f"{node.module}.{alias.name}" if node.module == "transformer" else node.module
-                      for alias in node.names}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return frozenset({full.removeprefix("transformer.") for full in found
-                               if full.startswith("transformer.") or full in SCRIPTS})
+    return frozenset(found & set(SCRIPTS) | {full.removeprefix("transformer.") for full in found} & set(MODULES))
 
 
 @functools.cache
@@ -48,34 +48,111 @@ def reached(name: str) -> frozenset[str]:
     return imported(name).union(*(reached(other) for other in imported(name)))
 
 
-def drawn_levels() -> list[list[str]]:
-    """The levels of README's drawing of transformer/, from the top."""
-    drawing = re.search(r"^```text\nthe ten scripts(.*?)^```$", README, re.M | re.S)[1]
-    return [re.findall(r"(\w+)\.py", level) for level in drawing.split("▼")[1:]]
+def wing(module: str) -> str:
+    """The folder of a module; of those at the root of transformer/, the empty string."""
+    return module.rpartition(".")[0]
 
 
-def test_imports_run_down_the_drawing():
-    levels = drawn_levels()
-    assert sorted(module for level in levels for module in level) == sorted(MODULES)
-    level_of = {module: number for number, level in enumerate(levels) for module in level}
-    upwards = [f"{name} imports {other}" for name in MODULES for other in imported(name)
-               if other in SCRIPTS or level_of[other] <= level_of[name]]
-    assert not upwards
+def drawn_arrows() -> dict[str, set[str]]:
+    """README's drawing of transformer/: the wings that each wing imports, beside the modules at the root."""
+    drawing = re.search(r"^```text\n(the ten scripts.*?)^```$", README, re.M | re.S)[1]
+    assert len(drawing.splitlines()) <= 15
+    lines = re.findall(r"^(\w+)/ +[^>]*?(?:-> ([\w, ]+))?$", drawing, re.M)
+    return {name: set(re.findall(r"\w+", arrows)) for name, arrows in lines if name != "transformer"}
 
 
-def test_the_order_of_the_house():
-    for number, group in enumerate(ORDER):
-        earlier = set().union(*ORDER[:number])
-        for name in group:
-            assert not reached(name) & earlier, f"{name} reaches {reached(name) & earlier}"
+def test_imports_between_the_wings_are_those_of_the_drawing():
+    assert not any(set(SCRIPTS) & imported(name) for name in MODULES)
+    drawn = drawn_arrows()
+    assert list(drawn) == list(dict.fromkeys(drawn)) and set(drawn) == set(WINGS)
+    assert {name: {wing(other) for module in MODULES if wing(module) == name for other in imported(module)} - {name, ""}
+            for name in WINGS} == drawn
+    below: set[str] = set()  # the drawing has no arrow up or sideways
+    for name, arrows in reversed(drawn.items()):
+        assert arrows <= below, f"{name} points at {arrows - below}, which does not stand below it"
+        below.add(name)
+
+
+def test_imports_within_the_wings_run_one_way():
+    assert sorted(BASE) == sorted(name for name in MODULES if not wing(name))
+    for number, name in enumerate(BASE):
+        assert imported(name) <= set(BASE[:number]), f"{name} imports {imported(name) - set(BASE[:number])}"
+    assert not [name for name in MODULES if name in reached(name)]
+
+
+def test_each_wing_says_what_belongs_there():
+    for name, path in WINGS.items():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert len(body) == 1 and ast.get_docstring(ast.Module(body, [])), name
+
+
+def module_level_names(name: str) -> Iterator[str]:
+    """The functions, classes and constants that a file defines."""
+    for node in tree(name).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def test_one_name_one_thing():
+    defined: dict[str, set[str]] = {}
+    for name in FILES:
+        for own in set(module_level_names(name)) - {"main", "parse_args"}:
+            defined.setdefault(own, set()).add(name)
+    assert {own: names for own, names in defined.items() if len(names) > 1} == {}
+
+
+def functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.Lambda]:
+    return (part for part in ast.walk(node) if isinstance(part, (ast.FunctionDef, ast.Lambda)))
+
+
+def lines_of(node: ast.AST) -> int:
+    return node.end_lineno - node.lineno + 1
+
+
+def from_outside(function: ast.FunctionDef | ast.Lambda, around: ast.FunctionDef) -> set[str]:
+    """The local names of the function around another that this one reads."""
+    def stored(node: ast.AST) -> set[str]:
+        names = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+        return {part.id for part in names} | {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+
+    read = {part.id for part in ast.walk(function) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+    return read & stored(around) - stored(function)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_functions_can_be_read_at_a_sitting(name):
+    for function in functions(tree(name)):
+        if getattr(function, "name", "") == "main":
+            assert lines_of(function) <= 80, f"main() has {lines_of(function)} lines"
+        for inner in functions(function):
+            outside = from_outside(inner, function) if inner is not function else set()
+            assert len(outside) <= 4, f"{getattr(inner, 'name', 'lambda')} of {function.name} reads {sorted(outside)}"
+
+
+@pytest.mark.parametrize("script", ["general_distill", "task_distill", "finetune_teacher"])
+def test_the_method_is_one_short_loop(script):
+    loops = [node for node in ast.walk(tree(script)) if isinstance(node, ast.For) and ast.unparse(node.iter) == "run"]
+    assert len(loops) == 1 and lines_of(loops[0]) <= 20
+    text = ast.unparse(loops[0])
+    steps = ("run.shares(", "run.backward(", "run.update()", "run.is_due", "run.log(", "run.keep(")
+    assert sorted(steps, key=text.index) == list(steps)
+
+
+def test_only_the_head_knows_the_kind_of_an_answer():
+    disguises = re.compile(r"is_regression|labels is None|metric [!=]= .corr|isinstance\([^)]*(Classes|Score|Head)\)")
+    assert [name for name, path in FILES.items()
+            if name != "tasks.head" and disguises.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_scripts_stand_alone():
     assert len(SCRIPTS) == 10
     for name in SCRIPTS:
         assert not imported(name) & set(SCRIPTS)
-        functions = {node.name: ast.unparse(node.args) for node in tree(name).body if isinstance(node, ast.FunctionDef)}
-        assert functions["parse_args"] == functions["main"] == "argv: list[str] | None=None", name
+        given = {node.name: ast.unparse(node.args) for node in tree(name).body if isinstance(node, ast.FunctionDef)}
+        assert given["parse_args"] == given["main"] == "argv: list[str] | None=None", name
         assert ast.unparse(tree(name).body[-1]).splitlines() == ["if __name__ == '__main__':",
                                                                  "    sys.exit(run_script(main))"]
 

@@ -94,6 +94,8 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
     group.add_argument("--resume", action="store_true",
                        help="go on with the run that was stopped in the output folder; start it where there is none")
+    group.add_argument("--variant", default="full", metavar="NAME",
+                       help="what run.json and the report call this way to train: full, or the name of an ablation")
     group.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
     group.add_argument("--gradient_accumulation_steps", type=positive, default=1,
                        help="forward passes that one optimizer step is split into")

@@ -1,19 +1,63 @@
 """Which examples train in which step: orders of the data, batches and the shares of them, seeds."""
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
 
+from transformer.data.features import Sequences
 from transformer.files import InputError
 from transformer.training.processes import Processes
 
 
-def seed_share(seed: int, step: int, piece: int) -> None:
-    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which piece of its
+@dataclass(frozen=True)
+class Plan:
+    """Which examples a run trains on, in which order, and how many optimizer steps that takes.
+
+    epochs: the examples of each training epoch, by its number; counts: how many each has; steps: of each whole epoch;
+    opens_epochs: whether it takes long to get the examples of an epoch, which are made or read when its turn comes.
+    """
+    epochs: Sequence[Sequences]
+    counts: Sequence[int]
+    steps: Sequence[int]
+    total_steps: int
+    batch_size: int
+    seed: int
+    opens_epochs: bool
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, epochs: Sequence[Sequences], counts: Sequence[int], names: Sequence[object],
+           opens_epochs: bool = False) -> Plan:
+        """The plan of a run with these flags. names: of the files of the epochs, for messages.
+
+        Raises InputError where an epoch does not fill a batch, and where there is no whole step.
+        """
+        steps = [steps_per_epoch(count, args.train_batch_size, name) for count, name in zip(counts, names, strict=True)]
+        return cls(epochs, counts, steps, count_steps(steps, args.num_train_epochs), args.train_batch_size, args.seed,
+                   opens_epochs)
+
+    @property
+    def epoch_ends(self) -> frozenset[int]:
+        """The numbers of steps after which another epoch begins."""
+        return frozenset(accumulate(self.steps[:-1]))
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """locate() of an optimizer step."""
+        return locate(step, self.steps)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """shuffled_batches() of an epoch, from batch `start` on."""
+        return shuffled_batches(self.counts[epoch], self.batch_size, self.seed, epoch, start)
+
+
+def seed_share(seed: int, step: int, share: int) -> None:
+    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which share of its
     batch it is alone, so that a run can go on from any step, and with other processes."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, piece)).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, share)).generate_state(1, np.uint64)[0] >> 1))
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
@@ -38,13 +82,13 @@ def micro_batch_size(train_batch_size: int, accumulation: int, world: int = 1) -
     return train_batch_size // (accumulation * world)
 
 
-def shares(indices: np.ndarray, accumulation: int, processes: Processes) -> list[tuple[int, np.ndarray]]:
-    """What this process has to do of a batch: (number of the piece, its indices), `accumulation` of them."""
+def own_shares(indices: np.ndarray, accumulation: int, processes: Processes) -> list[tuple[int, np.ndarray]]:
+    """What this process has to do of a batch: (number of the share, its indices), `accumulation` of them."""
     every = list(enumerate(np.split(indices, accumulation * processes.world)))
     return every[processes.rank::processes.world]
 
 
-def steps_per_epoch(count: int, train_batch_size: int, what: str) -> int:
+def steps_per_epoch(count: int, train_batch_size: int, what: object) -> int:
     """Optimizer steps in one pass over `count` examples; InputError where they do not fill one batch."""
     if count < train_batch_size:
         raise InputError(f"{what} holds {count} examples, not enough for one batch of {train_batch_size}: "

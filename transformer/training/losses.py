@@ -1,10 +1,10 @@
-"""The losses of a run since its last log, and the optimizer step."""
+"""The losses of a run since its last log, and whether all was finite so far."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transformer.files import InputError
 from transformer.training.batches import batch_at
@@ -62,22 +62,3 @@ class Losses:
         sums = self._processes.total(self.sums.clone())
         self.sums.zero_()
         return dict(zip(self.names, (sums[:-1] / sums[-1]).tolist(), strict=True))
-
-
-def parameter_counts(student: nn.Module) -> dict[str, int]:
-    """How many weights a student has, and how many of them are trained, under their names in run.json."""
-    return {"student_parameters": sum(weight.numel() for weight in student.parameters()),
-            "trained_parameters": sum(weight.numel() for weight in student.parameters() if weight.requires_grad)}
-
-
-def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, losses: Losses, step: int) -> None:
-    """Optimizer step `step` on the gradients of its forward passes, which are cleared after it; BertAdam clips them.
-
-    Weights that are not finite afterwards are noted in `losses`. With fp16 `scaler` skips a step whose scaled gradients
-    are not finite, and lowers their scale.
-    """
-    scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
-    losses.check(step, (weight for group in optimizer.param_groups for weight in group["params"]))

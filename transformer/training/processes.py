@@ -1,4 +1,4 @@
-"""Training runs: processes and their devices, precision, seeds, batches, losses."""
+"""The processes that train together, the device of each, and how exactly it computes."""
 from __future__ import annotations
 
 import contextlib

@@ -26,7 +26,6 @@ from transformer.files import (
     require_no_file,
     write_json,
 )
-from transformer.reporting.curves import draw_curves
 from transformer.training.processes import Processes
 from transformer.training.states import clear_states
 
@@ -206,12 +205,6 @@ class RunRecord:
             append_line(self.folder / name, text)
 
     def finish(self, **results: Any) -> None:
-        """Write the results and the seconds that the run took, which marks the folder as complete, and draw the
-        curves; where they cannot be drawn, say so."""
+        """Write the results and the seconds that the run took, which marks the folder as complete."""
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()
-        if self._writes:
-            try:
-                draw_curves(self.folder)
-            except InputError as error:
-                print(f"warning: {error}", flush=True)

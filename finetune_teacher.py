@@ -69,7 +69,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, save_model
 from transformer.config import BertConfig, check_sizes
-from transformer.data.features import encode_file, show
+from transformer.data.features import encode_file, show_examples
 from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, find_folder, find_model
 from transformer.modeling import TinyBertForSequenceClassification
@@ -191,7 +191,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
                               fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
     sets = {"dev": dev}
-    show(train, tokenizer)
+    show_examples(train, tokenizer)
     batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     per_epoch = steps_per_epoch(len(train), batch_size, str(data_dir / "train.tsv"))
     counts, total_steps = [len(train)] * args.num_train_epochs, per_epoch * args.num_train_epochs

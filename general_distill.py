@@ -81,7 +81,7 @@ from tqdm import tqdm
 from transformer.checkpoint import load_tokenizer, require_same_vocabulary, save_model
 from transformer.config import check_sizes
 from transformer.data.epochs import epoch_files, examples_in, open_epoch
-from transformer.data.features import Sequences, show
+from transformer.data.features import Sequences, show_examples
 from transformer.distillation import Pairs, compared, copy_layers, layer_map, needed, transformer_losses
 from transformer.files import find_folder, find_model
 from transformer.modeling import BertModel, TinyBertForPreTraining
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         for number, epoch in enumerate(dict.fromkeys(files[first_epoch:])):
             data = open_epoch(*epoch, tokenizer, args.max_seq_length, output_dir)
             if number == 0:
-                show(data, tokenizer)
+                show_examples(data, tokenizer)
 
     processes.in_turn(check_epochs)
     record = RunRecord(output_dir, args, processes, log_sizes=state and state["logs"], resumed_from=step,

@@ -98,7 +98,7 @@ from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model
 from transformer.config import check_sizes
-from transformer.data.features import show
+from transformer.data.features import show_examples
 from transformer.data.tables import data_folder
 from transformer.distillation import compared, needed, prediction_loss, transformer_losses
 from transformer.files import InputError, find_folder, find_model
@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_values[task.metric], next(iter(sets.values())).labels)
     train = encoded(task, train_path, tokenizer, args)
-    show(train, tokenizer)
+    show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     counts, per_epoch = [len(train)] * epochs, [steps_per_epoch(len(train), batch_size, str(train_path))] * epochs
     total_steps = count_steps(per_epoch, args.num_train_epochs)

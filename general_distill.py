@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
 
     from transformer.checkpoint import load_tokenizer
-    from transformer.data.epochs import Epochs
+    from transformer.data.epochs import Epochs, epoch_files
     from transformer.data.features import show_examples
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)  # only names become ids: the text is split already
     args.do_lower_case = tokenizer.do_lower_case
-    epochs = Epochs(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs), tokenizer,
+    epochs = Epochs(epoch_files(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs)), tokenizer,
                     args.max_seq_length, fallback=output_dir, in_memory=not args.reduce_memory)
     plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
     teacher, student, pairs = load_pair(args, teacher_folder, student_folder, processes)
@@ -207,11 +207,10 @@ def main(argv: list[str] | None = None) -> None:
                          warmup=args.warmup_proportion, t_total=plan.total_steps, schedule="warmup_linear")
     run = Run(args, processes, plan, student, optimizer, ("att_loss", "rep_loss"), output_dir, teacher_folder,
               due_every=args.eval_step,
-              facts={"examples": epochs.counts, "data_bytes": [json.stat().st_size for json, _ in epochs.files],
+              facts={"examples": epochs.counts, "data_bytes": epochs.data_bytes,
                      "teacher_files": files_sha256(teacher_folder),
                      "student_files": files_sha256(student_folder, weights=args.continue_train)})
-    first_epoch, _ = plan.locate(run.step)
-    processes.in_turn(lambda: show_examples(epochs.check(first_epoch), tokenizer))
+    processes.in_turn(lambda: show_examples(epochs.check(plan.locate(run.step)[0]), tokenizer))
     run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), **parameter_counts(student),
               teacher_parameters=sum(weight.numel() for weight in teacher.parameters()))
     if processes.is_first and not run.is_resumed:

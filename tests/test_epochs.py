@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT, started
 
 from transformer.data import epochs
-from transformer.data.epochs import open_epoch
+from transformer.data.arrays import open_arrays, unfinished_arrays
+from transformer.data.epochs import Epochs, epoch_files, open_epoch
 from transformer.data.features import Sequences
 from transformer.data.parts import byte_ranges
 from transformer.files import InputError
@@ -143,7 +144,7 @@ from pathlib import Path
 from transformer.data import epochs, parts
 from transformer import tokenization
 
-folder, stop_at, parse, count = Path(sys.argv[1]), int(sys.argv[2]), epochs._parse_part, 0
+folder, stop_at, parse, count = Path(sys.argv[1]), int(sys.argv[2]), epochs._parse_instances, 0
 
 def parse_part(part):
     global count
@@ -153,7 +154,7 @@ def parse_part(part):
         sys.stdin.readline()
     return parse(part)
 
-epochs._parse_part, parts._SECONDS_BETWEEN_SAVES = parse_part, 0
+epochs._parse_instances, parts._SECONDS_BETWEEN_SAVES = parse_part, 0
 epochs.open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
                   tokenization.BertTokenizer(folder / "vocab.txt"), 21, num_workers=1, part_bytes=2000)
 """
@@ -186,6 +187,28 @@ def test_killed_conversion_goes_on(tmp_path):
     assert array_files(tmp_path) == continued
 
 
+def test_unfinished_arrays(tmp_path):
+    """Filled by parts; whole when the block ends without an error, and not before; then None."""
+    places, typecodes, facts = [tmp_path / "arrays"], {"numbers": "i", "bytes": "B"}, {"format": 1}
+    with pytest.raises(KeyError), unfinished_arrays(places, typecodes, facts, 2) as files:
+        files.append([np.arange(2, dtype=np.int32).tobytes(), b"ab"])
+        raise KeyError
+    with pytest.raises(InputError, match="no whole arrays"):
+        open_arrays(places, typecodes, facts)
+    with unfinished_arrays(places, typecodes, facts, 2) as files:
+        assert len(files.records) == 1  # what the first one did is kept
+        files.append([np.arange(2, 4, dtype=np.int32).tobytes(), b"cd"])
+        files.summary = {"columns": 2}
+    with unfinished_arrays(places, typecodes, facts, 2) as files:
+        assert files is None
+    arrays, manifest = open_arrays(places, typecodes, facts)
+    assert arrays["numbers"].tolist() == [0, 1, 2, 3] and arrays["bytes"].tobytes() == b"abcd"
+    assert manifest == {"facts": facts, "sizes": [16, 4], "columns": 2} \
+        == json.loads((places[0] / "manifest.json").read_text())
+    with unfinished_arrays(places, typecodes, {"format": 2}, 2) as files:
+        assert files.sizes == [0, 0]  # other facts: nothing of it is used
+
+
 def test_two_at_once_convert_once(tmp_path):
     instances = write_epoch(tmp_path, 60)
     parts = part_lines(tmp_path)
@@ -207,7 +230,7 @@ from transformer import tokenization
 from transformer.cli import run_script
 
 folder, number, to_all = Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3]))
-main, parse, append, third = os.getpid(), epochs._parse_part, parts.GrowingFiles.append, int(sys.argv[4])
+main, parse, append, third = os.getpid(), epochs._parse_instances, parts.GrowingFiles.append, int(sys.argv[4])
 appended = parallel._CONTEXT.Semaphore(0)
 
 def parse_part(part):
@@ -223,7 +246,7 @@ def noted(self, *blocks, **record):
     append(self, *blocks, **record)
     appended.release()
 
-epochs._parse_part, parts.GrowingFiles.append, parts._SECONDS_BETWEEN_SAVES = parse_part, noted, 0
+epochs._parse_instances, parts.GrowingFiles.append, parts._SECONDS_BETWEEN_SAVES = parse_part, noted, 0
 sys.exit(run_script(lambda: epochs.open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json",
          tokenization.BertTokenizer(folder / "vocab.txt"), 21, num_workers=2, part_bytes=2000)))
 """
@@ -263,13 +286,13 @@ def test_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, how):
 
 def test_json_that_changes_meanwhile(tmp_path, monkeypatch):
     write_epoch(tmp_path, 10)
-    parse = epochs._parse_part
+    parse = epochs._parse_instances
 
     def change(part):
         os.utime(tmp_path / "epoch_0.json", (1, 1))
         return parse(part)
 
-    monkeypatch.setattr(epochs, "_parse_part", change)
+    monkeypatch.setattr(epochs, "_parse_instances", change)
     with pytest.raises(InputError, match="epoch_0.json changed while it was read"):
         opened(tmp_path)
 
@@ -325,6 +348,52 @@ def test_error_in_a_worker_names_the_line(tmp_path):
     (tmp_path / "epoch_0.json").write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match="epoch_0.json, line 71: not an instance"):
         opened(tmp_path, num_workers=2, part_bytes=4000)
+
+
+def write_epochs(folder: Path, sizes: list[int]) -> list[list[dict]]:
+    """vocab.txt and an epoch_K.json of so many instances for each size, with metrics; the instances of each."""
+    written = []
+    for epoch, count in enumerate(sizes):
+        written.append(write_epoch(folder / "one", count, seed=epoch))
+        for name in ("epoch_0.json", "epoch_0_metrics.json"):
+            (folder / "one" / name).rename(folder / name.replace("0", str(epoch)))
+    (folder / "one" / "vocab.txt").rename(folder / "vocab.txt")
+    return written
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_epochs_of_a_run(tmp_path, capsys, in_memory):
+    """Opened one by one, when they are asked for; gone over again where the run has more epochs than there are."""
+    written = write_epochs(tmp_path, [5, 9])
+    run = Epochs(epoch_files(tmp_path, 3), BertTokenizer(tmp_path / "vocab.txt"), 21, in_memory=in_memory)
+    assert f"warning: 3 epochs asked for, {tmp_path} holds 2: going over them again" in capsys.readouterr().out
+    assert len(run) == 3 and run.counts == [5, 9, 5]
+    assert run.data_bytes == [(tmp_path / f"epoch_{epoch}.json").stat().st_size for epoch in (0, 1, 0)]
+    assert not list(tmp_path.glob("*.arrays"))
+    assert read_back(run[1]) == expected(written[1]) and not (tmp_path / "epoch_0.arrays").exists()
+    assert [read_back(data) for data in run] == [expected(written[epoch]) for epoch in (0, 1, 0)]
+    assert isinstance(run[2].tokens.base, np.memmap) != in_memory
+
+
+def test_epochs_are_checked_from_the_first_that_is_left(tmp_path):
+    written = write_epochs(tmp_path, [5, 6, 7])
+    run = Epochs(epoch_files(tmp_path, 3), BertTokenizer(tmp_path / "vocab.txt"), 21, in_memory=True)
+    first = run.check(1)
+    assert read_back(first) == expected(written[1]) and isinstance(first.tokens.base, np.memmap)
+    assert sorted(path.name for path in tmp_path.glob("*.arrays")) == ["epoch_1.arrays", "epoch_2.arrays"]
+    assert run.check(3) is None
+    (tmp_path / "epoch_0.json").write_text("no instance\n")
+    run.check(1)
+    with pytest.raises(InputError, match="epoch_0.json, line 1: not an instance"):
+        run.check(0)
+
+
+def test_epochs_that_fit_no_run(tmp_path):
+    tokenizer = write_epochs(tmp_path, [5]) and BertTokenizer(tmp_path / "vocab.txt")
+    with pytest.raises(InputError, match="up to 21 wordpieces, more than --max_seq_length 20"):
+        Epochs(epoch_files(tmp_path, 1), tokenizer, 20)
+    with pytest.raises(InputError, match="holds no epoch_0.json"):
+        epoch_files(tmp_path / "one", 1)
 
 
 @pytest.mark.parametrize("index_type", [np.int64, np.uint32])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from transformer.config import BertConfig
 from transformer.data import features
-from transformer.data.features import Sequences, encode, encode_file, show
+from transformer.data.features import Sequences, encode, encode_file, show_examples
 from transformer.data.tables import read_rows
 from transformer.files import InputError
 from transformer.modeling import TinyBertForSequenceClassification
@@ -153,14 +153,14 @@ def test_a_batch_against_a_row_at_a_time(segments, data):
 def test_show(vocab, capsys):
     tokenizer = BertTokenizer(vocab)
     sequences = encode([["good cat", "dogs", "x"], ["a bird", "", "y"]], [2.0, 0.5, 0.0], tokenizer, LENGTH)
-    show(sequences, tokenizer)
+    show_examples(sequences, tokenizer)
     lines = capsys.readouterr().out.splitlines()
     for line, pieces, first, length, label in zip(
             lines, ("[CLS] good cat [SEP] a bird [SEP]", "[CLS] dog ##s [SEP] [SEP]"), (4, 4), (7, 5), ("2", "0.5"),
             strict=True):
         assert f": {pieces}  " in line and f"{first} of {length}" in line and line.split()[-1] == label
     sequences.labels = None
-    show(sequences, tokenizer, 5)
+    show_examples(sequences, tokenizer, 5)
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 3 and "label" not in out
 

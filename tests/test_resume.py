@@ -102,7 +102,7 @@ def damage_epoch(tiny: Path, number: int, optimizer=None) -> None:
     path.write_bytes(b"x" * path.stat().st_size)
 
 
-_parse, _main, _number = epochs._parse_part, 0, 0
+_parse, _main, _number = epochs._parse_instances, 0, 0
 
 
 def _parse_or_signal(part):
@@ -119,7 +119,7 @@ def interrupt_conversion(tiny: Path, number: signal.Signals, optimizer=None) -> 
     global _main, _number
     _main, _number = os.getpid(), number
     shutil.rmtree(tiny / "json/epoch_1.arrays", ignore_errors=True)
-    epochs._parse_part, module = _parse_or_signal, importlib.import_module("general_distill")
+    epochs._parse_instances, module = _parse_or_signal, importlib.import_module("general_distill")
     module.open_epoch = functools.partial(module.open_epoch, num_workers=2, part_bytes=1500)
 
 

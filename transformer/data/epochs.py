@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_json
 from transformer.tokenization import BertTokenizer
 
-_FORMAT = 2  # of the arrays; another number makes them anew
-_PART_BYTES = 1 << 24
+_EPOCH_FORMAT = 2            # of the arrays; another number makes them anew
+_JSON_PART_BYTES = 1 << 24   # of an epoch_K.json, a worker's task
 
 _vocab: dict[str, int]  # of a worker, with the type code of its ids
 _typecode: str
@@ -31,14 +32,14 @@ def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
 
     Raises InputError where there is none.
     """
-    there = []
-    while (Path(folder) / f"epoch_{len(there)}.json").is_file():
-        there.append(tuple(Path(folder) / f"epoch_{len(there)}{end}" for end in (".json", "_metrics.json")))
-    if not there:
+    files = []
+    while (Path(folder) / f"epoch_{len(files)}.json").is_file():
+        files.append(tuple(Path(folder) / f"epoch_{len(files)}{end}" for end in (".json", "_metrics.json")))
+    if not files:
         raise InputError(f"{folder} holds no epoch_0.json: make it with pregenerate_training_data.py")
-    if len(there) < epochs:
-        print(f"warning: {epochs} epochs asked for, {folder} holds {len(there)}: going over them again", flush=True)
-    return [there[epoch % len(there)] for epoch in range(epochs)]
+    if len(files) < epochs:
+        print(f"warning: {epochs} epochs asked for, {folder} holds {len(files)}: going over them again", flush=True)
+    return [files[epoch % len(files)] for epoch in range(epochs)]
 
 
 def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
@@ -66,7 +67,7 @@ def _read_metrics(path: str | Path) -> dict[str, Any]:
 
 def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
                fallback: str | Path | None = None, in_memory: bool = False, num_workers: int | None = None,
-               part_bytes: int = _PART_BYTES) -> Sequences:
+               part_bytes: int = _JSON_PART_BYTES) -> Sequences:
     """The instances of one epoch (epoch_K.json, epoch_K_metrics.json) as memory-mapped arrays, without labels.
 
     The first call converts the JSON, with num_workers processes (one for each core by default) that take part_bytes
@@ -87,17 +88,17 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
         raise InputError(f"{epoch_json} does not exist: pregenerate_training_data.py makes it")
 
     status = epoch_json.stat()
-    facts = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns,
+    facts = {"format": _EPOCH_FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns,
              "vocab_sha256": tokenizer.vocab_fingerprint}
-    this_json = f"{_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"
+    this_json = f"{_EPOCH_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"
     folders = [Path(parent) / f"{epoch_json.stem}.arrays" for parent in (epoch_json.parent, fallback) if parent]
-    for other in (other for folder in folders for other in folder.glob("*")):
-        if not other.name.startswith(this_json):  # made from a JSON that is no more; who maps it can go on
-            shutil.rmtree(other, ignore_errors=True)
+    for made_before in (path for folder in folders for path in folder.glob("*")):
+        if not made_before.name.startswith(this_json):  # from a JSON that is no more; who maps it can go on
+            shutil.rmtree(made_before, ignore_errors=True)
     arrays, manifest = convert_lines(
         epoch_json, status, [folder / f"{this_json}{tokenizer.vocab_fingerprint:.16}" for folder in folders],
-        {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i"}, facts, _parse_part, _start_worker,
-        (tokenizer.vocab, tokenizer.id_typecode), part_bytes, num_workers, in_memory)
+        {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i"}, facts, _parse_instances,
+        _start_parsing, (tokenizer.vocab, tokenizer.id_typecode), part_bytes, num_workers, in_memory)
     if manifest["examples"] != metrics["num_training_examples"]:
         raise InputError(f"{epoch_json} holds {manifest['examples']} instances, {metrics_json} says "
                          f"{metrics['num_training_examples']}: it may be cut short, generate it again")
@@ -112,27 +113,65 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     return sequences
 
 
-def _start_worker(vocab: dict[str, int], typecode: str) -> None:
+class Epochs:
+    """The instances of a run, epoch by epoch: epochs[k] opens those of the k-th training epoch, as open_epoch() does.
+
+    Attributes: files, those of each epoch (see epoch_files()); counts, how many instances each has. Raises InputError
+    as examples_in() does.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], tokenizer: BertTokenizer, max_seq_length: int,
+                 fallback: str | Path | None = None, in_memory: bool = False):
+        self.files = files
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+        self.fallback = fallback
+        self.in_memory = in_memory
+        self.counts = [examples_in(metrics, max_seq_length, tokenizer.do_lower_case) for _, metrics in files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, epoch: int) -> Sequences:
+        return open_epoch(*self.files[epoch], self.tokenizer, self.max_seq_length, self.fallback,
+                          in_memory=self.in_memory)
+
+    @property
+    def data_bytes(self) -> list[int]:
+        """Bytes of the epoch_K.json of each epoch: tells runs on other data apart."""
+        return [epoch_json.stat().st_size for epoch_json, _ in self.files]
+
+    def check(self, first: int = 0) -> Sequences | None:
+        """Make the arrays of all epochs from `first` on, which finds what is wrong with one before days are spent.
+
+        Gives the instances of epoch `first`, memory-mapped; None where there is no such epoch.
+        """
+        opened = [open_epoch(*files, self.tokenizer, self.max_seq_length, self.fallback)
+                  for files in dict.fromkeys(self.files[first:])]
+        return opened[0] if opened else None
+
+
+def _start_parsing(vocab: dict[str, int], typecode: str) -> None:
     global _vocab, _typecode
     _vocab, _typecode = vocab, typecode
 
 
-def _parse_part(part: FilePart) -> tuple[bytes, array, list[bytes], int]:
+def _parse_instances(file_part: FilePart) -> tuple[bytes, array, list[bytes], int]:
     """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
-    path, start, stop = part
+    path, start, stop = file_part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")
     content = read_range(path, start, stop)
     lines = decode_lines(path, start, content)
     for index, line in enumerate(lines):
         try:
             instance = json.loads(line)
-            pieces, segments = instance["tokens"], instance["segment_ids"]
+            wordpieces, segments = instance["tokens"], instance["segment_ids"]
             first_length = segments.count(0)
-            if not pieces or segments != [0] * first_length + [1] * (len(pieces) - first_length):
+            if not wordpieces or segments != [0] * first_length + [1] * (len(wordpieces) - first_length):
                 raise ValueError
             unknown = None
             try:
-                tokens.fromlist(list(map(_vocab.__getitem__, pieces)))
+                tokens.fromlist(list(map(_vocab.__getitem__, wordpieces)))
             except KeyError as error:
                 unknown = repr(error.args[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -145,6 +184,6 @@ def _parse_part(part: FilePart) -> tuple[bytes, array, list[bytes], int]:
         if unknown:
             raise InputError(f"{Place(path, start, index)}: token {unknown} is not in the "
                              "vocabulary; generate the data again with --bert_model set to this model")
-        lengths.append(len(pieces))
+        lengths.append(len(wordpieces))
         first_lengths.append(first_length)
     return tokens.tobytes(), lengths, [first_lengths.tobytes()], 0

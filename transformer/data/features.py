@@ -172,7 +172,7 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
             [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], skipped)
 
 
-def show(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:
+def show_examples(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:
     """Print the first examples as wordpieces, segment lengths and label, for a person to look at."""
     for index in range(min(count, len(sequences))):
         ids = sequences.tokens[sequences.offsets[index]:sequences.offsets[index + 1]]

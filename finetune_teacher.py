@@ -75,7 +75,7 @@ from transformer.files import InputError, find_folder, find_model
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.tasks.glue import get_task
-from transformer.tasks.head import UNTRAINED, class_order, name_labels
+from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer, casing
 from transformer.training.batches import locate, micro_batch_size, seed_share, shares, shuffled_batches, steps_per_epoch

@@ -105,7 +105,7 @@ from transformer.files import InputError, find_folder, find_model
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
 from transformer.tasks.glue import get_task
-from transformer.tasks.head import class_order, name_labels
+from transformer.tasks.labels import class_order, name_labels
 from transformer.tasks.task import Task
 from transformer.training.batches import (
     count_steps,

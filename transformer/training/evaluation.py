@@ -30,7 +30,7 @@ from transformer.files import (
 )
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.tasks.glue import DIAGNOSTIC
-from transformer.tasks.head import UNTRAINED, class_order
+from transformer.tasks.labels import UNTRAINED, class_order
 from transformer.tasks.metrics import chance_level
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task

@@ -198,7 +198,7 @@ def test_the_model_and_the_words_agree_with_the_tokenizer(bert):
 
 
 def test_a_table_keeps_what_reached_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "_SECONDS_BETWEEN_SAVES", 1e9)
+    monkeypatch.setattr(arrays, "_SECONDS_BETWEEN_BLOCKS", 1e9)
     blocks = np.arange(24).reshape(4, 2, 3)
     table = BlocksOnDisk(tmp_path, 3, "H")
     table.create(4, {"a": 1})
@@ -429,7 +429,7 @@ def child(argv: list[str], name: str, call: int) -> None:
     original, before = getattr(owner, name), iter(range(call - 1))
     setattr(owner, name, lambda *args: original(*args) if next(before, None) is not None
             else os.kill(os.getpid(), signal.SIGKILL))
-    arrays._SECONDS_BETWEEN_SAVES = 0
+    arrays._SECONDS_BETWEEN_BLOCKS = 0
     data_augmentation.main(argv)
 
 

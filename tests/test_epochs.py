@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, started
 
 from transformer.data import epochs
+from transformer.data.arrays import open_arrays, unfinished_arrays
 from transformer.data.epochs import open_epoch
 from transformer.data.features import Sequences
 from transformer.data.parts import byte_ranges
@@ -184,6 +185,28 @@ def test_killed_conversion_goes_on(tmp_path):
     shutil.rmtree(tmp_path / "epoch_0.arrays")
     opened(tmp_path)
     assert array_files(tmp_path) == continued
+
+
+def test_unfinished_arrays(tmp_path):
+    """Filled by parts; whole when the block ends without an error, and not before; then None."""
+    places, typecodes, facts = [tmp_path / "arrays"], {"numbers": "i", "bytes": "B"}, {"format": 1}
+    with pytest.raises(KeyError), unfinished_arrays(places, typecodes, facts, 2) as files:
+        files.append([np.arange(2, dtype=np.int32).tobytes(), b"ab"])
+        raise KeyError
+    with pytest.raises(InputError, match="no whole arrays"):
+        open_arrays(places, typecodes, facts)
+    with unfinished_arrays(places, typecodes, facts, 2) as files:
+        assert len(files.records) == 1  # what the first one did is kept
+        files.append([np.arange(2, 4, dtype=np.int32).tobytes(), b"cd"])
+        files.summary = {"columns": 2}
+    with unfinished_arrays(places, typecodes, facts, 2) as files:
+        assert files is None
+    arrays, manifest = open_arrays(places, typecodes, facts)
+    assert arrays["numbers"].tolist() == [0, 1, 2, 3] and arrays["bytes"].tobytes() == b"abcd"
+    assert manifest == {"facts": facts, "sizes": [16, 4], "columns": 2} \
+        == json.loads((places[0] / "manifest.json").read_text())
+    with unfinished_arrays(places, typecodes, {"format": 2}, 2) as files:
+        assert files.sizes == [0, 0]  # other facts: nothing of it is used
 
 
 def test_two_at_once_convert_once(tmp_path):

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from transformer.data.arrays import open_arrays
+from transformer.data.arrays import UnfinishedArrays, open_arrays, unfinished_arrays
 from transformer.data.parallel import available_cores, in_order
-from transformer.data.parts import GrowingFiles, Place, decode_lines, read_range
+from transformer.data.parts import Place, decode_lines, read_range
 from transformer.files import InputError, refuse_foreign
 
 _FORMAT = 1           # of the arrays; another number makes them anew
@@ -41,8 +41,11 @@ class Glove:
         for other in (other for folder in folders for other in folder.glob("*-*-*-*")):
             if not other.name.startswith(f"{_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"):
                 shutil.rmtree(other, ignore_errors=True)  # of a file that is no more
-        arrays, manifest = open_arrays([folder / name for folder in folders], {"vectors": "f", "words": "B"}, facts,
-                                       _PART_LINES, lambda files: _parse(files, path, limit))
+        places, typecodes = [folder / name for folder in folders], {"vectors": "f", "words": "B"}
+        with unfinished_arrays(places, typecodes, facts, _PART_LINES) as files:
+            if files is not None:
+                _parse(files, path, limit)
+        arrays, manifest = open_arrays(places, typecodes, facts)
         self.vectors = arrays["vectors"].reshape(-1, manifest["dimensions"])
         self.words = arrays["words"].tobytes().decode().split("\n")[:-1]
         self.index: dict[str, int] = {}
@@ -81,8 +84,8 @@ class Glove:
         return result
 
 
-def _parse(files: GrowingFiles, path: Path, limit: int) -> dict[str, int]:
-    """Append the parts of the file that `files` lacks; the facts for the manifest.
+def _parse(files: UnfinishedArrays, path: Path, limit: int) -> None:
+    """Append the parts of the file that `files` lacks.
 
     The first line of word2vec's text format (how many vectors, how many numbers each) and an empty last line are
     passed over.
@@ -114,7 +117,7 @@ def _parse(files: GrowingFiles, path: Path, limit: int) -> dict[str, int]:
     with contextlib.closing(parts):
         for blocks in tqdm(parts, desc=path.name, total=len(left), unit_scale=_PART_LINES, unit="word", disable=None):
             files.append(blocks)
-    return {"dimensions": dimensions}
+    files.summary = {"dimensions": dimensions}
 
 
 def _parse_part(part: tuple[Path, int, int, int]) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,74 +20,104 @@ from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import GrowingFiles, byte_ranges
 from transformer.files import InputError, read_json, write_json
 
-_SECONDS_BETWEEN_SAVES = 1.0  # of work on a BlocksOnDisk that a kill can cost
+ARRAYS_MANIFEST = "manifest.json"
+
+_SECONDS_BETWEEN_BLOCKS = 1.0  # of work on a BlocksOnDisk that a kill can cost
 
 
-def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], part_size: int,
-                fill: Callable[[GrowingFiles], dict[str, Any]], in_memory: bool = False,
-                ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays {name: type code} of a folder, memory-mapped or read with in_memory, and its manifest.
+class UnfinishedArrays(GrowingFiles):
+    """The files of arrays that are not whole yet: append() the parts that `records` lacks.
 
-    The first of `places` that holds whole arrays of the same facts is taken; else the first that can be written is
-    filled: fill(files) appends the parts that files.records lacks, and returns what the manifest tells beside the
-    facts. A killed run goes on where it was, if part_size is the same; a process that comes meanwhile waits for it.
-    Raises InputError where no place can be written.
+    summary: what the manifest is to tell beside the facts, to be set before the block of unfinished_arrays() ends.
     """
-    folder = next((place for place in places if _manifest(place, typecodes, facts)), None)
-    if folder is None:
-        folder = _first_writable(places)
-        with _lock(folder, list(typecodes), {**facts, "part_size": part_size}) as files:
-            if not _manifest(folder, typecodes, facts):  # while this process waited
-                summary = fill(files)
-                files.save()
-                write_json(folder / "manifest.json", {"facts": facts, "sizes": files.sizes, **summary})
-    return ({name: _load(folder / name, typecode, in_memory) for name, typecode in typecodes.items()},
-            read_json(folder / "manifest.json"))
+
+    def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any], wait: bool = False):
+        super().__init__(folder, names, facts, wait)
+        self.summary: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def unfinished_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], part_size: int,
+                      ) -> Iterator[UnfinishedArrays | None]:
+    """The files {name: type code} to fill where none of `places` holds whole arrays of these facts; else None.
+
+    They stand in the first place that can be written, and the arrays are whole when the block ends without an error.
+    A killed run goes on where it was, if part_size is the same; a process that comes meanwhile waits for it. Raises
+    InputError where no place can be written.
+    """
+    if any(_manifest(place, typecodes, facts) for place in places):
+        yield None
+        return
+    with _lock(_first_writable(places), list(typecodes), {**facts, "part_size": part_size}) as files:
+        if _manifest(files.folder, typecodes, facts):  # made while this process waited
+            yield None
+        else:
+            yield files
+            files.save()
+            write_json(files.folder / ARRAYS_MANIFEST, {"facts": facts, "sizes": files.sizes, **files.summary})
+
+
+def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], in_memory: bool = False,
+                ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays {name: type code} of these facts, memory-mapped or read with in_memory, and their manifest.
+
+    They are those of the first of `places` where they are whole, as unfinished_arrays() makes them. Raises InputError
+    where they are not.
+    """
+    for place in places:
+        if manifest := _manifest(place, typecodes, facts):
+            return {name: _load(place / name, typecode, in_memory) for name, typecode in typecodes.items()}, manifest
+    raise InputError(f"{places[0].parent} holds no whole arrays any more: start again")
 
 
 def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], typecodes: dict[str, str],
                   facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
                   part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
                   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """open_arrays() of the examples in a file of lines: tokens, end to end; offsets; then any arrays of one item each.
+    """Arrays, see open_arrays(), of the examples in a file of lines, made where they are not there yet.
 
-    parse_part((path, start, stop)) gives, for a range of bytes, the tokens as bytes, the int32 lengths of the
-    examples, a list of the other arrays as bytes, and the number of lines skipped. num_workers processes (one for
-    each core by default) share the ranges of about part_bytes; start_worker(*worker_facts) prepares each.
+    They are the tokens, end to end; the offsets; then any of one item an example. parse_part((path, start, stop))
+    gives, for a range of bytes, the tokens as bytes, the int32 lengths of the examples, a list of the other arrays as
+    bytes, and the number of lines skipped. num_workers processes (one for each core by default) share the ranges of
+    about part_bytes; start_worker(*worker_facts) prepares each.
     The manifest tells `examples`, `longest` (in tokens) and `skipped`. Raises InputError also where the file is not
     any more what it was at the time of `status`, from before the facts were taken.
     """
-    item = np.dtype(typecodes["tokens"]).itemsize
+    with unfinished_arrays(places, typecodes, facts, part_bytes) as files:
+        if files is not None:
+            missing = [(path, *text_range) for text_range in byte_ranges(path, part_bytes)][len(files.records):]
+            workers = max(1, min(num_workers or available_cores(), len(missing)))
+            bytes_there = status.st_size - sum(stop - start for _, start, stop in missing)
+            with contextlib.closing(in_order(parse_part, missing, workers, start_worker, worker_facts)) as parsed, \
+                    tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", initial=bytes_there,
+                         unit_scale=True, disable=None) as progress:
+                for (_, start, stop), part in zip(missing, parsed):
+                    _append_examples(files, np.dtype(typecodes["tokens"]).itemsize, part)
+                    progress.update(stop - start)
+            after = path.stat()
+            if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                files.keep(0)
+                raise InputError(f"{path} changed while it was read: start again when it is complete")
+            files.summary = {"examples": sum(record["examples"] for record in files.records),
+                             "longest": max((record["longest"] for record in files.records), default=0),
+                             "skipped": sum(record["skipped"] for record in files.records)}
+    return open_arrays(places, typecodes, facts, in_memory)
 
-    def fill(files: GrowingFiles) -> dict[str, Any]:
-        ranges = byte_ranges(path, part_bytes)
-        left = ranges[len(files.records):]
-        workers = max(1, min(num_workers or available_cores(), len(left)))
-        parts = in_order(parse_part, ((path, *part) for part in left), workers, start_worker, worker_facts)
-        with contextlib.closing(parts), tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B",
-                                             initial=status.st_size - sum(stop - start for start, stop in left),
-                                             unit_scale=True, disable=None) as progress:
-            for (start, stop), (tokens, lengths, others, skipped) in zip(left, parts):
-                ends = np.cumsum(lengths, dtype=np.int64) + files.sizes[0] // item
-                offsets = np.append(0, ends) if start == 0 else ends
-                files.append((tokens, offsets.tobytes(), *others), examples=len(lengths),
-                             longest=int(np.max(lengths, initial=0)), skipped=skipped)
-                progress.update(stop - start)
-        after = path.stat()
-        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-            files.keep(0)
-            raise InputError(f"{path} changed while it was read: start again when it is complete")
-        return {"examples": sum(record["examples"] for record in files.records),
-                "longest": max((record["longest"] for record in files.records), default=0),
-                "skipped": sum(record["skipped"] for record in files.records)}
 
-    return open_arrays(places, typecodes, facts, part_bytes, fill, in_memory)
+def _append_examples(files: GrowingFiles, itemsize: int, part: tuple[bytes, np.ndarray, list[bytes], int]) -> None:
+    """Append a part, see convert_lines(), with offsets counted from the start of the file; itemsize: of a token."""
+    tokens, lengths, others, skipped = part
+    offsets = np.cumsum(lengths, dtype=np.int64) + files.sizes[0] // itemsize
+    if not files.records:
+        offsets = np.append(0, offsets)
+    files.append((tokens, offsets.tobytes(), *others), examples=len(lengths), longest=int(np.max(lengths, initial=0)),
+                 skipped=skipped)
 
 
 def _manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any] | None:
     """What is recorded of the finished arrays in `folder`; None where they are not whole or of other facts."""
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(folder / ARRAYS_MANIFEST)
         whole = manifest["facts"] == facts and \
             manifest["sizes"] == [(folder / name).stat().st_size for name in names]
     except (InputError, OSError, KeyError, TypeError):
@@ -107,12 +137,12 @@ def _first_writable(places: Sequence[Path]) -> Path:
     raise InputError(f"no place for the arrays of the data: make {places[-1].parent} writable")
 
 
-def _lock(folder: Path, names: Sequence[str], facts: dict[str, Any]) -> GrowingFiles:
+def _lock(folder: Path, names: Sequence[str], facts: dict[str, Any]) -> UnfinishedArrays:
     try:
-        return GrowingFiles(folder, names, facts)
+        return UnfinishedArrays(folder, names, facts)
     except InputError:
         print(f"another process makes {folder.parent}: waiting for it", flush=True)
-        return GrowingFiles(folder, names, facts, wait=True)
+        return UnfinishedArrays(folder, names, facts, wait=True)
 
 
 def _load(path: Path, typecode: str, in_memory: bool) -> np.ndarray:
@@ -168,7 +198,7 @@ class BlocksOnDisk:
             table.seek(start * self.columns * block.itemsize)
             table.write(block.tobytes())
         self._pending.append(number)
-        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_BLOCKS:
             self.save()
 
     def save(self) -> None:

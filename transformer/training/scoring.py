@@ -4,14 +4,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from transformer.data.arrays import open_arrays
+from transformer.data.arrays import open_arrays, unfinished_arrays
 from transformer.data.features import Sequences
 from transformer.data.parts import GrowingFiles
 from transformer.files import InputError
@@ -66,7 +65,7 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     def rows_from(start: int) -> np.ndarray:
         return np.arange(start, min(start + block, len(sequences)))
 
-    def fill(files: GrowingFiles) -> dict[str, Any]:
+    def fill(files: GrowingFiles) -> None:
         left = range(len(files.records) * block, len(sequences), block)
         with tqdm(desc="logits of the teacher", unit=" examples", total=len(sequences), initial=left.start,
                   disable=None) as progress:
@@ -74,12 +73,14 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
                 agree_on(start)
                 files.append([predict(model, sequences, batch_size, processes, rows_from(start)).tobytes()])
                 progress.update(len(rows_from(start)))
-        return {}
 
     if not processes.is_first:
         while (start := agree_on(0)) >= 0:
             predict(model, sequences, batch_size, processes, rows_from(start))
-    arrays, _ = open_arrays(places, {"logits": "f"}, facts, block, fill)
+    with unfinished_arrays(places, {"logits": "f"}, facts, block) as files:
+        if files is not None:
+            fill(files)
+    arrays, _ = open_arrays(places, {"logits": "f"}, facts)
     if processes.is_first:
         agree_on(-1)
     return arrays["logits"].reshape(len(sequences), model.num_labels)

@@ -182,7 +182,7 @@ class MaskedLM:
              positions: torch.Tensor) -> torch.Tensor:
         """Ids [batch, count] of the best pieces at each row's position, the best first."""
         with mixed(self.precision, self.device):
-            hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
+            hidden = self.model.bert(ids, segments, attention, attention_scores=())[0][-1]            # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
         logits = logits[:, :len(self.ruled_out)]  # without rows of padding, which stand for no piece
         if not logits.isfinite().all():

@@ -234,7 +234,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                     labels, = processes.send([torch.from_numpy(train.labels[rows])])
                     with processes.synchronised(trained, number == accumulation):
                         with mixed(args.precision, device):
-                            logits = trained(*batch, scores=())[0].float()
+                            logits = trained(*batch, attention_scores=())[0].float()
                         loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
                             functional.cross_entropy(logits, labels.long())
                         scaler.scale(loss / accumulation).backward()

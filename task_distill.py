@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     check_sizes(args.max_seq_length, len(task.text_columns),
                 {student_folder: student.config, teacher_folder: teacher.config})
     if args.pred_distill:  # only answers are compared
-        pairs, (of_student, of_teacher) = ([], []), ({"scores": ()},) * 2
+        pairs, (of_student, of_teacher) = ([], []), ({"attention_scores": ()},) * 2
     else:
         pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
         of_student, of_teacher = needed(pairs)

@@ -36,7 +36,7 @@ def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: 
     starts = range(0, len(order), batch_size)
     for start in starts[processes.rank::processes.world]:
         places = order[start:start + batch_size]
-        logits[places] = model(*processes.send(sequences.batch(rows[places])), scores=())[0].float().cpu()
+        logits[places] = model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float().cpu()
     model.train(was_training)
     return processes.total(logits).numpy()  # exact: all processes but one have 0 for a row
 

@@ -64,7 +64,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from transformer.checkpoint import head_note, load_tokenizer, save_model
@@ -235,8 +234,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                     with processes.synchronised(trained, number == accumulation):
                         with mixed(args.precision, device):
                             logits = trained(*batch, attention_scores=())[0].float()
-                        loss = functional.mse_loss(logits[:, 0], labels) if task.is_regression else \
-                            functional.cross_entropy(logits, labels.long())
+                        loss = task.head.hard_loss(logits, labels)
                         scaler.scale(loss / accumulation).backward()
                     losses.add(step, (loss,))
                 optimizer_step(optimizer, scaler, losses, step)

@@ -100,7 +100,7 @@ from transformer.checkpoint import head_note, load_tokenizer, require_same_vocab
 from transformer.config import check_sizes
 from transformer.data.features import show
 from transformer.data.tables import data_folder
-from transformer.distillation import compared, needed, prediction_loss, transformer_losses
+from transformer.distillation import compared, needed, transformer_losses
 from transformer.files import InputError, find_folder, find_model
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, freeze_unused, parameter_groups
@@ -116,18 +116,19 @@ from transformer.training.batches import (
     shuffled_batches,
     steps_per_epoch,
 )
-from transformer.training.evaluation import (
+from transformer.training.losses import Losses, optimizer_step, parameter_counts
+from transformer.training.models import load_classifier
+from transformer.training.processes import freeze, join_processes, mixed, seed_everything, set_precision
+from transformer.training.record import RunRecord, format_metrics, open_output, require_finished
+from transformer.training.scoring import (
+    cached_logits,
     dev_sets,
     encoded,
+    evaluate,
     evaluate_only,
-    load_classifier,
     require_fit_teacher,
     train_file,
 )
-from transformer.training.losses import Losses, optimizer_step, parameter_counts
-from transformer.training.processes import freeze, join_processes, mixed, seed_everything, set_precision
-from transformer.training.record import RunRecord, format_metrics, open_output, require_finished
-from transformer.training.scoring import cached_logits, evaluate
 from transformer.training.signals import StopSignals
 from transformer.training.states import States, files_sha256, result_settings
 
@@ -139,7 +140,7 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
     epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
     args.num_train_epochs = args.num_train_epochs or epochs
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
-    if task.is_regression and args.temperature != 1.0:
+    if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
 
 
@@ -210,12 +211,12 @@ def main(argv: list[str] | None = None) -> None:
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
     # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-    gold = args.hard_labels or (task.is_regression and args.preset == "code")
+    gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
     ask_teacher = not args.pred_distill or (teacher.training and not gold)
     columns = torch.tensor(teacher_order, device=device)
     targets = None
     if args.pred_distill and not (ask_teacher or gold):  # in evaluation mode it says the same in every epoch
-        targets = cached_logits(teacher, train, args.eval_batch_size, processes,
+        targets = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
                                 args.cache_dir or data_dir / "features", fallback=output_dir / "features")
 
     def batch_losses(student: torch.nn.Module, teacher: torch.nn.Module, rows: np.ndarray,
@@ -230,11 +231,12 @@ def main(argv: list[str] | None = None) -> None:
                                        **of_student)
         if not args.pred_distill:
             return list(transformer_losses(outputs, teacher_outputs, pairs))
-        labels, = processes.send([torch.from_numpy(train.labels[rows])]) if gold else (None,)
+        if gold:
+            labels, = processes.send([torch.from_numpy(train.labels[rows])])
+            return [task.head.hard_loss(logits.float(), labels)]
         if targets is not None:
             teacher_logits, = processes.send([torch.from_numpy(targets[rows])])
-        return [prediction_loss(logits.float(), None if gold else teacher_logits.float()[:, columns], labels,
-                                args.temperature)]
+        return [task.head.soft_loss(logits.float(), teacher_logits.float()[..., columns], args.temperature)]
 
     freeze_unused(student, sum(batch_losses(student, teacher, np.arange(1), None)))
     trained, guide = processes.wrap(student), teacher

@@ -309,7 +309,7 @@ def evaluation(folder: Path, args: argparse.Namespace) -> None:
                                            attention_scores=())[0].numpy() for start in range(0, len(dev), BATCH)])
 
         def sorted_by_length(dev=dev) -> np.ndarray:
-            return predict(student, dev, BATCH, ALONE)
+            return predict(student, TASK.head, dev, BATCH, ALONE)
 
         assert (padded().argmax(axis=1) == sorted_by_length().argmax(axis=1)).all()
         turns = [(seconds(padded), seconds(sorted_by_length)) for _ in range(5)]

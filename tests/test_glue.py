@@ -11,7 +11,6 @@ from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, row_width, rows_of_part, task_folder
 from transformer.files import InputError
 from transformer.tasks.glue import TASKS, get_task
-from transformer.tasks.head import Classes, Score
 from transformer.tasks.labels import class_order, name_labels, parse_label
 
 

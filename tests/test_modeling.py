@@ -10,7 +10,7 @@ from transformer.distillation import (
     hidden_loss,
     layer_map,
     needed,
-    prediction_loss,
+    soft_cross_entropy,
     transformer_losses,
 )
 from transformer.modeling import BertModel, BertSelfAttention, TinyBertForPreTraining, TinyBertForSequenceClassification
@@ -191,7 +191,7 @@ def test_freeze_unused(batch, stage, without, unreached):
 def test_prediction_stage_freezes_nothing(batch):
     student = TinyBertForSequenceClassification(config(2), num_labels=2)
     logits, _, _ = student(*batch, attention_scores=())
-    assert freeze_unused(student, prediction_loss(logits, torch.randn(3, 2), None)) == []
+    assert freeze_unused(student, soft_cross_entropy(logits, torch.randn(3, 2))) == []
 
 
 def test_losses_under_bfloat16(batch):

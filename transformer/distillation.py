@@ -134,16 +134,3 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     target = (teacher / temperature).softmax(dim=-1)
     return -(target * (student / temperature).log_softmax(dim=-1)).mean()
-
-
-def prediction_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
-    """Loss of the prediction stage: soft cross-entropy, or the mean squared error for a regression (one column).
-
-    student, teacher: logits [batch, classes]. labels: [batch]; given, they take the teacher's place: gold scores of
-    a regression, or hard labels (paper, table 3, "w/o Pred").
-    """
-    if student.size(-1) == 1:
-        return functional.mse_loss(student[:, 0], teacher[:, 0] if labels is None else labels.float())
-    if labels is not None:
-        return functional.cross_entropy(student, labels.long())
-    return soft_cross_entropy(student, teacher, temperature)

@@ -51,7 +51,7 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, find_model, read_json, write_json
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.tasks.glue import TASKS
-from transformer.tasks.head import name_labels
+from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 from transformer.weights import (
     SAFETENSORS_NAME,

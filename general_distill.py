@@ -210,7 +210,13 @@ def main(argv: list[str] | None = None) -> None:
               facts={"examples": epochs.counts, "data_bytes": epochs.data_bytes,
                      "teacher_files": files_sha256(teacher_folder),
                      "student_files": files_sha256(student_folder, weights=args.continue_train)})
-    processes.in_turn(lambda: show_examples(epochs.check(plan.locate(run.step)[0]), tokenizer))
+    first_epoch, _ = plan.locate(run.step)
+
+    def check_epochs() -> None:
+        if examples := epochs.check(first_epoch):
+            show_examples(examples, tokenizer)
+
+    processes.in_turn(check_epochs)
     run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), **parameter_counts(student),
               teacher_parameters=sum(weight.numel() for weight in teacher.parameters()))
     if processes.is_first and not run.is_resumed:

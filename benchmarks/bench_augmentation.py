@@ -52,7 +52,7 @@ def encode(model: BertForMaskedLM, words: MaskedWords, batches: list[np.ndarray]
     """The floor: hidden states of the kit's own batches, and nothing else."""
     with torch.inference_mode():
         for batch in batches:
-            model.bert(*words.batch(batch)[:3], scores=())
+            model.bert(*words.batch(batch)[:3], attention_scores=())
 
 
 def sentences(length: int, tokenizer: BertTokenizer, tokens: int) -> MaskedWords:

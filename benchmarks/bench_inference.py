@@ -65,7 +65,7 @@ def calls(models: dict[str, tuple[nn.Module, nn.Module]], batch: int, length: in
     segments, mask = torch.zeros_like(ids), torch.ones_like(ids)
     found = {}
     for name, (ours, theirs) in models.items():
-        found[name, "kit"] = lambda ours=ours: ours(ids, segments, mask, scores=())[0]
+        found[name, "kit"] = lambda ours=ours: ours(ids, segments, mask, attention_scores=())[0]
         found[name, "transformers"] = lambda theirs=theirs: theirs(ids, mask, segments).logits
     return found
 

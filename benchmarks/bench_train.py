@@ -239,8 +239,8 @@ def padded_prediction(folder: Path, train: Sequences, length: int,
             start = clock()
             batch = train.batch(rows, length)
             with torch.no_grad():
-                target = teacher(*batch, scores=())[0]
-            loss = soft_cross_entropy(student(*batch, scores=())[0], target)
+                target = teacher(*batch, attention_scores=())[0]
+            loss = soft_cross_entropy(student(*batch, attention_scores=())[0], target)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -306,10 +306,10 @@ def evaluation(folder: Path, args: argparse.Namespace) -> None:
         @torch.no_grad()
         def padded(dev=dev, length=length) -> np.ndarray:
             return np.concatenate([student(*dev.batch(np.arange(start, min(start + BATCH, len(dev))), length),
-                                           scores=())[0].numpy() for start in range(0, len(dev), BATCH)])
+                                           attention_scores=())[0].numpy() for start in range(0, len(dev), BATCH)])
 
         def sorted_by_length(dev=dev) -> np.ndarray:
-            return predict(student, dev, BATCH, ALONE)
+            return predict(student, TASK.head, dev, BATCH, ALONE)
 
         assert (padded().argmax(axis=1) == sorted_by_length().argmax(axis=1)).all()
         turns = [(seconds(padded), seconds(sorted_by_length)) for _ in range(5)]

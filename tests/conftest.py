@@ -26,7 +26,7 @@ from transformer.config import BertConfig
 from transformer.fetching import download
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.tasks.glue import get_task
-from transformer.tasks.head import name_labels
+from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 from transformer.training import record
 from transformer.weights import read_weights

@@ -37,8 +37,8 @@ from transformer.data.tables import read_rows
 from transformer.files import InputError, locked
 from transformer.modeling import BertForMaskedLM, BertModel
 from transformer.tasks.glue import TASKS
-from transformer.training.evaluation import train_file
 from transformer.training.processes import Processes
+from transformer.training.scoring import train_file
 
 WORDS = ("cat dog bird fish horse house garden river mountain city red blue green small large old new quick slow "
          "sees likes finds takes gives runs walks sings sleeps reads writes paper water stone tree "

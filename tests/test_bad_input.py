@@ -14,7 +14,7 @@ from transformer.files import InputError, atomic_write, read_json
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.tasks.glue import get_task
 from transformer.training import record
-from transformer.training.evaluation import misordered, require_fit_teacher
+from transformer.training.scoring import misordered, require_fit_teacher
 from transformer.weights import read_weights, write_bin, write_safetensors
 
 

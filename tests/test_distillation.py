@@ -13,11 +13,11 @@ from transformer.distillation import (
     copy_layers,
     hidden_loss,
     layer_map,
-    prediction_loss,
     soft_cross_entropy,
 )
 from transformer.files import InputError
 from transformer.modeling import BertModel
+from transformer.tasks.head import Classes, Score
 from transformer.weights import canonical_names, read_weights
 
 
@@ -153,9 +153,10 @@ def test_soft_cross_entropy_by_hand():
 
 def test_prediction_loss_targets():
     student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
-    assert prediction_loss(student, teacher, None).item() == 2.0                          # ((1-3)^2 + 0) / 2
-    assert prediction_loss(student, teacher, torch.tensor([1.0, 5.0])).item() == 4.5      # (0 + (2-5)^2) / 2
+    score, classes = Score(), Classes(("0", "1"))
+    assert score.soft_loss(student, teacher).item() == 2.0                          # ((1-3)^2 + 0) / 2
+    assert score.hard_loss(student, torch.tensor([1.0, 5.0])).item() == 4.5         # (0 + (2-5)^2) / 2
     logits, teacher = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(4), 0.0]])
-    assert prediction_loss(logits, teacher, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
-    assert prediction_loss(logits, teacher, None) == soft_cross_entropy(logits, teacher)
-    assert prediction_loss(logits, teacher, None, 0.5) == soft_cross_entropy(logits, teacher, 0.5)
+    assert classes.hard_loss(logits, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
+    assert classes.soft_loss(logits, teacher) == soft_cross_entropy(logits, teacher)
+    assert classes.soft_loss(logits, teacher, 0.5) == soft_cross_entropy(logits, teacher, 0.5)

@@ -33,6 +33,7 @@ from transformer.training.scoring import cached_logits, predict
 ROOT = Path(__file__).parent.parent
 CPU = Processes(0, 1, torch.device("cpu"))
 LENGTH = 12
+MNLI, ALL = TASKS["mnli"].head, np.arange(50)  # what `classified` is made for
 WORDS = [*PIECES[5:], "Cats", "ants", "été", "[SEP]", "[PAD]", "\u2028", "\x85", '"', "中", "birds.", ""]
 
 
@@ -364,7 +365,7 @@ def classified(tmp_path, vocab) -> tuple[TinyBertForSequenceClassification, Sequ
 
 def test_predictions_are_those_of_rows_alone(classified):
     model, sequences = classified
-    logits = predict(model, sequences, 8, CPU)
+    logits = predict(model, MNLI, sequences, 8, CPU)
     assert model.training and logits.dtype == np.float32
     model.eval()
     with torch.no_grad():
@@ -372,8 +373,8 @@ def test_predictions_are_those_of_rows_alone(classified):
     np.testing.assert_allclose(logits, alone, atol=2e-6)
     assert np.ptp(alone, axis=0).min() > 1e-3
     rows = np.array([40, 3, 3, 17, 0], np.uint32)
-    np.testing.assert_allclose(predict(model, sequences, 2, CPU, rows), alone[rows], atol=2e-6)
-    assert predict(model, sequences, 2, CPU, rows[:0]).shape == (0, 3)
+    np.testing.assert_allclose(predict(model, MNLI, sequences, 2, CPU, rows), alone[rows], atol=2e-6)
+    assert predict(model, MNLI, sequences, 2, CPU, rows[:0]).shape == (0, 3)
 
 
 def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypatch):
@@ -381,32 +382,32 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
     blocks = []
 
     def stop_at(count):
-        def counted(model, sequences, batch_size, processes, rows):
+        def counted(model, head, sequences, batch_size, processes, rows):
             blocks.append(rows[0])
             if len(blocks) == count:
                 raise KeyboardInterrupt
-            return predict(model, sequences, batch_size, processes, rows)
+            return predict(model, head, sequences, batch_size, processes, rows)
         return counted
 
     def cached(model=model, sequences=sequences):
-        return cached_logits(model, sequences, 8, CPU, tmp_path / "cache", block=16)
+        return cached_logits(model, MNLI, sequences, 8, CPU, tmp_path / "cache", block=16)
 
     monkeypatch.setattr(scoring, "predict", stop_at(3))
     with pytest.raises(KeyboardInterrupt):
         cached()
     for _ in range(2):
         logits = cached()
-        np.testing.assert_allclose(logits, predict(model, sequences, 8, CPU), atol=2e-6)
+        np.testing.assert_allclose(logits[ALL], predict(model, MNLI, sequences, 8, CPU), atol=2e-6)
         assert blocks == [0, 16, 32, 32, 48]
     with pytest.raises(ValueError, match="without a key"):
         cached(sequences=Sequences(sequences.tokens, sequences.offsets, sequences.first_lengths))
-    assert logits.shape == (50, 3) and logits.dtype == np.float32 and not logits.flags.writeable
+    assert logits[ALL].shape == (50, 3) and logits[ALL].dtype == np.float32 and not logits.flat.flags.writeable
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "sequences"])
 def test_logits_of_another_teacher_or_other_examples(change, classified, tmp_path, vocab):
     model, sequences = classified
-    cached_logits(model, sequences, 8, CPU, tmp_path / "cache")
+    cached_logits(model, MNLI, sequences, 8, CPU, tmp_path / "cache")
     if change == "weights":
         model.classifier.bias.data[1] += 0.5
     elif change == "config":
@@ -414,8 +415,8 @@ def test_logits_of_another_teacher_or_other_examples(change, classified, tmp_pat
     else:
         write_task_file(tmp_path / "train.tsv", TASKS["mnli"], rows=50, words=PIECES[5:])
         sequences = encode_file(TASKS["mnli"], tmp_path / "train.tsv", BertTokenizer(vocab), 20)
-    logits = cached_logits(model, sequences, 8, CPU, tmp_path / "cache")
-    np.testing.assert_allclose(logits, predict(model, sequences, 8, CPU), atol=2e-6)
+    logits = cached_logits(model, MNLI, sequences, 8, CPU, tmp_path / "cache")
+    np.testing.assert_allclose(logits[ALL], predict(model, MNLI, sequences, 8, CPU), atol=2e-6)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 

@@ -182,7 +182,7 @@ def test_every_flag_changes_something(script_name, flag, world, plain_runs, scri
         save(self, step, **state)
 
     def noted(*args, **kwargs):
-        print(f"in_memory {kwargs.get('in_memory')}" if opens == "open_epoch" else f"batches of {args[2]}")
+        print(f"in_memory {kwargs.get('in_memory')}" if opens == "open_epoch" else f"batches of {args[3]}")
         return opened(*args, **kwargs)
 
     monkeypatch.setattr(States, "save", noted_save)

@@ -10,7 +10,7 @@ from transformer.distillation import (
     hidden_loss,
     layer_map,
     needed,
-    prediction_loss,
+    soft_cross_entropy,
     transformer_losses,
 )
 from transformer.modeling import BertModel, BertSelfAttention, TinyBertForPreTraining, TinyBertForSequenceClassification
@@ -37,8 +37,8 @@ def batch():
 def test_fused_layers_equal_explicit_ones(batch, asked):
     model = BertModel(config(4)).eval()
     outcomes = []
-    for scores in (None, asked):
-        hidden, all_scores, pooled = model(*batch, scores=scores)
+    for scored in (None, asked):
+        hidden, all_scores, pooled = model(*batch, attention_scores=scored)
         gradients = torch.autograd.grad(pooled.square().sum(), list(model.parameters()))
         outcomes.append((hidden, all_scores, pooled, gradients))
     (hidden, all_scores, pooled, gradients), (our_hidden, our_scores, our_pooled, our_gradients) = outcomes
@@ -50,14 +50,14 @@ def test_fused_layers_equal_explicit_ones(batch, asked):
     assert_close(our_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scores", [None, ()])
-def test_rows_without_padding_equal_themselves_beside_padded_ones(batch, scores):
+@pytest.mark.parametrize("asked", [None, ()])
+def test_rows_without_padding_equal_themselves_beside_padded_ones(batch, asked):
     """Alone they need no mask, and then none is used."""
     model = BertModel(config(2)).eval()
     input_ids, segments, mask = batch
-    beside = model(*batch, scores=scores)
-    for alone in (model(input_ids[:1], segments[:1], mask[:1], scores=scores),
-                  model(input_ids[:1], segments[:1], scores=scores)):
+    beside = model(*batch, attention_scores=asked)
+    for alone in (model(input_ids[:1], segments[:1], mask[:1], attention_scores=asked),
+                  model(input_ids[:1], segments[:1], attention_scores=asked)):
         assert_close(alone[0], [hidden[:1] for hidden in beside[0]], **TOLERANCE)
         assert_close(alone[1], [layer if layer is None else layer[:1] for layer in beside[1]], **TOLERANCE)
 
@@ -105,11 +105,11 @@ def outputs(model, batch, **kwargs):
 
 
 @pytest.mark.parametrize("mapping,without,student,teacher", [
-    ("uniform", (), {"layers": 2, "scores": {0, 1}}, {"layers": 6, "scores": {2, 5}}),
-    ("bottom", (), {"layers": 2, "scores": {0, 1}}, {"layers": 2, "scores": {0, 1}}),
-    ("top", ("attn",), {"layers": 2, "scores": set()}, {"layers": 6, "scores": set()}),
-    ("bottom", ("embd", "hidn"), {"layers": 2, "scores": {0, 1}}, {"layers": 2, "scores": {0, 1}}),
-    ("uniform", ("attn", "hidn"), {"layers": 0, "scores": set()}, {"layers": 0, "scores": set()})])
+    ("uniform", (), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 6, "attention_scores": {2, 5}}),
+    ("bottom", (), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 2, "attention_scores": {0, 1}}),
+    ("top", ("attn",), {"layers": 2, "attention_scores": set()}, {"layers": 6, "attention_scores": set()}),
+    ("bottom", ("embd", "hidn"), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 2, "attention_scores": {0, 1}}),
+    ("uniform", ("attn", "hidn"), {"layers": 0, "attention_scores": set()}, {"layers": 0, "attention_scores": set()})])
 def test_needed_by_hand(mapping, without, student, teacher):
     assert needed(ablate(layer_map(6, 2, mapping), without)) == (student, teacher)
 
@@ -190,7 +190,8 @@ def test_freeze_unused(batch, stage, without, unreached):
 
 def test_prediction_stage_freezes_nothing(batch):
     student = TinyBertForSequenceClassification(config(2), num_labels=2)
-    assert freeze_unused(student, prediction_loss(student(*batch, scores=())[0], torch.randn(3, 2), None)) == []
+    logits, _, _ = student(*batch, attention_scores=())
+    assert freeze_unused(student, soft_cross_entropy(logits, torch.randn(3, 2))) == []
 
 
 def test_losses_under_bfloat16(batch):
@@ -216,5 +217,5 @@ def test_losses_under_bfloat16(batch):
 def test_models_compile_as_one_graph(batch):
     model = TinyBertForPreTraining(config(2), fit_size=16).eval()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for kwargs in ({}, {"scores": (1,)}, {"layers": 1, "scores": ()}):
+    for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}):
         assert_close(compiled(*batch, **kwargs), model(*batch, **kwargs), rtol=1e-6, atol=1e-5)

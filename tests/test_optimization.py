@@ -61,15 +61,41 @@ def test_defaults_are_those_of_the_published_class():
     assert step(optimizer, {weight: 5.0}) == pytest.approx([second], abs=1e-6)
 
 
-def test_steps_are_counted_per_parameter():
-    """One that never gets a gradient, one from the start, one that joins: it has the rates of the first steps."""
-    idle, first, late = parameter(1.0), parameter(2.0), parameter(3.0)
-    optimizer = BertAdam([idle, first, late], lr=0.1, warmup=0.5, t_total=8, **BY_SIGN)
-    rates = [0, 1 / 4, 2 / 4, 3 / 4, 1]
-    for number, rate in enumerate(rates):
+def test_a_parameter_that_joins_later_has_the_rate_of_the_others():
+    """One that never gets a gradient, one from the start, one that joins, in its own group too: all rates are those of
+    the step, and what has had no gradient has no moments."""
+    idle, first, late, alone = parameter(1.0), parameter(2.0), parameter(3.0), parameter(4.0)
+    optimizer = BertAdam([{"params": [idle, first, late]}, {"params": [alone]}], lr=0.1, warmup=0.5, t_total=8,
+                         **BY_SIGN)
+    for number, rate in enumerate([0, 1 / 4, 2 / 4, 3 / 4, 1]):
         assert optimizer.learning_rate() == pytest.approx(0.1 * rate)
-        moved = step(optimizer, {idle: None, first: 1.0, late: 1.0 if number >= 2 else None})
-        assert moved == pytest.approx([0, 0.1 * rate, 0.1 * rates[number - 2] if number >= 2 else 0], abs=1e-6)
+        joined = 1.0 if number >= 2 else None
+        moved = step(optimizer, {idle: None, first: 1.0, late: joined, alone: joined})
+        assert moved == pytest.approx([0, 0.1 * rate, *[0.1 * rate if joined else 0] * 2], abs=1e-6)
+        assert (late in optimizer.state, idle in optimizer.state) == (joined is not None, False)
+
+
+def test_states_of_earlier_versions_go_on():
+    """They count the steps of each parameter by itself, in its state; one without a gradient has none."""
+    first, second, idle = parameter(1.0), parameter(2.0), parameter(3.0)
+    settings = {"lr": 0.1, "warmup": 0.5, "t_total": 8, "schedule": "warmup_linear", "b1": 0.9, "b2": 0.999, "e": 1e-6,
+                "weight_decay": 0.0, "max_grad_norm": 1.0}
+    old = {"state": {number: {"step": 3, "next_m": torch.tensor([0.5]), "next_v": torch.tensor([0.25])}
+                     for number in (0, 1)},
+           "param_groups": [{**settings, "params": [0]}, {**settings, "params": [1, 2]}]}
+    optimizer = BertAdam([{"params": [first]}, {"params": [second, idle]}], lr=1e-9)
+    optimizer.load_state_dict(old)
+    assert optimizer.learning_rate() == pytest.approx(0.1 * 3 / 4)
+    # m = 0.9 * 0.5 + 0.1 * 1, v = 0.999 * 0.25 + 0.001 * 1
+    update = 0.55 / (math.sqrt(0.25075) + 1e-6)
+    assert step(optimizer, {first: 1.0, second: 1.0, idle: None}) == pytest.approx([0.075 * update] * 2 + [0], abs=1e-6)
+    saved = optimizer.state_dict()
+    assert [group["step"] for group in saved["param_groups"]] == [4, 4]
+    assert [sorted(state) for state in saved["state"].values()] == [["next_m", "next_v"]] * 2
+    again = BertAdam([{"params": [first]}, {"params": [second, idle]}], lr=1e-9)
+    again.load_state_dict(saved)
+    assert again.learning_rate() == pytest.approx(0.1)
+    assert old["state"][0]["step"] == 3, "what is loaded stays as it is"
 
 
 @pytest.mark.parametrize("max_grad_norm,gradients,clipped", [
@@ -87,10 +113,10 @@ def test_gradients_are_clipped_in_place_each_tensor_by_itself(max_grad_norm, gra
         torch.testing.assert_close(weight.grad, torch.tensor(wanted), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("piece", [2, 100])
-def test_bert_adam_equals_the_definition(piece, monkeypatch):
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_bert_adam_equals_the_definition(chunk, monkeypatch):
     """A naive scalar loop: clip per tensor, no bias correction, decay inside the update, by default of 0.01."""
-    monkeypatch.setattr("transformer.optimization.PIECE", piece)
+    monkeypatch.setattr("transformer.optimization.CHUNK", chunk)
     torch.manual_seed(2)
     tensors = [torch.nn.Parameter(torch.randn(size) * 5) for size in (3, 2, 2)]
     optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:2], "weight_decay": 0.0},

@@ -136,8 +136,8 @@ def test_predictions_are_divided(both, monkeypatch):
     sequences = encode_file(get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", tokenizer, 24)
     monkeypatch.setattr(processes.Processes, "total", lambda self, values: values)
     cpu = torch.device("cpu")
-    alone = scoring.predict(model, sequences, 5, processes.Processes(0, 1, cpu))
-    halves = [scoring.predict(model, sequences, 5, processes.Processes(rank, 2, cpu)) for rank in (0, 1)]
+    alone, *halves = (scoring.predict(model, get_task("mrpc").head, sequences, 5, processes.Processes(rank, world, cpu))
+                      for rank, world in ((0, 1), (0, 2), (1, 2)))
     assert all((half == 0).any() for half in halves) and (halves[0] * halves[1] == 0).all()
     assert (halves[0] + halves[1] == alone).all()
 

@@ -318,7 +318,7 @@ def test_bad_vocabulary(tmp_path, content, message):
 
 
 def test_a_vocabulary_at_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenization, "MAX_PIECES", 7)
+    monkeypatch.setattr(tokenization, "MAX_WORDPIECES", 7)
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "b"]))
     assert list(load_vocab(tmp_path / "vocab.txt").items())[4:] == [("[MASK]", 4), ("a", 5), ("b", 6)]
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "b", "c"]))

@@ -31,6 +31,7 @@ from transformer.optimization import BertAdam
 from transformer.reporting.curves import draw_curves
 from transformer.reporting.runs import read_run
 from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.head import Classes, Score
 from transformer.training.batches import shuffled_batches
 from transformer.training.processes import Processes
 from transformer.weights import read_weights, write_bin
@@ -286,18 +287,22 @@ def test_matched_set_stays_the_matched_set(tiny, script):
 def spy_on_training(monkeypatch):
     """Record (module in train mode, gradients on) of every classifier call, and the labels the prediction loss got."""
     modes, labels = set(), []
-    forward, loss = TinyBertForSequenceClassification.forward, task_distill.prediction_loss
+    forward = TinyBertForSequenceClassification.forward
 
     def spied_forward(self, *args, **kwargs):
         modes.add((self.training, torch.is_grad_enabled()))
         return forward(self, *args, **kwargs)
 
-    def spied_loss(student, teacher, gold, temperature):
-        labels.append(gold)
-        return loss(student, teacher, gold, temperature)
+    def spied(loss, is_hard):
+        def spied_loss(self, logits, targets, *temperature):
+            labels.append(targets if is_hard else None)
+            return loss(self, logits, targets, *temperature)
+        return spied_loss
 
     monkeypatch.setattr(TinyBertForSequenceClassification, "forward", spied_forward)
-    monkeypatch.setattr(task_distill, "prediction_loss", spied_loss)
+    for kind in (Classes, Score):
+        for name in ("hard_loss", "soft_loss"):
+            monkeypatch.setattr(kind, name, spied(getattr(kind, name), name == "hard_loss"))
     return modes, labels
 
 

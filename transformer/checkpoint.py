@@ -12,7 +12,7 @@ from transformer.tokenization import (
     VOCAB_NAME,
     BertTokenizer,
     casing,
-    read_pieces,
+    read_wordpieces,
     resolve_casing,
     vocab_path,
 )
@@ -26,14 +26,14 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
     only when it is whole. safetensors: write model.safetensors as well.
     """
     folder = Path(folder)
-    pieces, (lower, _) = read_pieces(vocab_path(source)), casing(source)
+    wordpieces, (lower, _) = read_wordpieces(vocab_path(source)), casing(source)
     state = model.state_dict()
     write_bin(folder / WEIGHTS_NAME, state)
     if safetensors:
         write_safetensors(folder / SAFETENSORS_NAME, state)
     model.config.extra.update(model_type="bert", architectures=[model.hf_architecture])
     model.config.to_json_file(folder / CONFIG_NAME)
-    _write_pieces(folder / VOCAB_NAME, pieces)
+    _write_wordpieces(folder / VOCAB_NAME, wordpieces)
     write_json(folder / TOKENIZER_CONFIG_NAME, {"do_lower_case": lower})
 
 
@@ -47,16 +47,16 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
 
 
 def write_vocab(tokenizer_file: str | Path, vocab_file: str | Path) -> None:
-    """Make a vocabulary file, one piece a line in the order of the ids, from a tokenizer.json, atomically.
+    """Make a vocabulary file, one wordpiece a line in the order of the ids, from a tokenizer.json, atomically.
 
-    Raises InputError as read_pieces() does.
+    Raises InputError as read_wordpieces() does.
     """
-    _write_pieces(vocab_file, read_pieces(tokenizer_file))
+    _write_wordpieces(vocab_file, read_wordpieces(tokenizer_file))
 
 
-def _write_pieces(path: str | Path, pieces: Iterable[str]) -> None:
+def _write_wordpieces(path: str | Path, wordpieces: Iterable[str]) -> None:
     with atomic_write(path) as handle:
-        handle.writelines(f"{piece}\n" for piece in pieces)
+        handle.writelines(f"{wordpiece}\n" for wordpiece in wordpieces)
 
 
 def tokenizer_files(folder: str | Path) -> list[str]:

@@ -67,14 +67,18 @@ def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
 def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the losses of (attention pairs, hidden pairs) read of student and of teacher.
 
-    Each as keywords of a model's forward: `layers`, how many to run, and `scores`, whose attention scores to return.
+    Each as keywords of a model's forward: `layers`, how many to run, and `attention_scores`, the layers whose attention
+    scores to return.
     """
     attention, hidden = pairs
-    # sets: of the lists of a second model torch.compile finds no element
-    scores = [frozenset(pair[side] for pair in attention) for side in (0, 1)]
-    # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
-    layers = [max([0, *(layer + 1 for layer in scores[side]), *(pair[side] for pair in hidden)]) for side in (0, 1)]
-    return {"layers": layers[0], "scores": scores[0]}, {"layers": layers[1], "scores": scores[1]}
+    keywords = []
+    for side in (0, 1):
+        # a set: of the list of a second model torch.compile finds no element
+        scored = frozenset(pair[side] for pair in attention)
+        # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
+        layers = max([0, *(layer + 1 for layer in scored), *(pair[side] for pair in hidden)])
+        keywords.append({"layers": layers, "attention_scores": scored})
+    return keywords[0], keywords[1]
 
 
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
@@ -130,16 +134,3 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     target = (teacher / temperature).softmax(dim=-1)
     return -(target * (student / temperature).log_softmax(dim=-1)).mean()
-
-
-def prediction_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
-    """Loss of the prediction stage: soft cross-entropy, or the mean squared error for a regression (one column).
-
-    student, teacher: logits [batch, classes]. labels: [batch]; given, they take the teacher's place: gold scores of
-    a regression, or hard labels (paper, table 3, "w/o Pred").
-    """
-    if student.size(-1) == 1:
-        return functional.mse_loss(student[:, 0], teacher[:, 0] if labels is None else labels.float())
-    if labels is not None:
-        return functional.cross_entropy(student, labels.long())
-    return soft_cross_entropy(student, teacher, temperature)

@@ -62,11 +62,11 @@ class BertSelfAttention(nn.Module):
                 query, key, value, None if mask is None else mask.to(query.dtype),
                 self.dropout.p if self.training else 0.0)
             return context.transpose(1, 2).flatten(2), None
-        scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)                      # [B, A, S, S]
+        attention_scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)            # [B, A, S, S]
         if mask is not None:
-            scores += mask  # in place: the product's gradient does not read it
-        context = self.dropout(scores.softmax(dim=-1)) @ value                                   # [B, A, S, D]
-        return context.transpose(1, 2).flatten(2), scores if want_scores else None
+            attention_scores += mask  # in place: the product's gradient does not read it
+        context = self.dropout(attention_scores.softmax(dim=-1)) @ value                         # [B, A, S, D]
+        return context.transpose(1, 2).flatten(2), attention_scores if want_scores else None
 
 
 class BertSelfOutput(nn.Module):
@@ -93,8 +93,8 @@ class BertAttention(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        context, scores = self.self(hidden, mask, want_scores)
-        return self.output(context, hidden), scores
+        context, attention_scores = self.self(hidden, mask, want_scores)
+        return self.output(context, hidden), attention_scores
 
 
 class BertIntermediate(nn.Module):
@@ -121,8 +121,8 @@ class BertLayer(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        hidden, scores = self.attention(hidden, mask, want_scores)
-        return self.output(self.intermediate(hidden), hidden), scores
+        hidden, attention_scores = self.attention(hidden, mask, want_scores)
+        return self.output(self.intermediate(hidden), hidden), attention_scores
 
 
 class BertEncoder(nn.Module):
@@ -133,14 +133,14 @@ class BertEncoder(nn.Module):
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, hidden: Tensor, mask: Tensor | None, layers: int | None,
-                scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
+                attention_scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
         """Embedding output [B, S, H] -> hidden states and attention scores, as BertModel returns them."""
-        hidden_states, all_scores = [hidden], []
+        hidden_states, all_attention_scores = [hidden], []
         for index, layer in enumerate(self.layer[:layers]):
-            hidden, layer_scores = layer(hidden, mask, scores is None or index in scores)
+            hidden, layer_scores = layer(hidden, mask, attention_scores is None or index in attention_scores)
             hidden_states.append(hidden)
-            all_scores.append(layer_scores)
-        return hidden_states, all_scores
+            all_attention_scores.append(layer_scores)
+        return hidden_states, all_attention_scores
 
 
 class BertPooler(nn.Module):
@@ -272,11 +272,12 @@ class BertModel(BertPreTrainedModel):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 pool: bool = True, layers: int | None = None,
-                scores: Collection[int] | None = None) -> tuple[list[Tensor], list[Tensor | None], Tensor | None]:
+                attention_scores: Collection[int] | None = None,
+                ) -> tuple[list[Tensor], list[Tensor | None], Tensor | None]:
         """input_ids, token_type_ids, attention_mask (1 real, 0 padding): int [B, S].
 
-        layers: run only the first so many (None: all). scores: the layers, from 0, whose attention scores the caller
-        reads (None: all); the others run through a fused kernel where that is faster.
+        layers: run only the first so many (None: all). attention_scores: the layers, from 0, whose attention scores the
+        caller reads (None: all); the others run through a fused kernel where that is faster.
 
         Returns hidden states (layers + 1 of [B, S, H], embedding output first), attention scores (`layers` of
         [B, A, S, S], before softmax, mask added; None where not asked for), and pooled [B, H] (None without a
@@ -291,10 +292,10 @@ class BertModel(BertPreTrainedModel):
         if attention_mask is not None and (
                 not input_ids.is_cpu or torch.compiler.is_compiling() or not attention_mask.all()):
             mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE       # [B, 1, 1, S]
-        hidden_states, all_scores = self.encoder(embedded, mask, layers, scores)
+        hidden_states, all_attention_scores = self.encoder(embedded, mask, layers, attention_scores)
         whole = len(hidden_states) > self.config.num_hidden_layers
         pooled = self.pooler(hidden_states[-1]) if pool and whole and self.pooler is not None else None
-        return hidden_states, all_scores, pooled
+        return hidden_states, all_attention_scores, pooled
 
 
 class BertForMaskedLM(BertPreTrainedModel):
@@ -311,7 +312,7 @@ class BertForMaskedLM(BertPreTrainedModel):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None) -> Tensor:
         """Returns masked-LM logits [B, S, vocabulary]; arguments as BertModel's."""
-        return self.cls(self.bert(input_ids, token_type_ids, attention_mask, scores=())[0][-1])
+        return self.cls(self.bert(input_ids, token_type_ids, attention_mask, attention_scores=())[0][-1])
 
 
 class BertForPreTraining(BertPreTrainedModel):
@@ -328,7 +329,7 @@ class BertForPreTraining(BertPreTrainedModel):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns masked-LM logits [B, S, vocabulary] and next-sentence logits [B, 2]; arguments as BertModel's."""
-        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask, scores=())
+        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask, attention_scores=())
         return self.cls(hidden_states[-1], pooled)
 
 
@@ -370,10 +371,11 @@ class TinyBertForPreTraining(_Fit):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None, layers: int | None = None,
-                scores: Collection[int] | None = None) -> tuple[list[Tensor | None], list[Tensor]]:
+                attention_scores: Collection[int] | None = None) -> tuple[list[Tensor | None], list[Tensor]]:
         """Returns attention scores and projected hidden states; all as BertModel's, with fit_size for H."""
-        hidden_states, all_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers, scores)
-        return all_scores, self.fit(hidden_states)
+        hidden_states, all_attention_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers,
+                                                           attention_scores)
+        return all_attention_scores, self.fit(hidden_states)
 
 
 class TinyBertForSequenceClassification(_Fit):
@@ -394,15 +396,16 @@ class TinyBertForSequenceClassification(_Fit):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 is_student: bool = False, classify: bool = True, layers: int | None = None,
-                scores: Collection[int] | None = None) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+                attention_scores: Collection[int] | None = None,
+                ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
         """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true.
 
-        `layers` and `scores` as BertModel's. The logits are None with classify=False or where `layers` ends before
-        the last.
+        `layers` and `attention_scores` as BertModel's. The logits are None with classify=False or where `layers`
+        ends before the last.
         """
-        hidden_states, all_scores, pooled = self.bert(input_ids, token_type_ids, attention_mask, classify, layers,
-                                                      scores)
+        hidden_states, all_attention_scores, pooled = self.bert(input_ids, token_type_ids, attention_mask, classify,
+                                                                layers, attention_scores)
         logits = None
         if pooled is not None:
             logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
-        return logits, all_scores, self.fit(hidden_states) if is_student else hidden_states
+        return logits, all_attention_scores, self.fit(hidden_states) if is_student else hidden_states

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 NO_DECAY = ("bias", "LayerNorm.weight")
-PIECE = 1 << 17  # elements of a tensor updated at once on the CPU, so that they stay in its cache
+CHUNK = 1 << 17  # elements of a tensor updated at once on the CPU, so that they stay in its cache
 
 
 # Schedules: the factor of the learning rate after a share `progress` of all steps, from 0 to 1.
@@ -61,7 +61,7 @@ class BertAdam(torch.optim.Optimizer):
 
     No bias correction; decoupled weight decay inside the update, before the learning rate is applied; gradients
     clipped to norm `max_grad_norm` for each parameter tensor by itself. The learning rate of step s (counted from 0)
-    is lr * schedule(s / t_total), so the first warmup_linear step has rate 0. Steps are counted per parameter.
+    is lr * schedule(s / t_total), so the first warmup_linear step has rate 0.
 
     warmup: share of t_total, -1 for none, of no effect under a schedule without it; t_total: number of optimizer steps,
     or -1 for a constant rate. The defaults are those of the published class.
@@ -78,17 +78,27 @@ class BertAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "b1": b1,
                                   "b2": b2, "e": e, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm})
 
-    @staticmethod
-    def rate(group: dict[str, Any], step: int) -> float:
-        """Learning rate of optimizer step `step` (from 0) in a parameter group."""
-        if group["t_total"] == -1:
-            return group["lr"]
-        return group["lr"] * SCHEDULES[group["schedule"]](step / group["t_total"], max(group["warmup"], 0.0))
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # states of earlier versions count the steps of each parameter by itself
+            counts = [self.state[parameter].pop("step", 0) for parameter in group["params"] if parameter in self.state]
+            group.setdefault("step", max(counts, default=0))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As Optimizer's: a group of parameters more, whose steps are counted from 0, in its `step`."""
+        super().add_param_group({"step": 0, **param_group})
 
     def learning_rate(self) -> float:
         """The rate that the next step() will use, for the log."""
-        group = self.param_groups[0]
-        return self.rate(group, next((self.state[p]["step"] for p in group["params"] if p in self.state), 0))
+        return self._rate(self.param_groups[0])
+
+    @staticmethod
+    def _rate(group: dict[str, Any]) -> float:
+        """Learning rate of the next step in a parameter group."""
+        if group["t_total"] == -1:
+            return group["lr"]
+        progress = group["step"] / group["t_total"]
+        return group["lr"] * SCHEDULES[group["schedule"]](progress, max(group["warmup"], 0.0))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -97,28 +107,26 @@ class BertAdam(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
                 if not self.state[parameter]:
-                    self.state[parameter].update(step=0, next_m=torch.zeros_like(parameter),
+                    self.state[parameter].update(next_m=torch.zeros_like(parameter),
                                                  next_v=torch.zeros_like(parameter))
-            # parameters that joined later have taken fewer steps, and have another rate
-            for step in sorted({self.state[parameter]["step"] for parameter in parameters}):
-                self._update([p for p in parameters if self.state[p]["step"] == step], group, self.rate(group, step))
+            if parameters:
+                self._update(parameters, group, self._rate(group))
+            group["step"] += 1
 
     def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
-        """Clip gradients, count and take one step of parameters with a common learning rate."""
+        """Clip the gradients of some parameters of a group and take one step with them."""
         gradients = [parameter.grad for parameter in parameters]
         if group["max_grad_norm"] > 0:
             norms = torch.stack(torch._foreach_norm(gradients))
             torch._foreach_mul_(gradients, (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0).unbind())
         states = [self.state[parameter] for parameter in parameters]
         columns = parameters, gradients, [state["next_m"] for state in states], [state["next_v"] for state in states]
-        if parameters[0].device.type == "cpu":  # piece by piece, so that memory is read once and not in each operation
+        if parameters[0].device.type == "cpu":  # chunk by chunk, so that memory is read once and not in each operation
             for tensors in zip(*columns):
-                for piece in zip(*(tensor.view(-1).split(PIECE) for tensor in tensors)):
-                    self._move(*([part] for part in piece), group, rate)
+                for chunks in zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors)):
+                    self._move(*([chunk] for chunk in chunks), group, rate)
         else:
             self._move(*columns, group, rate)
-        for state in states:
-            state["step"] += 1
 
     @staticmethod
     def _move(parameters: list[torch.Tensor], gradients: list[torch.Tensor], means: list[torch.Tensor],

@@ -1,4 +1,4 @@
-"""BERT's tokenizer: text to words (BasicTokenizer), words to pieces (WordpieceTokenizer), both at once and fast
+"""BERT's tokenizer: text to words (BasicTokenizer), words to wordpieces (WordpieceTokenizer), both at once and fast
 (BertTokenizer)."""
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformer.files import InputError, read_json, read_lines
 VOCAB_NAME = "vocab.txt"
 TOKENIZER_NAME = "tokenizer.json"  # of the package tokenizers; some models have it instead
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
-MAX_PIECES = 1_000_000  # multilingual BERT has 119,547
-MAX_PADDING = 1024      # rows that a model may have beyond its pieces; frameworks round up to 8, 64, 128 or 1024
+MAX_WORDPIECES = 1_000_000  # multilingual BERT has 119,547
+MAX_PADDING = 1024  # rows that a model may have beyond its wordpieces; frameworks round up to 8, 64, 128 or 1024
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _REMEMBERED = 1 << 18      # texts in each of two memories, together some 100 MB with their ids
 _LONGEST_REMEMBERED = 100  # characters
@@ -36,11 +36,11 @@ def vocab_path(path: str | Path) -> Path:
     return table if table.is_file() and not text.is_file() else text
 
 
-def read_pieces(path: str | Path) -> dict[str, int]:
-    """{piece: id}, in the order of the ids, of a tokenizer.json or of a vocabulary file: one piece a line, from 0.
+def read_wordpieces(path: str | Path) -> dict[str, int]:
+    """{wordpiece: id}, in the order of the ids, of a tokenizer.json or of a vocabulary file: one a line, from 0.
 
     Raises InputError when it is missing, not UTF-8, has an empty line (other than as its last) or a repeated one, more
-    than MAX_PIECES, or where a tokenizer.json is no WordPiece or a vocabulary file could not hold its pieces.
+    than MAX_WORDPIECES, or where a tokenizer.json is no WordPiece or a vocabulary file could not hold its wordpieces.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,53 +50,54 @@ def read_pieces(path: str | Path) -> dict[str, int]:
 
 def _read_lines(path: Path) -> dict[str, int]:
     vocab: dict[str, int] = {}
-    for number, piece in enumerate(read_lines(path), 1):
+    for number, wordpiece in enumerate(read_lines(path), 1):
         if "" in vocab:
             raise InputError(f"{path}, line {number - 1}: empty; a vocabulary has one piece on every line")
-        if piece and number > MAX_PIECES:
-            raise InputError(f"{path} is no BERT vocabulary: it has more than {MAX_PIECES:,} lines")
-        if piece in vocab:
-            raise InputError(f"{path}, line {number}: piece {piece!r} again (first on line {vocab[piece] + 1})")
-        vocab[piece] = number - 1
+        if wordpiece and number > MAX_WORDPIECES:
+            raise InputError(f"{path} is no BERT vocabulary: it has more than {MAX_WORDPIECES:,} lines")
+        if wordpiece in vocab:
+            raise InputError(f"{path}, line {number}: piece {wordpiece!r} again "
+                             f"(first on line {vocab[wordpiece] + 1})")
+        vocab[wordpiece] = number - 1
     vocab.pop("", None)  # the last line: editors leave an empty one
     return vocab
 
 
 def _read_table(path: Path) -> dict[str, int]:
-    """Pieces of a tokenizer.json in the order of their ids; those that were added to its vocabulary are part of it."""
+    """Those of a tokenizer.json in the order of their ids; those that were added to its vocabulary are part of it."""
     content = read_json(path)
     model = content.get("model")
     try:
         if model.get("type", "WordPiece") != "WordPiece" or model.get("continuing_subword_prefix", "##") != "##":
             raise InputError(f"{path} is no WordPiece with the prefix ##, as BERT has: take another model")
-        pieces = [*model["vocab"].items(), *((token["content"], token["id"])
-                                             for token in content.get("added_tokens") or ())]
-        vocab = dict(pieces)
+        wordpieces = [*model["vocab"].items(),
+                      *((token["content"], token["id"]) for token in content.get("added_tokens") or ())]
+        vocab = dict(wordpieces)
         ids = sorted(vocab.values())
-        if any(vocab[piece] != index for piece, index in pieces) or ids != list(range(len(ids))):
+        if any(vocab[wordpiece] != index for wordpiece, index in wordpieces) or ids != list(range(len(ids))):
             raise InputError(f"{path}: the ids of its {len(ids)} pieces are not 0, 1, 2 and so on, each once")
-        if any(not piece or "\n" in piece or "\r" in piece for piece in vocab):
+        if any(not wordpiece or "\n" in wordpiece or "\r" in wordpiece for wordpiece in vocab):
             raise InputError(f"{path}: a piece is empty or holds the end of a line")
         "".join(vocab).encode()
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{path} holds no table of pieces of text and their ids: get it again") from None
-    return {piece: vocab[piece] for piece in sorted(vocab, key=vocab.get)}
+    return {wordpiece: vocab[wordpiece] for wordpiece in sorted(vocab, key=vocab.get)}
 
 
 def load_vocab(path: str | Path) -> dict[str, int]:
-    """read_pieces() of a vocabulary that BERT can use; InputError also where it lacks a special token."""
-    vocab = read_pieces(path)
+    """read_wordpieces() of a vocabulary that BERT can use; InputError also where it lacks a special token."""
+    vocab = read_wordpieces(path)
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
         raise InputError(f"{path} is no BERT vocabulary: it lacks {', '.join(missing)}")
     return vocab
 
 
-def is_uncased(pieces: Iterable[str]) -> bool:
-    """Whether lower-casing changes no piece, those in brackets such as [CLS] or <S> aside: such a vocabulary needs
+def is_uncased(wordpieces: Iterable[str]) -> bool:
+    """Whether lower-casing changes no wordpiece, those in brackets such as [CLS] or <S> aside: such a vocabulary needs
     do_lower_case, or every word with a capital becomes [UNK]."""
-    return not any(piece.lower() != piece for piece in pieces
-                   if (piece[0], piece[-1]) not in (("[", "]"), ("<", ">")))
+    return not any(wordpiece.lower() != wordpiece for wordpiece in wordpieces
+                   if (wordpiece[0], wordpiece[-1]) not in (("[", "]"), ("<", ">")))
 
 
 class _Cleaning(dict):
@@ -162,7 +163,7 @@ class BasicTokenizer:
 
 
 class WordpieceTokenizer:
-    """Splits a word into pieces of the vocabulary, always taking the longest that fits; later pieces start with ##."""
+    """Splits a word into wordpieces, always taking the longest that fits; all but the first start with ##."""
 
     def __init__(self, vocab: dict[str, int], unk_token: str = "[UNK]", max_input_chars_per_word: int = 100):
         self.vocab = vocab
@@ -170,37 +171,37 @@ class WordpieceTokenizer:
         self.max_input_chars_per_word = max_input_chars_per_word
 
     def tokenize(self, text: str) -> list[str]:
-        """Pieces of the whitespace-separated words of `text`; a word too long or without a match is `unk_token`."""
-        return [piece for word in text.split() for piece in self.split_word(word)]
+        """Wordpieces of the whitespace-separated words of `text`; a word too long or without a match is `unk_token`."""
+        return [wordpiece for word in text.split() for wordpiece in self.split_word(word)]
 
     def split_word(self, word: str) -> list[str]:
-        """Pieces of one word, which holds no whitespace."""
+        """Wordpieces of one word, which holds no whitespace."""
         if len(word) > self.max_input_chars_per_word:
             return [self.unk_token]
-        pieces = []
+        wordpieces = []
         start = 0
         while start < len(word):
             prefix = "##" if start else ""
             for end in range(len(word), start, -1):
-                piece = prefix + word[start:end]
-                if piece in self.vocab:
+                wordpiece = prefix + word[start:end]
+                if wordpiece in self.vocab:
                     break
             else:
                 return [self.unk_token]
-            pieces.append(piece)
+            wordpieces.append(wordpiece)
             start = end
-        return pieces
+        return wordpieces
 
 
 def fitting_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of two texts, in pieces, after the longer one (the second where both are equal) has given up a piece at
-    a time until both fit into `room`: BERT's truncation of a pair."""
+    """Lengths of two texts, in wordpieces, after the longer one (the second where both are equal) has given up one at a
+    time until both fit into `room`: BERT's truncation of a pair."""
     first = min(first, max(room - room // 2, room - second))
     return first, min(second, room - first)
 
 
 class _Memory(dict):
-    """Piece ids, as the bytes of an integer array, of texts met before; of bounded size."""
+    """Wordpiece ids, as the bytes of an integer array, of texts met before; of bounded size."""
 
     def remember(self, text: str, ids: bytes) -> bytes:
         if len(text) <= _LONGEST_REMEMBERED:
@@ -213,17 +214,17 @@ class _Memory(dict):
 class _Words(_Memory):
     """Ids of words and punctuation marks as BasicTokenizer gives them."""
 
-    def __init__(self, vocab: dict[str, int], typecode: str, wordpiece: WordpieceTokenizer):
+    def __init__(self, vocab: dict[str, int], typecode: str, tokenizer: WordpieceTokenizer):
         super().__init__()
-        self._ids = {piece: array(typecode, [index]).tobytes() for piece, index in vocab.items()}
-        self._wordpiece = wordpiece
+        self._ids = {wordpiece: array(typecode, [index]).tobytes() for wordpiece, index in vocab.items()}
+        self._tokenizer = tokenizer
 
     def __missing__(self, word: str) -> bytes:
-        return self.remember(word, b"".join(map(self._ids.__getitem__, self._wordpiece.split_word(word))))
+        return self.remember(word, b"".join(map(self._ids.__getitem__, self._tokenizer.split_word(word))))
 
 
 class _Chunks(_Memory):
-    """Ids of what stands between two spaces of a text: no piece reaches over a space."""
+    """Ids of what stands between two spaces of a text: no wordpiece reaches over a space."""
 
     def __init__(self, basic: BasicTokenizer, words: _Words):
         super().__init__()
@@ -242,16 +243,16 @@ class _Chunks(_Memory):
 class BertTokenizer:
     """BasicTokenizer followed by WordpieceTokenizer, with the same result and a memory for words met before.
 
-    Attributes: vocab (piece -> id), ids_to_tokens (id -> piece), do_lower_case, max_len (longest sequence the model
-    takes, in pieces; the caller's to respect), vocab_fingerprint (SHA-256 of the pieces as a vocabulary file holds
-    them: the same whether they come from vocab.txt or from tokenizer.json), vocab_file.
+    Attributes: vocab (wordpiece -> id), ids_to_tokens (id -> wordpiece), do_lower_case, max_len (longest sequence the
+    model takes, in wordpieces; the caller's to respect), vocab_fingerprint (SHA-256 of the wordpieces as a vocabulary
+    file holds them: the same whether they come from vocab.txt or from tokenizer.json), vocab_file.
     """
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True, max_len: int = 512):
         self.vocab_file = Path(vocab_file)
         self.vocab = load_vocab(vocab_file)
         self.ids_to_tokens = list(self.vocab)
-        self.vocab_fingerprint = hashlib.sha256("".join(f"{piece}\n" for piece in self.vocab).encode()).hexdigest()
+        self.vocab_fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.vocab).encode()).hexdigest()
         self.do_lower_case = do_lower_case
         self.max_len = max_len
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
@@ -279,16 +280,16 @@ class BertTokenizer:
 
         It may be up to MAX_PADDING larger, which is said: word embeddings are padded to sizes that suit a GPU.
         """
-        pieces = len(self.vocab)
-        if type(vocab_size) is not int or not pieces <= vocab_size < pieces + MAX_PADDING:
-            raise InputError(f"{self.vocab_file} has {pieces} pieces and {folder}/config.json says vocab_size "
+        wordpieces = len(self.vocab)
+        if type(vocab_size) is not int or not wordpieces <= vocab_size < wordpieces + MAX_PADDING:
+            raise InputError(f"{self.vocab_file} has {wordpieces} pieces and {folder}/config.json says vocab_size "
                              f"{vocab_size}: the files do not belong together")
-        if vocab_size > pieces:
-            print(f"{folder}: {vocab_size} word embeddings for {pieces} pieces: the last {vocab_size - pieces} are "
-                  "padding and never used", flush=True)
+        if vocab_size > wordpieces:
+            print(f"{folder}: {vocab_size} word embeddings for {wordpieces} pieces: the last "
+                  f"{vocab_size - wordpieces} are padding and never used", flush=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the pieces of `text`, without [CLS] or [SEP] around them."""
+        """Ids of the wordpieces of `text`, without [CLS] or [SEP] around them."""
         return array(self.id_typecode, self.encode_to_bytes(text)).tolist()
 
     def encode_to_bytes(self, text: str) -> bytes:
@@ -296,15 +297,15 @@ class BertTokenizer:
         return b"".join(map(self._chunks.__getitem__, text.split(" ")))
 
     def tokenize(self, text: str) -> list[str]:
-        """Pieces of `text`."""
+        """Wordpieces of `text`."""
         return self.convert_ids_to_tokens(self.encode(text))
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of pieces that are in the vocabulary; KeyError for one that is not."""
+        """Ids of wordpieces that are in the vocabulary; KeyError for one that is not."""
         return [self.vocab[token] for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Pieces for ids."""
+        """Wordpieces for ids."""
         return [self.ids_to_tokens[index] for index in ids]
 
 
@@ -327,7 +328,7 @@ def casing(path: str | Path) -> tuple[bool, Path]:
             if type(settings[key]) is not bool:
                 raise InputError(f"{file}: {key} is {settings[key]!r}, expected true or false")
             return settings[key], file
-    return is_uncased(read_pieces(vocabulary)), vocabulary
+    return is_uncased(read_wordpieces(vocabulary)), vocabulary
 
 
 def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> bool:
@@ -345,7 +346,7 @@ def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: b
             raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, {wrong}")
         if given is False and agrees:
             print(f"{says}: {'lower-casing' if lower else 'keeping capitals'}, as with {flag}", flush=True)
-    if not lower and is_uncased(read_pieces(vocab_path(path))):
+    if not lower and is_uncased(read_wordpieces(vocab_path(path))):
         print(f"warning: {says} and its vocabulary has no capitals: capitalised words become [UNK]; if it was trained "
               "on lower-cased text, correct that file", flush=True)
     return lower

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForSequenceClassification
-from transformer.tasks.head import name_labels
+from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 from transformer.tokenization import VOCAB_NAME, BertTokenizer
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors

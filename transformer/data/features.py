@@ -137,13 +137,13 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
     path = Path(path)
     width = row_width(task, path)
     status = path.stat()
-    facts = {"format": _FORMAT, "task": str(task), "sha256": sha256_of(path),
+    facts = {"format": _FORMAT, "task": task.key_text, "sha256": sha256_of(path),
              **tokenizer.facts, "max_seq_length": max_seq_length}
     key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_lines(
             path, status, [Path(place) / key for place in (folder, fallback) if place],
-            {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", "labels": "f"}, facts,
+            {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", **task.head.label_arrays}, facts,
             _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes, num_workers,
             in_memory=cache_dir is None)
     report_rows(str(path), manifest["examples"], manifest["skipped"], width)

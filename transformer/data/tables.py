@@ -10,7 +10,7 @@ from pathlib import Path
 from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_lines
 from transformer.tasks.glue import TASKS
-from transformer.tasks.head import parse_label
+from transformer.tasks.labels import parse_label
 from transformer.tasks.task import Task
 
 
@@ -48,8 +48,8 @@ def row_width(task: Task, path: str | Path) -> int:
         _refuse_header(task, columns, where)
         return task.train_columns
     if not task.train_columns <= len(columns) <= 2 * task.train_columns:
-        raise InputError(f"{where}: {first.count(chr(9)) + 1} columns, expected the {task.train_columns} of "
-                         f"{task.name}")
+        width = first.count("\t") + 1
+        raise InputError(f"{where}: {width} columns, expected the {task.train_columns} of {task.name}")
     _check_header(task, columns, where)
     return len(columns)
 
@@ -115,12 +115,12 @@ def split_row(task: Task, line: str, width: int, where: object) -> list[str] | N
     InputError, in which `where` (file, line) stands; so is a NUL, the mark of a damaged file.
     """
     _refuse_nul(line, task, where)
-    found = line.count("\t") + 1  # counted first: no list of a million columns is made
-    if found == width:
+    columns = line.count("\t") + 1  # counted first: no list of a million columns is made
+    if columns == width:
         return line.split("\t")
-    if found < width and task.name == "QQP" and task.label_column is not None:
+    if columns < width and task.name == "QQP" and task.label_column is not None:
         return None
-    raise InputError(f"{where}: {found} columns, expected {width} ({task.name})")
+    raise InputError(f"{where}: {columns} columns, expected {width} ({task.name})")
 
 
 @functools.cache  # a file that is read again is not reported again

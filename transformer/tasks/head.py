@@ -1,66 +1,263 @@
-"""Labels."""
+"""The kinds of answers that tasks ask for: classes and scores.
+
+All that differs between them stands here; scripts, training and report ask the task's head and never what kind it is.
+No torch before a loss is computed: worker processes that only read examples need none.
+"""
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformer.files import InputError
-from transformer.tasks.task import Task
+import numpy as np
 
-UNTRAINED = "untrained_classifier"  # key of config.json
+from transformer.tasks.metrics import (
+    accuracy,
+    accuracy_and_f1,
+    correlations,
+    majority_share,
+    matthews_correlation,
+    no_correlation,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transformer.modeling import BertPreTrainedModel
 
 
-def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
-    """The label of a row: class number, or the score of a regression; NaN of a test set. `where` (file, line) goes into
-    the InputError."""
-    if task.label_column is None:
-        return math.nan
-    text = columns[task.label_column]
-    if task.labels is None:
+class Head(ABC):
+    """What stands on the encoder for one kind of answer: module, labels, losses, answers, scores.
+
+    What is no method of a kind below holds for a linear layer on the pooled first token: one vector of logits an
+    example, [examples, width]; one label an example, [examples]. A head whose logits have another shape says so with
+    model_class, sizes, weights, label_arrays, numbers(), pack() and unpack().
+    """
+    # of its dev scores
+    metric: str                             # the one that chooses the checkpoint
+    shown_scores: tuple[str, ...]           # those that tables show, as the paper does
+    # of its labels and answers
+    names: tuple[str, ...]                  # of the classes, in their order; empty where there are none
+    problem_type: ClassVar[str]             # as config.json calls it for Hugging Face
+    label_word: ClassVar[str]               # what a bad label is called in messages
+    expected: str                           # what one should have been, in messages
+    label_arrays: ClassVar[dict[str, str]] = {"labels": "f"}  # arrays of labels: names and type codes
+    # of its losses
+    has_temperature: ClassVar[bool]         # whether soft_loss() has one
+    gold_in_code: ClassVar[bool]            # the published code teaches it the data's labels in the prediction stage
+    # of its module
+    weights: ClassVar[str] = "classifier."  # how the names of its weights begin
+    misordered: ClassVar[str]               # what is wrong with a classifier far below chance, {task} for its name
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the numbers of a vector of logits."""
+        return self.names
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector of logits has."""
+        return len(self.outputs)
+
+    @property
+    def model_class(self) -> type[BertPreTrainedModel]:
+        """The encoder with this head on it."""
+        from transformer.modeling import TinyBertForSequenceClassification
+        return TinyBertForSequenceClassification
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes of the head as keywords of model_class."""
+        return {"num_labels": self.width}
+
+    @property
+    @abstractmethod
+    def key_text(self) -> str:
+        """What labels follow from, see Task.key_text."""
+
+    @abstractmethod
+    def read_label(self, text: str) -> float | None:
+        """The label that a text stands for; None where it is none."""
+
+    @abstractmethod
+    def word(self, answer: float) -> str:
+        """An answer as it stands in a file for the GLUE server; read_label() takes it."""
+
+    @abstractmethod
+    def hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss against the labels of the data; logits: float32."""
+
+    @abstractmethod
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """Mean loss against a teacher's logits of the same shape, columns in the same order."""
+
+    def numbers(self, lengths: np.ndarray) -> np.ndarray:
+        """How many numbers the logits of an example are, of examples of so many wordpieces: int64 [examples]."""
+        return np.full(len(lengths), self.width, np.int64)
+
+    def pack(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Logits of a batch as flat numbers, example by example, as they are kept; padding is left out.
+
+        lengths: wordpieces of each example.
+        """
+        return logits.reshape(-1)
+
+    def unpack(self, flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The logits of which pack() made flat numbers, padded to the longest of the examples."""
+        return flat.reshape(len(lengths), self.width)
+
+    @abstractmethod
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        """What finite logits say: [examples]."""
+
+    @abstractmethod
+    def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """The cells of each line of a file that shows labels, answers and logits; its header first."""
+
+    @abstractmethod
+    def dev_scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The scores of answers(), by name, each a fraction or a coefficient from -1 to 1; labels: [examples]."""
+
+    @abstractmethod
+    def chance(self, labels: np.ndarray) -> tuple[float, float]:
+        """The score `metric` that a model reaches without reading, and its standard error on so many examples."""
+
+    def least(self, labels: np.ndarray) -> float:
+        """The score `metric` below which a model has learned, and says something else than is asked: see misordered."""
+        return -0.2
+
+
+@dataclass(frozen=True)
+class Classes(Head):
+    """One of some classes. A label is the number of its class.
+
+    names: of the classes in their order; metric: accuracy `acc`, or Matthews correlation `mcc`; has_f1: whether F1 of
+    class 1, and the mean of it and the accuracy, are told, too.
+    """
+    names: tuple[str, ...]
+    metric: str = "acc"
+    has_f1: bool = False
+
+    problem_type = "single_label_classification"
+    label_word = "unknown label"
+    has_temperature = True
+    gold_in_code = False
+    misordered = "its classes are in another order than config.json says: set id2label there to the order it was " \
+                 "trained in"
+
+    @property
+    def shown_scores(self) -> tuple[str, ...]:
+        """F1 and accuracy, or the one score that there is."""
+        return ("f1", self.metric) if self.has_f1 else (self.metric,)
+
+    @property
+    def expected(self) -> str:
+        """The names."""
+        return f"one of {', '.join(self.names)}"
+
+    @property
+    def key_text(self) -> str:
+        """See Head."""
+        return f"labels={self.names!r}, metric={self.metric!r}"
+
+    def read_label(self, text: str) -> int | None:
+        """The number of the class called `text`."""
+        return self.names.index(text) if text in self.names else None
+
+    def word(self, answer: float) -> str:
+        """The name of a class."""
+        return self.names[int(answer)]
+
+    def hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits [batch, classes]; labels: [batch], of any dtype."""
+        from torch.nn import functional
+        return functional.cross_entropy(logits, labels.long())
+
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """soft_cross_entropy() of logits [batch, classes] (paper, equation 10)."""
+        from transformer.distillation import soft_cross_entropy
+        return soft_cross_entropy(logits, teacher_logits, temperature)
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        """Class numbers, int64 [examples]."""
+        return logits.argmax(axis=1)
+
+    def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """Index, label, answer, and the logit of each class."""
+        yield ["index", "label", "prediction", *(f"logit_{name}" for name in self.names)]
+        words = np.array(self.names)
+        rows = zip(words[labels.astype(int)], words[self.answers(logits)], logits, strict=True)
+        yield from ([index, label, answer, *row] for index, (label, answer, row) in enumerate(rows))
+
+    def dev_scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """`mcc`, or `acc`, with `f1` and `acc_and_f1` where has_f1 is true."""
+        if self.metric == "mcc":
+            return matthews_correlation(answers, labels)
+        return accuracy_and_f1(answers, labels) if self.has_f1 else accuracy(answers, labels)
+
+    def chance(self, labels: np.ndarray) -> tuple[float, float]:
+        """The majority class's share for an accuracy, 0 for a coefficient; and its standard error."""
+        return no_correlation(labels) if self.metric == "mcc" else majority_share(labels)
+
+    def least(self, labels: np.ndarray) -> float:
+        """Half of chance() for an accuracy."""
+        return super().least(labels) if self.metric == "mcc" else self.chance(labels)[0] / 2
+
+
+@dataclass(frozen=True)
+class Score(Head):
+    """A number from 0 to 5, which the one logit says."""
+    metric = "corr"
+    shown_scores = ("pearson", "spearmanr")
+    names = ()
+    problem_type = "regression"
+    label_word = "score"
+    expected = "a number from 0 to 5"
+    has_temperature = False
+    gold_in_code = True
+    misordered = "its scores run the wrong way, low where they should be high: train it on {task}"
+    key_text = "labels=None, metric='corr'"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The score alone."""
+        return ("score",)
+
+    def read_label(self, text: str) -> float | None:
+        """The number that `text` says."""
         try:
             score = float(text)
         except ValueError:
-            score = math.nan
-        if not 0 <= score <= 5:
-            raise InputError(f"{where}: score {text!r}, expected a number from 0 to 5 ({task.name})")
-        return score
-    if text not in task.labels:
-        raise InputError(f"{where}: unknown label {text!r}, expected one of {', '.join(task.labels)} ({task.name})")
-    return task.labels.index(text)
+            return None
+        return score if 0 <= score <= 5 else None
 
+    def word(self, answer: float) -> str:
+        """The number, clipped to 0..5."""
+        return f"{np.clip(answer, 0, 5):.6f}"
 
-def name_labels(extra: dict[str, Any], task: Task, trained: bool = True) -> None:
-    """Record the task's classes in a config's `extra` keys, as Hugging Face does: id2label, label2id, problem_type.
+    def hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean squared error of logits [batch, 1]; labels: [batch]."""
+        from torch.nn import functional
+        return functional.mse_loss(logits[:, 0], labels.float())
 
-    trained: whether the classifier is trained, or is about to be; where it is not, the key UNTRAINED says so.
-    """
-    labels = task.labels or ("score",)
-    extra.pop(UNTRAINED, None)
-    if not trained:
-        extra[UNTRAINED] = True
-    extra.update(id2label={str(i): label for i, label in enumerate(labels)},
-                 label2id={label: i for i, label in enumerate(labels)},
-                 problem_type="regression" if task.is_regression else "single_label_classification",
-                 finetuning_task=task.name)
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """Mean squared error of logits [batch, 1]; a number has no temperature."""
+        return self.hard_loss(logits, teacher_logits[:, 0])
 
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        """Scores, float32 [examples]."""
+        return logits[:, 0]
 
-def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[int]:
-    """For each class of the task, the model's column for it, read from `id2label` in a config's `extra` keys.
+    def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """Index, label and answer, which is the logit."""
+        yield ["index", "label", "prediction"]
+        yield from zip(range(len(labels)), labels, self.answers(logits), strict=True)
 
-    MNLI models of different origin order their classes differently. Where id2label does not name the task's labels
-    (LABEL_0, ...), the columns are taken in the task's order. Raises InputError where it names some of them only.
-    """
-    id2label = extra.get("id2label") or {}
-    if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
-        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")
-    named = {str(label).lower(): int(column) for column, label in id2label.items()}
-    labels = [label.lower() for label in task.labels or ()]
-    known = [label in named for label in labels]
-    if not any(known):
-        return list(range(task.num_labels))
-    if not all(known) or len(named) != len(labels):
-        raise InputError(f"{folder}/config.json: id2label {sorted(named)} does not fit the labels of {task.name}, "
-                         f"{sorted(labels)}")
-    return [named[label] for label in labels]
+    def dev_scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """`pearson`, `spearmanr` and their mean `corr`."""
+        return correlations(answers, labels)
+
+    def chance(self, labels: np.ndarray) -> tuple[float, float]:
+        """0, and its standard error."""
+        return no_correlation(labels)

@@ -14,7 +14,7 @@ from transformer.files import InputError, atomic_write, find_folder, read_lines
 from transformer.tasks.glue import TASKS
 from transformer.tasks.task import Submission, Task
 
-HEADER = "index\tprediction"
+_HEADER = "index\tprediction"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,9 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def submission_text(task: Task, answers: Iterable[float]) -> str:
-    """The file for class numbers, written as label words, or for scores, clipped to 0..5; one row an answer."""
-    words = [f"{np.clip(answer, 0, 5):.6f}" if task.is_regression else task.labels[int(answer)] for answer in answers]
-    return "".join(f"{line}\n" for line in [HEADER, *(f"{index}\t{word}" for index, word in enumerate(words))])
+    """The file for answers of the task's head, as words; one row an answer."""
+    rows = (f"{index}\t{task.head.word(answer)}" for index, answer in enumerate(answers))
+    return "".join(f"{line}\n" for line in [_HEADER, *rows])
 
 
 def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray) -> None:
@@ -49,26 +49,18 @@ def check_submission(path: Path, task: Task, submission: Submission, any_rows: b
     for rows, line in enumerate(read_lines(path)):
         where = f"{path}, line {rows + 1}"
         if rows == 0:
-            if line != HEADER:
-                raise InputError(f"{where}: {line!r}, expected the header {HEADER!r}")
+            if line != _HEADER:
+                raise InputError(f"{where}: {line!r}, expected the header {_HEADER!r}")
             continue
         index, _, word = line.partition("\t")
         if index != str(rows - 1):
             raise InputError(f"{where}: index {index!r}, expected {rows - 1}")
-        if not (_is_score(word) if task.is_regression else word in task.labels):
-            raise InputError(f"{where}: prediction {word!r}, expected "
-                             + ("a number from 0 to 5" if task.is_regression else f"one of {', '.join(task.labels)}"))
+        if task.head.read_label(word) is None:
+            raise InputError(f"{where}: prediction {word!r}, expected {task.head.expected}")
     if rows < 1 or rows != submission.rows and not any_rows:
         raise InputError(f"{path}: {max(rows, 0)} predictions, the GLUE server wants {submission.rows}: make it from "
                          "the official test set (--any_rows takes other data)")
     return rows
-
-
-def _is_score(text: str) -> bool:
-    try:
-        return 0 <= float(text) <= 5
-    except ValueError:
-        return False
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,7 +1,9 @@
-"""What a task is: where its texts and labels stand, its labels, its score, the paper's settings."""
+"""What a task is: where its texts and labels stand, its head, the paper's settings."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+
+from transformer.tasks.head import Head
 
 
 @dataclass(frozen=True)
@@ -16,33 +18,26 @@ class Submission:
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task: where its texts and labels stand in the TSV files, how it is scored, and the paper's settings.
+    """One GLUE task: where its texts and labels stand in the TSV files, what its answers are, and the paper's settings.
 
-    Columns are 0-based; -1 is the last one. `labels` is in class order, None for a regression. `metric` is the
-    score that picks the best checkpoint, one of the keys that compute_metrics() returns. `header`: the official names
-    of the columns of train.tsv, with commas between them, also where the file itself has no header.
+    Columns are 0-based; -1 is the last one. `header`: the official names of the columns of train.tsv, with commas
+    between them, also where the file itself has no header.
     """
     name: str                          # folder under glue_dir, as in the official archives
     text_columns: tuple[int, ...]      # of train.tsv and the dev files
     label_column: int | None           # None: no labels, see for_test()
-    train_columns: int = field(init=False)  # number of columns in train.tsv
-    labels: tuple[str, ...] | None
-    metric: str
-    # not in the name of encoded files, in which nothing follows from these
-    submissions: tuple[Submission, ...] = field(repr=False)
-    rows: tuple[int, ...] = field(repr=False)  # examples of the official train.tsv and of each dev file
-    header: str = field(repr=False)
-    dev_header: str | None = field(default=None, repr=False)  # where it is not that of train.tsv
+    head: Head                         # what answers are
+    submissions: tuple[Submission, ...]
+    rows: tuple[int, ...]              # examples of the official train.tsv and of each dev file
+    header: str
+    dev_header: str | None = None      # where it is not that of train.tsv
     has_header: bool = True
     dev_files: tuple[str, ...] = ("dev.tsv",)
     intermediate_epochs: int = 20      # paper, section 4.2
     max_seq_length: int = 128          # paper: 64 for single sentences, 128 for pairs
     augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
-    # false: no BERT is above chance_level() on the dev set, whose sentences stand in train.tsv with the other label
-    beats_chance: bool = field(default=True, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "train_columns", self.header.count(",") + 1)
+    # false: no BERT is above chance on the dev set, whose sentences stand in train.tsv with the other label
+    beats_chance: bool = True
 
     @property
     def key(self) -> str:
@@ -50,14 +45,36 @@ class Task:
         return self.name.lower().replace("-", "")
 
     @property
-    def is_regression(self) -> bool:
-        """Whether the labels are scores: STS-B."""
-        return self.labels is None
+    def train_columns(self) -> int:
+        """Number of columns in train.tsv."""
+        return self.header.count(",") + 1
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in their order; empty for a score."""
+        return self.head.names
+
+    @property
+    def metric(self) -> str:
+        """The dev score that chooses the checkpoint."""
+        return self.head.metric
 
     @property
     def num_labels(self) -> int:
-        """Width of the classifier: 1 for a regression."""
-        return 1 if self.labels is None else len(self.labels)
+        """Width of the classifier."""
+        return self.head.width
+
+    @property
+    def key_text(self) -> str:
+        """What encoded files of the task follow from, as a text that goes into their key.
+
+        It is spelled, in these words and this order, as the first versions of this kit printed a task: a file of
+        theirs, and a run that was stopped, is found again as long as nothing in it changes.
+        """
+        return (f"Task(name={self.name!r}, text_columns={self.text_columns!r}, label_column={self.label_column!r}, "
+                f"train_columns={self.train_columns!r}, {self.head.key_text}, has_header={self.has_header!r}, "
+                f"dev_files={self.dev_files!r}, intermediate_epochs={self.intermediate_epochs!r}, "
+                f"max_seq_length={self.max_seq_length!r}, augment_copies_in_code={self.augment_copies_in_code!r})")
 
     def for_test(self, submission: Submission) -> Task:
         """This task as the test set of `submission` is laid out: a row's label reads as NaN."""

@@ -55,6 +55,10 @@ class Processes:
         """Whether `flag` is true in any process."""
         return bool(self.total(torch.tensor(int(flag))))
 
+    def from_first(self, number: int) -> int:
+        """The number that the first process has."""
+        return int(self.total(torch.tensor(number if self.is_first else 0)))
+
     def wait(self) -> None:
         """Until all processes are here."""
         self.any(False)

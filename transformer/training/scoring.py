@@ -1,8 +1,15 @@
-"""What a classifier says about examples: logits and scores, computed once where they do not change."""
+"""What a classifier says about examples: logits, answers and scores; those that do not change are kept on disk.
+
+And the files of --do_eval and --do_predict, which tell them. `args` are those of task_distill.py.
+"""
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +17,46 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from transformer.checkpoint import load_tokenizer
+from transformer.cli import print_settings
+from transformer.config import check_sizes
 from transformer.data.arrays import open_arrays, unfinished_arrays
-from transformer.data.features import Sequences
-from transformer.data.parts import GrowingFiles
-from transformer.files import InputError
-from transformer.tasks.metrics import compute_metrics
-from transformer.tasks.task import Task
+from transformer.data.features import Sequences, encode_file
+from transformer.data.tables import data_folder
+from transformer.files import (
+    InputError,
+    atomic_write,
+    find_folder,
+    find_model,
+    read_json,
+    require_no_file,
+    sha256_of,
+    write_json,
+)
+from transformer.tasks.glue import DIAGNOSTIC
+from transformer.tasks.head import Head
+from transformer.tasks.labels import class_order
+from transformer.tasks.submission import write_submission
+from transformer.tasks.task import Submission, Task
+from transformer.tokenization import BertTokenizer
+from transformer.training.models import load_classifier
 from transformer.training.processes import Processes
+from transformer.training.record import (
+    EVAL_NAME,
+    PREDICTIONS_NAME,
+    append_line,
+    clear_evaluation,
+    describe_run,
+    format_metrics,
+    is_finished,
+)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: Processes,
+def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int, processes: Processes,
             rows: np.ndarray | None = None) -> np.ndarray:
-    """Logits [rows, classes], float32, of a sequence classifier in eval mode; its mode is put back afterwards.
+    """Logits, float32, as head.unpack() gives them, of a model with that head in eval mode; its mode is put back
+    afterwards.
 
     rows: numbers of the examples wanted (None: all), in whose order the logits come. Batches hold examples of similar
     length, padded to their longest: padding does not change a logit. Processes share the batches, and each gets all
@@ -31,18 +65,49 @@ def predict(model: nn.Module, sequences: Sequences, batch_size: int, processes: 
     was_training = model.training
     model.eval()
     rows = np.arange(len(sequences)) if rows is None else rows
-    logits = torch.zeros(len(rows), model.num_labels)
-    order = np.argsort(sequences.lengths_of(rows), kind="stable")
+    lengths = sequences.lengths_of(rows)
+    offsets = _offsets(head, lengths)
+    flat = np.zeros(offsets[-1], np.float32)
+    order = np.argsort(lengths, kind="stable")
     starts = range(0, len(order), batch_size)
     for start in starts[processes.rank::processes.world]:
         places = order[start:start + batch_size]
-        logits[places] = model(*processes.send(sequences.batch(rows[places])), scores=())[0].float().cpu()
+        logits = model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float().cpu().numpy()
+        flat[_positions(offsets, places)] = head.pack(logits, lengths[places])
     model.train(was_training)
-    return processes.total(logits).numpy()  # exact: all processes but one have 0 for a row
+    # exact: all processes but one have 0 for a row
+    return head.unpack(processes.total(torch.from_numpy(flat)).numpy(), lengths)
 
 
-def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, processes: Processes,
-                  cache_dir: str | Path, fallback: str | Path | None = None, block: int = 1 << 16) -> np.ndarray:
+def _offsets(head: Head, lengths: np.ndarray) -> np.ndarray:
+    """Where the numbers of each example of so many wordpieces begin among those of all: int64 [examples + 1]."""
+    return np.append(0, np.cumsum(head.numbers(lengths)))
+
+
+def _positions(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where the numbers of the examples `rows` are, one example after the other."""
+    starts, counts = offsets[rows], offsets[rows + 1] - offsets[rows]
+    return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+
+
+class KeptLogits:
+    """A model's logits of all examples, which kept[rows] gives of the examples `rows` as predict() would.
+
+    flat: float32, as head.pack() gives them, one example after the other.
+    """
+
+    def __init__(self, flat: np.ndarray, head: Head, sequences: Sequences):
+        self.flat = flat
+        self._head = head
+        self._sequences = sequences
+        self._offsets = _offsets(head, sequences.lengths)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self._head.unpack(self.flat[_positions(self._offsets, rows)], self._sequences.lengths_of(rows))
+
+
+def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size: int, processes: Processes,
+                  cache_dir: str | Path, fallback: str | Path | None = None, block: int = 1 << 16) -> KeptLogits:
     """predict() of all rows, computed once for the same weights, config and sequences; memory-mapped, read-only.
 
     The logits are kept in cache_dir (in `fallback` where that cannot be written), in a folder named after what they
@@ -55,35 +120,22 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     facts = {"format": 1, "model": model_sha256(model), "sequences": sequences.key, "examples": len(sequences),
              "products": torch.get_float32_matmul_precision()}
     name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
-
     places = [Path(place) / name for place in (cache_dir, fallback) if place]
-
-    def agree_on(start: int) -> int:
-        """The block that the first process is at, from its first row; -1 when all is done."""
-        return int(processes.total(torch.tensor(start if processes.is_first else 0)))
-
-    def rows_from(start: int) -> np.ndarray:
-        return np.arange(start, min(start + block, len(sequences)))
-
-    def fill(files: GrowingFiles) -> None:
-        left = range(len(files.records) * block, len(sequences), block)
-        with tqdm(desc="logits of the teacher", unit=" examples", total=len(sequences), initial=left.start,
-                  disable=None) as progress:
-            for start in left:
-                agree_on(start)
-                files.append([predict(model, sequences, batch_size, processes, rows_from(start)).tobytes()])
-                progress.update(len(rows_from(start)))
-
-    if not processes.is_first:
-        while (start := agree_on(0)) >= 0:
-            predict(model, sequences, batch_size, processes, rows_from(start))
-    with unfinished_arrays(places, {"logits": "f"}, facts, block) as files:
-        if files is not None:
-            fill(files)
+    blocks = [np.arange(start, min(start + block, len(sequences))) for start in range(0, len(sequences), block)]
+    unfinished = unfinished_arrays(places, {"logits": "f"}, facts, block) if processes.is_first \
+        else contextlib.nullcontext()
+    with unfinished as files:  # None in the other processes
+        done = processes.from_first(len(blocks) if files is None else len(files.records))
+        with tqdm(desc="logits of the teacher", unit=" examples", total=len(sequences), initial=done * block,
+                  disable=None if files is not None else True) as progress:
+            for rows in blocks[done:]:
+                logits = predict(model, head, sequences, batch_size, processes, rows)
+                if files is not None:
+                    files.append([head.pack(logits, sequences.lengths_of(rows)).tobytes()])
+                progress.update(len(rows))
+    processes.wait()  # until the first process has said that they are whole
     arrays, _ = open_arrays(places, {"logits": "f"}, facts)
-    if processes.is_first:
-        agree_on(-1)
-    return arrays["logits"].reshape(len(sequences), model.num_labels)
+    return KeptLogits(arrays["logits"], head, sequences)
 
 
 def model_sha256(model: nn.Module, order: list[int] | None = None) -> str:
@@ -98,7 +150,7 @@ def model_sha256(model: nn.Module, order: list[int] | None = None) -> str:
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Class numbers, int64 [rows], or scores, float32 [rows], of logits [rows, classes] in the task's order.
+    """What logits, columns in the task's order, say: head.answers().
 
     InputError where a logit is not finite: it would pass for an answer.
     """
@@ -106,13 +158,13 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
     if broken:
         raise InputError(f"the model's logits are not finite for {broken} of {len(logits)} examples of {task.name}: "
                          "its weights are of no use, train it again")
-    return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+    return task.head.answers(logits)
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
              processes: Processes) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics of a classifier on the dev sets of its task, and the logits of each: float32 [rows, classes], columns in
-    the task's order.
+    """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
+    order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
     name, so that the first stays what it is. Raises InputError as decide() does.
@@ -120,8 +172,142 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
-        logits[name] = predict(model, sequences, batch_size, processes)[:, order]
+        logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = compute_metrics(task, decide(task, logits[name]), sequences.labels)
+        metrics = task.head.dev_scores(decide(task, logits[name]), sequences.labels)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
+
+
+def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> Sequences:
+    """A file of the task as arrays, which stay for the next run."""
+    return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
+                       fallback=Path(args.output_dir) / "features")
+
+
+def train_file(folder: Path, augmented: bool) -> Path:
+    """train.tsv in the task's folder, or train_aug.tsv; InputError where that is missing, or where train_aug.json says
+    that it was made from another train.tsv than the one beside it."""
+    plain, path = folder / "train.tsv", folder / "train_aug.tsv"
+    if not augmented:
+        return plain
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: make it with data_augmentation.py, or drop --aug_train")
+    record = path.with_suffix(".json")
+    made_from = read_json(record).get("made_from") if record.is_file() else None
+    sha256 = made_from.get("train_sha256") if isinstance(made_from, dict) else None
+    if sha256 is None or not plain.is_file():
+        print(f"{path}: nothing tells whether it was made from the train.tsv beside it: taken as it is", flush=True)
+    elif sha256 != sha256_of(plain):
+        raise InputError(f"{path} was made from another train.tsv than the one beside it: run data_augmentation.py "
+                         "again, or drop --aug_train")
+    return path
+
+
+def dev_sets(task: Task, folder: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
+    """The task's dev sets, encoded: {"dev": ...}, and for MNLI {"dev_matched": ..., "dev_mismatched": ...}."""
+    return {Path(name).stem: encoded(task, folder / name, tokenizer, args) for name in task.dev_files}
+
+
+def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
+              args: argparse.Namespace) -> dict[Submission, Sequences]:
+    """The task's test sets, encoded, by the submission files that answer them; the diagnostic set where it is."""
+    sets = {}
+    for submission in task.submissions:
+        path = Path(os.path.normpath(folder / submission.file))
+        if submission.name == "AX" and not path.is_file():
+            print(f"no AX.tsv: {path} does not exist (download_glue.py --tasks {DIAGNOSTIC} gets it)", flush=True)
+        else:
+            sets[submission] = encoded(task.for_test(submission), path, tokenizer, args)
+    return sets
+
+
+def misordered(task: Task, reached: float, labels: np.ndarray) -> str | None:
+    """What is wrong with a classifier whose dev score is far below chance, see head.least(). None where it is not, or
+    where every BERT may be."""
+    if not task.beats_chance or not reached < task.head.least(labels):
+        return None
+    return task.head.misordered.format(task=task.name)
+
+
+def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
+    """InputError where a teacher's dev score is no better than chance; a warning where no BERT's is."""
+    chance, error = task.head.chance(labels)
+    if reached > chance + 2 * error:
+        return
+    found = f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} +- {error:.4f}"
+    if not task.beats_chance:
+        print(f"warning: {found}; no BERT does better on {task.name}", flush=True)
+        return
+    cause = misordered(task, reached, labels) or f"fine-tune it on {task.name}"
+    raise InputError(f"{found}: {cause} (or --skip_teacher_check)")
+
+
+def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
+    """--do_eval: score the student, print the scores and write them into its folder. --do_predict: write the
+    submission files of the task's test sets into --output_dir."""
+    require_no_file(args.output_dir)
+    folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
+    finished = is_finished(folder)
+    if not finished:
+        print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
+    student = load_classifier(folder, task, args)
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student.config})
+    order = class_order(student.config.extra, task, folder)
+    tokenizer = load_tokenizer(folder, args.do_lower_case)
+    args.do_lower_case = tokenizer.do_lower_case
+    dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}
+    test = test_sets(task, data_dir, tokenizer, args) if args.do_predict else {}
+    print_settings(args)
+    student.to(processes.device)
+    if args.do_eval:
+        run, started = describe_run(args, processes), time.monotonic()
+        values, logits = evaluate(student, task, dev, order, args.eval_batch_size, processes)
+        facts = {"task": task.name, "metric": task.metric, "values": values,
+                 "counts": {name: len(sequences) for name, sequences in dev.items()}, "model": str(folder),
+                 "model_finished": finished, "model_sha256": model_sha256(student, order), **run,
+                 "wall_seconds": round(time.monotonic() - started, 1), "finished": True}
+        if processes.is_first:
+            write_evaluation(folder, Path(args.output_dir), task, facts,
+                             {name: (dev[name].labels, logits[name]) for name in dev if args.save_predictions})
+        print(format_metrics(f"Eval results {task.name}", values), flush=True)
+        if cause := misordered(task, values[task.metric], next(iter(dev.values())).labels):
+            print(f"warning: {folder} scores far below chance: {cause}", flush=True)
+    for submission, sequences in test.items():
+        answers = decide(task, predict(student, task.head, sequences, args.eval_batch_size, processes)[..., order])
+        if processes.is_first:
+            write_submission(args.output_dir, task, submission, answers)
+
+
+def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,
+                     predictions: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write eval_results.json, of `facts`, and an eval_predictions_SET.tsv for each set's (labels, logits).
+
+    They go into the model's `folder`; where that cannot be written, into one of its name in output_dir. There the
+    metrics of all models that it was named for are collected: a line in metrics.jsonl, a block in eval_results.txt.
+    """
+    def write_facts(place: Path) -> Path:
+        clear_evaluation(place)
+        write_json(place / EVAL_NAME, facts)
+        return place
+
+    try:
+        place = write_facts(folder)
+    except OSError as error:
+        place = write_facts(output_dir / folder.absolute().name)
+        print(f"warning: {folder} cannot be written ({error.strerror}): the results are in {place}", flush=True)
+    for name, (labels, logits) in predictions.items():
+        write_predictions(place / PREDICTIONS_NAME.format(name), task, labels, logits)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    append_line(output_dir / "metrics.jsonl", json.dumps({"task": task.name, "model": str(folder), **facts["values"]}))
+    append_line(output_dir / "eval_results.txt", format_metrics(f"{task.name} {folder}", facts["values"]))
+
+
+def write_predictions(path: Path, task: Task, labels: np.ndarray, logits: np.ndarray) -> None:
+    """A header and a line for each example: index, label, prediction, and of classes the logit of each.
+
+    Raises InputError as decide() does.
+    """
+    decide(task, logits)
+    with atomic_write(path) as handle:
+        handle.writelines("\t".join(map(str, cells)) + "\n" for cells in task.head.prediction_lines(labels, logits))

@@ -6,7 +6,6 @@ from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; d
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +25,9 @@ from transformer.cli import (
 from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.glue import get_task
-from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    from torch import Tensor
-
-    from transformer.config import BertConfig
-    from transformer.modeling import TinyBertForSequenceClassification
     from transformer.training.processes import Processes
 
 
@@ -88,6 +82,13 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
 
     Asked of all tasks before the first is trained, so that a bad last one is not found out hours later.
     """
+    from transformer.checkpoint import load_tokenizer
+    from transformer.config import check_sizes
+    from transformer.training.batches import steps_per_epoch
+    from transformer.training.models import misfit
+    from transformer.training.record import check_output, read_run, require_finished
+    from transformer.weights import read_model
+
     output_dir = teacher_folder(task, args)
     run = read_run(output_dir) or {}
     if run.get("finished") and (args.resume or not args.overwrite_output_dir):
@@ -109,55 +110,6 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     return True
 
 
-def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Task,
-           args: argparse.Namespace) -> str | None:
-    """Why the classifier of the model in `folder`, with this config and these weights, is not kept for a task; None
-    where it is."""
-    head = state.get("classifier.weight")
-    if head is None:
-        return f"{folder} has none"
-    if config.extra.get(UNTRAINED):
-        return f"that of {folder} is untrained"
-    if args.new_head:
-        return "--new_head"
-    if args.hf_head and head_convention(config, state)[0]:
-        return f"--hf_head, and that of {folder} stands on a relu"
-    if head.shape != (task.num_labels, config.hidden_size):
-        return f"that of {folder} is {list(head.shape)}, {task.name} needs {[task.num_labels, config.hidden_size]}"
-    trained_on = str(config.extra.get("finetuning_task") or task.key)
-    with contextlib.suppress(InputError):  # some models name no task there
-        if get_task(trained_on) != task:
-            return f"that of {folder} was trained on {trained_on}"
-    try:
-        class_order(config.extra, task, folder)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[TinyBertForSequenceClassification, bool]:
-    """The model to fine-tune, with its classifier, its convention and the classes in the task's order where it fits,
-    else with a new one; and whether it is kept."""
-    config, state = read_model(folder)
-    reason, new = misfit(folder, config, state, task, args), ()
-    if reason:
-        has_pooler = any(name.startswith("bert.pooler.") for name in state)
-        new = ("classifier.",) if has_pooler else ("classifier.", "bert.pooler.")  # masked-LM training needs none
-    del state
-    model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=task.num_labels, new=new)
-    if reason:
-        model.init_weights()  # of the classifier: one may have been loaded
-        model.config.classifier_relu = not args.hf_head
-    else:
-        order = class_order(model.config.extra, task, folder)
-        model.classifier.weight.data = model.classifier.weight.data[order]
-        model.classifier.bias.data = model.classifier.bias.data[order]
-    name_labels(model.config.extra, task)
-    what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
-    print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)
-    return model, not reason
-
-
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
     and no epoch is better."""
@@ -169,6 +121,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.reporting.curves import draw_or_warn
     from transformer.tokenization import BertTokenizer, casing
     from transformer.training.batches import Plan
+    from transformer.training.models import load_start
     from transformer.training.processes import mixed, seed_everything
     from transformer.training.record import format_metrics, student_label
     from transformer.training.run import Run

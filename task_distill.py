@@ -30,7 +30,7 @@ from transformer.cli import (
 from transformer.data.tables import data_folder
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.glue import get_task
-from transformer.tasks.labels import class_order, name_labels
+from transformer.tasks.labels import class_order
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # torch takes a second to load: it stands inside the function
     from transformer.distillation import Pairs
     from transformer.modeling import TinyBertForSequenceClassification
     from transformer.tasks.head import Head
-    from transformer.tokenization import BertTokenizer
     from transformer.training.processes import Processes
     from transformer.training.scoring import KeptLogits
 
@@ -178,37 +177,6 @@ class PredictionStage:
         return self.head.soft_loss(logits.float(), targets.float()[..., self.order], self.temperature),
 
 
-def load_pair(args: argparse.Namespace, task: Task, teacher_folder: Path, student_folder: Path, processes: Processes,
-              ) -> tuple[TinyBertForSequenceClassification, TinyBertForSequenceClassification, BertTokenizer]:
-    """Teacher and student, on the device, and the teacher's tokenizer."""
-    from transformer.checkpoint import load_model, load_tokenizer, require_same_vocabulary
-    from transformer.config import check_sizes
-    from transformer.training.models import load_classifier
-    from transformer.training.record import require_finished
-
-    require_finished(teacher_folder)
-    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
-    args.do_lower_case = tokenizer.do_lower_case
-    teacher = load_classifier(teacher_folder, task, args).to(processes.device)
-    # the projection is a part of the intermediate stage alone; the student that is handed on has none
-    fit_size = None if args.pred_distill else teacher.config.hidden_size
-    if args.from_scratch:
-        student = task.head.model_class.from_scratch(student_folder, vocab_size=teacher.config.vocab_size,
-                                                     **task.head.sizes, fit_size=fit_size)
-    else:
-        require_finished(student_folder)
-        require_same_vocabulary(student_folder, teacher_folder)
-        student = load_model(student_folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
-    student.to(processes.device)
-    check_sizes(args.max_seq_length, len(task.text_columns),
-                {student_folder: student.config, teacher_folder: teacher.config})
-    name_labels(student.config.extra, task, trained=args.pred_distill)
-    if args.hf_head and student.config.classifier_relu:
-        print(f"--hf_head: the relu before the classifier of {student_folder} is left out from here on", flush=True)
-        student.config.classifier_relu = False
-    return teacher, student, tokenizer
-
-
 def prediction_stage(args: argparse.Namespace, task: Task, teacher: TinyBertForSequenceClassification, order: list[int],
                      train: Sequences, processes: Processes) -> PredictionStage:
     """The prediction stage on the examples `train`; order: the teacher's column for each class."""
@@ -240,14 +208,16 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train a student: the intermediate stage, or the prediction stage."""
     import numpy as np
 
-    from transformer.checkpoint import head_note
+    from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary
+    from transformer.config import check_sizes
     from transformer.data.features import show_examples
     from transformer.distillation import compared
     from transformer.optimization import BertAdam, freeze_unused, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
+    from transformer.training.models import load_classifier, load_student
     from transformer.training.processes import freeze
-    from transformer.training.record import format_metrics, open_output, student_label
+    from transformer.training.record import format_metrics, open_output, require_finished, student_label
     from transformer.training.run import Run, parameter_counts
     from transformer.training.scoring import dev_sets, encoded, evaluate, require_fit_teacher, train_file
     from transformer.training.states import files_sha256
@@ -258,7 +228,16 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     train_path = train_file(data_dir, args.aug_train)
     accumulation = args.gradient_accumulation_steps
     micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
-    teacher, student, tokenizer = load_pair(args, task, teacher_folder, student_folder, processes)
+    require_finished(teacher_folder)
+    tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
+    args.do_lower_case = tokenizer.do_lower_case
+    teacher = load_classifier(teacher_folder, task, args).to(processes.device)
+    if not args.from_scratch:
+        require_finished(student_folder)
+        require_same_vocabulary(student_folder, teacher_folder)
+    student = load_student(student_folder, task, args, teacher.config).to(processes.device)
+    check_sizes(args.max_seq_length, len(task.text_columns),
+                {student_folder: student.config, teacher_folder: teacher.config})
     pairs = None if args.pred_distill else compared(student.config, teacher.config, args.layer_mapping, args.without)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's

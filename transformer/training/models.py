@@ -2,15 +2,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 from pathlib import Path
 
+from torch import Tensor
+
+from transformer.checkpoint import load_model
+from transformer.config import BertConfig
 from transformer.files import InputError
 from transformer.modeling import BertPreTrainedModel
-from transformer.tasks.labels import UNTRAINED
+from transformer.tasks.glue import get_task
+from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.task import Task
 from transformer.training.record import read_run
-from transformer.weights import read_model
+from transformer.weights import head_convention, read_model
 
 
 def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> BertPreTrainedModel:
@@ -49,3 +55,69 @@ def next_step(folder: Path, args: argparse.Namespace) -> str | None:
     command += ["--student_model", str(folder), "--output_dir", "NEW_FOLDER"]
     command += ["--preset", "code"] if known.get("preset") == "code" else []
     return shlex.join(command + [f"--{name}" for name in ("aug_train", "do_lower_case") if known.get(name)])
+
+
+def load_student(folder: Path, task: Task, args: argparse.Namespace, teacher: BertConfig) -> BertPreTrainedModel:
+    """The student of task distillation from a teacher of this config: random with --from_scratch, else that of a
+    folder. In the intermediate stage it has a projection to the teacher's width; the prediction stage leaves that out,
+    and the student that is handed on has none."""
+    fit_size = None if args.pred_distill else teacher.hidden_size
+    if args.from_scratch:
+        student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes,
+                                                     fit_size=fit_size)
+    else:
+        student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
+    name_labels(student.config.extra, task, trained=args.pred_distill)
+    if args.hf_head and student.config.classifier_relu:
+        print(f"--hf_head: the relu before the classifier of {folder} is left out from here on", flush=True)
+        student.config.classifier_relu = False
+    return student
+
+
+def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Task,
+           args: argparse.Namespace) -> str | None:
+    """Why finetune_teacher.py does not keep the classifier of the model in `folder`, with this config and these
+    weights, for a task; None where it does."""
+    weight = state.get(f"{task.head.weights}weight")
+    if weight is None:
+        return f"{folder} has none"
+    if config.extra.get(UNTRAINED):
+        return f"that of {folder} is untrained"
+    if args.new_head:
+        return "--new_head"
+    if args.hf_head and head_convention(config, state)[0]:
+        return f"--hf_head, and that of {folder} stands on a relu"
+    if weight.shape != (task.head.width, config.hidden_size):
+        return f"that of {folder} is {list(weight.shape)}, {task.name} needs {[task.head.width, config.hidden_size]}"
+    trained_on = str(config.extra.get("finetuning_task") or task.key)
+    with contextlib.suppress(InputError):  # some models name no task there
+        if get_task(trained_on) != task:
+            return f"that of {folder} was trained on {trained_on}"
+    try:
+        class_order(config.extra, task, folder)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[BertPreTrainedModel, bool]:
+    """The model to fine-tune, with its classifier, its convention and the classes in the task's order where it fits,
+    else with a new one; and whether it is kept."""
+    config, state = read_model(folder)
+    reason, new = misfit(folder, config, state, task, args), ()
+    if reason:
+        has_pooler = any(name.startswith("bert.pooler.") for name in state)
+        new = (task.head.weights, *(() if has_pooler else ("bert.pooler.",)))  # masked-LM training needs no pooler
+    del state
+    model = load_model(folder, task.head, new=new)
+    if reason:
+        model.init_weights()  # of the classifier: one may have been loaded
+        model.config.classifier_relu = not args.hf_head
+    else:
+        order = class_order(model.config.extra, task, folder)
+        model.classifier.weight.data = model.classifier.weight.data[order]
+        model.classifier.bias.data = model.classifier.bias.data[order]
+    name_labels(model.config.extra, task)
+    what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
+    print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)
+    return model, not reason

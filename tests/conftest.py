@@ -28,7 +28,6 @@ from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, Tin
 from transformer.tasks.glue import get_task
 from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
-from transformer.training import record
 from transformer.weights import read_weights
 
 torch.set_num_threads(1)  # the models of the tests are too small for more to help
@@ -231,7 +230,7 @@ def script(capfd, monkeypatch):
 
     Training draws no curves here: that takes longer than the training of a tiny model.
     """
-    monkeypatch.setattr(record, "draw_curves", lambda folder: None)
+    monkeypatch.setattr("transformer.reporting.curves.draw_curves", lambda folder: None)
 
     def call(name: str, *argv) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", [f"{name}.py"])

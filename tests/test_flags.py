@@ -14,16 +14,18 @@ import torch
 from conftest import ROOT, STUDENT, finetune, general, lines, run, train, without_dropout
 from matplotlib import image
 
-import task_distill
 from transformer.checkpoint import load_tokenizer
 from transformer.cli import Parser, run_script
 from transformer.config import BertConfig
+from transformer.data import epochs
 from transformer.data.tables import read_rows
 from transformer.files import InputError, read_json
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.reporting import curves
+from transformer.reporting.curves import draw_curves
+from transformer.reporting.curves import main as draw_main
 from transformer.tasks.glue import get_task
+from transformer.training import run as training_run
 from transformer.training import scoring
 from transformer.training.processes import Processes, join_processes
 from transformer.training.states import States
@@ -41,6 +43,7 @@ SHARED = {
     "--overwrite_output_dir": ({"output_dir": "full", "overwrite_output_dir": True}, {"overwrite_output_dir": None},
                                "refused: not empty"),
     "--resume": ({}, {"resume": True, "output_dir": "stopped"}, "refused: was None and is"),
+    "--variant": ({}, {"variant": "no_attn"}, "variant=no_attn"),
     "--train_batch_size": ({}, {"train_batch_size": 4}, WEIGHTS),
     "--gradient_accumulation_steps": ({}, {"gradient_accumulation_steps": 3}, "refused: no multiple"),
     "--learning_rate": ({}, {"learning_rate": 2e-3}, WEIGHTS),
@@ -172,9 +175,8 @@ def plain_runs() -> dict[tuple, tuple]:
 @pytest.mark.parametrize("script_name,flag", [(name, flag) for name in MAKE for flag in flags_of(name)])
 def test_every_flag_changes_something(script_name, flag, world, plain_runs, script, monkeypatch):
     plain, changed, effect = CASES[script_name][flag]
-    module = importlib.import_module(script_name)
     save = States.save
-    opens, source = ("open_epoch", module) if script_name == "general_distill" else ("predict", scoring)
+    opens, source = ("open_epoch", epochs) if script_name == "general_distill" else ("predict", scoring)
     opened = getattr(source, opens)
 
     def noted_save(self, step, **state):
@@ -303,19 +305,19 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
     """Kept logits and short batches give the losses of asking the teacher at every step, all padded to 24."""
     without_dropout(tiny, "student_mrpc", "teacher_mrpc")
     asked, batches = [], []
-    forward, pieces = TinyBertForSequenceClassification.forward, task_distill.shares
+    forward, own_shares = TinyBertForSequenceClassification.forward, training_run.own_shares
 
     def noted_forward(self, input_ids, *args, **kwargs):
         if self.config.hidden_size == 16:
             asked.append(len(input_ids))
         return forward(self, input_ids, *args, **kwargs)
 
-    def noted_pieces(rows, *args):
+    def noted_shares(rows, *args):
         batches.append(rows.tolist())
-        return pieces(rows, *args)
+        return own_shares(rows, *args)
 
     monkeypatch.setattr(TinyBertForSequenceClassification, "forward", noted_forward)
-    monkeypatch.setattr(task_distill, "shares", noted_pieces)
+    monkeypatch.setattr(training_run, "own_shares", noted_shares)
 
     def losses(out, **changes):
         asked.clear()
@@ -362,7 +364,7 @@ def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeyp
 
 
 def test_curves(tiny, script, monkeypatch, capfd):
-    monkeypatch.setattr("transformer.training.record.draw_curves", curves.draw_curves)
+    monkeypatch.setattr("transformer.reporting.curves.draw_curves", draw_curves)
     run(script, "task_distill", train(tiny, pred_distill=True, eval_step=1))
     drawn = tiny / "out" / "curves.png"
     picture = image.imread(drawn)  # a PNG, by its own reader
@@ -372,7 +374,7 @@ def test_curves(tiny, script, monkeypatch, capfd):
 
     def draw(*argv):
         monkeypatch.setattr("sys.argv", ["curves.py", *map(str, argv)])
-        return run_script(curves.main), *capfd.readouterr()
+        return run_script(draw_main), *capfd.readouterr()
 
     assert draw(tiny / "out") == (0, f"{drawn}\n", "")
     assert np.array_equal(image.imread(drawn), picture)
@@ -398,7 +400,7 @@ def failing(error: Exception):
     (lambda patch: patch.setattr("matplotlib.figure.Figure.savefig", failing(RuntimeError("a\nb"))), "a b")],
     ids=["no_matplotlib", "no_font", "no_space", "broken"])
 def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny, script, monkeypatch, capfd):
-    monkeypatch.setattr("transformer.training.record.draw_curves", curves.draw_curves)
+    monkeypatch.setattr("transformer.reporting.curves.draw_curves", draw_curves)
     spoil(monkeypatch)
     out = run(script, "task_distill", train(tiny, pred_distill=True))
     warnings = [line for line in out.splitlines() if line.startswith("warning:")]
@@ -406,7 +408,7 @@ def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny
     assert "Errno" not in out and ".tmp" not in out and not list((tiny / "out").glob("*curves*"))
     assert read_json(tiny / "out" / "run.json")["finished"] and out.splitlines()[-1].startswith(f"{tiny}/out: ")
     monkeypatch.setattr("sys.argv", ["curves.py", f"{tiny}/out"])
-    assert run_script(curves.main) == 2
+    assert run_script(draw_main) == 2
     err = capfd.readouterr().err
     assert err.startswith("curves.py: error: ") and reason in err and len(err.splitlines()) == 1
 

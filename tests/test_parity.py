@@ -16,6 +16,7 @@ from transformer.data.features import encode_file
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
 from transformer.tasks.glue import get_task
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+from transformer.training import scoring
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
     (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),
@@ -119,22 +120,22 @@ def of_hugging_face(request, tiny):
         return task, folder, model(ids, mask, segments).logits.numpy()
 
 
-def scored_first(monkeypatch, script) -> list:
+def scored_first(monkeypatch) -> list:
     """Gets the dev logits of each model that a script scores, the first of which is the teacher or the start."""
-    module, logits = importlib.import_module(script), []
+    logits = []
 
-    def recorded(*arguments, evaluate=module.evaluate):
+    def recorded(*arguments, evaluate=scoring.evaluate):
         values, of_sets = evaluate(*arguments)
         logits.append(next(iter(of_sets.values())))
         return values, of_sets
-    monkeypatch.setattr(module, "evaluate", recorded)
+    monkeypatch.setattr(scoring, "evaluate", recorded)
     return logits
 
 
 @pytest.mark.parametrize("stage", [{}, {"pred_distill": True}], ids=["intermediate", "prediction"])
 def test_a_teacher_of_hugging_face_gives_its_logits(stage, of_hugging_face, tiny, script, monkeypatch):
     task, folder, wanted = of_hugging_face
-    logits = scored_first(monkeypatch, "task_distill")
+    logits = scored_first(monkeypatch)
     out = run(script, "task_distill", train(tiny, task.name, task.key, teacher_model=folder, **stage))
     np.testing.assert_allclose(logits[0], wanted, rtol=0, atol=1e-5)
     assert f"{folder}: classifier without a relu (as Hugging Face's" in out
@@ -144,7 +145,7 @@ def test_a_teacher_of_hugging_face_gives_its_logits(stage, of_hugging_face, tiny
 
 def test_a_start_of_hugging_face_keeps_its_head(of_hugging_face, tiny, script, monkeypatch):
     task, folder, wanted = of_hugging_face
-    logits = scored_first(monkeypatch, "finetune_teacher")
+    logits = scored_first(monkeypatch)
     flags = {"tasks": task.name, "model": folder, "keep_head": True, "output_dir": tiny / "out"}
     run(script, "finetune_teacher", finetune(tiny, **flags))
     np.testing.assert_allclose(logits[0], wanted, rtol=0, atol=1e-5)

@@ -25,7 +25,9 @@ from transformer.cli import run_script
 from transformer.data import epochs
 from transformer.files import InputError
 from transformer.optimization import BertAdam
-from transformer.training import record, scoring, states
+from transformer.reporting import curves
+from transformer.training import run as training_run
+from transformer.training import scoring, states
 from transformer.training.processes import Processes
 from transformer.training.states import States, result_settings
 from transformer.weights import read_weights, write_bin
@@ -52,12 +54,12 @@ def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -
     if prepare:
         prepare()
     module, original = importlib.import_module(name), BertAdam.step
-    pieces, batches = module.pieces, []
-    record.draw_curves = lambda folder: None  # it takes longer than the run
+    own_shares, batches = training_run.own_shares, []
+    curves.draw_curves = lambda folder: None  # it takes longer than the run
 
     def noted(indices, *args):
         batches.append(indices.tolist())
-        return pieces(indices, *args)
+        return own_shares(indices, *args)
 
     def stepped(self, closure=None):
         original(self)
@@ -65,7 +67,7 @@ def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -
             print(f"acting after the batch {batches[-1]}", flush=True)
             act(self)
 
-    module.pieces, BertAdam.step, sys.argv = noted, stepped, [f"{name}.py"]
+    training_run.own_shares, BertAdam.step, sys.argv = noted, stepped, [f"{name}.py"]
     sys.exit(run_script(lambda: module.main(argv)))
 
 
@@ -119,8 +121,8 @@ def interrupt_conversion(tiny: Path, number: signal.Signals, optimizer=None) -> 
     global _main, _number
     _main, _number = os.getpid(), number
     shutil.rmtree(tiny / "json/epoch_1.arrays", ignore_errors=True)
-    epochs._parse_instances, module = _parse_or_signal, importlib.import_module("general_distill")
-    module.open_epoch = functools.partial(module.open_epoch, num_workers=2, part_bytes=1500)
+    epochs._parse_instances = _parse_or_signal
+    epochs.open_epoch = functools.partial(epochs.open_epoch, num_workers=2, part_bytes=1500)
 
 
 def join_two(rank: int, port: int, prepare_second=None) -> None:

@@ -21,9 +21,9 @@ from conftest import (
     without_vocab_txt,
 )
 
-import finetune_teacher
 import task_distill
 from transformer.checkpoint import load_tokenizer
+from transformer.data.features import encode_file
 from transformer.data.parts import GrowingFiles
 from transformer.files import read_json
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
@@ -34,12 +34,13 @@ from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.head import Classes, Score
 from transformer.training.batches import shuffled_batches
 from transformer.training.processes import Processes
+from transformer.training.scoring import evaluate
 from transformer.weights import read_weights, write_bin
 
 
 def test_general_task_and_evaluation_chain(tiny, script, monkeypatch):
     """Each step's folder is the next one's input; what is handed on is what the README says."""
-    monkeypatch.setattr("transformer.training.record.draw_curves", draw_curves)
+    monkeypatch.setattr("transformer.reporting.curves.draw_curves", draw_curves)
     out = run(script, "general_distill", general(tiny, output_dir=tiny / "gd", eval_step=2, do_eval=True))
     assert "example 0: [CLS] the" in out or "example 0: [CLS] [UNK]" in out
     assert {path.name for path in (tiny / "gd").iterdir()} == {
@@ -466,7 +467,7 @@ def fill_disk(tiny, monkeypatch):
 def test_an_epoch_that_cannot_be_used_is_found_before_the_first_step(spoil, words, tiny, refused, script, monkeypatch):
     run(script, "general_distill", general(tiny, num_train_epochs=1))
     spoil(tiny, monkeypatch)
-    monkeypatch.setattr("general_distill.BertAdam.step", None)
+    monkeypatch.setattr("transformer.optimization.BertAdam.step", None)
     refused("general_distill", *general(tiny, overwrite_output_dir=True, reduce_memory=True), words=words)
     assert (tiny / "out" / "step_2_pytorch_model.bin").is_file(), "the run before lost something for nothing"
 
@@ -499,10 +500,9 @@ def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     assert read_json(folder / "config.json")["classifier_relu"] is True and "newly initialised" in out
     best = max(line["acc"] for line in lines(folder / "metrics.jsonl"))
     model = TinyBertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
-    sequences = finetune_teacher.encode_file(
-        get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", finetune_teacher.load_tokenizer(folder, True), 24)
+    sequences = encode_file(get_task("mrpc"), tiny / "glue/MRPC/dev.tsv", load_tokenizer(folder, True), 24)
     processes = Processes(0, 1, torch.device("cpu"))
-    answers, _ = finetune_teacher.evaluate(model, get_task("mrpc"), {"dev": sequences}, [0, 1], 5, processes)
+    answers, _ = evaluate(model, get_task("mrpc"), {"dev": sequences}, [0, 1], 5, processes)
     assert answers["acc"] == best
     weights = (folder / "pytorch_model.bin").read_bytes()
     assert "skipped" in run(script, "finetune_teacher", finetune(tiny))

@@ -88,12 +88,3 @@ def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
     if own.do_lower_case != other.do_lower_case:
         print(f"warning: of {student} and {teacher} one is cased, the other uncased: the teacher's casing is taken",
               flush=True)
-
-
-def load_encoder(folder):
-    from transformer.modeling import BertModel
-    return BertModel.from_pretrained(folder, add_pooler=False)
-
-
-def load_model(folder, head, new=(), **sizes):
-    return head.model_class.from_pretrained(folder, new=new, **head.sizes, **sizes)

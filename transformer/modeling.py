@@ -228,7 +228,7 @@ class BertPreTrainedModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_scratch(cls, folder: str | Path, vocab_size=None, **kwargs: Any) -> BertPreTrainedModel:
+    def from_scratch(cls, folder: str | Path, **kwargs: Any) -> BertPreTrainedModel:
         """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class.
 
         Raises InputError as BertConfig does, and where the folder is another model's.

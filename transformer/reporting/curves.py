@@ -124,13 +124,6 @@ def draw_models(path: Path, title: str, x_label: str, y_label: str,
     return _save(figure, path, dpi=144)
 
 
-def draw_or_warn(folder):
-    try:
-        draw_curves(folder)
-    except InputError as error:
-        print(f"warning: {error}", flush=True)
-
-
 def main() -> None:
     """Draw the curves of the folder that the command line names."""
     if len(sys.argv) != 2:

@@ -208,7 +208,3 @@ class RunRecord:
         """Write the results and the seconds that the run took, which marks the folder as complete."""
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()
-
-
-def student_label(settings, start, layers=0):
-    return "4l"

@@ -68,8 +68,8 @@ class Run:
         self.remembered = dict(remember or {})
         self._due_every = due_every
         self._name = name
-        self._states = States(output_dir, result_settings(vars(args), **facts), processes, optimizer=optimizer,
-                              scaler=self.scaler, losses=self.losses, **{role: model})
+        self._states = States(output_dir, result_settings(vars(args), **facts), processes, **{role: model},
+                              optimizer=optimizer, scaler=self.scaler, losses=self.losses)
         self._state = self._states.restore(args.resume)
         if self._state:
             self.step = self._state["step"]

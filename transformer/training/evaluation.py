@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer.checkpoint import load_tokenizer
+from transformer.checkpoint import load_tokenizer, model_sha256
 from transformer.cli import print_settings
 from transformer.config import check_sizes
 from transformer.data.features import Sequences, encode_file
@@ -46,7 +46,7 @@ from transformer.training.record import (
     is_finished,
     read_run,
 )
-from transformer.training.scoring import decide, evaluate, model_sha256, predict
+from transformer.training.scoring import decide, evaluate, predict
 from transformer.weights import read_model
 
 

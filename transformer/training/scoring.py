@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from transformer.checkpoint import model_sha256
 from transformer.data.arrays import open_arrays
 from transformer.data.features import Sequences
 from transformer.data.parts import GrowingFiles
@@ -83,17 +84,6 @@ def cached_logits(model: nn.Module, sequences: Sequences, batch_size: int, proce
     if processes.is_first:
         agree_on(-1)
     return arrays["logits"].reshape(len(sequences), model.num_labels)
-
-
-def model_sha256(model: nn.Module, order: list[int] | None = None) -> str:
-    """Of all that a prediction follows from: the weights, wherever they came from, the sizes and rates, and, where it
-    is given, the column of each class."""
-    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
-    digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:

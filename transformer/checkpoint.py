@@ -116,9 +116,11 @@ def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
 
     Of the student, what load_tokenizer() says is said; the teacher's tokenizer has been opened before.
     """
-    own, other = load_tokenizer(student), BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
-    if own.vocab != other.vocab:
-        raise InputError(f"student and teacher vocabularies differ: {own.vocab_file} and {other.vocab_file}")
-    if own.do_lower_case != other.do_lower_case:
+    student_tokenizer = load_tokenizer(student)
+    teacher_tokenizer = BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
+    if student_tokenizer.vocab != teacher_tokenizer.vocab:
+        raise InputError(f"student and teacher vocabularies differ: {student_tokenizer.vocab_file} and "
+                         f"{teacher_tokenizer.vocab_file}")
+    if student_tokenizer.do_lower_case != teacher_tokenizer.do_lower_case:
         print(f"warning: of {student} and {teacher} one is cased, the other uncased: the teacher's casing is taken",
               flush=True)

@@ -1,4 +1,4 @@
-"""The sizes and rates of a BERT model: config.json."""
+"""The sizes and rates of a BERT model, config.json, and whether examples fit them."""
 from __future__ import annotations
 
 import dataclasses
@@ -83,7 +83,9 @@ class BertConfig:
         try:
             return cls.from_dict(read_json(path))
         except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+            if str(path) in str(error):
+                raise
+            raise InputError(f"{path}: {error}") from None
 
     @property
     def family(self) -> Family:

@@ -259,10 +259,10 @@ def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Pa
         rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
         rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
     for name, size in rows.items():
-        found = state.get(f"bert.{name}.weight", torch.empty(0)).shape
-        if found != (size, config.hidden_size):
+        tensor = state.get(f"bert.{name}.weight")
+        if tensor is None or tensor.shape != (size, config.hidden_size):
             raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
-                             f"weights it is {list(found) if found != (0,) else 'missing'}")
+                             f"weights it is {'missing' if tensor is None else list(tensor.shape)}")
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path, heads: tuple[str, ...],

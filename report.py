@@ -32,7 +32,7 @@ from pathlib import Path
 
 from transformer.files import InputError, atomic_write
 from transformer.reporting.curves import draw_lines, draw_models
-from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
+from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, render
 from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
 from transformer.reporting.runs import (
     METRICS,
@@ -295,9 +295,9 @@ def main(argv: list[str] | None = None) -> None:
     blocks += lists(runs, left)  # the steps above add to what is left out
     blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in "
                           f"whole or in part, and what else is to be known, is listed at the end ({len(left)} lines)."))
-    for name, write in (("report.md", to_markdown), ("report.html", to_html)):
+    for name in ("report.md", "report.html"):
         with atomic_write(output / name) as handle:
-            handle.write(write("TinyBERT: results of this kit", blocks, output))
+            handle.write(render(f"{name}.j2", "TinyBERT: results of this kit", blocks, output))
         print(output / name, flush=True)
 
 

@@ -6,11 +6,40 @@ Reads run.json, metrics.jsonl and eval_results.json of every run, and inference.
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import sys
+from pathlib import Path
 
 from transformer.cli import Parser, run_script
+from transformer.files import InputError, atomic_write
+from transformer.reporting.curves import draw_models, require_matplotlib
+from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, render
+from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
+from transformer.reporting.runs import (
+    METRICS,
+    MISSING,
+    Remarks,
+    Run,
+    cell,
+    comparable,
+    differing_settings,
+    is_number,
+    lines_of,
+    model_name,
+    parameters,
+    picture,
+    references,
+    score,
+    shown_metrics,
+    tasks_of,
+)
+from transformer.reporting.timings import milliseconds, noted_seconds
+from transformer.tasks.glue import TASKS
 
 FOLDERS = ["models", "results"]
+INFERENCE_NAME = "inference.json"  # of benchmarks/bench_inference.py
+LOSSES = {"att_loss": "attention loss", "rep_loss": "hidden loss", "cls_loss": "prediction loss"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,46 +49,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="folders to look for runs in, with all that is below them")
     parser.add_argument("--output_dir", default="results", help="folder to write to, and to read inference.json from")
     return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import math
-import statistics
-from collections.abc import Callable
-from pathlib import Path
-
-from transformer.files import InputError, atomic_write
-from transformer.reporting.curves import draw_lines, draw_models
-from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, to_html, to_markdown
-from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
-from transformer.reporting.runs import (
-    METRICS,
-    MISSING,
-    Left,
-    Run,
-    cell,
-    collect,
-    comparable,
-    dev_examples,
-    differing_settings,
-    is_number,
-    lines_of,
-    milliseconds,
-    model_name,
-    noted_seconds,
-    parameters,
-    references,
-    score,
-    shown_metrics,
-    tasks_of,
-)
-from transformer.tasks.glue import TASKS
-from transformer.training.record import RUN_NAME
-
-INFERENCE_NAME = "inference.json"  # of benchmarks/bench_inference.py
-LOSSES = {"att_loss": "attention loss", "rep_loss": "hidden loss", "cls_loss": "prediction loss"}
 
 
 def dev_table(runs: list[Run], caption: str) -> list[Block]:
@@ -81,9 +70,9 @@ def dev_table(runs: list[Run], caption: str) -> list[Block]:
                          [Link(f"{max(values):.1f}", best.folder), *references([best])], ", ".join(sources)])
         if differing := differing_settings(group) if len(group) > 1 else []:
             notes.append(f"The runs of {task.name} do not have the same settings: {', '.join(differing)}. ")
-        if counts := {dev_examples(run.folder) for run in group} - {(), task.rows[1:]}:
-            glue, *others = (" + ".join(map(str, rows)) for rows in (task.rows[1:], *sorted(counts)))
-            notes.append(f"{task.name}: not GLUE's dev set of {glue} examples, but one of {', '.join(others)}. ")
+        if sizes := {run.dev_examples for run in group} - {(), task.rows[1:]}:
+            official, *scored_on = (" + ".join(map(str, size)) for size in (task.rows[1:], *sorted(sizes)))
+            notes.append(f"{task.name}: not GLUE's dev set of {official} examples, but one of {', '.join(scored_on)}. ")
     return [Text([caption]), Table(["task", "metric", "n", "mean", "sd", "best", "score from"], rows, "llrrrrl",
                                    note="".join(notes))]
 
@@ -103,90 +92,91 @@ def results(runs: list[Run]) -> list[Block]:
 
 def ablations(runs: list[Run]) -> list[Block]:
     """For each student: mean dev scores of each variant, their average and its distance to the full method."""
-    paper = {variant: row.scores for variant, row in ABLATIONS.items()}
     blocks = [Heading("Ablations"), Text(
         "Dev scores. The average is over the columns that a variant and the full method both have, and so is the "
         f"difference to the full method. Averages of different tasks, as the {PAPER}'s, do not compare; the "
         "differences tell what each part is worth.")]
-    there = [run for run in runs if run.is_result and not run.variant.startswith("search")]
-    for student in sorted({"4l"} | {run.student for run in there if run.variant != "full"}):
-        mine = [run for run in there if run.student == student]
-        tried = tasks_of(run for run in mine if run.variant != "full") or [TASKS["mnli"], TASKS["mrpc"], TASKS["cola"]]
-        columns = [(task, metric) for task in tried
-                   for metric in (shown_metrics(task) if task.name == "MNLI" else (task.metric,))]
-        labels = [task.name if task.name != "MNLI" else "MNLI-m" if metric == "acc" else "MNLI-mm"
-                  for task, metric in columns]
-        rows, full = [], []
-        for variant in dict.fromkeys([*paper, *(run.variant for run in mine)]):
-            groups = [[run for run in mine if (run.variant, run.task) == (variant, task)] for task, _ in columns]
-            values = [score(group, metric)[1] for group, (_, metric) in zip(groups, columns)]
-            means = [statistics.fmean(some) if some else None for some in values]
-            full = full or means
-            pairs = [pair for pair in zip(means, full) if None not in pair]
-            average, base = map(statistics.fmean, zip(*pairs)) if pairs else (0, 0)
-            some = f" ({len(pairs)} of {len(columns)})" if len(pairs) < len(columns) else ""
-            other = paper.get(variant, {}).get("average")
-            rows.append([variant, *(cell(group, metric) for group, (_, metric) in zip(groups, columns)),
-                         *([f"{average:.1f}{some}", f"{average - base:+.1f}{some}"] if pairs else [MISSING] * 2),
-                         *([f"{other:.1f}", f"{other - paper['full']['average']:+.1f}"] if other else ["", ""])])
-        blocks.append(Table(["variant", *labels, "average", "to full", "average", "to full"], rows,
-                            "l" + "r" * (len(labels) + 4), (
-                                ("", 1), (f"these runs, {model_name(student)}", len(labels) + 2), (PAPER, 2))))
-    return [*blocks, Text(f"{PAPER}, TinyBERT4, dev; which metric of MRPC this is, is not known here:"),
+    students = [run for run in runs if run.is_result and not run.variant.startswith("search")]
+    tables = [variant_table([run for run in students if run.student == student], model_name(student))
+              for student in sorted({"4l"} | {run.student for run in students if run.variant != "full"})]
+    return [*blocks, *tables, Text(f"{PAPER}, TinyBERT4, dev; which metric of MRPC this is, is not known here:"),
             ablation_table()]
+
+
+def variant_table(runs: list[Run], model: str) -> Table:
+    """A row for each variant of one student, those of the paper also where no run is of them; full is the first."""
+    paper = {variant: row.scores["average"] for variant, row in ABLATIONS.items()}
+    tasks = tasks_of(run for run in runs if run.variant != "full") or [TASKS["mnli"], TASKS["mrpc"], TASKS["cola"]]
+    columns = {}  # task and metric by heading
+    for task in tasks:
+        if len(task.dev_files) == 1:
+            columns[task.name] = task, task.metric
+        else:
+            columns |= {f"{task.name}-{end}": (task, metric) for end, metric in zip(("m", "mm"), shown_metrics(task))}
+    rows, full = [], []
+    for variant in dict.fromkeys([*paper, *(run.variant for run in runs)]):
+        cells, means = [], []
+        for task, metric in columns.values():
+            group = [run for run in runs if (run.variant, run.task) == (variant, task)]
+            cells.append(cell(group, metric))
+            _, values = score(group, metric)
+            means.append(statistics.fmean(values) if values else None)
+        full = full or means
+        both = [pair for pair in zip(means, full) if None not in pair]
+        averages = [MISSING, MISSING]
+        if both:
+            average, average_of_full = map(statistics.fmean, zip(*both))
+            share = f" ({len(both)} of {len(columns)})" if len(both) < len(columns) else ""
+            averages = [f"{average:.1f}{share}", f"{average - average_of_full:+.1f}{share}"]
+        published_averages = ["", ""]
+        if variant in paper:
+            published_averages = [f"{paper[variant]:.1f}", f"{paper[variant] - paper['full']:+.1f}"]
+        rows.append([variant, *cells, *averages, *published_averages])
+    return Table(["variant", *columns, "average", "to full", "average", "to full"], rows,
+                 "l" + "r" * (len(columns) + 4), (("", 1), (f"these runs, {model}", len(columns) + 2), (PAPER, 2)))
 
 
 def search(runs: list[Run]) -> list[Block]:
     """Dev score at each batch size and learning rate of the prediction stage."""
-    tried = [run for run in runs if run.is_result and run.variant.startswith("search")]
+    searched = [run for run in runs if run.is_result and run.variant.startswith("search")]
     blocks = [Heading("Search of the prediction stage"), Text(
         "Batch size and learning rate, chosen on the dev set as in the paper: the chosen score is the best of several "
         "on the same set, and so a little too high.")]
-    if not tried:
+    if not searched:
         return [*blocks, Text("Missing: there is no run models/runs/search_*.")]
-
-    def setting(run: Run) -> tuple[int, float]:
-        return run.record["settings"].get("train_batch_size", 0), run.record["settings"].get("learning_rate", 0)
-
-    settings = sorted(set(map(setting, tried)))
+    settings = sorted({run.batch_and_rate for run in searched})
     rows = []
-    for student, task in dict.fromkeys((run.student, run.task) for run in tried):
-        groups = {one: [run for run in tried if (run.student, run.task, setting(run)) == (student, task, one)]
-                  for one in settings}
-        batch, rate = max((one for one in settings if groups[one]),
-                          key=lambda one: statistics.fmean(score(groups[one], task.metric)[1]))
-        rows.append([f"{model_name(student)}, {task.name}", *(cell(group, task.metric) for group in groups.values()),
-                     f"{batch}, {rate:g}"])
+    for student, task in dict.fromkeys((run.student, run.task) for run in searched):
+        alike = [run for run in searched if (run.student, run.task) == (student, task)]
+        cells, means = [], {}
+        for setting in settings:
+            group = [run for run in alike if run.batch_and_rate == setting]
+            cells.append(cell(group, task.metric))
+            if group:
+                means[setting] = statistics.fmean(score(group, task.metric)[1])
+        batch, rate = max(means, key=means.get)
+        rows.append([f"{model_name(student)}, {task.name}", *cells, f"{batch}, {rate:g}"])
     heads = [f"{batch}, {rate:g}" for batch, rate in settings]
     return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l")]
 
 
-def curves(runs: list[Run], plots: Path, left: Left) -> list[Block]:
+def curves(runs: list[Run], plots: Path, remarks: Remarks) -> list[Block]:
     """Pictures of the losses of both distillations, and of the dev scores, over the steps."""
-    def picture(name: str, title: str, label: str, value: str, of: list[Run], named: Callable[[Run], str],
-                scale: float = 1, extra: tuple = ()) -> list[tuple]:
-        lines = lines_of(of, value, scale, left)
-        if not lines:
-            return []
-        path = draw_lines(plots / f"{name}.png", title, label, [(named(run), *points) for run, *points in lines] + [
-            (text, [0, max(points[0][-1] for _, *points in lines)], [level] * 2) for text, level in extra])
-        return [(path, f"{title}: {label} over optimizer steps", ["runs", *references(run for run, *_ in lines)])]
-
     general, losses, scores = [], [], []
     for value in ("att_loss", "rep_loss"):
-        general += picture(f"general_{value}", "General distillation", LOSSES[value], value,
-                           [run for run in runs if run.stage == "general"], lambda run: model_name(run.student) + (
-                               "" if run.variant == "full" else f", {run.variant}"))
+        lines = lines_of([run for run in runs if run.stage == "general"], value, 1, remarks)
+        general += picture(plots / f"general_{value}.png", "General distillation", LOSSES[value], lines)
     full = [run for run in runs if run.variant == "full"]
     for task in tasks_of(full):
+        of_task = [run for run in full if run.task == task]
         for value, label in LOSSES.items():
             stage = "prediction" if value == "cls_loss" else "intermediate"
-            losses += picture(f"{task.key}_{value}", f"{task.name}, {stage} stage", label, value, [
-                run for run in full if run.task == task and run.stage == stage], lambda run: model_name(run.student))
-        _, teacher = score([run for run in full if run.stage == "teacher" and run.task == task], task.metric)
-        scores += picture(f"{task.key}_dev", task.name, f"dev {task.metric}, percent", task.metric, [
-            run for run in full if run.task == task and run.is_result], lambda run: model_name(run.student), 100,
-            (("teacher", statistics.fmean(teacher)),) if teacher else ())
+            lines = lines_of([run for run in of_task if run.stage == stage], value, 1, remarks)
+            losses += picture(plots / f"{task.key}_{value}.png", f"{task.name}, {stage} stage", label, lines)
+        _, teachers = score([run for run in of_task if run.stage == "teacher"], task.metric)
+        lines = lines_of([run for run in of_task if run.is_result], task.metric, 100, remarks)
+        scores += picture(plots / f"{task.key}_dev.png", task.name, f"dev {task.metric}, percent", lines,
+                          statistics.fmean(teachers) if teachers else None)
     blocks = []
     for title, items in (("Losses of general distillation", general), ("Losses of task distillation", losses),
                          ("Dev score over steps", scores)):
@@ -194,44 +184,44 @@ def curves(runs: list[Run], plots: Path, left: Left) -> list[Block]:
     return blocks
 
 
-def sizes(runs: list[Run], plots: Path, inference: Path, left: Left) -> list[Block]:
+def sizes(runs: list[Run], plots: Path, inference: Path, remarks: Remarks) -> list[Block]:
     """Parameters, latency and mean dev score of each model, over the tasks that all of them have."""
     models, shared = comparable(runs)
     blocks = [Heading("Size, speed and score")]
     if not models or not shared:
         return [*blocks, Text("Missing: there are no models that share a task.")]
-    timed = milliseconds(inference, left)
-    rows, points, fast = [], [], []
-    first = parameters(models["teacher"][0]) if "teacher" in models else 0
+    timings = milliseconds(inference, remarks)
+    rows, points, timed = [], [], []
+    size_of_teacher = parameters(models["teacher"][0]) if "teacher" in models else 0
     for name, group in models.items():
         used = [run for run in group if run.task in shared]
         mean = statistics.fmean(statistics.fmean(score([run for run in used if run.task == task], task.metric)[1])
                                 for task in shared)
         size = parameters(group[0])
-        there, time = timed.get(name, (0, 0.0))
-        if not math.isclose(size, there, rel_tol=0.02):  # other sizes were timed; a wider classifier is no other
+        timed_size, time = timings.get(name, (0, 0.0))
+        if not math.isclose(size, timed_size, rel_tol=0.02):  # another model; a wider classifier makes no other
             time = 0.0
         points.append((name, size, mean, size))
-        fast += [(name, time, mean, size)] if time else []
-        rows.append([name, f"{size:,}", f"{first / size:.1f}" if first else MISSING,
+        timed += [(name, time, mean, size)] if time else []
+        rows.append([name, f"{size:,}", f"{size_of_teacher / size:.1f}" if size_of_teacher else MISSING,
                      [f"{time:.1f}", " ", Link("source", inference)] if time else MISSING,
                      [f"{mean:.1f}", *references(used)]])
     note: list[Inline] = [
         f"Average over {', '.join(task.name for task in shared)}. In the paper TinyBERT4 is {SMALLER} times smaller "
         f"and {FASTER} times faster than BERT-base (on one K80)."]
-    if not fast:
+    if not timed:
         note.append(f" Speed is left out: {inference} does not time models of these sizes (batch 1, length 128, fp32, "
                     "CPU); benchmarks/bench_inference.py makes it.")
     items = [(draw_models(plots / "size_score.png", "Score and size", "parameters", "mean dev score", points),
               "mean dev score over the number of parameters", "areas: parameters")]
-    if fast:
+    if timed:
         items.append((draw_models(plots / "speed_score.png", "Score and speed", "milliseconds for a sequence",
-                                  "mean dev score", fast), "mean dev score over milliseconds", "areas: parameters"))
+                                  "mean dev score", timed), "mean dev score over milliseconds", "areas: parameters"))
     return [*blocks, Table(["model", "parameters", "times smaller", "milliseconds", "mean dev score"], rows, "lrrrr",
                            note=note), Pictures(items)]
 
 
-def costs(runs: list[Run], roots: list[Path], left: Left) -> list[Block]:
+def costs(runs: list[Run], roots: list[Path], remarks: Remarks) -> list[Block]:
     """Wall time and speed of each kind of run, and the seconds that reproduce.sh noted for its steps."""
     rows = []
     full = [run for run in runs if run.variant == "full"]
@@ -242,7 +232,7 @@ def costs(runs: list[Run], roots: list[Path], left: Left) -> list[Block]:
             continue
         seconds = [run.record["seconds"] for run in group]
         steps = [run.record["steps"] - run.record["resumed_from"] for run in group]
-        speeds = [value for _, _, values in lines_of(group, "sequences_per_s", 1, left) for value in values]
+        speeds = [value for _, _, values in lines_of(group, "sequences_per_s", 1, remarks) for value in values]
         rows.append([f"{stage}, {model_name(student)}" if student else stage, task.name if task else "",
                      str(len(group)), f"{statistics.fmean(steps):.0f}",
                      [f"{statistics.fmean(seconds):.0f}", *references(group)],
@@ -264,40 +254,43 @@ def costs(runs: list[Run], roots: list[Path], left: Left) -> list[Block]:
     return blocks
 
 
-def lists(runs: list[Run], left: Left) -> list[Block]:
+def lists(runs: list[Run], remarks: Remarks) -> list[Block]:
     """All runs by number, and what was left out or is to be noted."""
     rows = [[str(run.number), run.stage, model_name(run.student), run.task.name if run.task else "", run.variant,
              str(run.seed), f"{100 * run.scores[run.task.metric]:.1f} {run.task.metric}" if run.scores else "",
-             Link(str(run.folder), run.folder), Link(RUN_NAME, run.folder / RUN_NAME),
+             Link(str(run.folder), run.folder), Link(run.file.name, run.file),
              str(run.record.get("started", ""))[:10], str(run.record.get("commit") or "")[:8]] for run in runs]
     head = ["no.", "stage", "model", "task", "variant", "seed", "dev score", "folder", "record", "started", "commit"]
-    noted = [[Link(str(path), path), reason] for path, reason in left]
+    noted = [[Link(str(path), path), reason] for path, reason in remarks]
     return [Heading("Runs"), Table(head, rows, "rllllrrllll") if rows else Text("Missing: no run was found."),
-            Heading("Left out, and notes"), Table(["folder", "reason"], noted, "ll") if left else Text("Nothing.")]
+            Heading("Left out, and notes"), Table(["folder", "reason"], noted, "ll") if remarks else Text("Nothing.")]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Collect the runs, draw the plots, and write the report twice."""
     args = parse_args(argv)
+    from transformer.reporting.collection import collect  # after --help and refused flags: it takes seconds to load
+
     missing = [folder for folder in args.folders if not Path(folder).is_dir()]
     if missing and (args.folders != FOLDERS or missing == FOLDERS):
         raise InputError(f"no folder {' or '.join(missing)} here: run this where reproduce.sh was run, or name "
                          "folders with runs")
+    require_matplotlib()
     roots = [Path(folder) for folder in dict.fromkeys(args.folders) if folder not in missing]
     output = Path(args.output_dir)
     plots = output / "plots"
-    runs, left = collect(roots)
+    runs, remarks = collect(roots)
     pictures = [f"{what}_{value}" for what in ("general", *TASKS) for value in (*LOSSES, "dev")]
     for name in (*pictures, "size_score", "speed_score"):  # of an earlier report, which may have had other runs
         (plots / f"{name}.png").unlink(missing_ok=True)
-    blocks = [*results(runs), *published(), *ablations(runs), *search(runs), *curves(runs, plots, left),
-              *sizes(runs, plots, output / INFERENCE_NAME, left), *costs(runs, roots, left)]
-    blocks += lists(runs, left)  # the steps above add to what is left out
-    blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in "
-                          f"whole or in part, and what else is to be known, is listed at the end ({len(left)} lines)."))
-    for name, write in (("report.md", to_markdown), ("report.html", to_html)):
+    blocks = [*results(runs), *published(), *ablations(runs), *search(runs), *curves(runs, plots, remarks),
+              *sizes(runs, plots, output / INFERENCE_NAME, remarks), *costs(runs, roots, remarks)]
+    blocks += lists(runs, remarks)  # the steps above add to the remarks
+    blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in whole or in part, "
+                          f"and what else is to be known, is listed at the end ({len(remarks)} lines)."))
+    for name in ("report.md", "report.html"):
         with atomic_write(output / name) as handle:
-            handle.write(write("TinyBERT: results of this kit", blocks, output))
+            handle.write(render(f"{name}.j2", "TinyBERT: results of this kit", blocks, output))
         print(output / name, flush=True)
 
 

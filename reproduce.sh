@@ -158,8 +158,8 @@ again() {
 
 # What each step does: the commands of the README.
 run_step() {
-    local step=${1##*/} run= variant=full seed= task student config again
-    if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*}; fi
+    local step=${1##*/} run= variant=full named= seed= task student config again
+    if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
     student=$(cut -d_ -f2 <<<"$step")
@@ -210,7 +210,7 @@ run_step() {
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
                 --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
-                --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses ;;
+                --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses $named ;;
         augment_*)
             again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
@@ -226,14 +226,14 @@ run_step() {
                 --student_model "$general" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "$intermediate" \
                 $again --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
-                --do_lower_case ${INTERMEDIATE_FLAGS:-} $losses $seed ;;
+                --do_lower_case ${INTERMEDIATE_FLAGS:-} $losses $seed $named ;;
         prediction_*)
             again=$(again "models/${run}distilled_tinybert_${student}_$(key "$task")/run.json")
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
                 --do_lower_case --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
-                --train_batch_size 32 ${PREDICTION_FLAGS:-} $prediction $seed ;;
+                --train_batch_size 32 ${PREDICTION_FLAGS:-} $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the GLUE server
             python "$kit/task_distill.py" --do_eval $([[ $variant == full ]] && echo --do_predict) \

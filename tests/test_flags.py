@@ -413,6 +413,17 @@ def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny
     assert err.startswith("curves.py: error: ") and reason in err and len(err.splitlines()) == 1
 
 
+def test_a_picture_or_a_warning(tmp_path, monkeypatch, capfd):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    curves.draw_or_warn(tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and capfd.readouterr() == ("", "")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", failing(RuntimeError("a\nb")))
+    curves.draw_or_warn(tmp_path)
+    out, err = capfd.readouterr()
+    assert out.startswith(f"warning: {tmp_path}/curves.png cannot be drawn (a b): ") and out.count("\n") == 1
+    assert err == ""
+
+
 def test_curves_are_drawn_without_a_home(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     drawing = subprocess.run([sys.executable, "-m", "transformer.reporting.curves", tmp_path], cwd=ROOT,

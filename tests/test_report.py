@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,7 +17,7 @@ from transformer.config import BertConfig
 from transformer.files import read_json, write_json
 from transformer.reporting.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
 from transformer.training.processes import join_processes
-from transformer.training.record import RunRecord
+from transformer.training.record import RunRecord, student_label
 
 ODD = "<b>&odd|[name]*"
 FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_model config --output_dir o",
@@ -27,7 +28,7 @@ FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_m
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory) -> dict[str, dict]:
-    """run.json as each script writes it."""
+    """run.json as each script writes it, less what earlier versions did not write: what the run is."""
     records = {}
     for script, flags in FLAGS.items():
         folder = tmp_path_factory.mktemp(script)
@@ -38,19 +39,24 @@ def templates(tmp_path_factory) -> dict[str, dict]:
         record.log(step=20, loss=0.5)
         record.finish()
         records[script] = read_json(folder / "run.json")
+        for fact in ("variant", "student"):
+            records[script].pop(fact, None)
+            records[script]["settings"].pop(fact, None)
     return records
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch, templates):
-    """Works in an empty folder; make(path, score, ...) makes a finished run below models."""
+    """Works in an empty folder; make(path, score, ...) makes a finished run below models. says: variant and student in
+    run.json."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
 
-    def make(path: str, score: float, task="RTE", metric="acc", script="task_distill", seed=42, started=0, **settings):
+    def make(path: str, score: float, task="RTE", metric="acc", script="task_distill", seed=42, started=0,
+             says=None, **settings):
         folder = tmp_path / "models" / path
         folder.mkdir(parents=True)
-        run = copy.deepcopy(templates[script])
+        run = {**copy.deepcopy(templates[script]), **(says or {})}
         run["started"] = f"2026-01-01T00:00:{started:02}+0000"
         if script != "finetune_teacher":  # whose folder follows from --models_dir and the task
             run["settings"]["output_dir"] = f"models/{path}"
@@ -176,6 +182,41 @@ def test_ablations_beside_the_paper(world):
     assert rows_of(table, "no_trm")[1] == ["no_trm", "71.7", "72.3", "70.1", "11.2", "56.3"]
 
 
+def test_runs_say_what_they_are(world):
+    """In folders whose names tell nothing; beside runs of an earlier version, whose folders tell it."""
+    for number, (variant, student, score) in enumerate((
+            ("full", "4l", 0.6), ("no_da", "4l", 0.5), ("full", "6l", 0.7), ("search_b16_lr3e-5", "4l", 0.65))):
+        world(f"run_{number}", score, says={"variant": variant, "student": student}, aug_train=variant != "no_da")
+    world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.54, seed=1, aug_train=False)
+    world("teacher", 0.8, script="finetune_teacher", says={"variant": "full", "student": ""})
+    world("labels", 0.4, script="finetune_teacher", says={"variant": "labels", "student": "4l"})
+    sections = made()
+    assert [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE")] == ["60.0", "70.0", "80.0"]
+    assert rows_of(sections["Ablations"], "no_da")[0][1] == "52.0 ± 2.8 (n=2)"
+    assert rows_of(sections["Ablations"], "labels")[0][1] == "40.0 (n=1)"
+    assert sections["Search of the prediction stage"][-1][1] == "65.0 (n=1)"
+    assert not sections["Left out, and notes"]
+
+
+def test_run_json_is_believed_before_the_folder_s_name(world):
+    world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.5, says={"variant": "no_pred", "student": "6l"})
+    sections = made()
+    assert rows_of(sections["Ablations"], "no_pred")[1][:2] == ["no_pred", "50.0 (n=1)"]  # the second table, of 6l
+    assert "50.0 (n=1)" not in str(rows_of(sections["Ablations"], "no_da"))
+    assert sections["Left out, and notes"][2:] == [[
+        "models/runs/no_da/seed_1/distilled_tinybert_4l_rte",
+        "variant no_pred by its run.json, no_da by its folder: it counts as no_pred"]]
+
+
+@pytest.mark.parametrize("settings,start,layers,label", [
+    ({"output_dir": "a/tmp_distilled_tinybert_6l_rte", "student_model": "tinybert_4l"}, None, 12, "6l"),
+    ({"output_dir": None, "student_model": "models/tinybert_3l_config/"}, "tinybert_4l", 12, "3l"),
+    ({"output_dir": "tinybert_4l/out"}, "models/distilled_tinybert_4l", 12, "4l"),  # the folder above tells nothing
+    ({"output_dir": "out"}, None, 5, "5l"), ({"output_dir": "final_rte_teacher"}, "bert-base-uncased", 0, "")])
+def test_student_label(settings, start, layers, label):
+    assert student_label(settings, start, layers) == label
+
+
 def test_search_is_chosen_on_dev(world):
     for batch, rate, score in ((16, 1e-5, 0.5), (16, 3e-5, 0.7), (32, 1e-5, 0.6)):
         world(f"runs/search_b{batch}_lr{rate:g}/seed_42/distilled_tinybert_4l_rte", score, train_batch_size=batch,
@@ -202,7 +243,13 @@ def edit(folder: Path, change) -> None:
     (lambda run: run["settings"].update(without=3), "another version of the kit"),
     (lambda run: run.pop("task"), "names no task"), (lambda run: run.update(task="SQuAD"), "unknown task"),
     (lambda run: run.update(command="train.py"), "no training script of this kit"),
-    (lambda run: run["settings"].update(hard_labels=True), "an ablation by its settings (--hard_labels)"),
+    (lambda run: run["settings"].update(hard_labels=True),
+     "an ablation by its settings (--hard_labels): keep it in models/runs/NAME/seed_S; one that is made anew takes "
+     "--variant NAME"),
+    (lambda run: run.update(variant="full") or run["settings"].update(hard_labels=True),
+     "an ablation by its settings (--hard_labels): make it with --variant NAME"),
+    (lambda run: run.update(variant=3), "another version of the kit"),
+    (lambda run: run.update(student=None), "another version of the kit"),
     (lambda run: run["settings"].update(aug_train=False), "an ablation by its settings (no --aug_train)")])
 def test_run_that_is_left_out(change, reason, world):
     folder = world("distilled_tinybert_4l_rte", 0.6)
@@ -400,6 +447,15 @@ def test_pictures_of_an_earlier_report_go(world):
     (folder / "run.json").unlink()
     made()
     assert [path.name for path in plots.iterdir()] == ["mine.png"]
+
+
+def test_no_matplotlib(world, refused, monkeypatch):
+    world("distilled_tinybert_4l_rte", 0.6)
+    made()
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refused("report", words=("the plots need matplotlib", "pip install -r requirements.txt"))
+    assert {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()} == before
 
 
 def test_published_numbers_are_those_of_the_readme():

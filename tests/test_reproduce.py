@@ -239,6 +239,8 @@ def test_seeds_share_what_they_do_not_change_and_are_skipped_when_done(reproduce
     assert one[0]["--output_dir"] == one[4]["--student_model"] == "models/RUNtmp_distilled_tinybert_4l_rte"
     assert one[4]["--output_dir"] == one[8]["--student_model"] == "models/RUNdistilled_tinybert_4l_rte"
     assert one[8]["--output_dir"] == "results/RUN4l_rte"
+    assert [call.get("--variant") for call in one] == ["full"] * 8 + [None] * 4  # a run has a variant, no evaluation
+    assert not any("--variant" in call for call in calls if "models/runs/" not in call)
     _, calls = reproduce("--tasks", "RTE,CoLA", "--students", "4l,6l", "--seeds", "1,2,3")
     assert len(calls) == 13 and len(stages(calls, "runs/full/seed_3/")) == 12
 
@@ -263,6 +265,7 @@ def test_search_starts_from_one_intermediate_student(reproduce):
                      for batch in ("16", "32") for rate in ("1e-5", "2e-5", "3e-5")}
     assert {call["--student_model"] for call in distill[1:7]} == {distill[0]["--output_dir"]} == \
         {"models/runs/full/seed_42/tmp_distilled_tinybert_4l_rte"}
+    assert [call["--variant"] for call in distill[:7]] == [call["--output_dir"].split("/")[2] for call in distill[:7]]
 
 
 # What differs from `full` in general distillation (None: no call of its own), intermediate and prediction stage.
@@ -284,7 +287,7 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_ablation(name, reproduce):
-    """Each differs from `full` in what it leaves out, and in its folders alone."""
+    """Each differs from `full` in what it leaves out, and in its folders and the variant's name alone."""
     run, calls = reproduce("--tasks", "RTE", "--students", "4l", "--ablation", f"{name},full")
     assert run.returncode == 0, run.stderr
     general = [flags(call) for call in calls if "general_distill" in call]
@@ -295,6 +298,8 @@ def test_ablation(name, reproduce):
     differences = [
         None if other is None else {flag: other.get(flag) for flag in one | other if one.get(flag) != other.get(flag)}
         for one, other in zip([general[0], *full], [general[1] if len(general) > 1 else None, *mine], strict=True)]
+    for difference in filter(None, differences[:3]):  # of the runs; evaluation has no variant
+        assert difference.pop("--variant") == name
     if differences[0]:
         assert differences[0].pop("--output_dir") == f"models/runs/{name}/distilled_tinybert_4l"
     wanted = [part and {flag: value and value.format(name) for flag, value in part.items()}

@@ -28,8 +28,8 @@ from transformer.data.parts import GrowingFiles
 from transformer.files import read_json
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
+from transformer.reporting.collection import examine_run
 from transformer.reporting.curves import draw_curves
-from transformer.reporting.runs import read_run
 from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.head import Classes, Score
 from transformer.training.batches import shuffled_batches
@@ -134,7 +134,7 @@ def test_a_cased_chain_needs_no_flag(tiny, script):
     out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert"))
     assert out.count("keeping capitals, as with --cased") == 1 and " cased=True" in out and "[UNK]" in out
     run(script, "task_distill", scoring(tiny, teacher))
-    found, notes = read_run(teacher)
+    found, notes = examine_run(teacher)
     assert found.stage == "teacher" and found.source == "eval_results.json" and notes == []
     out = run(script, "task_distill", train(tiny, **task))
     assert f"warning: of {tiny / 'general'} and {teacher} one is cased" in out

@@ -54,6 +54,23 @@ def draw_curves(folder: str | Path) -> Path:
                          f"python -m transformer.reporting.curves {folder}") from None
 
 
+def draw_or_warn(folder: str | Path) -> None:
+    """draw_curves() at the end of a run, which is finished also where it cannot be drawn: then a warning tells why."""
+    try:
+        draw_curves(folder)
+    except InputError as error:
+        print(f"warning: {error}", flush=True)
+
+
+def require_matplotlib() -> None:
+    """InputError where matplotlib cannot be loaded: nothing can be drawn then."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"the plots need matplotlib, which cannot be loaded ({error}): pip install -r "
+                         "requirements.txt") from None
+
+
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> Path:
     steps = [line.get("step", line.get("epoch")) for line in lines]
     names = [name for name, value in lines[0].items() if isinstance(value, (int, float)) and name not in _NOT_SHOWN]

@@ -87,6 +87,15 @@ def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Pr
     return finished
 
 
+def student_label(settings: dict[str, Any], start: str | None, layers: int) -> str:
+    """What tells students apart, 4l: by the names of the folders that a run wrote to and started from (tinybert_4l),
+    else by the model's number of layers. layers: 0 where only a name makes it a student; empty where none does."""
+    for folder in (settings.get("output_dir"), settings.get("student_model"), start):
+        if match := re.search(r"tinybert_(\d+l)", Path(str(folder)).name):
+            return match[1]
+    return f"{layers}l" if layers else ""
+
+
 def format_metrics(title: str, values: dict[str, float]) -> str:
     """A block for people: the title between asterisks, then one `name = value` a line."""
     return "\n".join([f"***** {title} *****", *(f"{name} = {value:.6g}" for name, value in values.items())])

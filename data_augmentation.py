@@ -74,7 +74,7 @@ from transformer.augmentation.candidates import (
     open_table,
 )
 from transformer.augmentation.glove import Glove
-from transformer.checkpoint import load_tokenizer
+from transformer.checkpoint import load_tokenizer, model_sha256
 from transformer.config import check_segments
 from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import FilePart, byte_ranges
@@ -96,7 +96,6 @@ from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
 from transformer.training.processes import Processes, join_processes, set_precision
-from transformer.training.scoring import model_sha256
 
 PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 20 or 40 times as big
 

@@ -48,6 +48,7 @@ from torch import Tensor
 
 from transformer.checkpoint import load_tokenizer, tokenizer_files
 from transformer.config import CONFIG_NAME, BertConfig
+from transformer.families import Family
 from transformer.files import InputError, find_model, read_json, write_json
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.tasks.glue import TASKS
@@ -102,12 +103,12 @@ def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
         raise InputError(f"{folder / WEIGHTS_NAME} does not hold what was written into it: check the disk")
 
 
-def drop_safetensors(folder: Path, state: dict[str, Tensor]) -> str | None:
+def drop_safetensors(folder: Path, state: dict[str, Tensor], family: Family) -> str | None:
     """Remove model.safetensors if `state`, which pytorch_model.bin holds, has all of its tensors; say what was done."""
     path = folder / SAFETENSORS_NAME
     if not path.is_file():
         return None
-    other = canonical_names(read_safetensors(path))
+    other = canonical_names(read_safetensors(path), family)
     if all(name in state and torch.equal(tensor, state[name]) for name, tensor in other.items()):
         path.unlink()
         return f"{SAFETENSORS_NAME} removed, {WEIGHTS_NAME} holds its tensors"
@@ -120,7 +121,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     workplace = folder / ".fixing"
     shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
     raw = read_weights(folder)
-    whole = canonical_names(raw)
+    whole = canonical_names(raw, config.family)
     settings = read_json(folder / CONFIG_NAME)
     load_tokenizer(folder)
     head = whole.get("classifier.weight")
@@ -161,7 +162,7 @@ def fix_folder(folder: Path, seed: int) -> str:
             shutil.rmtree(workplace, ignore_errors=True)
     else:
         check_loads(folder, state)
-    removed = drop_safetensors(folder, whole)
+    removed = drop_safetensors(folder, whole, config.family)
     if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
         source = read_json(folder / MANIFEST_NAME).get("source")
         write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), WEIGHTS_NAME], source)

@@ -87,7 +87,7 @@ from torch import Tensor
 
 from transformer.checkpoint import load_tokenizer, tokenizer_files, write_vocab
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import HEADS, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing
 from transformer.training.record import RUN_NAME
 from transformer.weights import (
@@ -103,8 +103,6 @@ from transformer.weights import (
 FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME),
          tuple(sorted(WEIGHT_NAMES, key=lambda name: (name.endswith(".json"), name != SAFETENSORS_NAME))))
 OPTIONAL = (TOKENIZER_CONFIG_NAME,)  # it may tell the casing; else the vocabulary does
-HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
-         "classifier": "classifier.", "projections": "fit_dense"}  # head -> how the names of its weights begin
 
 
 def expected_weights(config: BertConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
 """Losses and layer maps against numbers worked out by hand and naive loops."""
+import dataclasses
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from transformer.distillation import (
     soft_cross_entropy,
 )
 from transformer.files import InputError
-from transformer.modeling import BertModel
+from transformer.modeling import BertModel, TinyBertForPreTraining
 from transformer.tasks.head import Classes, Score
 from transformer.weights import canonical_names, read_weights
 
@@ -122,6 +123,22 @@ def test_from_scratch_reads_the_config_alone(tiny, script, refused):
     assert_equal_weights(tiny / "c", tiny / "g", 0)
     assert (tiny / "c" / "vocab.txt").read_bytes() == (tiny / "vocab.txt").read_bytes()
     refused("task_distill", *train(tiny, student_model=tiny / "config"), words=("config", "vocab.txt"))
+
+
+@pytest.mark.parametrize("vocab_size", [None, 37, 41])
+def test_a_student_from_scratch_takes_its_teacher_s_vocabulary(vocab_size, tmp_path, capsys):
+    """What differs is said; all else is the student's own, and the sizes are checked with it."""
+    config = BertConfig(vocab_size=37, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                        extra={"cell": {}})
+    config.to_json_file(tmp_path / "config.json")
+    student = TinyBertForPreTraining.from_scratch(tmp_path, vocab_size, fit_size=16)
+    assert student.config == dataclasses.replace(config, vocab_size=vocab_size or 37)
+    assert student.fit_dense.weight.shape == (16, 8)
+    assert student.cls.predictions.decoder.weight.shape == (vocab_size or 37, 8)
+    said = f"{tmp_path}: config.json says vocab_size 37: 41 is taken, the teacher's\n"
+    assert capsys.readouterr().out == (said if vocab_size == 41 else "")
+    with pytest.raises(InputError, match="parameters are too many"):
+        TinyBertForPreTraining.from_scratch(tmp_path, 10**9)
 
 
 def test_attention_loss_by_hand():

@@ -3,6 +3,7 @@ import json
 import random
 import re
 import shutil
+import types
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from test_bad_input import edit_config, train
 from test_parity import minilm_folder
 from test_training import finetune, run
 
-from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary, save_model, write_vocab
+from transformer.checkpoint import (
+    head_note,
+    load_model,
+    load_tokenizer,
+    require_same_vocabulary,
+    save_model,
+    write_vocab,
+)
 from transformer.config import BertConfig
 from transformer.data.tables import read_rows
 from transformer.files import InputError
@@ -102,6 +110,15 @@ def test_a_model_is_saved_over_itself(tiny):
     assert read_weights(folder)["classifier.bias"].tolist() == [1, 1]
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("bert", ["BertForSequenceClassification"])
+
+
+def test_a_model_is_loaded_with_the_head_of_a_task(tiny, capsys):
+    head = types.SimpleNamespace(model_class=TinyBertForSequenceClassification, sizes={"num_labels": 2})
+    model = load_model(tiny / "bert", head, new=("classifier.", "fit_dense"), fit_size=24)
+    assert model.classifier.weight.shape == (2, 16) and model.fit_dense.weight.shape == (24, 16)
+    assert "newly initialised in TinyBertForSequenceClassification: classifier.weight" in capsys.readouterr().out
+    with pytest.raises(InputError, match="2 missing weights: classifier.weight, classifier.bias"):
+        load_model(tiny / "bert", head)
 
 
 def test_head_note():

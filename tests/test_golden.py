@@ -8,7 +8,13 @@ import torch
 
 from transformer.config import BertConfig
 from transformer.distillation import attention_loss, hidden_loss, layer_map, soft_cross_entropy
-from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import (
+    HEADS,
+    BertForMaskedLM,
+    BertModel,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.weights import canonical_names, load_strictly
 
@@ -23,7 +29,7 @@ def arrays(name):
 
 def load(cls, role, states, **kwargs):
     model = cls(BertConfig.from_json_file(GOLDEN / f"{role}_config.json"), **kwargs)
-    load_strictly(model, canonical_names(arrays(states)), states)
+    load_strictly(model, canonical_names(arrays(states)), states, tuple(HEADS.values()))
     return model.eval()
 
 

@@ -14,10 +14,13 @@ import pytest
 import torch
 from conftest import edit_config, finetune, general, names, run, train, write_lines, zipped
 
+from transformer.checkpoint import load_encoder, save_model
 from transformer.cli import run_script
+from transformer.config import BertConfig
 from transformer.data.parts import byte_ranges
+from transformer.families import BERT, FAMILIES, Family
 from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
-from transformer.kinds import kind_of
+from transformer.kinds import kind_of, not_bert
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
 from transformer.weights import read_model, read_weights, write_bin, write_safetensors
 
@@ -230,6 +233,28 @@ def test_a_file_for_a_folder_and_the_reverse(flag, value, words, tiny, refused):
 def test_other_models_are_named(config, name, tiny, refused):
     edit_config(tiny / "teacher_mrpc", **config)
     refused("task_distill", *train(tiny), words=(str(tiny / "teacher_mrpc"), name, "BERT"))
+
+
+def test_a_family_is_an_entry_of_the_table(tiny, monkeypatch):
+    """Its names become BERT's, also twice, and its keys count in its own config.json alone; saved, it stays what it
+    is."""
+    state = read_weights(tiny / "bert")
+    write_bin(tiny / "bert" / "pytorch_model.bin", {
+        name.replace("bert.", "other.").replace(".attention.self.", ".attention."): tensor
+        for name, tensor in state.items()})
+    edit_config(tiny / "bert", model_type="Other_BERT", hidden_act="relu")
+    with pytest.raises(InputError, match="holds another model than a BERT, other-bert: take a BERT$"):
+        load_encoder(tiny / "bert")
+    monkeypatch.setitem(FAMILIES, "other-bert", Family("OtherBERT", keys=("hidden_act",), renames=(
+        (r"\Aother\.", "bert."), (r"\.attention\.(query|key|value)\.", r".attention.self.\1."), *BERT.renames)))
+    model = load_encoder(tiny / "bert")
+    save_model(model, tiny / "saved", tiny / "bert")
+    for encoder in (model, load_encoder(tiny / "saved")):
+        assert encoder.pooler is None and encoder.config.hidden_act == "relu"
+        assert all(torch.equal(tensor, state[f"bert.{name}"]) for name, tensor in encoder.state_dict().items())
+    config = BertConfig.from_dict({"vocab_size": 9, "hidden_act": "relu"})
+    assert (config.hidden_act, config.extra) == ("gelu", {"hidden_act": "relu"})
+    assert not_bert({"model_type": "xlnet"}).endswith("than a BERT, XLNet: take a BERT or OtherBERT")
 
 
 def test_other_models_without_a_type_are_named_by_their_weights(tiny):

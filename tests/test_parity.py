@@ -63,7 +63,9 @@ def test_hidden_states_pooled_and_pretraining_logits(seed, size, tmp_path):
         wanted = theirs(input_ids, mask, segments, output_hidden_states=True)
         pooled_wanted = theirs.bert(input_ids, mask, segments).pooler_output
         hidden, scores, pooled = BertModel.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
-        mlm, nsp = BertForPreTraining.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
+        both = BertForPreTraining.from_pretrained(tmp_path).eval()
+        both_hidden, _, both_pooled = both.bert(input_ids, segments, mask)
+        mlm, nsp = both.cls(both_hidden[-1], both_pooled)
         only_mlm = BertForMaskedLM.from_pretrained(tmp_path).eval()(input_ids, segments, mask)
         attentions = theirs.bert(input_ids, mask, segments, output_attentions=True).attentions
     for ours, their in zip(hidden, wanted.hidden_states, strict=True):

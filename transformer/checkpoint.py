@@ -1,12 +1,18 @@
 """Model folders, which the steps hand to each other: weights, config.json, vocab.txt, tokenizer_config.json."""
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from transformer.config import CONFIG_NAME, BertConfig
+from transformer.families import model_type_of
 from transformer.files import InputError, atomic_write, write_json
-from transformer.modeling import BertPreTrainedModel
+from transformer.modeling import BertModel, BertPreTrainedModel
 from transformer.tokenization import (
     TOKENIZER_CONFIG_NAME,
     VOCAB_NAME,
@@ -17,6 +23,23 @@ from transformer.tokenization import (
     vocab_path,
 )
 from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, open_model_folder, write_bin, write_safetensors
+
+
+def load_encoder(folder: str | Path) -> BertModel:
+    """The encoder of a model folder, of whatever family config.json says, without a pooler.
+
+    What is printed, and the InputErrors, are those of BertModel.from_pretrained().
+    """
+    return BertModel.from_pretrained(folder, add_pooler=False)
+
+
+def load_model(folder: str | Path, head: Any, new: tuple[str, ...] = (), **sizes: Any) -> BertPreTrainedModel:
+    """The model of a folder, of whatever family config.json says, with a head of transformer.tasks.head.
+
+    sizes: those of the class that the head does not tell, such as fit_size. `new`, what is printed, and the
+    InputErrors are those of from_pretrained().
+    """
+    return head.model_class.from_pretrained(folder, new=new, **head.sizes, **sizes)
 
 
 def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
@@ -31,7 +54,7 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
     write_bin(folder / WEIGHTS_NAME, state)
     if safetensors:
         write_safetensors(folder / SAFETENSORS_NAME, state)
-    model.config.extra.update(model_type="bert", architectures=[model.hf_architecture])
+    model.config.extra.update(model_type=model_type_of(model.config.to_dict()), architectures=[model.hf_architecture])
     model.config.to_json_file(folder / CONFIG_NAME)
     _write_wordpieces(folder / VOCAB_NAME, wordpieces)
     write_json(folder / TOKENIZER_CONFIG_NAME, {"do_lower_case": lower})
@@ -44,6 +67,17 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
                 "relu and gives other logits until it is put in (README, Back to Hugging Face); --hf_head trains a "
                 "classifier without it")
     return f"{folder}: Hugging Face's BertForSequenceClassification gives the same logits"
+
+
+def model_sha256(model: BertPreTrainedModel, order: list[int] | None = None) -> str:
+    """Hexadecimal SHA-256 of all that a model's answers follow from: the weights, wherever they came from, the sizes
+    and rates, and, where it is given, the column of each class."""
+    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
+    digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def write_vocab(tokenizer_file: str | Path, vocab_file: str | Path) -> None:
@@ -82,9 +116,11 @@ def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
 
     Of the student, what load_tokenizer() says is said; the teacher's tokenizer has been opened before.
     """
-    own, other = load_tokenizer(student), BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
-    if own.vocab != other.vocab:
-        raise InputError(f"student and teacher vocabularies differ: {own.vocab_file} and {other.vocab_file}")
-    if own.do_lower_case != other.do_lower_case:
+    student_tokenizer = load_tokenizer(student)
+    teacher_tokenizer = BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
+    if student_tokenizer.vocab != teacher_tokenizer.vocab:
+        raise InputError(f"student and teacher vocabularies differ: {student_tokenizer.vocab_file} and "
+                         f"{teacher_tokenizer.vocab_file}")
+    if student_tokenizer.do_lower_case != teacher_tokenizer.do_lower_case:
         print(f"warning: of {student} and {teacher} one is cased, the other uncased: the teacher's casing is taken",
               flush=True)

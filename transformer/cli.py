@@ -51,9 +51,9 @@ class Parser(argparse.ArgumentParser):
         names = [name for flag in flags for name in
                  ([flag] if isinstance(flag, str) else [action.dest for action in flag._group_actions])]
         absent = object()
-        found = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
+        given = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
         for name in names:
-            if getattr(found, name) is not absent:
+            if getattr(given, name) is not absent:
                 self.error(f"--{name} {why}")
 
 

@@ -1,4 +1,4 @@
-"""The sizes and rates of a BERT model: config.json."""
+"""The sizes and rates of a BERT model, config.json, and whether examples fit them."""
 from __future__ import annotations
 
 import dataclasses
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from transformer.families import FAMILIES, Family, family_of
 from transformer.files import InputError, read_json, write_json
 
 CONFIG_NAME = "config.json"
@@ -66,10 +67,13 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
-        """Build a config from the keys of a config.json; InputError where vocab_size is missing or a value is bad."""
-        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        """Build a config from the keys of a config.json; those that mean something to other families alone count as
+        extra. InputError where vocab_size is missing or a value is bad."""
         if "vocab_size" not in values:
             raise InputError("config: vocab_size is missing")
+        of_some_families = {key for family in FAMILIES.values() for key in family.keys}
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        known -= of_some_families.difference(family_of(values).keys)
         return cls(**{key: value for key, value in values.items() if key in known},
                    extra={key: value for key, value in values.items() if key not in known})
 
@@ -79,7 +83,14 @@ class BertConfig:
         try:
             return cls.from_dict(read_json(path))
         except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+            if str(path) in str(error):
+                raise
+            raise InputError(f"{path}: {error}") from None
+
+    @property
+    def family(self) -> Family:
+        """The family of the model, by its model_type."""
+        return family_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, those of `extra` among them; not classifier_relu where it is None."""

@@ -97,8 +97,8 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     shared = min(len(words), teacher.config.vocab_size)
     words[:shared] = embeddings["word_embeddings.weight"][:shared]
     student.embeddings.load_state_dict({**embeddings, "word_embeddings.weight": words})
-    for own, other in pairs:
-        student.encoder.layer[own].load_state_dict(teacher.encoder.layer[other].state_dict())
+    for student_layer, teacher_layer in pairs:
+        student.encoder.layer[student_layer].load_state_dict(teacher.encoder.layer[teacher_layer].state_dict())
 
 
 def attention_loss(student: Sequence[Tensor | None], teacher: Sequence[Tensor | None], pairs: Pairs) -> Tensor:

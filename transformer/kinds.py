@@ -1,7 +1,7 @@
 """What a file or folder is where it is not what was asked for, by its first bytes and by config.json's model_type.
 
-Readers ask here before they blame a line or a byte, so that a message names the cause. Nothing of the kit is imported:
-everything that reads stands above.
+Readers ask here before they blame a line or a byte, so that a message names the cause. Of the kit the families alone
+are imported: everything that reads stands above.
 """
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import contextlib
 import json
 from pathlib import Path
 from typing import Any
+
+from transformer.families import FAMILIES, OTHER_FAMILIES, model_type_of
 
 _LOOKED_AT = 1024           # bytes at the beginning of a file
 _LARGEST_CONFIG = 1 << 20   # bytes
@@ -32,11 +34,6 @@ _MARKUP = {
     (b"<?xml", b"<mediawiki"): "is XML, a server's error or a dump that is still to be extracted: get the file itself",
 }
 
-# model_type of config.json -> how people call the family; the prefix of its weights is the same with _ for -
-_FAMILIES = {"albert": "ALBERT", "camembert": "CamemBERT", "deberta": "DeBERTa", "deberta-v2": "DeBERTa",
-             "distilbert": "DistilBERT", "electra": "ELECTRA", "ernie": "ERNIE", "mobilebert": "MobileBERT",
-             "modernbert": "ModernBERT", "nezha": "NEZHA", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa",
-             "xlnet": "XLNet"}
 _OTHER_FRAMEWORKS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
 
 
@@ -105,14 +102,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def not_bert(config: dict[str, Any], names: tuple[str, ...] = ()) -> str | None:
-    """Why a model is none of BERT's family, by its config.json or the `names` of its weights, to follow the name of its
-    folder; None where nothing says so."""
-    model_type = str(config.get("model_type") or "bert").lower().replace("_", "-")
-    if config.get("use_relative_position"):  # published NEZHAs call themselves bert
-        model_type = "nezha"
+    """Why a model is none of the families that are read, by its config.json or the `names` of its weights, to follow
+    the name of its folder; None where nothing says so."""
+    model_type = model_type_of(config)
     if model_type == "bert":
-        model_type = next((family for family in _FAMILIES for name in names
-                           if name.startswith(f"{family.replace('-', '_')}.")), "bert")
-    if model_type == "bert":
+        model_type = next((other for other in OTHER_FAMILIES for name in names
+                           if name.startswith(f"{other.replace('-', '_')}.")), "bert")
+    if model_type in FAMILIES:
         return None
-    return f"holds another model than a BERT, {_FAMILIES.get(model_type, model_type)}: take a BERT"
+    read = " or ".join(family.name for family in FAMILIES.values())
+    return f"holds another model than a BERT, {OTHER_FAMILIES.get(model_type, model_type)}: take a {read}"

@@ -6,6 +6,7 @@ ids and masks int64.
 """
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection
 from pathlib import Path
@@ -20,6 +21,10 @@ from transformer.kinds import kind_of
 from transformer.weights import head_convention, load_strictly, read_model, require_sizes
 
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
+
+# What people call the heads of models -> how the names of their weights begin.
+HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
+         "classifier": "classifier.", "projections": "fit_dense"}
 
 
 class BertEmbeddings(nn.Module):
@@ -228,14 +233,20 @@ class BertPreTrainedModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_scratch(cls, folder: str | Path, **kwargs: Any) -> BertPreTrainedModel:
+    def from_scratch(cls, folder: str | Path, vocab_size: int | None = None, **kwargs: Any) -> BertPreTrainedModel:
         """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class.
 
+        vocab_size: the teacher's, which a student takes in place of its own; that it differs is printed.
         Raises InputError as BertConfig does, and where the folder is another model's.
         """
         if what := kind_of(folder):
             raise InputError(f"{folder} {what}")
-        return cls(BertConfig.from_json_file(Path(folder) / CONFIG_NAME), **kwargs)
+        config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME)
+        if vocab_size not in (None, config.vocab_size):
+            print(f"{folder}: {CONFIG_NAME} says vocab_size {config.vocab_size}: {vocab_size} is taken, the teacher's",
+                  flush=True)
+            config = dataclasses.replace(config, vocab_size=vocab_size)
+        return cls(config, **kwargs)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, new: tuple[str, ...] = (), **kwargs: Any) -> BertPreTrainedModel:
@@ -252,7 +263,7 @@ class BertPreTrainedModel(nn.Module):
         require_sizes(config, state, folder)
         config.classifier_relu, why = head_convention(config, state, kwargs.get("num_labels"))
         model = cls(config, **kwargs)
-        load_strictly(model, state, folder, new)
+        load_strictly(model, state, folder, tuple(HEADS.values()), new)
         if hasattr(model, "classifier") and len(state.get("classifier.weight", ())) == len(model.classifier.weight):
             print(f"{folder}: classifier {'on' if config.classifier_relu else 'without'} a relu ({why})", flush=True)
         return model
@@ -316,7 +327,7 @@ class BertForMaskedLM(BertPreTrainedModel):
 
 
 class BertForPreTraining(BertPreTrainedModel):
-    """BERT with both pre-training heads."""
+    """BERT with both pre-training heads; `cls(hidden, pooled)` gives their logits."""
 
     hf_architecture = "BertForPreTraining"
 
@@ -325,12 +336,6 @@ class BertForPreTraining(BertPreTrainedModel):
         self.bert = BertModel(config)
         self.cls = BertPreTrainingHeads(config, self.bert.embeddings.word_embeddings.weight)
         self.init_weights()
-
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
-                attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns masked-LM logits [B, S, vocabulary] and next-sentence logits [B, 2]; arguments as BertModel's."""
-        hidden_states, _, pooled = self.bert(input_ids, token_type_ids, attention_mask, attention_scores=())
-        return self.cls(hidden_states[-1], pooled)
 
 
 class _Fit(BertPreTrainedModel):

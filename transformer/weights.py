@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import CONFIG_NAME, BertConfig
+from transformer.families import BERT, Family
 from transformer.files import InputError, atomic_write, find_model, read_json, remove_abandoned
 from transformer.kinds import kind_of, not_bert
 
@@ -24,6 +25,7 @@ WEIGHT_NAMES = (WEIGHTS_NAME, SAFETENSORS_NAME, *_INDEX_NAMES)
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 _PUBLISHED_KEYS = ("cell", "pre_trained", "structure", "emb_size")  # of the published students' config.json
 TIED_DECODER = "cls.predictions.decoder.weight"  # of the masked LM: the word embeddings once more
+_MLM_BIAS, _DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # the second is the first once more
 MAX_HEADER_BYTES = 8 << 20  # of a .safetensors file; BERT-large's has 50 KB
 
 
@@ -176,37 +178,29 @@ def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:
             metadata={"format": "pt"}))
 
 
-def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the names of the published package, whatever BERT package saved them.
+def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str, Tensor]:
+    """Give the tensors of a model of some family the names of the published package, whatever package saved them.
 
-    What a wrapper put before all names goes (DataParallel's `module.`, torch.compile's `_orig_mod.`); bare encoder
-    names get the prefix `bert.`; `gamma` and `beta` become `weight` and `bias`; position_ids buffers and
-    the second name of the masked-LM bias are dropped; a decoder weight that the file leaves out because it is tied to
-    the word embeddings is put in. Raises InputError where two tensors claim one name.
+    What a wrapper put before all names goes (DataParallel's `module.`, torch.compile's `_orig_mod.`); then the
+    family's own renames apply; position_ids buffers and the second name of the masked-LM bias are dropped; a decoder
+    weight that the file leaves out because it is tied to the word embeddings is put in. Raises InputError where two
+    tensors claim one name, or the second bias differs from the first.
     """
     for wrapper in ("module.", "_orig_mod.", "module."):  # either may stand before the other
         if state and all(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     canonical: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for given_name, tensor in state.items():
+        name = family.canonical_name(given_name)
         if name.endswith(("embeddings.position_ids", "embeddings.token_type_ids")):
             continue
-        if name == "cls.predictions.decoder.bias":
-            if "cls.predictions.bias" in state:
-                if not torch.equal(tensor, state["cls.predictions.bias"]):
-                    raise InputError(f"{name} differs from cls.predictions.bias, to which BERT ties it")
-                continue
-            name = "cls.predictions.bias"
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
-            name = f"bert.{name}"
-        if name.endswith(".gamma"):
-            name = name.removesuffix("gamma") + "weight"
-        if name.endswith(".beta"):
-            name = name.removesuffix("beta") + "bias"
         if name in canonical:
             raise InputError(f"two tensors of the checkpoint claim the name {name}")
         canonical[name] = tensor
-    if "cls.predictions.bias" in canonical and WORD_EMBEDDINGS in canonical:
+    second = canonical.pop(_DECODER_BIAS, None)
+    if second is not None and not torch.equal(second, canonical.setdefault(_MLM_BIAS, second)):
+        raise InputError(f"{_DECODER_BIAS} differs from {_MLM_BIAS}, to which BERT ties it")
+    if _MLM_BIAS in canonical and WORD_EMBEDDINGS in canonical:
         canonical.setdefault(TIED_DECODER, canonical[WORD_EMBEDDINGS])
     return canonical
 
@@ -247,7 +241,7 @@ def read_model(folder: str | Path) -> tuple[BertConfig, dict[str, Tensor]]:
     Raises InputError as open_model_folder() and read_weights() do.
     """
     config = open_model_folder(folder)
-    state = canonical_names(read_weights(folder))
+    state = canonical_names(read_weights(folder), config.family)
     if what := not_bert(config.extra, tuple(state)):
         raise InputError(f"{folder} {what}")
     return config, state
@@ -265,27 +259,29 @@ def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Pa
         rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
         rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
     for name, size in rows.items():
-        found = state.get(f"bert.{name}.weight", torch.empty(0)).shape
-        if found != (size, config.hidden_size):
+        tensor = state.get(f"bert.{name}.weight")
+        if tensor is None or tensor.shape != (size, config.hidden_size):
             raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
-                             f"weights it is {list(found) if found != (0,) else 'missing'}")
+                             f"weights it is {'missing' if tensor is None else list(tensor.shape)}")
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path, new: tuple[str, ...] = ()) -> None:
-    """Load tensors under canonical names into a model of modeling.py; heads that it does not have are left out.
+def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path, heads: tuple[str, ...],
+                  new: tuple[str, ...] = ()) -> None:
+    """Load tensors under canonical names into a model of modeling.py.
 
-    new: name prefixes of weights that may stay as they are where `state` lacks them or holds them in another shape.
+    heads: name prefixes of weights that are left out where the model does not have them; new: of those that may stay
+    as they are where `state` lacks them or holds them in another shape.
     What was left out and what is new is printed. Raises InputError, which names the `source`, listing every missing,
     unexpected or misshapen weight, and where the tied weights differ.
     """
     if not hasattr(model, "bert"):
         state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+        heads = tuple(head.removeprefix("bert.") for head in heads)
     own = model.state_dict()
     fits = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
     misshapen = [f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
                  for name in own if name in state and name not in fits and not name.startswith(new)]
     missing = [name for name in own if name not in state and not name.startswith(new)]
-    heads = ("cls.", "classifier.", "fit_dense", "bert.pooler.", "pooler.")
     left_out = [name for name in state if name not in own and name.startswith(heads)]
     unexpected = [name for name in state if name not in own and name not in left_out]
     problems = [f"{len(names)} {kind} weights: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"

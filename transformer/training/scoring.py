@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from transformer.checkpoint import load_tokenizer
+from transformer.checkpoint import load_tokenizer, model_sha256
 from transformer.cli import print_settings
 from transformer.config import check_sizes
 from transformer.data.arrays import open_arrays, unfinished_arrays
@@ -137,17 +137,6 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
     processes.wait()  # until the first process has said that they are whole
     arrays, _ = open_arrays(places, {"logits": "f"}, facts)
     return KeptLogits(arrays["logits"], head, sequences)
-
-
-def model_sha256(model: nn.Module, order: list[int] | None = None) -> str:
-    """Of all that a prediction follows from: the weights, wherever they came from, the sizes and rates, and, where it
-    is given, the column of each class."""
-    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
-    digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from transformer.data.tables import read_rows
 from transformer.files import InputError
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.tasks.glue import TASKS
+from transformer.tasks.head import Classes
 from transformer.tasks.task import Task
 from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer
 from transformer.training import scoring
@@ -402,6 +403,42 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
     with pytest.raises(ValueError, match="without a key"):
         cached(sequences=Sequences(sequences.tokens, sequences.offsets, sequences.first_lengths))
     assert logits[ALL].shape == (50, 3) and logits[ALL].dtype == np.float32 and not logits.flat.flags.writeable
+
+
+class EveryPosition(Classes):
+    """A head with two numbers for each wordpiece."""
+
+    def numbers(self, lengths):
+        return 2 * lengths
+
+    def pack(self, logits, lengths):
+        return np.concatenate([row[:length].reshape(-1) for row, length in zip(logits, lengths)])
+
+    def unpack(self, flat, lengths):
+        logits = np.zeros((len(lengths), max(lengths), 2), np.float32)
+        for row, length, numbers in zip(logits, lengths, np.split(flat, 2 * np.cumsum(lengths)[:-1])):
+            row[:length] = numbers.reshape(length, 2)
+        return logits
+
+
+class IdsAndSegments(torch.nn.Module):
+    """Says of each wordpiece its id, and its segment less 9; of padding too."""
+    config = BertConfig(**TEACHER)
+
+    def forward(self, ids, segments, mask, attention_scores):
+        return torch.stack([ids, segments - 9], dim=-1), [], []
+
+
+def test_logits_of_every_position(classified, tmp_path):
+    """Examples of any length have each their own numbers, in memory and on disk, whatever the batch and the block."""
+    _, sequences = classified
+    head, rows = EveryPosition(("0", "1")), np.array([40, 3, 3, 17, 0], np.uint32)
+    kept = cached_logits(IdsAndSegments(), head, sequences, 8, CPU, tmp_path / "cache", block=16)
+    assert len(kept.flat) == 2 * len(sequences.tokens) and len(set(sequences.lengths)) > 3
+    ids, segments, mask = (tensor.numpy() for tensor in sequences.batch(rows))
+    wanted = np.stack([ids, segments - 9], axis=-1) * mask[..., None]
+    assert (predict(IdsAndSegments(), head, sequences, 2, CPU, rows) == wanted).all()
+    assert (kept[rows] == wanted).all()
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "sequences"])

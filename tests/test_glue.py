@@ -26,6 +26,70 @@ def test_an_unknown_task_lists_the_known():
         get_task("sst3")
 
 
+# As version 7c3ad54 printed its tasks, and the last one's test set of three, when it named encoded files after them.
+PRINTED = [
+    "Task(name='CoLA', text_columns=(3,), label_column=1, train_columns=4, labels=('0', '1'), metric='mcc', "
+    "has_header=False, dev_files=('dev.tsv',), intermediate_epochs=50, max_seq_length=64, "
+    "augment_copies_in_code=30)",
+    "Task(name='SST-2', text_columns=(0,), label_column=1, train_columns=2, labels=('0', '1'), metric='acc', "
+    "has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, max_seq_length=64, "
+    "augment_copies_in_code=20)",
+    "Task(name='MRPC', text_columns=(3, 4), label_column=0, train_columns=5, labels=('0', '1'), metric='acc', "
+    "has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, max_seq_length=128, "
+    "augment_copies_in_code=30)",
+    "Task(name='STS-B', text_columns=(7, 8), label_column=-1, train_columns=10, labels=None, metric='corr', "
+    "has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, max_seq_length=128, "
+    "augment_copies_in_code=30)",
+    "Task(name='QQP', text_columns=(3, 4), label_column=5, train_columns=6, labels=('0', '1'), metric='acc', "
+    "has_header=True, dev_files=('dev.tsv',), intermediate_epochs=10, max_seq_length=128, "
+    "augment_copies_in_code=10)",
+    "Task(name='MNLI', text_columns=(8, 9), label_column=-1, train_columns=12, labels=('contradiction', "
+    "'entailment', 'neutral'), metric='acc', has_header=True, dev_files=('dev_matched.tsv', "
+    "'dev_mismatched.tsv'), intermediate_epochs=10, max_seq_length=128, augment_copies_in_code=10)",
+    "Task(name='QNLI', text_columns=(1, 2), label_column=-1, train_columns=4, labels=('entailment', "
+    "'not_entailment'), metric='acc', has_header=True, dev_files=('dev.tsv',), intermediate_epochs=10, "
+    "max_seq_length=128, augment_copies_in_code=20)",
+    "Task(name='RTE', text_columns=(1, 2), label_column=-1, train_columns=4, labels=('entailment', "
+    "'not_entailment'), metric='acc', has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, "
+    "max_seq_length=128, augment_copies_in_code=30)",
+    "Task(name='WNLI', text_columns=(1, 2), label_column=-1, train_columns=4, labels=('0', '1'), "
+    "metric='acc', has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, max_seq_length=128, "
+    "augment_copies_in_code=None)",
+    "Task(name='CoLA', text_columns=(1,), label_column=None, train_columns=2, labels=('0', '1'), "
+    "metric='mcc', has_header=True, dev_files=('dev.tsv',), intermediate_epochs=50, max_seq_length=64, "
+    "augment_copies_in_code=30)",
+    "Task(name='STS-B', text_columns=(7, 8), label_column=None, train_columns=9, labels=None, metric='corr', "
+    "has_header=True, dev_files=('dev.tsv',), intermediate_epochs=20, max_seq_length=128, "
+    "augment_copies_in_code=30)",
+    "Task(name='MNLI', text_columns=(1, 2), label_column=None, train_columns=3, labels=('contradiction', "
+    "'entailment', 'neutral'), metric='acc', has_header=True, dev_files=('dev_matched.tsv', "
+    "'dev_mismatched.tsv'), intermediate_epochs=10, max_seq_length=128, augment_copies_in_code=10)",
+]
+
+
+def test_the_key_of_encoded_files_is_what_it_was():
+    """Encoded files and stopped runs of that version are found again."""
+    tests = [task.for_test(task.submissions[-1]) for task in map(get_task, ("CoLA", "STS-B", "MNLI"))]
+    assert [task.key_text for task in (*TASKS.values(), *tests)] == PRINTED
+
+
+def test_scores_shown_as_the_paper_does():
+    shown = {task.name: task.head.shown_scores for task in TASKS.values()}
+    assert shown == {"CoLA": ("mcc",), "MRPC": ("f1", "acc"), "QQP": ("f1", "acc"), "STS-B": ("pearson", "spearmanr"),
+                     **dict.fromkeys(("SST-2", "MNLI", "QNLI", "RTE", "WNLI"), ("acc",))}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_answers_are_labels(task):
+    """What a head answers is written as a word that it reads as the same label; its logits are kept as they are."""
+    logits = np.random.default_rng(0).normal(2.5, 0.5, (9, task.num_labels)).astype(np.float32)
+    answers, lengths = task.head.answers(logits), np.arange(9)
+    assert [task.head.read_label(task.head.word(answer)) for answer in answers] == pytest.approx(answers, abs=1e-6)
+    assert task.head.read_label("something else") is None
+    flat = task.head.pack(logits, lengths)
+    assert len(flat) == task.head.numbers(lengths).sum() and (task.head.unpack(flat, lengths) == logits).all()
+
+
 def test_columns_of_the_official_files(tmp_path):
     """Headers of the official train.tsv files; the table must point at the texts and the label."""
     headers = {

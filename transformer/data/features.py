@@ -159,13 +159,13 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
     """The examples in a range of bytes, as arrays.convert_lines() wants them."""
     task, tokenizer, max_seq_length, width = _worker_facts
     texts: list[list[str]] = [[] for _ in task.text_columns]
-    labels, skipped = array("f"), 0
+    labels, skipped = array(task.head.label_arrays["labels"]), 0
     for columns, label in rows_of_part(task, part, width):
         if columns is None:
             skipped += 1
             continue
-        for column, found in zip(task.text_columns, texts):
-            found.append(columns[column])
+        for column, texts_of_column in zip(task.text_columns, texts):
+            texts_of_column.append(columns[column])
         labels.append(label)
     sequences = encode(texts, labels, tokenizer, max_seq_length)
     return (sequences.tokens.tobytes(), sequences.lengths,

@@ -71,16 +71,16 @@ def main(argv: list[str] | None = None) -> None:
               for task in TASKS.values() for submission in task.submissions}
     texts = {}
     for name, (task, submission) in wanted.items():
-        found = list({path.resolve(): path for folder in folders for path in sorted(folder.rglob(name))}.values())
-        if len(found) > 1:
-            raise InputError(f"{found[0]} and {found[1]}: --results may name the folders of one student only")
-        for path in found:
+        paths = list({path.resolve(): path for folder in folders for path in sorted(folder.rglob(name))}.values())
+        if len(paths) > 1:
+            raise InputError(f"{paths[0]} and {paths[1]}: --results may name the folders of one student only")
+        for path in paths:
             rows = check_submission(path, task, submission, args.any_rows)
             texts[name] = path.read_text(encoding="utf-8")
             print(f"{name}: {rows} predictions of {path}", flush=True)
     if not texts:
         raise InputError(f"no predictions in {', '.join(args.results)}: task_distill.py --do_predict makes them")
-    made = len(texts)
+    predicted = len(texts)
     for name in [name for name in wanted if name not in texts]:
         task, submission = wanted[name]
         texts[name] = submission_text(task, [0] * submission.rows)
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     with atomic_write(args.output, "wb") as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in texts.items():
             archive.writestr(name, text)
-    print(f"{args.output}: {made} files of predictions, {len(texts) - made} in the sample's form", flush=True)
+    print(f"{args.output}: {predicted} files of predictions, {len(texts) - predicted} in the sample's form", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> BertP
     if not args.skip_teacher_check and (step := next_step(folder, args)):
         raise InputError(f"the classifier of {folder} is not trained yet; the next step: {step}")
     try:
-        model = task.head.model_class.from_pretrained(folder, **task.head.sizes)
+        model = load_model(folder, task.head)
     except InputError as error:
         if f"{task.head.weights}weight" in read_model(folder)[1]:
             raise

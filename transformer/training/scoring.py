@@ -122,12 +122,13 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
     name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
     places = [Path(place) / name for place in (cache_dir, fallback) if place]
     blocks = [np.arange(start, min(start + block, len(sequences))) for start in range(0, len(sequences), block)]
-    unfinished = unfinished_arrays(places, {"logits": "f"}, facts, block) if processes.is_first \
-        else contextlib.nullcontext()
-    with unfinished as files:  # None in the other processes
+    with contextlib.ExitStack() as stack:
+        files = None  # in all processes but the first, and where the logits are there
+        if processes.is_first:
+            files = stack.enter_context(unfinished_arrays(places, {"logits": "f"}, facts, block))
         done = processes.from_first(len(blocks) if files is None else len(files.records))
         with tqdm(desc="logits of the teacher", unit=" examples", total=len(sequences), initial=done * block,
-                  disable=None if files is not None else True) as progress:
+                  disable=True if files is None else None) as progress:
             for rows in blocks[done:]:
                 logits = predict(model, head, sequences, batch_size, processes, rows)
                 if files is not None:
@@ -143,7 +144,7 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
 
     InputError where a logit is not finite: it would pass for an answer.
     """
-    broken = int((~np.isfinite(logits)).any(axis=1).sum())
+    broken = int((~np.isfinite(logits)).any(axis=tuple(range(1, logits.ndim))).sum())
     if broken:
         raise InputError(f"the model's logits are not finite for {broken} of {len(logits)} examples of {task.name}: "
                          "its weights are of no use, train it again")
@@ -224,12 +225,12 @@ def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.nda
     chance, error = task.head.chance(labels)
     if reached > chance + 2 * error:
         return
-    found = f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} +- {error:.4f}"
+    what = f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} +- {error:.4f}"
     if not task.beats_chance:
-        print(f"warning: {found}; no BERT does better on {task.name}", flush=True)
+        print(f"warning: {what}; no BERT does better on {task.name}", flush=True)
         return
     cause = misordered(task, reached, labels) or f"fine-tune it on {task.name}"
-    raise InputError(f"{found}: {cause} (or --skip_teacher_check)")
+    raise InputError(f"{what}: {cause} (or --skip_teacher_check)")
 
 
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
@@ -293,10 +294,6 @@ def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,
 
 
 def write_predictions(path: Path, task: Task, labels: np.ndarray, logits: np.ndarray) -> None:
-    """A header and a line for each example: index, label, prediction, and of classes the logit of each.
-
-    Raises InputError as decide() does.
-    """
-    decide(task, logits)
+    """A header and a line for each example: index, label, prediction, and of classes the logit of each."""
     with atomic_write(path) as handle:
         handle.writelines("\t".join(map(str, cells)) + "\n" for cells in task.head.prediction_lines(labels, logits))

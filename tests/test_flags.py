@@ -243,6 +243,22 @@ def test_no_case_is_of_a_flag_that_is_no_more():
     assert {name: set(flags_of(name)) for name in MAKE} == {name: set(cases) for name, cases in CASES.items()}
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("*.py")))
+def test_help_and_refused_flags_answer_before_the_slow_imports(name):
+    """On the command line, and also where a script is imported: what is slow stands inside the functions."""
+    slow = {"torch", "nltk", "matplotlib", "sklearn", "scipy"}
+    for flag, status in (("--help", 0), ("--no_such_flag", 2)):
+        answer = subprocess.run([sys.executable, "-X", "importtime", ROOT / f"{name}.py", flag], cwd=ROOT,
+                                capture_output=True, text=True)
+        assert answer.returncode == status and (status or answer.stdout.startswith(f"usage: {name}.py"))
+        loaded = {line.split("|")[2].strip().split(".")[0] for line in answer.stderr.splitlines()
+                  if line.startswith("import time:")}
+        assert "transformer" in loaded and loaded & slow == set()
+    importing = subprocess.run([sys.executable, "-c", f"import sys, {name}; print(*sys.modules)"], cwd=ROOT,
+                               capture_output=True, text=True, check=True)
+    assert slow.intersection(importing.stdout.split()) == set()
+
+
 def test_device_flags(tiny, monkeypatch):
     for name, make in MAKE.items():
         for rank in ("--local_rank", "--local-rank"):  # which torch.distributed.launch adds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.data.tables import read_rows, row_width, table_lines
-from transformer.fetching.download import Missing, add_source_flags, bring_by_hand, fetch, unzip
+from transformer.fetching.download import Missing, add_source_flags, fetch, missing_error, unzip
 from transformer.fetching.sources import HOSTS, KNOWN_FILES, base_url
 from transformer.fetching.transport import local_path
 from transformer.files import InputError, atomic_write, find_folder, find_input, locked, read_lines, require_no_file
@@ -26,12 +26,12 @@ DEV_IDS = "mrpc_dev_ids.tsv"
 MRPC_TEXTS = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
 ALTERED = ("rows were lost, merged or added when it was copied or opened in another program (a quotation mark there is "
            "a character); get it again")  # of a source text of MRPC
-HEADER = "#1 ID\t#2 ID\t#1 String\t#2 String\n"  # of MRPC, after its first column
+MRPC_HEADER = "#1 ID\t#2 ID\t#1 String\t#2 String\n"  # of the task's files, after their first column
 
 # task -> what to download: the archive, or the files from which the task is built here
-FILES = {"CoLA": ("CoLA.zip",), "SST-2": ("SST-2.zip",), "MRPC": (*MRPC_TEXTS, DEV_IDS), "STS-B": ("STS-B.zip",),
-         "QQP": ("QQP-clean.zip",), "MNLI": ("MNLI.zip",), "QNLI": ("QNLIv2.zip",), "RTE": ("RTE.zip",),
-         "WNLI": ("WNLI.zip",), DIAGNOSTIC: ("AX.tsv",)}
+TASK_FILES = {"CoLA": ("CoLA.zip",), "SST-2": ("SST-2.zip",), "MRPC": (*MRPC_TEXTS, DEV_IDS),
+              "STS-B": ("STS-B.zip",), "QQP": ("QQP-clean.zip",), "MNLI": ("MNLI.zip",), "QNLI": ("QNLIv2.zip",),
+              "RTE": ("RTE.zip",), "WNLI": ("WNLI.zip",), DIAGNOSTIC: ("AX.tsv",)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for text in args.tasks:
         try:
             if text.lower() == "all":
-                names += FILES
+                names += TASK_FILES
             elif text.lower() in (DIAGNOSTIC, "ax"):
                 names.append(DIAGNOSTIC)
             else:
@@ -67,27 +67,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def bring(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Path], list[Missing]]:
-    """Where the files of FILES[name] lie, in data_dir or --path_to_mrpc; those of them that were not there before; and
-    those that --offline leaves missing."""
-    paths, came, missing = [], [], []
-    for file in FILES[name]:
+def fetch_files(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Path], list[Missing]]:
+    """Where the files of TASK_FILES[name] lie, in data_dir or --path_to_mrpc; those of them that were not there before;
+    and those that --offline leaves missing."""
+    paths, new, missing = [], [], []
+    for file in TASK_FILES[name]:
         if args.path_to_mrpc and name == "MRPC" and (file in MRPC_TEXTS or (args.path_to_mrpc / file).is_file()):
             paths.append(find_input(args.path_to_mrpc / file))
             continue
         host = "SENTEVAL_BASE" if file in MRPC_TEXTS else "GLUE_BASE"
-        paths.append(args.data_dir / file)
-        if not paths[-1].is_file():
-            came.append(paths[-1])
+        path = args.data_dir / file
+        paths.append(path)
+        if not path.is_file():
+            new.append(path)
         try:
             if args.mirror:  # the same files in another place
                 known = KNOWN_FILES[f"{HOSTS[host]}/{file}"]
-                fetch(f"{args.mirror.rstrip('/')}/{file}", paths[-1], known.size, known.sha256, offline=args.offline)
+                fetch(f"{args.mirror.rstrip('/')}/{file}", path, known.size, known.sha256, offline=args.offline)
             else:
-                fetch(f"{base_url(host)}/{file}", paths[-1], offline=args.offline)
+                fetch(f"{base_url(host)}/{file}", path, offline=args.offline)
         except Missing as error:
             missing.append(error)
-    return paths, came, missing
+    return paths, new, missing
 
 
 def mrpc_rows(path: Path) -> Iterator[list[str]]:
@@ -121,11 +122,11 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, o
     ids = {tuple(line.split()) for line in read_lines(dev_ids)}
     with atomic_write(folder / "train.tsv") as train, atomic_write(folder / "dev.tsv") as dev:
         for handle in (train, dev):
-            handle.write(f"Quality\t{HEADER}")
+            handle.write(f"Quality\t{MRPC_HEADER}")
         for columns in mrpc_rows(train_text):
             (dev if (columns[1], columns[2]) in ids else train).write("\t".join(columns) + "\n")
     with atomic_write(folder / "test.tsv") as test:
-        test.write(f"index\t{HEADER}")
+        test.write(f"index\t{MRPC_HEADER}")
         for index, columns in enumerate(mrpc_rows(test_text)):
             test.write("\t".join([str(index), *columns[1:]]) + "\n")
 
@@ -220,22 +221,22 @@ def main(argv: list[str] | None = None) -> None:
     print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {args.mirror or base_url('GLUE_BASE')})", flush=True)
     official = bool(args.mirror) or all(base_url(host) == HOSTS[host] for host in ("GLUE_BASE", "SENTEVAL_BASE"))
     args.data_dir.mkdir(parents=True, exist_ok=True)
-    missing = []
+    all_missing = []
     for name in args.tasks:
         folder = args.data_dir / name
         if not folder.is_dir():
             with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
                 if not folder.is_dir():  # another process may have made it meanwhile
-                    paths, came, absent = bring(name, args)
-                    if absent:
-                        missing += absent
+                    paths, new, missing = fetch_files(name, args)
+                    if missing:
+                        all_missing += missing
                         continue
                     make_folder(name, paths, args.data_dir, official)
-                    for path in came:  # what was brought by hand stays
+                    for path in new:  # what was brought by hand stays
                         path.unlink()
         check_folder(name, folder, official)
-    if missing:
-        raise bring_by_hand(missing)
+    if all_missing:
+        raise missing_error(all_missing)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,28 @@ buffers are dropped. The old files stay until the new ones have been loaded and 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
+from transformer.files import InputError, find_model, read_json, write_json
+from transformer.tasks.glue import TASKS
+from transformer.tasks.head import name_labels
+from transformer.tasks.task import Task
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transformer.config import BertConfig
+    from transformer.families import Family
+
+WORKPLACE = ".fixing"  # in the model folder: the new files, until they have been loaded and compared
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; `folders` comes back as the list of model folders to fix."""
@@ -34,42 +49,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import contextlib
-import io
-import os
-import re
-import shutil
-
-import torch
-from torch import Tensor
-
-from transformer.checkpoint import load_tokenizer, tokenizer_files
-from transformer.config import CONFIG_NAME, BertConfig
-from transformer.families import Family
-from transformer.files import InputError, find_model, read_json, write_json
-from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.tasks.glue import TASKS
-from transformer.tasks.labels import name_labels
-from transformer.tasks.task import Task
-from transformer.weights import (
-    SAFETENSORS_NAME,
-    TIED_DECODER,
-    WEIGHTS_NAME,
-    WORD_EMBEDDINGS,
-    canonical_names,
-    head_convention,
-    open_model_folder,
-    read_safetensors,
-    read_weights,
-    shard_names,
-    weight_files,
-    write_bin,
-)
-
-
 def sibling_task(folder: Path) -> Task | None:
     """The task that the folder's name ends in, as in bert-base-uncased-sst2."""
     match = re.search(rf"[-_]({'|'.join(TASKS)})$", folder.resolve().name.lower())
@@ -78,48 +57,70 @@ def sibling_task(folder: Path) -> Task | None:
 
 def new_classifier(task: Task, config: BertConfig, seed: int) -> dict[str, Tensor]:
     """A classifier with random weights (standard deviation initializer_range) and zero biases for `task`."""
+    import torch
     weight = torch.empty(task.num_labels, config.hidden_size)
     weight.normal_(std=config.initializer_range, generator=torch.Generator().manual_seed(seed))
     return {"classifier.weight": weight, "classifier.bias": torch.zeros(task.num_labels)}
 
 
-def is_copy(name: str, state: dict[str, Tensor]) -> bool:
-    """Whether a weight is the word embeddings once more: BERT ties its masked-LM decoder to them."""
-    words = state.get(WORD_EMBEDDINGS)
-    return name == TIED_DECODER and words is not None and torch.equal(state[name], words)
-
-
-def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
-    """Load `folder` with every class it has weights for, and compare its tensors with `state`; InputError otherwise."""
-    with contextlib.redirect_stdout(io.StringIO()):  # which heads a class leaves out says nothing here
-        if "classifier.weight" in state:
-            TinyBertForSequenceClassification.from_pretrained(folder, num_labels=state["classifier.weight"].shape[0])
-        else:
-            BertModel.from_pretrained(folder, add_pooler="bert.pooler.dense.weight" in state)
-        if "cls.predictions.bias" in state:
-            BertForMaskedLM.from_pretrained(folder)
-    written = read_weights(folder)
-    if written.keys() != state.keys() or not all(torch.equal(written[name], state[name]) for name in state):
-        raise InputError(f"{folder / WEIGHTS_NAME} does not hold what was written into it: check the disk")
+def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those that are the word embeddings once more: BERT ties its masked-LM decoder to them."""
+    from transformer.weights import TIED_DECODER, WORD_EMBEDDINGS
+    state = dict(state)
+    if WORD_EMBEDDINGS in state and TIED_DECODER in state and state[TIED_DECODER].equal(state[WORD_EMBEDDINGS]):
+        del state[TIED_DECODER]
+    return state
 
 
 def drop_safetensors(folder: Path, state: dict[str, Tensor], family: Family) -> str | None:
     """Remove model.safetensors if `state`, which pytorch_model.bin holds, has all of its tensors; say what was done."""
+    from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, canonical_names, read_safetensors
     path = folder / SAFETENSORS_NAME
     if not path.is_file():
         return None
     other = canonical_names(read_safetensors(path), family)
-    if all(name in state and torch.equal(tensor, state[name]) for name, tensor in other.items()):
+    if all(name in state and tensor.equal(state[name]) for name, tensor in other.items()):
         path.unlink()
         return f"{SAFETENSORS_NAME} removed, {WEIGHTS_NAME} holds its tensors"
     return f"warning: {SAFETENSORS_NAME} holds other tensors than {WEIGHTS_NAME} and is left as it is"
 
 
+def replace_files(folder: Path, settings: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Put config.json with these settings and pytorch_model.bin with these weights into a model folder, once they have
+    been loaded from a workplace inside it and compared; on an InputError the folder is as it was."""
+    from transformer.config import CONFIG_NAME
+    from transformer.inspection import check_loads
+    from transformer.weights import WEIGHTS_NAME, write_bin
+    workplace = folder / WORKPLACE
+    try:
+        write_bin(workplace / WEIGHTS_NAME, state)
+        write_json(workplace / CONFIG_NAME, settings)
+        check_loads(workplace, state)
+        # config.json goes first: without its record, a run after a kill here would take a new head for a found one
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            os.replace(workplace / name, folder / name)
+    except InputError as error:  # nobody knows the workplace
+        raise InputError(str(error).replace(str(workplace), str(folder))) from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
 def fix_folder(folder: Path, seed: int) -> str:
     """Fix one model folder; return what was done, in one line. On an InputError the folder is as it was."""
+    from transformer.checkpoint import load_tokenizer, tokenizer_files
+    from transformer.config import CONFIG_NAME
+    from transformer.inspection import check_loads
+    from transformer.weights import (
+        WEIGHTS_NAME,
+        canonical_names,
+        head_convention,
+        open_model_folder,
+        read_weights,
+        shard_names,
+        weight_files,
+    )
     config = open_model_folder(folder)
-    workplace = folder / ".fixing"
-    shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(folder / WORKPLACE, ignore_errors=True)  # left by a run that was killed
     raw = read_weights(folder)
     whole = canonical_names(raw, config.family)
     settings = read_json(folder / CONFIG_NAME)
@@ -127,48 +128,39 @@ def fix_folder(folder: Path, seed: int) -> str:
     head = whole.get("classifier.weight")
     if head is not None and (head.ndim != 2 or head.shape[1] != config.hidden_size):
         raise InputError(f"{folder}: classifier.weight is {list(head.shape)}, hidden_size is {config.hidden_size}")
-    state = {name: tensor for name, tensor in whole.items() if not is_copy(name, whole)}
+    state = without_copies(whole)
     task = sibling_task(folder)
-    done = []
+    changes = []
     if renamed := state.keys() - raw.keys():
-        done.append(f"{len(renamed)} weights renamed")
+        changes.append(f"{len(renamed)} weights renamed")
     used = {id(tensor) for tensor in state.values()}
     if dropped := [name for name, tensor in raw.items() if id(tensor) not in used]:
-        done.append(f"{', '.join(dropped)} dropped")
-    if (found := weight_files(folder)[0].name) != WEIGHTS_NAME:
-        shards = shard_names(folder / found)
+        changes.append(f"{', '.join(dropped)} dropped")
+    if (file := weight_files(folder)[0].name) != WEIGHTS_NAME:
+        shards = shard_names(folder / file)
         stay = f" ({', '.join(shards)} stay and are not read any more)" if shards else ""
-        done.append(f"{found} turned into {WEIGHTS_NAME}{stay}")
+        changes.append(f"{file} turned into {WEIGHTS_NAME}{stay}")
     if head is None and task:
         state.update(new_classifier(task, config, seed))
         settings["classifier_relu"] = True
         name_labels(settings, task, trained=False)
-        done.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
+        changes.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
     elif head is not None and config.classifier_relu is None:
         settings["classifier_relu"], why = head_convention(config, state)
-        done.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})")
+        changes.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})")
 
-    if done:
-        try:
-            write_bin(workplace / WEIGHTS_NAME, state)
-            write_json(workplace / CONFIG_NAME, settings)
-            check_loads(workplace, state)
-            # config.json goes first: without its record, a run after a kill here would take a new head for a found one
-            for name in (CONFIG_NAME, WEIGHTS_NAME):
-                os.replace(workplace / name, folder / name)
-        except InputError as error:  # nobody knows the workplace
-            raise InputError(str(error).replace(str(workplace), str(folder))) from None
-        finally:
-            shutil.rmtree(workplace, ignore_errors=True)
+    if changes:
+        replace_files(folder, settings, state)
     else:
         check_loads(folder, state)
-    removed = drop_safetensors(folder, whole, config.family)
+    if removed := drop_safetensors(folder, whole, config.family):
+        changes.append(removed)
     if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
         source = read_json(folder / MANIFEST_NAME).get("source")
         write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), WEIGHTS_NAME], source)
-    heads = [head for head, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"))
+    heads = [name for name, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"))
              if key in state]
-    return f"{folder}: {'; '.join([*done, *filter(None, [removed])]) or 'nothing to do'} " \
+    return f"{folder}: {'; '.join(changes) or 'nothing to do'} " \
            f"({len(state)} tensors, heads: {', '.join(heads) or 'none'})"
 
 

@@ -18,17 +18,23 @@ from collections import Counter
 from collections.abc import Iterator
 from html.entities import html5
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
 from transformer.data.parallel import in_order
 from transformer.data.parts import FilePart, byte_ranges, decode_lines, line_number, read_range
 from transformer.files import InputError, atomic_write, find_folder, require_no_file
 
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
 LANGUAGES = ("czech danish dutch english estonian finnish french german greek italian malayalam norwegian polish "
              "portuguese russian slovene spanish swedish turkish").split()  # those of NLTK's punkt_tab
 DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt model counts as out of reach
 SAMPLE_CHARACTERS = 500_000    # of the corpus, to train a Punkt model on; more come no nearer to punkt_tab
-PART_BYTES = 1 << 20           # of an extracted file, a worker's task; WikiExtractor's files are about as big
+FILE_PART_BYTES = 1 << 20      # of an extracted file, a worker's task; WikiExtractor's files are about as big
 REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
 # whole ones alone: html.unescape() also takes names without their `;`, and `&copy=2` is part of an address
 ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9A-Za-z]+);")
@@ -54,14 +60,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import nltk
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTrainer, load_punkt_params
-from tqdm import tqdm
-
-
 def find_extracted_files(folder: Path) -> list[Path]:
     """The wiki_* files below `folder` sorted by path; InputError if the folder or the files are missing."""
     how = "unpack a dump there with `python -m wikiextractor.WikiExtractor DUMP --json -o data/extracted_wiki`"
@@ -69,10 +67,10 @@ def find_extracted_files(folder: Path) -> list[Path]:
         folder = find_folder(folder)
     except InputError as error:
         raise InputError(f"{error}: {how}") from None
-    found = sorted(path for path in folder.rglob("wiki_*") if path.is_file())
-    files = [path for path in found if not BACKUP.search(path.name)]
-    if len(files) < len(found):
-        backups = [str(path) for path in found if path not in set(files)]
+    candidates = sorted(path for path in folder.rglob("wiki_*") if path.is_file())
+    files = [path for path in candidates if not BACKUP.search(path.name)]
+    if len(files) < len(candidates):
+        backups = [str(path) for path in candidates if path not in set(files)]
         print(f"passed over {len(backups)} backup files: {', '.join(backups[:3])}{', ...' * (len(backups) > 3)}",
               flush=True)
     if not files:
@@ -130,6 +128,7 @@ def read_texts(part: FilePart) -> Iterator[str]:
 
 def train_splitter(parts: list[FilePart]) -> PunktParameters:
     """A Punkt model trained on the first articles of the corpus."""
+    from nltk.tokenize.punkt import PunktTrainer
     trainer = PunktTrainer()
     seen = 0
     for text in (text for part in parts for text in read_texts(part)):
@@ -143,6 +142,8 @@ def train_splitter(parts: list[FilePart]) -> PunktParameters:
 
 def installed_splitter(language: str) -> PunktParameters:
     """NLTK's Punkt model of a language; LookupError where it is not installed."""
+    import nltk
+    from nltk.tokenize.punkt import load_punkt_params
     params = load_punkt_params(nltk.data.find(f"tokenizers/punkt_tab/{language}/"))
     print(f"Sentence splitter: NLTK's punkt_tab for {language.title()}", flush=True)
     return params
@@ -152,6 +153,7 @@ def load_splitter(language: str) -> PunktParameters | None:
     """NLTK's Punkt model of a language, downloaded unless it is there; None, with a warning, if it cannot be had."""
     with contextlib.suppress(LookupError):
         return installed_splitter(language)
+    import nltk
     print(f"NLTK's punkt_tab for {language.title()} is not installed: downloading it", flush=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # nltk itself would wait for ever
@@ -172,9 +174,10 @@ def load_splitter(language: str) -> PunktParameters | None:
 splitter: PunktSentenceTokenizer | None = None  # of a worker process
 
 
-def start_worker(params: PunktParameters) -> None:
+def start_splitting(params: PunktParameters) -> None:
     """Make this process's sentence splitter."""
     global splitter
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
     params.ortho_context = Counter(params.ortho_context)  # a defaultdict would keep every word it is asked for
     splitter = PunktSentenceTokenizer(params)
 
@@ -206,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--output_file {args.output_file} is a folder: name the text file to write")
     files = find_extracted_files(args.input_dir)
     print(f"Splitting {len(files)} files below {args.input_dir} into sentences -> {args.output_file}", flush=True)
-    parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, PART_BYTES)]
+    parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, FILE_PART_BYTES)]
     for part in parts:
         refuse_cut(part)
     params = None if args.train_splitter else load_splitter(args.language)
@@ -214,18 +217,18 @@ def main(argv: list[str] | None = None) -> None:
         params = train_splitter(parts)
 
     counts = Counter()
-    shown: list[str] = []
+    examples: list[str] = []
     with atomic_write(args.output_file, "wb") as output, \
-            contextlib.closing(in_order(split_part, parts, args.num_workers, start_worker, (params,))) as results:
+            contextlib.closing(in_order(split_part, parts, args.num_workers, start_splitting, (params,))) as results:
         for text, part_counts in tqdm(results, total=len(parts), unit=" MB", disable=None):
             output.write(b"\n" + text if text and counts["articles"] else text)
             counts += part_counts
-            if len(shown) < 2:
-                shown += [line for line in text.decode().split("\n") if line][:2 - len(shown)]
+            if len(examples) < 2:
+                examples += [line for line in text.decode().split("\n") if line][:2 - len(examples)]
         if not counts["articles"]:
             raise InputError(f"none of the {counts.total()} articles below {args.input_dir} holds any text; "
                              "is it a whole dump?")
-    for line in shown:
+    for line in examples:
         print(f"  {line}")
     print(f"Wrote {args.output_file}: {counts['articles']:,} articles, {counts['sentences']:,} sentences; skipped "
           f"{counts['empty']:,} articles without text and {counts['redirects']:,} redirects", flush=True)

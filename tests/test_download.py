@@ -14,7 +14,7 @@ from conftest import names, zipped
 from faulty_server import Fault
 
 from transformer.fetching import download
-from transformer.fetching.download import Missing, bring_by_hand, fetch, unzip
+from transformer.fetching.download import Missing, fetch, missing_error, unzip
 from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
 from transformer.fetching.transport import NotFound
 from transformer.files import InputError
@@ -122,7 +122,7 @@ def test_offline_asks_nobody_and_says_what_to_bring(server, tmp_path, monkeypatc
     assert [(error.url, error.target, error.size, error.sha256) for error in missing] == [
         (known, tmp_path / "f", len(CONTENT), SHA256), (str(unknown), tmp_path / "sub/g", None, None),
         (known, tmp_path / "wrong", len(CONTENT), SHA256)]
-    message = str(bring_by_hand(missing))
+    message = str(missing_error(missing))
     assert "\n" not in message and message.count(f"({len(CONTENT)} bytes, sha256 {SHA256})") == 2
     for error in missing:
         assert f"{error.url} to {error.target}" in message

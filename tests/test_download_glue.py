@@ -165,10 +165,10 @@ def test_a_folder_that_lacks_a_file_gets_one_advice(site, refused, tmp_path, fil
 
 def test_the_tables_cover_every_file():
     """One number for each file that is read, and the archives that the test serves are the ones that are asked for."""
-    sizes = {name: download_glue.published_sizes(name) for name in download_glue.FILES}
+    sizes = {name: download_glue.published_sizes(name) for name in download_glue.TASK_FILES}
     assert all(len(sizes[task.name]) == 1 + 2 * len(task.dev_files) for task in TASKS.values())
     assert sizes["MNLI"] == [392702, 9815, 9832, 9796, 9847] and sizes["diagnostic"] == [1104]
-    assert {tuple(download_glue.FILES[name]) for name in ARCHIVES} == {(archive,) for archive in ARCHIVES.values()}
+    assert {tuple(download_glue.TASK_FILES[name]) for name in ARCHIVES} == {(archive,) for archive in ARCHIVES.values()}
     assert sizes.keys() == {*(task.name for task in TASKS.values()), "diagnostic"}
 
 
@@ -254,7 +254,7 @@ def test_two_runs_at_once_share_the_work(site, tmp_path):
             out, err = process.communicate()
             assert process.returncode == 0, err
             assert out.count(" examples") == 9 * 3 + 2 + 1  # MNLI has two dev and two test files
-    assert names(tmp_path / "g") == sorted(download_glue.FILES) and len(site.requests) == 12
+    assert names(tmp_path / "g") == sorted(download_glue.TASK_FILES) and len(site.requests) == 12
 
 
 def test_offline_names_all_that_is_missing_and_takes_what_was_brought(site, tmp_path):

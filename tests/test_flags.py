@@ -22,7 +22,7 @@ from transformer.data.tables import read_rows
 from transformer.files import InputError, read_json
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.reporting.curves import draw_curves
+from transformer.reporting.curves import draw_curves, draw_or_warn
 from transformer.reporting.curves import main as draw_main
 from transformer.tasks.glue import get_task
 from transformer.training import run as training_run
@@ -245,6 +245,22 @@ def test_no_case_is_of_a_flag_that_is_no_more():
     assert {name: set(flags_of(name)) for name in MAKE} == {name: set(cases) for name, cases in CASES.items()}
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("*.py")))
+def test_help_and_refused_flags_answer_before_the_slow_imports(name):
+    """On the command line, and also where a script is imported: what is slow stands inside the functions."""
+    slow = {"torch", "nltk", "matplotlib", "sklearn", "scipy"}
+    for flag, status in (("--help", 0), ("--no_such_flag", 2)):
+        answer = subprocess.run([sys.executable, "-X", "importtime", ROOT / f"{name}.py", flag], cwd=ROOT,
+                                capture_output=True, text=True)
+        assert answer.returncode == status and (status or answer.stdout.startswith(f"usage: {name}.py"))
+        loaded = {line.split("|")[2].strip().split(".")[0] for line in answer.stderr.splitlines()
+                  if line.startswith("import time:")}
+        assert "transformer" in loaded and loaded & slow == set()
+    importing = subprocess.run([sys.executable, "-c", f"import sys, {name}; print(*sys.modules)"], cwd=ROOT,
+                               capture_output=True, text=True, check=True)
+    assert slow.intersection(importing.stdout.split()) == set()
+
+
 def test_device_flags(tiny, monkeypatch):
     for name, make in MAKE.items():
         for rank in ("--local_rank", "--local-rank"):  # which torch.distributed.launch adds
@@ -415,10 +431,10 @@ def test_a_run_is_finished_also_where_no_curves_can_be_drawn(spoil, reason, tiny
 
 def test_a_picture_or_a_warning(tmp_path, monkeypatch, capfd):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    curves.draw_or_warn(tmp_path)
+    draw_or_warn(tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and capfd.readouterr() == ("", "")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", failing(RuntimeError("a\nb")))
-    curves.draw_or_warn(tmp_path)
+    draw_or_warn(tmp_path)
     out, err = capfd.readouterr()
     assert out.startswith(f"warning: {tmp_path}/curves.png cannot be drawn (a b): ") and out.count("\n") == 1
     assert err == ""

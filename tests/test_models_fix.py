@@ -17,7 +17,7 @@ import fix_teacher_layers
 from transformer.fetching.download import check_manifest, write_manifest
 from transformer.files import InputError
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.weights import read_weights
+from transformer.weights import read_weights, write_bin
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -238,8 +238,7 @@ def test_old_files_stay_until_the_new_ones_are_verified(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "bert", model, bare(model.state_dict()), "model.safetensors")
     before = contents(folder)
     with monkeypatch.context() as patch:
-        write = fix_teacher_layers.write_bin
-        patch.setattr(fix_teacher_layers, "write_bin", lambda path, state: write(
+        patch.setattr("transformer.weights.write_bin", lambda path, state: write_bin(
             path, {**state, "classifier.bias": state["classifier.bias"] + 1e-7}))
         with pytest.raises(InputError, match="check the disk"):
             fix_teacher_layers.main([str(folder)])

@@ -120,7 +120,7 @@ def corpus(tmp_path_factory):
 def test_workers_and_parts_do_not_change_the_result(corpus, tmp_path, script, monkeypatch, num_workers, part_bytes):
     folder, expected, counts = corpus
     monkeypatch.setattr(prepare_data, "SAMPLE_CHARACTERS", 20_000)
-    monkeypatch.setattr(prepare_data, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(prepare_data, "FILE_PART_BYTES", part_bytes)
     out = run(script, "prepare_data", ["--input_dir", folder, "--output_file", tmp_path / "out.txt",
                                        "--train_splitter", "--num_workers", num_workers])
     assert (tmp_path / "out.txt").read_text() == expected
@@ -195,7 +195,7 @@ def test_bad_extracted_files(tmp_path, refused):
 def test_bad_line_in_a_later_part(tmp_path, refused, monkeypatch, num_workers, bad):
     good = b'{"text": "One sentence."}\n'
     monkeypatch.setattr(prepare_data, "SAMPLE_CHARACTERS", 1)  # or training would meet the line first
-    monkeypatch.setattr(prepare_data, "PART_BYTES", 3 * len(good))
+    monkeypatch.setattr(prepare_data, "FILE_PART_BYTES", 3 * len(good))
     write_articles(tmp_path / "wiki" / "wiki_00", ["Another file."])
     (tmp_path / "wiki" / "wiki_01").write_bytes(7 * good + bad + 9 * good)  # in the third part of its file
     refused("prepare_data", "--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--train_splitter",

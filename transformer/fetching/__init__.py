@@ -1,2 +1,2 @@
-"""Files from elsewhere: addresses and sums of what is published, transfers, unpacking. What is in them is
-not looked at."""
+"""Files from elsewhere: addresses and sums of what is published, transfers, unpacking, and what of it makes a model
+folder whole."""

@@ -69,7 +69,7 @@ def add_source_flags(parser: argparse._ActionsContainer, what: str) -> None:
                              "where to where")
 
 
-def bring_by_hand(missing: list[Missing]) -> InputError:
+def missing_error(missing: list[Missing]) -> InputError:
     """The error, one line, that names every missing file: its address, where to put it, what it must be."""
     return InputError(f"--offline, and {len(missing)} file{'s are' if len(missing) > 1 else ' is'} not there; bring "
                       + "; ".join(map(str, missing)))
@@ -89,11 +89,11 @@ def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: 
     source = KNOWN_FILES.get(url)
     if source and size is None and sha256 is None:
         size, sha256 = source.size, source.sha256
-    found = _sum_if_right(target, size, sha256)
-    if found is not None:
+    actual = _sum_if_right(target, size, sha256)
+    if actual is not None:
         if sha256 is None:
-            print(f"{target} is there already and is kept (no checksum is known for it; sha256 {found})", flush=True)
-        return found
+            print(f"{target} is there already and is kept (no checksum is known for it; sha256 {actual})", flush=True)
+        return actual
     if offline and not is_local(url):
         raise Missing(url, target, size, sha256)
     if target.is_file():
@@ -103,13 +103,13 @@ def fetch(url: str | Path, target: str | Path, size: int | None = None, sha256: 
             raise InputError(f"{target} is a folder and {target.parent} gets a file of that name")
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f".{target.name}.lock"), wait=True, keep=False):
-            found = _sum_if_right(target, size, sha256)  # another process may have brought it meanwhile
-            if found is None:
-                found = _get(url, target, size, sha256)
-                checked = "sha256 as published" if sha256 else f"no checksum is known for it; sha256 {found}"
+            actual = _sum_if_right(target, size, sha256)  # another process may have brought it meanwhile
+            if actual is None:
+                actual = _download(url, target, size, sha256)
+                checked = "sha256 as published" if sha256 else f"no checksum is known for it; sha256 {actual}"
                 licence = f"; licence: {source.licence}" if source else ""
                 print(f"{target}: from {url}, {checked}{licence}", flush=True)
-            return found
+            return actual
     except InputError as error:
         by_hand = f"check the address, or get the file by hand and put it at {target}"
         raise type(error)(f"{url}: {error}; {by_hand}") from None
@@ -122,33 +122,33 @@ def _sum_if_right(path: Path, size: int | None, sha256: str | None) -> str | Non
     """SHA-256 of the file; None if there is no such file or it has another size or sum than the expected."""
     if not path.is_file() or size not in (None, path.stat().st_size):
         return None
-    found = sha256_of(path)
-    return found if sha256 in (None, found) else None
+    actual = sha256_of(path)
+    return actual if sha256 in (None, actual) else None
 
 
-def _get(url: str, target: Path, size: int | None, sha256: str | None) -> str:
+def _download(url: str, target: Path, size: int | None, sha256: str | None) -> str:
     """fetch() once the target is known to be absent or wrong, and nobody else is at it."""
     part = target.with_name(f".{target.name}.part")
-    failures, most = 0, _progress(url, part).have
+    failures, most_received = 0, _progress(url, part).have
     while True:
         try:
-            found = _attempt(url, part, size, sha256)
+            actual = _attempt(url, part, size, sha256)
         except Broken as error:
             have = part.stat().st_size if part.exists() else 0
-            failures = 1 if have > most else failures + 1
-            most = max(most, have)
+            failures = 1 if have > most_received else failures + 1
+            most_received = max(most_received, have)
             reason, wait = error, min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
         else:
             os.replace(part, target)
-            _record(part).unlink(missing_ok=True)
-            return found
+            _record_path(part).unlink(missing_ok=True)
+            return actual
         if failures == ATTEMPTS:
             raise InputError(f"{reason} ({ATTEMPTS} attempts)")
         print(f"{url}: {reason}; again in {wait:.0f} s", flush=True)
         time.sleep(wait)
 
 
-def _record(part: Path) -> Path:
+def _record_path(part: Path) -> Path:
     """The file that says what a .part file holds the beginning of."""
     return part.with_name(f"{part.name}.json")
 
@@ -157,13 +157,13 @@ def _progress(url: str, part: Path) -> Progress:
     """How far an earlier attempt came; nothing counts without a record of where it came from and of its sum: a machine
     that lost power may have kept the length of a file and not its content."""
     with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        record = read_json(_record(part))
+        record = read_json(_record_path(part))
         progress = Progress(record["have"], record["size"], str(record["validator"]))
         with open(part, "rb") as handle:
-            left = progress.have
-            while left > 0 and (block := handle.read(min(left, 1 << 20))):
+            remaining = progress.have
+            while remaining > 0 and (block := handle.read(min(remaining, 1 << 20))):
                 progress.digest.update(block)
-                left -= len(block)
+                remaining -= len(block)
         if record["url"] == url and progress.digest.hexdigest() == record["sha256"]:
             return progress
     return Progress()
@@ -172,18 +172,18 @@ def _progress(url: str, part: Path) -> Progress:
 def _write_record(part: Path, url: str, progress: Progress) -> None:
     """Record what the .part file holds, if another attempt could go on from there."""
     if progress.validator and progress.total and progress.have:
-        _record(part).write_text(json.dumps({
+        _record_path(part).write_text(json.dumps({
             "url": url, "validator": progress.validator, "size": progress.total, "have": progress.have,
             "sha256": progress.digest.hexdigest()}))
 
 
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _record(part).unlink(missing_ok=True)
+    _record_path(part).unlink(missing_ok=True)
 
 
 def _attempt(url: str, part: Path, size: int | None, sha256: str | None) -> str:
-    """Complete the .part file and check it; its SHA-256. One attempt of _get()."""
+    """Complete the .part file and check it; its SHA-256. One attempt of _download()."""
     before = _progress(url, part)
     if before.have == before.total and sha256 is None:
         before = Progress()  # whole, but nothing can show that it is right
@@ -191,15 +191,15 @@ def _attempt(url: str, part: Path, size: int | None, sha256: str | None) -> str:
         try:
             _transfer(url, part, before, size)
         except (Broken, OSError, KeyboardInterrupt) as error:
-            if isinstance(error, Stale) or not _record(part).exists():  # of no use to a later attempt
+            if isinstance(error, Stale) or not _record_path(part).exists():  # of no use to a later attempt
                 _discard(part)
             raise
-    found, received = sha256_of(part), part.stat().st_size
-    if size in (None, received) and sha256 in (None, found):
-        return found
+    actual, received = sha256_of(part), part.stat().st_size
+    if size in (None, received) and sha256 in (None, actual):
+        return actual
     _discard(part)
     expected = " with ".join(_known(size, sha256))
-    reason = f"wrong content: {received} bytes with sha256 {found}, expected {expected}"
+    reason = f"wrong content: {received} bytes with sha256 {actual}, expected {expected}"
     raise (Broken if before.have else InputError)(reason)  # the wrong bytes may have come in an earlier attempt
 
 
@@ -280,29 +280,13 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
     try:
         with zipfile.ZipFile(archive) as source:
             entries = source.infolist()
-            left = sum(entry.file_size for entry in entries)
-            if len(entries) > MAX_ENTRIES or left > MAX_UNPACKED:
-                raise InputError(f"{archive} would unpack to more than {MAX_ENTRIES} files or {MAX_UNPACKED} bytes")
-            if left > max(ANY_RATIO_BELOW, MAX_RATIO * archive.stat().st_size):
-                raise InputError(f"{archive} would unpack to {left} bytes, more than {MAX_RATIO} times its own size: "
-                                 "no text does; get it from its origin")
-            seen = set()
-            for entry in entries:
-                name = PurePosixPath(entry.filename)
-                if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in entry.filename:
-                    raise InputError(f"{archive} holds the unsafe name {entry.filename!r}; get it from its origin")
-                if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise InputError(f"{archive} holds the link {entry.filename!r}; get it from its origin")
-                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise InputError(f"{archive} packs {entry.filename!r} in a way that GLUE's archives do not use; "
-                                     "get it from its origin")
-                if name in seen:
-                    raise InputError(f"{archive} holds {entry.filename!r} twice; get it from its origin")
-                seen.add(name)
+            _refuse_unsafe(archive, entries)
+            remaining = sum(entry.file_size for entry in entries)
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
-            if left > free:
-                raise InputError(f"{archive} unpacks to {left} bytes and {folder.parent} has {free} free: make room")
+            if remaining > free:
+                raise InputError(f"{archive} unpacks to {remaining} bytes and {folder.parent} has {free} free: "
+                                 "make room")
             for entry in entries:
                 path = folder / entry.filename
                 if entry.is_dir():
@@ -311,8 +295,8 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(entry) as packed, open(path, "wb") as handle:
                     while block := packed.read(1 << 16):
-                        left -= len(block)
-                        if left < 0:
+                        remaining -= len(block)
+                        if remaining < 0:
                             raise InputError(f"{archive} holds more bytes than it declares; get it from its origin")
                         handle.write(block)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, struct.error,
@@ -321,3 +305,26 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
             raise
         what = kind_of(archive, (archive.name,)) or f"is not a readable zip file ({in_words(error)})"
         raise InputError(f"{archive} {what}; move it away and run again") from None
+
+
+def _refuse_unsafe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """InputError where an archive holds what unzip() refuses before it writes."""
+    declared = sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_ENTRIES or declared > MAX_UNPACKED:
+        raise InputError(f"{archive} would unpack to more than {MAX_ENTRIES} files or {MAX_UNPACKED} bytes")
+    if declared > max(ANY_RATIO_BELOW, MAX_RATIO * archive.stat().st_size):
+        raise InputError(f"{archive} would unpack to {declared} bytes, more than {MAX_RATIO} times its own size: "
+                         "no text does; get it from its origin")
+    seen = set()
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in entry.filename:
+            raise InputError(f"{archive} holds the unsafe name {entry.filename!r}; get it from its origin")
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise InputError(f"{archive} holds the link {entry.filename!r}; get it from its origin")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"{archive} packs {entry.filename!r} in a way that GLUE's archives do not use; "
+                             "get it from its origin")
+        if name in seen:
+            raise InputError(f"{archive} holds {entry.filename!r} twice; get it from its origin")
+        seen.add(name)

@@ -1,7 +1,7 @@
 """Candidates for the words of sentences by BERT's masked LM (paper, algorithm 1).
 
 Every word that may be replaced, of every different sentence, is masked once. The sequences go through the model in
-batches by length; the best pieces for each are kept on disk, so that a killed run goes on where it was.
+batches by length; the best wordpieces for each are kept on disk, so that a killed run goes on where it was.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  
 
 _PLAIN_WORD = re.compile("[a-z]+")
 _REMEMBERED_WORDS = 1 << 17
-_MOST_ROWS = 1024              # of a batch: their logits for 30,522 pieces take 125 MB
+_MOST_ROWS = 1024              # of a batch: their logits for 30,522 wordpieces take 125 MB
 
 
 def words_to_vary(words: list[str]) -> list[int]:
@@ -37,9 +37,9 @@ def words_to_vary(words: list[str]) -> list[int]:
 
 
 class Splitter:
-    """Sentences to words and pieces, as BertTokenizer does it, with a memory for words.
+    """Sentences to words and wordpieces, as BertTokenizer does it, with a memory for words.
 
-    longest: pieces that the model takes; a word that would be masked past them is not masked.
+    longest: wordpieces that the model takes; a word that would be masked past them is not masked.
     """
 
     def __init__(self, tokenizer: BertTokenizer, longest: int):
@@ -52,7 +52,7 @@ class Splitter:
         return Splitter, (self.tokenizer, self.longest)
 
     def _ids(self, word: str) -> list[int]:
-        """Ids of the pieces of a word."""
+        """Ids of the wordpieces of a word."""
         return self.tokenizer.convert_tokens_to_ids(self.tokenizer.wordpiece_tokenizer.split_word(word))
 
     def words(self, sentence: str) -> list[str]:
@@ -60,7 +60,7 @@ class Splitter:
         return [part for word in self.tokenizer.basic_tokenizer.words(sentence) for part in self._split(word)]
 
     def to_mask(self, words: list[str]) -> dict[int, int]:
-        """{position among `words`: position among their pieces} of those whose candidates come from the masked LM."""
+        """{position among `words`: position among their wordpieces} of those that the masked LM is asked about."""
         starts = np.cumsum([0, *(len(self.ids(word)) for word in words)])
         return {i: int(starts[i]) for i in words_to_vary(words)
                 if len(self.ids(words[i])) == 1 and starts[i] + 1 < self.longest}
@@ -69,9 +69,9 @@ class Splitter:
 class MaskedWords:
     """The different sentences of a file, numbered as they come, and the words of each that are to be masked.
 
-    longer: the words to vary that are several pieces long, which are not masked.
-    After finish(): pieces (uint16 or int32, of all sentences end to end), offsets (int64 [sentences + 1]); sentence
-    and position (int32 [masked words], the place among the pieces); first (int64 [sentences + 1], the first masked
+    longer: the words to vary that are several wordpieces long, which are not masked.
+    After finish(): wordpieces (uint16 or int32, of all sentences end to end), offsets (int64 [sentences + 1]); sentence
+    and position (int32 [masked words], the place among the wordpieces); first (int64 [sentences + 1], the first masked
     word of each sentence).
     """
 
@@ -85,14 +85,14 @@ class MaskedWords:
     def add(self, sentence: str) -> int:
         """The number of a sentence."""
         number = self._numbers.setdefault(sentence, len(self._numbers))
-        pieces, offsets, sentences, positions, first = self._arrays
+        wordpieces, offsets, sentences, positions, first = self._arrays
         if number == len(first) - 1:  # it is new
             words = self.splitter.words(sentence)
             for word in words:
-                pieces.extend(self.splitter.ids(word))
+                wordpieces.extend(self.splitter.ids(word))
             self.longer.update(word for word in map(words.__getitem__, words_to_vary(words))
                                if len(self.splitter.ids(word)) > 1)
-            offsets.append(len(pieces))
+            offsets.append(len(wordpieces))
             for position in self.splitter.to_mask(words).values():
                 sentences.append(number)
                 positions.append(position)
@@ -102,7 +102,7 @@ class MaskedWords:
     def finish(self) -> None:
         """Forget the sentences themselves."""
         self._numbers.clear()
-        self.pieces, self.offsets, self.sentence, self.position, self.first = \
+        self.wordpieces, self.offsets, self.sentence, self.position, self.first = \
             (np.frombuffer(values, values.typecode) for values in self._arrays)
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class MaskedWords:
         place = np.arange(min(2 * int(count.max()) + 3, self.splitter.longest))[None]      # [1, length]
         second = place > count + 1
         within = np.where(second, place - count - 2, place - 1)
-        ids = self.pieces.take(start + within, mode="clip").astype(np.int64)                # [batch, length]
+        ids = self.wordpieces.take(start + within, mode="clip").astype(np.int64)           # [batch, length]
         ids[np.broadcast_to(place == 0, ids.shape)] = cls
         ids[(place == count + 1) | (place == 2 * count + 2)] = sep
         attention = place <= 2 * count + 2
@@ -148,7 +148,7 @@ Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of the masked wor
 def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
     """An order of the masked words, longest first, and (start, stop) in it of each batch.
 
-    A batch that is padded to its longest has at most batch_tokens pieces, or one row. The batches follow from the
+    A batch that is padded to its longest has at most batch_tokens wordpieces, or one row. The batches follow from the
     file and batch_tokens alone: other batches round other sums.
     """
     order = np.argsort(-lengths, kind="stable")
@@ -164,7 +164,7 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
 class MaskedLM:
     """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word).
 
-    preset: with `paper` the M best of the pieces that do not start with ##; with `code` the M best of all, of which
+    preset: with `paper` the M best of the wordpieces that do not start with ##; with `code` the M best of all, of which
     Candidates leaves out those that do, as the published code does.
     """
 
@@ -173,18 +173,18 @@ class MaskedLM:
         self.model = model.eval().requires_grad_(False)
         self.precision = precision
         self.device = next(model.parameters()).device
-        ruled_out = [preset == "paper" and piece.startswith("##") for piece in tokenizer.ids_to_tokens]
+        ruled_out = [preset == "paper" and wordpiece.startswith("##") for wordpiece in tokenizer.ids_to_tokens]
         self.ruled_out = torch.tensor(ruled_out, device=self.device)
         self.count = min(count, ruled_out.count(False))
 
     @torch.inference_mode()
     def best(self, ids: torch.Tensor, segments: torch.Tensor, attention: torch.Tensor,
              positions: torch.Tensor) -> torch.Tensor:
-        """Ids [batch, count] of the best pieces at each row's position, the best first."""
+        """Ids [batch, count] of the best wordpieces at each row's position, the best first."""
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, scores=())[0][-1]                      # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
-        logits = logits[:, :len(self.ruled_out)]  # without rows of padding, which stand for no piece
+        logits = logits[:, :len(self.ruled_out)]  # without rows of padding, which stand for no wordpiece
         if not logits.isfinite().all():
             raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
                              "are damaged, or too large for it")
@@ -225,14 +225,15 @@ def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict
     """
     table = BlocksOnDisk(folder, count, typecode)
     if processes.is_first:
-        found = table.facts() if resume else None
-        if found:
-            found = {"preset": "paper", **found}  # which once was not told, and made no difference
-        changed = [name for name in facts if found and found.get(name) != facts[name]]
+        earlier = table.facts() if resume else None
+        if earlier:
+            earlier = {"preset": "paper", **earlier}  # which once was not told, and made no difference
+        changed = [name for name in facts if earlier and earlier.get(name) != facts[name]]
         if changed:
-            raise InputError(f"--resume: {changed[0]} was {found.get(changed[0])} and is {facts[changed[0]]} now: give "
-                             "it as before, or drop --resume to start anew")
-        if not found or not table.is_whole(blocks):
+            name = changed[0]
+            raise InputError(f"--resume: {name} was {earlier.get(name)} and is {facts[name]} now: give it as before, "
+                             "or drop --resume to start anew")
+        if not earlier or not table.is_whole(blocks):
             table.create(blocks, facts)
     processes.wait()
     return table
@@ -241,8 +242,8 @@ def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict
 class Candidates:
     """Looks up what each word of a sentence may be replaced by.
 
-    first: where the masked words of each sentence begin (of MaskedWords); rows: their rows in `table`, the piece ids
-    [rows, count]; neighbours: longer word -> GloVe neighbours.
+    first: where the masked words of each sentence begin (of MaskedWords); rows: their rows in `table`, the ids of
+    wordpieces [rows, count]; neighbours: longer word -> GloVe neighbours.
     """
 
     def __init__(self, splitter: Splitter, first: np.ndarray, rows: np.ndarray, table: np.ndarray,
@@ -262,8 +263,8 @@ class Candidates:
         counts = {"words_by_masked_lm": 0, "words_by_glove": 0, "words_without_candidates": 0}
         candidates = {}
         for i in words_to_vary(words):
-            pieces = self.splitter.tokenizer.convert_ids_to_tokens(masked.get(i, ()))
-            whole = [piece for piece in pieces if not piece.startswith("##")]
+            wordpieces = self.splitter.tokenizer.convert_ids_to_tokens(masked.get(i, ()))
+            whole = [wordpiece for wordpiece in wordpieces if not wordpiece.startswith("##")]
             if whole:
                 candidates[i] = whole
                 counts["words_by_masked_lm"] += 1

@@ -7,13 +7,40 @@ after it was stopped, it goes on with the finished parts.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import os
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, proportion, run_script
+from transformer.data.corpus import STORE_NAME, Corpus, corpus_sha256, open_corpus
+from transformer.data.estimate import print_estimate
+from transformer.data.instances import (
+    INSTANCES_VERSION,
+    InstanceSampler,
+    InstanceSettings,
+    generate,
+    show_instances,
+    start_generating,
+)
+from transformer.data.parallel import in_order
+from transformer.data.parts import GrowingFiles
+from transformer.files import InputError, find_input, find_model, locked, read_json, require_no_file, write_json
+from transformer.kinds import kind_of
+from transformer.tokenization import BertTokenizer, resolve_casing
 
-SHORTEST = 8  # wordpieces: [CLS], two [SEP], and something to split
+SHORTEST = 8               # wordpieces: [CLS], two [SEP], and something to split
+PART_WORDPIECES = 100_000  # that a process makes instances of at a time: 1.5 megabytes of JSON
+MOST_UNUSED = 0.05         # of the wordpieces, that long lines may waste without a warning
+# Of the wordpieces, that an epoch may leave out without a warning: what BERT's procedure cuts off is 12% of English in
+# sentences at --max_seq_len 128 and 24% at 64, but about half where each line alone is nearly as long as an instance.
+MOST_CUT_OFF = 1 / 3
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,65 +84,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    parse_args()  # --help and refused flags answer before the slow imports below
-
-import contextlib
-import json
-import os
-import shutil
-import tempfile
-import time
-from dataclasses import asdict
-from typing import Any
-
-from tqdm import tqdm
-
-from transformer.data.corpus import (
-    INSTANCES_VERSION,
-    Corpus,
-    InstanceSampler,
-    InstanceSettings,
-    corpus_sha256,
-    open_corpus,
-)
-from transformer.data.parallel import available_cores, in_order
-from transformer.data.parts import GrowingFiles
-from transformer.files import InputError, find_input, find_model, locked, read_json, require_no_file, write_json
-from transformer.kinds import kind_of
-from transformer.tokenization import BertTokenizer, resolve_casing
-
-PART_WORDPIECES = 100_000           # that a process makes instances of at a time: 1.5 megabytes of JSON
-SAMPLES, SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that the estimate looks at, and how much of each
-MOST_UNUSED = 0.05                  # of the wordpieces, that long lines may waste without a warning
-# Of the wordpieces, that an epoch may leave out without a warning: what BERT's procedure cuts off is 12% of English in
-# sentences at --max_seq_len 128 and 24% at 64, but about half where each line alone is nearly as long as an instance.
-MOST_CUT_OFF = 1 / 3
-STORE_NAME = "tokenized_corpus"     # of the tokenized corpus in --tmp_dir
-
-Task = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
-
-worker_sampler: InstanceSampler | None = None
-
-
-def start_worker(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
-    """Open the tokenized corpus; processes share its pages."""
-    global worker_sampler
-    worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
-
-
-def generate(task: Task) -> tuple[bytearray, dict[str, int]]:
-    """JSON lines of the instances of some documents; how many they are, wordpieces of the documents, and those used."""
-    epoch, documents = task
-    text, count, used = bytearray(), 0, worker_sampler.used
-    for document in range(*documents):
-        lines = worker_sampler.json_lines(epoch, document)
-        text += "".join(lines).encode()
-        count += len(lines)
-    if worker_sampler.corpus.file is not None:
-        worker_sampler.corpus.release()
-    return text, {"instances": count, "wordpieces": worker_sampler.corpus.wordpieces(*documents),
-                  "wordpieces_used": worker_sampler.used - used}
+def check_inputs(args: argparse.Namespace) -> None:
+    """Put the paths of the command line to what is there; InputError where one is not what it should be."""
+    args.train_corpus, args.bert_model = find_input(args.train_corpus), find_model(args.bert_model, or_file=True)
+    args.tmp_dir = args.tmp_dir or args.output_dir
+    for folder in (args.output_dir, args.tmp_dir):
+        require_no_file(folder)
+    if not args.train_corpus.is_file():
+        raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
+                         "wrote")
+    if args.bert_model.is_file() and args.bert_model.suffix in (".bin", ".safetensors") or \
+            args.bert_model.name == "config.json":
+        raise InputError(f"{args.bert_model} is no vocabulary: name the model folder that holds it")
+    # the vocabulary alone is enough, but one of another family's model is not
+    if (args.bert_model / "config.json").is_file() and (what := kind_of(args.bert_model)):
+        raise InputError(f"{args.bert_model} {what}")
 
 
 def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
@@ -142,60 +125,7 @@ def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
               "that is not split into sentences: a line should hold one (prepare_data.py does that)", flush=True)
 
 
-def show_first(sampler: InstanceSampler, count: int) -> None:
-    """Print some instances, for a person to look at."""
-    lines = (line for document in range(sampler.corpus.num_documents) for line in sampler.json_lines(0, document))
-    for number, instance in enumerate(map(json.loads, itertools.islice(lines, count))):
-        print(f"instance {number}: {' '.join(instance['tokens'])}\n"
-              f"  segment_ids {' '.join(map(str, instance['segment_ids']))}  "
-              f"is_random_next {instance['is_random_next']}  "
-              f"masked {dict(zip(instance['masked_lm_positions'], instance['masked_lm_labels'], strict=True))}",
-              flush=True)
-
-
-def read_samples(corpus: Path) -> bytes:
-    """Lines from places all over a text file, with an empty line between the places."""
-    size = corpus.stat().st_size
-    samples = []
-    with open(corpus, "rb") as handle:
-        for place in range(SAMPLES):
-            handle.seek(size * place // SAMPLES)
-            skipped = handle.readline() if place else b""  # most likely the rest of a line
-            samples.append(handle.read(max(min(SAMPLE_BYTES, size // SAMPLES) - len(skipped), 0)) + handle.readline())
-    return b"\n\n".join(samples).decode("utf-8", "ignore").encode()
-
-
-def estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings: InstanceSettings) -> None:
-    """Print what the run will make and take, judged by samples; InputError where the disk is too small for it."""
-    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(InputError):  # samples without any text
-        sample = Path(temporary) / "sample.txt"
-        sample.write_bytes(read_samples(args.train_corpus))
-        started = time.perf_counter()
-        with open_corpus(sample, tokenizer, Path(temporary) / STORE_NAME) as (corpus, _):
-            tokenized = time.perf_counter()
-            sampler = InstanceSampler(corpus, tokenizer, settings)
-            lines = [line for document in range(corpus.num_documents) for line in sampler.json_lines(0, document)]
-            generated = time.perf_counter()
-        scale = args.train_corpus.stat().st_size / sample.stat().st_size
-        epochs = args.epochs_to_generate
-        store_bytes = scale * sum(map(len, corpus.maps))
-        epochs_bytes = scale * epochs * sum(map(len, lines))
-        seconds = scale * (tokenized - started + epochs * (generated - tokenized))
-        print(f"estimate: {scale * len(lines):,.0f} instances in each epoch; {epochs_bytes / 1e9:,.2f} GB for {epochs} "
-              f"epochs in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
-              f"{seconds / 60 / min(args.num_workers, available_cores()):,.1f} minutes", flush=True)
-        free = {}
-        for folder, patterns, needed in ((args.output_dir, ("epoch_*.json", "epoch_*.unfinished/*"), epochs_bytes),
-                                         (args.tmp_dir, (f"{STORE_NAME}/*",), store_bytes)):
-            there = sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
-            device = folder.stat().st_dev
-            free[device] = free.get(device, shutil.disk_usage(folder).free) - max(needed - there, 0)
-            if free[device] < 0:
-                raise OSError(f"{folder} lacks about {-free[device] / 1e9:,.2f} GB of free disk: make room, name "
-                              "another --output_dir or --tmp_dir, or lower --epochs_to_generate")
-
-
-def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
+def finished_epochs(output_dir: Path, facts: dict[str, Any]) -> set[int]:
     """Numbers of the epochs that are complete; InputError where one was made from other facts than these."""
     epochs = set()
     for epoch_json in output_dir.glob("epoch_*.json"):
@@ -212,22 +142,63 @@ def epochs_there(output_dir: Path, facts: dict[str, Any]) -> set[int]:
     return epochs
 
 
+def write_epochs(args: argparse.Namespace, corpus: Corpus, epochs: list[int], facts: dict[str, Any],
+                 worker_facts: tuple) -> None:
+    """Write epoch_K.json and its metrics for each of `epochs`, going on after the parts that are there.
+
+    worker_facts: those of start_generating().
+    """
+    ranges = []
+    for documents in corpus.document_ranges(PART_WORDPIECES):
+        ranges.append(documents)
+        if args.reduce_memory:
+            corpus.release()
+    warned = False
+    with contextlib.ExitStack() as stack:
+        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", ["instances"],
+                                                           {**facts, "part_wordpieces": PART_WORDPIECES}))
+                   for epoch in epochs}
+        epoch_parts = [(epoch, documents) for epoch in epochs for documents in ranges[len(growing[epoch].records):]]
+        results = stack.enter_context(contextlib.closing(
+            in_order(generate, epoch_parts, args.num_workers, start_generating, worker_facts)))
+        for epoch in epochs:
+            files = growing[epoch]
+            done = len(files.records)
+            if done:
+                print(f"epoch {epoch}: {done} of {len(ranges)} parts are there already", flush=True)
+            for text, counts in tqdm(itertools.islice(results, len(ranges) - done), desc=f"epoch {epoch}",
+                                     initial=done, total=len(ranges), unit=" parts", disable=None):
+                files.append([text], **counts)
+            unused = finish_epoch(args, epoch, files, facts)
+            if unused > MOST_CUT_OFF and not warned:
+                warned = True  # the other epochs are much the same
+                print(f"warning: {unused:.1%} of the wordpieces are in no instance of this epoch. The usual cause is "
+                      f"lines nearly as long as --max_seq_len {args.max_seq_len}, or longer: text that is not split "
+                      "into sentences (prepare_data.py does that)", flush=True)
+
+
+def finish_epoch(args: argparse.Namespace, epoch: int, files: GrowingFiles, facts: dict[str, Any]) -> float:
+    """Make an epoch_K.json of the parts, with its metrics; the share of the wordpieces that are in no instance."""
+    files.save()
+    count, share, unused, sums = sum(record["instances"] for record in files.records), "", 0.0, {}
+    # parts that an earlier version of this script left count their instances alone
+    if all("wordpieces" in record for record in files.records):
+        sums = {name: sum(record[name] for record in files.records) for name in ("wordpieces", "wordpieces_used")}
+        unused = 1 - sums["wordpieces_used"] / sums["wordpieces"]
+        share = f", which hold {1 - unused:.1%} of the corpus's wordpieces"
+    # Before epoch_K.json: where that stands, its epoch is complete.
+    write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
+        "num_training_examples": count, "max_seq_len": args.max_seq_len, "train_corpus": str(args.train_corpus),
+        "preset": args.preset, **sums, **facts})
+    os.replace(files.folder / "instances", args.output_dir / f"epoch_{epoch}.json")
+    print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances{share}", flush=True)
+    return unused
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write the epochs that are not there yet."""
     args = parse_args(argv)
-    args.train_corpus, args.bert_model = find_input(args.train_corpus), find_model(args.bert_model, or_file=True)
-    args.tmp_dir = args.tmp_dir or args.output_dir
-    for folder in (args.output_dir, args.tmp_dir):
-        require_no_file(folder)
-    if not args.train_corpus.is_file():
-        raise InputError(f"training corpus {args.train_corpus} is not a file: name the text file that prepare_data.py "
-                         "wrote")
-    if args.bert_model.is_file() and args.bert_model.suffix in (".bin", ".safetensors") or \
-            args.bert_model.name == "config.json":
-        raise InputError(f"{args.bert_model} is no vocabulary: name the model folder that holds it")
-    # the vocabulary alone is enough, but one of another family's model is not
-    if (args.bert_model / "config.json").is_file() and (what := kind_of(args.bert_model)):
-        raise InputError(f"{args.bert_model} {what}")
+    check_inputs(args)
     args.do_lower_case = resolve_casing(args.bert_model, args.do_lower_case)
     tokenizer = BertTokenizer.from_pretrained(args.bert_model, args.do_lower_case)
     check_model(args, tokenizer)
@@ -235,71 +206,31 @@ def main(argv: list[str] | None = None) -> None:
                                 args.max_predictions_per_seq, mask_at_least_one=args.preset == "code",
                                 whole_word=args.do_whole_word_mask, one_seq=args.one_seq)
     facts = {**tokenizer.facts, **asdict(settings), "instances_version": INSTANCES_VERSION}
-    if not args.overwrite_output_dir and epochs_there(args.output_dir, facts):
-        epochs_there(args.output_dir, {**facts, "corpus_sha256": corpus_sha256(args.train_corpus)})
+    if not args.overwrite_output_dir and finished_epochs(args.output_dir, facts):
+        finished_epochs(args.output_dir, {**facts, "corpus_sha256": corpus_sha256(args.train_corpus)})
     print_settings(args)
     if args.do_whole_word_mask and not args.masked_lm_prob and args.preset == "paper":
         print("warning: --do_whole_word_mask changes nothing: --masked_lm_prob 0 masks no word", flush=True)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     args.tmp_dir.mkdir(parents=True, exist_ok=True)
-    estimate(args, tokenizer, settings)
+    print_estimate(args, tokenizer, settings)
     store = args.tmp_dir / STORE_NAME
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(args.output_dir / ".lock"))
+    with locked(args.output_dir / ".lock"):
         for unfinished in args.output_dir.glob(".epoch_*.tmp"):  # of a run that was killed
             unfinished.unlink()
-        corpus, manifest = stack.enter_context(open_corpus(args.train_corpus, tokenizer, store, args.num_workers))
-        print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
-              f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)
-        warn_of_long_lines(corpus, args)
-        show_first(InstanceSampler(corpus, tokenizer, settings), 2)
-        facts["corpus_sha256"] = manifest["corpus_sha256"]
-        if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
-            for path in [*args.output_dir.glob("epoch_*.json"), *args.output_dir.glob("epoch_*.unfinished/*")]:
-                path.unlink()
-        there = epochs_there(args.output_dir, facts)
-        epochs = [epoch for epoch in range(args.epochs_to_generate) if epoch not in there]
-        warned = False
-        parts = []
-        for documents in corpus.document_ranges(PART_WORDPIECES):
-            parts.append(documents)
-            if args.reduce_memory:
-                corpus.release()
-        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", ["instances"],
-                                                           {**facts, "part_wordpieces": PART_WORDPIECES}))
-                   for epoch in epochs}
-        tasks = [(epoch, documents) for epoch in epochs for documents in parts[len(growing[epoch].records):]]
-        worker_facts = (store, tokenizer, settings, args.reduce_memory)
-        results = stack.enter_context(contextlib.closing(
-            in_order(generate, tasks, args.num_workers, start_worker, worker_facts)))
-        for epoch in epochs:
-            files = growing[epoch]
-            done = len(files.records)
-            if done:
-                print(f"epoch {epoch}: {done} of {len(parts)} parts are there already", flush=True)
-            for text, counts in tqdm(itertools.islice(results, len(parts) - done), desc=f"epoch {epoch}",
-                                     initial=done, total=len(parts), unit=" parts", disable=None):
-                files.append([text], **counts)
-            files.save()
-            count, share, unused, sums = sum(record["instances"] for record in files.records), "", 0.0, {}
-            # parts that an earlier version of this script left count their instances alone
-            if all("wordpieces" in record for record in files.records):
-                sums = {name: sum(record[name] for record in files.records)
-                        for name in ("wordpieces", "wordpieces_used")}
-                unused = 1 - sums["wordpieces_used"] / sums["wordpieces"]
-                share = f", which hold {1 - unused:.1%} of the corpus's wordpieces"
-            # Before epoch_K.json: where that stands, its epoch is complete.
-            write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
-                "num_training_examples": count, "max_seq_len": args.max_seq_len, "train_corpus": str(args.train_corpus),
-                "preset": args.preset, **sums, **facts})
-            os.replace(files.folder / "instances", args.output_dir / f"epoch_{epoch}.json")
-            print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances{share}", flush=True)
-            if unused > MOST_CUT_OFF and not warned:
-                warned = True  # the other epochs are much the same
-                print(f"warning: {unused:.1%} of the wordpieces are in no instance of this epoch. The usual cause is "
-                      f"lines nearly as long as --max_seq_len {args.max_seq_len}, or longer: text that is not split "
-                      "into sentences (prepare_data.py does that)", flush=True)
+        with open_corpus(args.train_corpus, tokenizer, store, args.num_workers) as (corpus, manifest):
+            print(f"{args.train_corpus}: {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, "
+                  f"{len(corpus.tokens):,} wordpieces; left out {manifest['left_out']} lines without any", flush=True)
+            warn_of_long_lines(corpus, args)
+            show_instances(InstanceSampler(corpus, tokenizer, settings), 2)
+            facts["corpus_sha256"] = manifest["corpus_sha256"]
+            if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
+                for path in [*args.output_dir.glob("epoch_*.json"), *args.output_dir.glob("epoch_*.unfinished/*")]:
+                    path.unlink()
+            finished = finished_epochs(args.output_dir, facts)
+            epochs = [epoch for epoch in range(args.epochs_to_generate) if epoch not in finished]
+            write_epochs(args, corpus, epochs, facts, (store, tokenizer, settings, args.reduce_memory))
     for epoch in range(args.epochs_to_generate):
         shutil.rmtree(args.output_dir / f"epoch_{epoch}.unfinished", ignore_errors=True)
     if not epochs:

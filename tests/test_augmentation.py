@@ -16,8 +16,8 @@ import transformers
 from conftest import make_cased, names, pad_embeddings, task_lines, write_lines
 
 import data_augmentation
-from data_augmentation import augment_row, vary
 from transformer.augmentation import glove as glove_module
+from transformer.augmentation import rows as rows_module
 from transformer.augmentation.candidates import (
     STOP_WORDS,
     Candidates,
@@ -29,6 +29,7 @@ from transformer.augmentation.candidates import (
     words_to_vary,
 )
 from transformer.augmentation.glove import Glove
+from transformer.augmentation.rows import augment_row, vary
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.data import arrays
@@ -253,7 +254,7 @@ def test_vectors_are_parsed_once_for_a_file(glove, tmp_path, monkeypatch):
     path.write_text("\n".join(lines[2:]) + "\n", encoding="utf-8")
     assert Glove(path, 1000).words == first.words[2:]
     assert len(list((tmp_path / "glove.txt.arrays").iterdir())) == 1  # those of the file that is no more are gone
-    monkeypatch.setattr(glove_module, "_parse", None)             # nothing is parsed now
+    monkeypatch.setattr(glove_module, "_parse_missing", None)     # nothing is parsed now
     assert Glove(path, 1000).words == first.words[2:]
 
 
@@ -415,8 +416,8 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
     path = write_task(tmp_path, TASKS["mrpc"], rows=8)
     results = []
     for part_bytes, workers, tokens, seed in ((1 << 16, 1, "4096", "1"), (150, 3, "50", "1"), (1 << 16, 1, "50", "2")):
-        monkeypatch.setattr(data_augmentation, "PART_BYTES", part_bytes)
-        monkeypatch.setattr(data_augmentation, "available_cores", lambda workers=workers: workers)
+        monkeypatch.setattr(rows_module, "TRAIN_PART_BYTES", part_bytes)
+        monkeypatch.setattr(rows_module, "available_cores", lambda workers=workers: workers)
         data_augmentation.main(arguments(bert, glove, tmp_path, "MRPC", "--seed", seed, "--batch_tokens", tokens))
         results.append(path.with_name("train_aug.tsv").read_bytes())
     assert results[0] == results[1] != results[2]
@@ -425,7 +426,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
 def child(argv: list[str], name: str, call: int) -> None:
     """The script in a process of its own, every batch saved at once; call number `call` of a function kills it."""
     torch.set_num_threads(1)
-    owner = {"best": MaskedLM, "augment_row": data_augmentation}[name]
+    owner = {"best": MaskedLM, "augment_row": rows_module}[name]
     original, before = getattr(owner, name), iter(range(call - 1))
     setattr(owner, name, lambda *args: original(*args) if next(before, None) is not None
             else os.kill(os.getpid(), signal.SIGKILL))
@@ -505,7 +506,8 @@ def test_a_damaged_unfinished_folder_is_made_anew(bert, glove, tmp_path, monkeyp
 def test_a_file_that_changes_meanwhile_is_refused(bert, glove, tmp_path, monkeypatch):
     path = write_task(tmp_path, TASKS["cola"])
     lines = path.read_text(encoding="utf-8").split("\n")
-    monkeypatch.setattr(data_augmentation, "show", lambda *_: path.write_text("\n".join(lines[::-1]).strip() + "\n"))
+    monkeypatch.setattr(data_augmentation, "show_candidates",
+                        lambda *_: path.write_text("\n".join(lines[::-1]).strip() + "\n"))
     with pytest.raises(InputError, match="changed while"):
         data_augmentation.main(arguments(bert, glove, tmp_path, "cola"))
     assert not path.with_name("train_aug.tsv").exists()

@@ -31,15 +31,8 @@ from hypothesis import strategies as st
 import pregenerate_training_data
 from transformer.data import corpus as corpus_module
 from transformer.data import parts
-from transformer.data.corpus import (
-    Corpus,
-    InstanceSampler,
-    InstanceSettings,
-    corpus_sha256,
-    open_corpus,
-    tokenize_part,
-    truncate,
-)
+from transformer.data.corpus import Corpus, corpus_sha256, open_corpus, tokenize_part
+from transformer.data.instances import InstanceSampler, InstanceSettings, truncate
 from transformer.files import InputError
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 
@@ -127,7 +120,7 @@ def test_corpus_arrays(mixed):
 
 @pytest.mark.parametrize("part_bytes", [1, 3, 7, 1 << 22])
 def test_line_ends_and_empty_lines(tmp_path, monkeypatch, part_bytes):
-    monkeypatch.setattr(corpus_module, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", part_bytes)
     vocab = write_vocab(tmp_path / "vocab.txt", "abcde")
     tokenizer = BertTokenizer(vocab)
     plain = b"a b\nc\n\nd\n\ne a\n"
@@ -158,7 +151,7 @@ def test_a_part_of_a_text(tmp_path):
 
 @pytest.mark.parametrize("part_bytes", [4, 1 << 20])
 def test_a_store_keeps_what_comes_from_the_same_text(tmp_path, monkeypatch, capsys, part_bytes):
-    monkeypatch.setattr(corpus_module, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", part_bytes)
     tokenizer = BertTokenizer(write_vocab(tmp_path / "vocab.txt", "abcde"))
     path, ranges = tmp_path / "corpus.txt", []
     monkeypatch.setattr(corpus_module, "tokenize_part",
@@ -170,7 +163,7 @@ def test_a_store_keeps_what_comes_from_the_same_text(tmp_path, monkeypatch, caps
         path.write_text(text)
         with open_corpus(path, tokenizer, tmp_path / name) as (corpus, manifest):
             assert (corpus.num_documents, corpus.num_sentences) == (manifest["documents"], manifest["sentences"])
-        assert manifest == json.loads((tmp_path / name / corpus_module.MANIFEST_NAME).read_text())
+        assert manifest == json.loads((tmp_path / name / corpus_module.STORE_MANIFEST).read_text())
         return manifest, contents(tmp_path / name), sum(stop - start for start, stop in ranges)
 
     text = "a\n\nb c\n\u200b\nd\n\u200b\n\ne\n"
@@ -539,7 +532,7 @@ def test_machine_flags_do_not_change_the_result(small, script, tmp_path, monkeyp
         results.append(contents(output))
         stores.append(contents(tmp_path / "store" / "tokenized_corpus"))
         del stores[-1]["progress.jsonl"]
-        monkeypatch.setattr(corpus_module, "PART_BYTES", 3000)  # one part, then several
+        monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", 3000)  # one part, then several
         monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
     assert set(results[0]) == {"epoch_0.json", "epoch_0_metrics.json", "epoch_1.json", "epoch_1_metrics.json"}
     assert results[0]["epoch_0.json"] != results[0]["epoch_1.json"]
@@ -552,7 +545,7 @@ def test_machine_flags_do_not_change_the_result(small, script, tmp_path, monkeyp
 
 def test_store_is_reused_while_nothing_changed(small, script, tmp_path, monkeypatch):
     arguments, output = small
-    monkeypatch.setattr(corpus_module, "PART_BYTES", 3000)
+    monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", 3000)
     tokenized = []
     original = corpus_module.tokenize_part
 
@@ -660,7 +653,7 @@ RUN_WITH_SMALL_PARTS = """
 import sys, pregenerate_training_data, transformer.data.corpus, transformer.data.parts
 from transformer.cli import run_script
 transformer.data.parts._SECONDS_BETWEEN_SAVES = 0
-transformer.data.corpus.PART_BYTES, pregenerate_training_data.PART_WORDPIECES = 4000, 2500
+transformer.data.corpus.TEXT_PART_BYTES, pregenerate_training_data.PART_WORDPIECES = 4000, 2500
 sys.exit(run_script(lambda: pregenerate_training_data.main(sys.argv[1:])))
 """
 
@@ -716,7 +709,7 @@ def test_killed_at_random_moments(tmp_path):
 @pytest.mark.parametrize("name", ["tokens", "instances"])
 def test_full_disk_keeps_what_is_finished(small, script, monkeypatch, name):
     arguments, output = small
-    monkeypatch.setattr(corpus_module, "PART_BYTES", 1500)
+    monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", 1500)
     monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
     monkeypatch.setattr(parts, "_SECONDS_BETWEEN_SAVES", 0)
     append = parts.GrowingFiles.append

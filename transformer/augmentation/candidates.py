@@ -60,7 +60,7 @@ class Splitter:
         return [part for word in self.tokenizer.basic_tokenizer.words(sentence) for part in self._split(word)]
 
     def to_mask(self, words: list[str]) -> dict[int, int]:
-        """{position among `words`: among their wordpieces} of those whose candidates come from the masked LM."""
+        """{position among `words`: position among their wordpieces} of those that the masked LM is asked about."""
         starts = np.cumsum([0, *(len(self.ids(word)) for word in words)])
         return {i: int(starts[i]) for i in words_to_vary(words)
                 if len(self.ids(words[i])) == 1 and starts[i] + 1 < self.longest}
@@ -225,14 +225,15 @@ def open_table(folder: Path, count: int, typecode: str, blocks: int, facts: dict
     """
     table = BlocksOnDisk(folder, count, typecode)
     if processes.is_first:
-        found = table.facts() if resume else None
-        if found:
-            found = {"preset": "paper", **found}  # which once was not told, and made no difference
-        changed = [name for name in facts if found and found.get(name) != facts[name]]
+        earlier = table.facts() if resume else None
+        if earlier:
+            earlier = {"preset": "paper", **earlier}  # which once was not told, and made no difference
+        changed = [name for name in facts if earlier and earlier.get(name) != facts[name]]
         if changed:
-            raise InputError(f"--resume: {changed[0]} was {found.get(changed[0])} and is {facts[changed[0]]} now: give "
-                             "it as before, or drop --resume to start anew")
-        if not found or not table.is_whole(blocks):
+            name = changed[0]
+            raise InputError(f"--resume: {name} was {earlier.get(name)} and is {facts[name]} now: give it as before, "
+                             "or drop --resume to start anew")
+        if not earlier or not table.is_whole(blocks):
             table.create(blocks, facts)
     processes.wait()
     return table

@@ -17,7 +17,7 @@ from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import Place, decode_lines, read_range
 from transformer.files import InputError, refuse_foreign
 
-_FORMAT = 1           # of the arrays; another number makes them anew
+_GLOVE_FORMAT = 1     # of the arrays; another number makes them anew
 _PART_LINES = 2_000   # a worker's task: 5 MB of a file with 300 numbers a line
 _GROUP = 64           # neighbouring columns of similarities, of which the maximum is taken first
 _BLOCK = 512          # words per product with the matrix: 512 * 100,000 similarities are 200 MB
@@ -35,16 +35,16 @@ class Glove:
     def __init__(self, path: str | Path, limit: int, fallback: str | Path | None = None):
         path = Path(path)
         status = path.stat()
-        facts = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "limit": limit}
+        facts = {"format": _GLOVE_FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "limit": limit}
         name = "-".join(map(str, facts.values()))
         folders = [Path(parent) / f"{path.name}.arrays" for parent in (path.parent, fallback) if parent]
-        for other in (other for folder in folders for other in folder.glob("*-*-*-*")):
-            if not other.name.startswith(f"{_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"):
-                shutil.rmtree(other, ignore_errors=True)  # of a file that is no more
+        for made_before in (path for folder in folders for path in folder.glob("*-*-*-*")):
+            if not made_before.name.startswith(f"{_GLOVE_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"):
+                shutil.rmtree(made_before, ignore_errors=True)  # of a file that is no more
         places, typecodes = [folder / name for folder in folders], {"vectors": "f", "words": "B"}
         with unfinished_arrays(places, typecodes, facts, _PART_LINES) as files:
             if files is not None:
-                _parse(files, path, limit)
+                _parse_missing(files, path, limit)
         arrays, manifest = open_arrays(places, typecodes, facts)
         self.vectors = arrays["vectors"].reshape(-1, manifest["dimensions"])
         self.words = arrays["words"].tobytes().decode().split("\n")[:-1]
@@ -79,12 +79,12 @@ class Glove:
             kept = groups.gather(1, best[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
             places = kept.topk(count).indices
             nearest = best.gather(1, places // _GROUP) * _GROUP + places % _GROUP     # [block, count]
-            for word, found in zip(block, nearest.tolist(), strict=True):
-                result[word] = [self.words[row] for row in found]
+            for word, nearest_rows in zip(block, nearest.tolist(), strict=True):
+                result[word] = [self.words[row] for row in nearest_rows]
         return result
 
 
-def _parse(files: UnfinishedArrays, path: Path, limit: int) -> None:
+def _parse_missing(files: UnfinishedArrays, path: Path, limit: int) -> None:
     """Append the parts of the file that `files` lacks.
 
     The first line of word2vec's text format (how many vectors, how many numbers each) and an empty last line are
@@ -112,15 +112,16 @@ def _parse(files: UnfinishedArrays, path: Path, limit: int) -> None:
     if not first and len(cuts) == 1:
         raise InputError(f"{path} holds no vectors")
     dimensions = first.count(b" ")  # the first word has no space in it
-    left = [(path, start, stop, dimensions) for start, stop in itertools.pairwise(cuts)][len(files.records):]
-    parts = in_order(_parse_part, left, max(1, min(available_cores(), len(left))))
-    with contextlib.closing(parts):
-        for blocks in tqdm(parts, desc=path.name, total=len(left), unit_scale=_PART_LINES, unit="word", disable=None):
+    missing = [(path, start, stop, dimensions) for start, stop in itertools.pairwise(cuts)][len(files.records):]
+    parsed = in_order(_parse_vectors, missing, max(1, min(available_cores(), len(missing))))
+    with contextlib.closing(parsed):
+        for blocks in tqdm(parsed, desc=path.name, total=len(missing), unit_scale=_PART_LINES, unit="word",
+                           disable=None):
             files.append(blocks)
     files.summary = {"dimensions": dimensions}
 
 
-def _parse_part(part: tuple[Path, int, int, int]) -> tuple[bytes, bytes]:
+def _parse_vectors(part: tuple[Path, int, int, int]) -> tuple[bytes, bytes]:
     """The vectors in a range of bytes as float32, and their words, each with a line end."""
     path, start, stop, dimensions = part
     lines = [line.rstrip(" ") for line in decode_lines(path, start, read_range(path, start, stop))]

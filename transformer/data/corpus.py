@@ -1,11 +1,9 @@
-"""The pre-training corpus: a text file as a store of wordpieces on disk, and BERT's instances drawn from it."""
+"""The pre-training corpus: a text file, tokenized once, as a store of wordpieces on disk."""
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
-import random
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -21,11 +19,12 @@ from tqdm import tqdm
 from transformer.data.parallel import in_order
 from transformer.data.parts import GrowingFiles, byte_ranges, decode_lines, read_range
 from transformer.files import InputError, write_json
-from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
+from transformer.tokenization import BertTokenizer
 
-PART_BYTES = 1 << 20        # of text that a process tokenizes at a time
+TEXT_PART_BYTES = 1 << 20   # of text that a process tokenizes at a time
+STORE_NAME = "tokenized_corpus"  # of a store's folder
 STORE_FILES = ("tokens", "sentence_offsets", "document_offsets")
-MANIFEST_NAME = "manifest.json"
+STORE_MANIFEST = "manifest.json"
 _SENTENCES_AT_A_TIME = 1 << 20
 _STORE_VERSION = 1          # raised when the same text would make other arrays
 
@@ -162,12 +161,12 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
     if not text_file.is_file():
         raise InputError(f"training corpus {text_file} is not a file: name the text file that prepare_data.py wrote")
     before = text_file.stat()
-    ranges = byte_ranges(text_file, PART_BYTES)
+    ranges = byte_ranges(text_file, TEXT_PART_BYTES)
     facts = {"version": _STORE_VERSION, **tokenizer.facts}
     with GrowingFiles(folder, STORE_FILES, facts) as store:
         reused = _unchanged(store.records, text_file, ranges)
         if reused < len(ranges):
-            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            (folder / STORE_MANIFEST).unlink(missing_ok=True)
         store.keep(reused)
         if reused:
             print(f"{folder}: {reused} of {len(ranges)} parts of {text_file} are tokenized already", flush=True)
@@ -190,14 +189,14 @@ def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, n
                     "corpus_sha256": _joined(record["sha256"] for record in store.records),
                     "documents": corpus.num_documents, "sentences": corpus.num_sentences,
                     "wordpieces": len(corpus.tokens), "left_out": store.records[-1]["left_out"]}
-        write_json(folder / MANIFEST_NAME, manifest)  # last: where it stands, the store is complete
+        write_json(folder / STORE_MANIFEST, manifest)  # last: where it stands, the store is complete
         yield corpus, manifest
 
 
 def corpus_sha256(text_file: Path) -> str:
     """The corpus_sha256 that a store of this text has in its manifest."""
     return _joined(hashlib.sha256(read_range(text_file, *text_range)).hexdigest()
-                   for text_range in byte_ranges(text_file, PART_BYTES))
+                   for text_range in byte_ranges(text_file, TEXT_PART_BYTES))
 
 
 def _joined(sha256_of_parts: Iterable[str]) -> str:
@@ -239,151 +238,3 @@ def _problem(store: GrowingFiles, text_file: Path) -> str | None:
         return (f"{text_file} has no document breaks: put an empty line between documents (prepare_data.py does); "
                 "instances need sentences from other documents")
     return None
-
-
-INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
-
-
-@dataclass(frozen=True)
-class InstanceSettings:
-    """What instances depend on beside corpus and vocabulary.
-
-    max_seq_len: wordpieces with [CLS] and both [SEP]; short_seq_prob: share of documents with a random shorter target;
-    masked_lm_prob: share of wordpieces to predict, at most max_predictions_per_seq of a sequence; mask_at_least_one:
-    mask one wordpiece even where masked_lm_prob is 0; whole_word: mask all pieces of a word or none; one_seq: the
-    second half is always the real continuation.
-    """
-    seed: int = 42
-    max_seq_len: int = 128
-    short_seq_prob: float = 0.1
-    masked_lm_prob: float = 0.0
-    max_predictions_per_seq: int = 20
-    mask_at_least_one: bool = False
-    whole_word: bool = False
-    one_seq: bool = False
-
-
-class InstanceSampler:
-    """Draws BERT's pre-training instances; which ones depends on settings.seed, epoch and document only.
-
-    used: wordpieces of the documents drawn from so far that stand in instances of their own document. The others of
-    its wordpieces were cut off; random second halves do not count.
-    """
-
-    def __init__(self, corpus: Corpus, tokenizer: BertTokenizer, settings: InstanceSettings):
-        self.corpus = corpus
-        self.settings = settings
-        self.used = 0
-        self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
-        self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
-        self._json_names = [json.dumps(piece) for piece in tokenizer.vocab]
-        self._continues_word = [piece.startswith("##") for piece in tokenizer.vocab]
-        # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
-        self._replacements = [i for piece, i in tokenizer.vocab.items() if piece not in SPECIAL_TOKENS]
-
-    def json_lines(self, epoch: int, document: int) -> list[str]:
-        """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
-        key = f"{self.settings.seed} {epoch} {document}"
-        masks = self.settings.masked_lm_prob > 0 or self.settings.mask_at_least_one
-        mask_rng = random.Random(key + " mask")  # its own: masking changes nothing else
-        names = self._json_names.__getitem__
-        lines = []
-        for first, second, is_random_next in self.pairs(document, random.Random(key)):
-            tokens = [self._cls, *first, self._sep, *second, self._sep]
-            positions, labels = self.mask(tokens, mask_rng) if masks else ([], [])
-            segments = "0, " * (len(first) + 2) + "1, " * (len(second) + 1)
-            lines.append(f'{{"tokens": [{", ".join(map(names, tokens))}], "segment_ids": [{segments[:-2]}], '
-                         f'"is_random_next": {"true" if is_random_next else "false"}, '
-                         f'"masked_lm_positions": {positions}, '
-                         f'"masked_lm_labels": [{", ".join(map(names, labels))}]}}\n')
-        return lines
-
-    def pairs(self, document: int, rng: random.Random) -> Iterator[tuple[list[int], list[int], bool]]:
-        """Token ids of both halves and is_random_next, for chunk after chunk of the document's sentences.
-
-        Halves have at least one token each and at most max_seq_len - 3 together.
-        """
-        settings, ids = self.settings, self.corpus.ids
-        longest = settings.max_seq_len - 3
-        target = rng.randint(2, longest) if rng.random() < settings.short_seq_prob else longest
-        begin, end = map(int, self.corpus.document_offsets[document:document + 2])
-        offsets = self.corpus.sentence_offsets[begin:end + 1].tolist()
-        start = 0  # of the chunk, in sentences of this document
-        while start < end - begin:
-            # The chunk takes sentences until they reach the target, or the document ends.
-            stop = bisect_left(offsets, offsets[start] + target, hi=end - begin)
-            split = rng.randrange(start + 1, stop) if stop - start > 1 else stop
-            first = ids(offsets[start], offsets[split])
-            is_random_next = not settings.one_seq and (split == stop or rng.random() < 0.5)
-            if is_random_next:
-                second = self._random_run(begin, end, target - len(first), rng)
-                start = split  # the sentences left over begin the next chunk
-            else:
-                second = ids(offsets[split], offsets[stop])
-                start = stop
-            is_own = bool(second) and not is_random_next
-            first, second = truncate(first, second or self._filler, longest, rng)
-            self.used += len(first) + (len(second) if is_own else 0)
-            yield first, second, is_random_next
-
-    def _random_run(self, begin: int, end: int, length: int, rng: random.Random) -> list[int]:
-        """Consecutive sentences outside begin..end with `length` tokens or more, fewer where their document ends.
-
-        BERT draws a document in proportion to its number of sentences and a sentence of it to start with: that is
-        one draw among all sentences of other documents.
-        """
-        corpus = self.corpus
-        start = rng.randrange(corpus.num_sentences - (end - begin))
-        if start >= begin:
-            start += end - begin
-        document = int(np.searchsorted(corpus.document_offsets, start, side="right")) - 1
-        ends = corpus.sentence_offsets[start + 1:int(corpus.document_offsets[document + 1]) + 1]
-        first_token = int(corpus.sentence_offsets[start])
-        enough = min(int(np.searchsorted(ends, first_token + length)), len(ends) - 1)
-        return corpus.ids(first_token, int(ends[enough]))
-
-    def mask(self, tokens: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
-        """Replace some tokens in place; return their positions, ascending, and the ids that stood there.
-
-        Of those chosen 80% become [MASK], 10% stay as they are, 10% become a random piece. No more than
-        round(length * masked_lm_prob), at least 1, are chosen; a word that would exceed that is passed over.
-        """
-        settings = self.settings
-        words: list[list[int]] = []
-        for position, token in enumerate(tokens):
-            if token in (self._cls, self._sep):
-                continue
-            if settings.whole_word and self._continues_word[token] and words and words[-1][-1] == position - 1:
-                words[-1].append(position)
-            else:
-                words.append([position])
-        wanted = min(settings.max_predictions_per_seq, max(1, round(len(tokens) * settings.masked_lm_prob)))
-        rng.shuffle(words)
-        positions: list[int] = []
-        for word in words:
-            if len(positions) + len(word) <= wanted:
-                positions += word
-            if len(positions) == wanted:
-                break
-        positions.sort()
-        labels = [tokens[position] for position in positions]
-        for position in positions:
-            draw = rng.random()
-            if draw < 0.8:
-                tokens[position] = self._mask
-            elif draw < 0.9:
-                tokens[position] = rng.choice(self._replacements)
-        return positions, labels
-
-
-def truncate(first: list[int], second: list[int], room: int, rng: random.Random) -> tuple[list[int], list[int]]:
-    """Shorten the longer list (the second where both are equal) a token at a time until both fit into `room`.
-
-    Each token goes from the front or from the back with equal chance: the number of those from the front is the
-    number of ones among as many random bits.
-    """
-    shortened = []
-    for tokens, length in zip((first, second), fitting_lengths(len(first), len(second), room)):
-        from_front = rng.getrandbits(len(tokens) - length).bit_count()
-        shortened.append(tokens[from_front:from_front + length])
-    return shortened[0], shortened[1]

@@ -39,8 +39,8 @@ def in_order(function: Callable, tasks: Iterable, num_workers: int, start_worker
             start_worker(*facts)
         yield from map(function, tasks)
         return
-    leave, left = _CONTEXT.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(num_workers, _CONTEXT, _start, (leave, start_worker, facts))
+    told_to_end, tell_to_end = _CONTEXT.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(num_workers, _CONTEXT, _prepare_worker, (told_to_end, start_worker, facts))
     waiting: deque = deque()
     try:
         for task in tasks:
@@ -50,24 +50,24 @@ def in_order(function: Callable, tasks: Iterable, num_workers: int, start_worker
         while waiting:
             yield waiting.popleft().result()
     except BaseException as error:
-        left.send(None)
+        tell_to_end.send(None)
         if isinstance(error, BrokenProcessPool):
             raise InputError("a worker process died, most likely for want of memory: use fewer workers") from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        leave.close()
-        left.close()
+        told_to_end.close()
+        tell_to_end.close()
 
 
-def _start(leave: Connection, start_worker: Callable | None, facts: tuple) -> None:
+def _prepare_worker(told_to_end: Connection, start_worker: Callable | None, facts: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal, and the main one decides
-    threading.Thread(target=_end, args=(leave,), daemon=True).start()
+    threading.Thread(target=_end_worker, args=(told_to_end,), daemon=True).start()
     if start_worker:
         start_worker(*facts)
 
 
-def _end(leave: Connection) -> None:
+def _end_worker(told_to_end: Connection) -> None:
     """End this worker when the main process says so, and when that was killed: it would wait for work for ever."""
-    multiprocessing.connection.wait([leave, multiprocessing.parent_process().sentinel])
+    multiprocessing.connection.wait([told_to_end, multiprocessing.parent_process().sentinel])
     os._exit(1)

@@ -137,7 +137,7 @@ class GrowingFiles:
             except ValueError:
                 break  # cut short by a crash
             whole = line.endswith(b"\n") and record.get("part") == len(records)
-            if not whole or any(there < needed for there, needed in zip(sizes, record["sizes"], strict=True)):
+            if not whole or any(size < needed for size, needed in zip(sizes, record["sizes"], strict=True)):
                 break  # a crash of the machine lost some of it, or of what it speaks of
             records.append(record)
         return records

@@ -1,0 +1,206 @@
+"""BERT's pre-training instances: two halves of sentences, masked, drawn from a tokenized corpus."""
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transformer.data.corpus import Corpus
+from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
+
+INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
+
+
+# What json.dumps makes of an instance, to be filled with what is JSON already: json.dumps of all of it takes twice as
+# long.
+_INSTANCE_LINE = ('{"tokens": [%s], "segment_ids": [%s], "is_random_next": %s, '
+                  '"masked_lm_positions": [%s], "masked_lm_labels": [%s]}\n')
+
+
+@dataclass(frozen=True)
+class InstanceSettings:
+    """What instances depend on beside corpus and vocabulary.
+
+    max_seq_len: wordpieces with [CLS] and both [SEP]; short_seq_prob: share of documents with a random shorter target;
+    masked_lm_prob: share of wordpieces to predict, at most max_predictions_per_seq of a sequence; mask_at_least_one:
+    mask one wordpiece even where masked_lm_prob is 0; whole_word: mask all pieces of a word or none; one_seq: the
+    second half is always the real continuation.
+    """
+    seed: int = 42
+    max_seq_len: int = 128
+    short_seq_prob: float = 0.1
+    masked_lm_prob: float = 0.0
+    max_predictions_per_seq: int = 20
+    mask_at_least_one: bool = False
+    whole_word: bool = False
+    one_seq: bool = False
+
+
+class InstanceSampler:
+    """Draws BERT's pre-training instances; which ones depends on settings.seed, epoch and document only.
+
+    used: wordpieces of the documents drawn from so far that stand in instances of their own document. The others of
+    its wordpieces were cut off; random second halves do not count.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: BertTokenizer, settings: InstanceSettings):
+        self.corpus = corpus
+        self.settings = settings
+        self.used = 0
+        self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
+        self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
+        self._in_json = [json.dumps(wordpiece) for wordpiece in tokenizer.vocab]
+        self._continues_word = [wordpiece.startswith("##") for wordpiece in tokenizer.vocab]
+        # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
+        self._replacements = [i for wordpiece, i in tokenizer.vocab.items()
+                              if wordpiece not in SPECIAL_TOKENS]
+
+    def json_lines(self, epoch: int, document: int) -> list[str]:
+        """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
+        key = f"{self.settings.seed} {epoch} {document}"
+        masks = self.settings.masked_lm_prob > 0 or self.settings.mask_at_least_one
+        mask_rng = random.Random(key + " mask")  # its own: masking changes nothing else
+        in_json = self._in_json.__getitem__
+        lines = []
+        for first, second, is_random_next in self.pairs(document, random.Random(key)):
+            tokens = [self._cls, *first, self._sep, *second, self._sep]
+            positions, labels = self.mask(tokens, mask_rng) if masks else ([], [])
+            lines.append(_INSTANCE_LINE % (
+                ", ".join(map(in_json, tokens)),
+                "0, " * (len(first) + 2) + "1, " * len(second) + "1",  # [CLS] and [SEP], and the last [SEP]
+                "true" if is_random_next else "false",
+                ", ".join(map(str, positions)),
+                ", ".join(map(in_json, labels))))
+        return lines
+
+    def pairs(self, document: int, rng: random.Random) -> Iterator[tuple[list[int], list[int], bool]]:
+        """Token ids of both halves and is_random_next, for chunk after chunk of the document's sentences.
+
+        Halves have at least one token each and at most max_seq_len - 3 together.
+        """
+        settings, ids = self.settings, self.corpus.ids
+        longest = settings.max_seq_len - 3
+        target = rng.randint(2, longest) if rng.random() < settings.short_seq_prob else longest
+        begin, end = map(int, self.corpus.document_offsets[document:document + 2])
+        offsets = self.corpus.sentence_offsets[begin:end + 1].tolist()
+        start = 0  # of the chunk, in sentences of this document
+        while start < end - begin:
+            # The chunk takes sentences until they reach the target, or the document ends.
+            stop = bisect_left(offsets, offsets[start] + target, hi=end - begin)
+            split = rng.randrange(start + 1, stop) if stop - start > 1 else stop
+            first = ids(offsets[start], offsets[split])
+            is_random_next = not settings.one_seq and (split == stop or rng.random() < 0.5)
+            if is_random_next:
+                second = self._random_run(begin, end, target - len(first), rng)
+                start = split  # the sentences left over begin the next chunk
+            else:
+                second = ids(offsets[split], offsets[stop])
+                start = stop
+            is_own = bool(second) and not is_random_next
+            first, second = truncate(first, second or self._filler, longest, rng)
+            self.used += len(first) + (len(second) if is_own else 0)
+            yield first, second, is_random_next
+
+    def _random_run(self, begin: int, end: int, length: int, rng: random.Random) -> list[int]:
+        """Consecutive sentences outside begin..end with `length` tokens or more, fewer where their document ends.
+
+        BERT draws a document in proportion to its number of sentences and a sentence of it to start with: that is
+        one draw among all sentences of other documents.
+        """
+        corpus = self.corpus
+        start = rng.randrange(corpus.num_sentences - (end - begin))
+        if start >= begin:
+            start += end - begin
+        document = int(np.searchsorted(corpus.document_offsets, start, side="right")) - 1
+        ends = corpus.sentence_offsets[start + 1:int(corpus.document_offsets[document + 1]) + 1]
+        first_token = int(corpus.sentence_offsets[start])
+        enough = min(int(np.searchsorted(ends, first_token + length)), len(ends) - 1)
+        return corpus.ids(first_token, int(ends[enough]))
+
+    def mask(self, tokens: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
+        """Replace some tokens in place; return their positions, ascending, and the ids that stood there.
+
+        Of those chosen 80% become [MASK], 10% stay as they are, 10% become a random piece. No more than
+        round(length * masked_lm_prob), at least 1, are chosen; a word that would exceed that is passed over.
+        """
+        settings = self.settings
+        words: list[list[int]] = []
+        for position, token in enumerate(tokens):
+            if token in (self._cls, self._sep):
+                continue
+            if settings.whole_word and self._continues_word[token] and words and words[-1][-1] == position - 1:
+                words[-1].append(position)
+            else:
+                words.append([position])
+        wanted = min(settings.max_predictions_per_seq, max(1, round(len(tokens) * settings.masked_lm_prob)))
+        rng.shuffle(words)
+        positions: list[int] = []
+        for word in words:
+            if len(positions) + len(word) <= wanted:
+                positions += word
+            if len(positions) == wanted:
+                break
+        positions.sort()
+        labels = [tokens[position] for position in positions]
+        for position in positions:
+            draw = rng.random()
+            if draw < 0.8:
+                tokens[position] = self._mask
+            elif draw < 0.9:
+                tokens[position] = rng.choice(self._replacements)
+        return positions, labels
+
+
+def truncate(first: list[int], second: list[int], room: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Shorten the longer list (the second where both are equal) a token at a time until both fit into `room`.
+
+    Each token goes from the front or from the back with equal chance: the number of those from the front is the
+    number of ones among as many random bits.
+    """
+    shortened = []
+    for tokens, length in zip((first, second), fitting_lengths(len(first), len(second), room)):
+        from_front = rng.getrandbits(len(tokens) - length).bit_count()
+        shortened.append(tokens[from_front:from_front + length])
+    return shortened[0], shortened[1]
+
+
+EpochPart = tuple[int, tuple[int, int]]  # epoch; first document, last document + 1
+
+_worker_sampler: InstanceSampler  # of a worker process
+
+
+def start_generating(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
+    """Open the tokenized corpus; processes share its pages."""
+    global _worker_sampler
+    _worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
+
+
+def generate(epoch_part: EpochPart) -> tuple[bytearray, dict[str, int]]:
+    """JSON lines of the instances of some documents; how many they are, wordpieces of the documents, and those used."""
+    epoch, documents = epoch_part
+    text, count, used = bytearray(), 0, _worker_sampler.used
+    for document in range(*documents):
+        lines = _worker_sampler.json_lines(epoch, document)
+        text += "".join(lines).encode()
+        count += len(lines)
+    if _worker_sampler.corpus.file is not None:
+        _worker_sampler.corpus.release()
+    return text, {"instances": count, "wordpieces": _worker_sampler.corpus.wordpieces(*documents),
+                  "wordpieces_used": _worker_sampler.used - used}
+
+
+def show_instances(sampler: InstanceSampler, count: int) -> None:
+    """Print some instances, for a person to look at."""
+    lines = (line for document in range(sampler.corpus.num_documents) for line in sampler.json_lines(0, document))
+    for number, instance in enumerate(map(json.loads, itertools.islice(lines, count))):
+        print(f"instance {number}: {' '.join(instance['tokens'])}\n"
+              f"  segment_ids {' '.join(map(str, instance['segment_ids']))}  "
+              f"is_random_next {instance['is_random_next']}  "
+              f"masked {dict(zip(instance['masked_lm_positions'], instance['masked_lm_labels'], strict=True))}",
+              flush=True)

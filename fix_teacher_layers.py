@@ -19,7 +19,7 @@ from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
 from transformer.files import InputError, find_model, read_json, write_json
 from transformer.tasks.glue import TASKS
-from transformer.tasks.head import name_labels
+from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:

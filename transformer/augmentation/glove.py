@@ -21,7 +21,7 @@ _GLOVE_FORMAT = 1     # of the arrays; another number makes them anew
 _PART_LINES = 2_000   # a worker's task: 5 MB of a file with 300 numbers a line
 _GROUP = 64           # neighbouring columns of similarities, of which the maximum is taken first
 _BLOCK = 512          # words per product with the matrix: 512 * 100,000 similarities are 200 MB
-_HEADER = re.compile(rb"(?:\xef\xbb\xbf)?(\d+)[ \t]+(\d{1,9})")  # of word2vec's format: vectors, numbers of each
+_WORD2VEC_HEADER = re.compile(rb"(?:\xef\xbb\xbf)?(\d+)[ \t]+(\d{1,9})")  # of word2vec's format: vectors, numbers of each
 
 
 class Glove:
@@ -94,7 +94,7 @@ def _parse_missing(files: UnfinishedArrays, path: Path, limit: int) -> None:
     with open(path, "rb") as handle:
         first, second = (handle.readline().rstrip() for _ in range(2))
         handle.seek(0)
-        header = _HEADER.fullmatch(first)
+        header = _WORD2VEC_HEADER.fullmatch(first)
         # over 1: the vectors of words that are numbers, of one number each, look the same
         if header and int(header[2]) > 1 and (not second or second.count(b" ") >= int(header[2])):
             print(f"{path}: skipped line 1, the header of word2vec's format: {header[1].decode()} {header[2].decode()}",

@@ -24,7 +24,7 @@ TRAIN_PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 
 
 NumberedPart = tuple[FilePart, int]  # a part of train.tsv, and the number of its first row
 
-_worker_facts: tuple  # of a worker: the command line, task, columns of a row, numbers of the texts, candidates
+_row_facts: tuple  # of a worker: the command line, task, columns of a row, numbers of the texts, candidates
 
 
 def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], tries: int, p: float,
@@ -92,13 +92,13 @@ def survey(task: Task, path: Path, width: int, words: MaskedWords) -> tuple[list
 
 def start_augmenting(*facts: object) -> None:
     """Keep what augment_part() needs."""
-    global _worker_facts
-    _worker_facts = facts
+    global _row_facts
+    _row_facts = facts
 
 
 def augment_part(part: NumberedPart) -> tuple[str, Counter]:
     """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
-    args, task, width, numbers, candidates = _worker_facts
+    args, task, width, numbers, candidates = _row_facts
     file_part, first_row = part
     lines, counts = [], Counter()
     for row, columns in enumerate(rows_in(task, file_part, width), first_row):

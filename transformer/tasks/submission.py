@@ -14,7 +14,7 @@ from transformer.files import InputError, atomic_write, find_folder, read_lines
 from transformer.tasks.glue import TASKS
 from transformer.tasks.task import Submission, Task
 
-_HEADER = "index\tprediction"
+_SUBMISSION_HEADER = "index\tprediction"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def submission_text(task: Task, answers: Iterable[float]) -> str:
     """The file for answers of the task's head, as words; one row an answer."""
     rows = (f"{index}\t{task.head.word(answer)}" for index, answer in enumerate(answers))
-    return "".join(f"{line}\n" for line in [_HEADER, *rows])
+    return "".join(f"{line}\n" for line in [_SUBMISSION_HEADER, *rows])
 
 
 def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray) -> None:
@@ -49,8 +49,8 @@ def check_submission(path: Path, task: Task, submission: Submission, any_rows: b
     for rows, line in enumerate(read_lines(path)):
         where = f"{path}, line {rows + 1}"
         if rows == 0:
-            if line != _HEADER:
-                raise InputError(f"{where}: {line!r}, expected the header {_HEADER!r}")
+            if line != _SUBMISSION_HEADER:
+                raise InputError(f"{where}: {line!r}, expected the header {_SUBMISSION_HEADER!r}")
             continue
         index, _, word = line.partition("\t")
         if index != str(rows - 1):

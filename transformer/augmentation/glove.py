@@ -21,7 +21,7 @@ _GLOVE_FORMAT = 1     # of the arrays; another number makes them anew
 _PART_LINES = 2_000   # a worker's task: 5 MB of a file with 300 numbers a line
 _GROUP = 64           # neighbouring columns of similarities, of which the maximum is taken first
 _BLOCK = 512          # words per product with the matrix: 512 * 100,000 similarities are 200 MB
-_WORD2VEC_HEADER = re.compile(rb"(?:\xef\xbb\xbf)?(\d+)[ \t]+(\d{1,9})")  # of word2vec's format: vectors, numbers of each
+_WORD2VEC_HEADER = re.compile(rb"(?:\xef\xbb\xbf)?(\d+)[ \t]+(\d{1,9})")  # how many, how many numbers
 
 
 class Glove:

@@ -135,7 +135,7 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
             return
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
         show_candidates(parts, task, width, numbers, candidates, args.show)
-        counts = write_rows(unfinished / "rows", task, path, parts, (args, task, width, numbers, candidates))
+        counts = write_rows(unfinished / "rows", path, parts, (args, task, width, numbers, candidates))
         if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise InputError(f"{path} changed while it was augmented: start again")
         os.replace(unfinished / "rows", output)

@@ -968,6 +968,6 @@ def test_refusal_on_the_command_line(tmp_path):
 
 
 def test_no_torch_before_it_is_needed():
-    code = ("import sys, pregenerate_training_data, prepare_data; "
+    code = ("import sys, data_augmentation, pregenerate_training_data, prepare_data; "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

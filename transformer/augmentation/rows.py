@@ -24,7 +24,7 @@ TRAIN_PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 
 
 NumberedPart = tuple[FilePart, int]  # a part of train.tsv, and the number of its first row
 
-_row_facts: tuple  # of a worker: the command line, task, columns of a row, numbers of the texts, candidates
+_augmenting_facts: tuple  # of a worker: those of write_rows()
 
 
 def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], tries: int, p: float,
@@ -60,7 +60,8 @@ def augment_row(columns: list[str], task: Task, variants: list[list[str]], prese
         if place == 0 or preset == "code":
             yield beside
         for text in texts:
-            yield (row := [*beside[:column], text, *beside[column + 1:]])
+            row = [*beside[:column], text, *beside[column + 1:]]
+            yield row
 
 
 def rows_in(task: Task, file_part: FilePart, width: int) -> Iterator[list[str]]:
@@ -92,13 +93,13 @@ def survey(task: Task, path: Path, width: int, words: MaskedWords) -> tuple[list
 
 def start_augmenting(*facts: object) -> None:
     """Keep what augment_part() needs."""
-    global _row_facts
-    _row_facts = facts
+    global _augmenting_facts
+    _augmenting_facts = facts
 
 
 def augment_part(part: NumberedPart) -> tuple[str, Counter]:
     """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
-    args, task, width, numbers, candidates = _row_facts
+    args, task, width, numbers, candidates = _augmenting_facts
     file_part, first_row = part
     lines, counts = [], Counter()
     for row, columns in enumerate(rows_in(task, file_part, width), first_row):
@@ -114,15 +115,16 @@ def augment_part(part: NumberedPart) -> tuple[str, Counter]:
     return "".join(lines), counts
 
 
-def write_rows(output: Path, task: Task, path: Path, parts: list[NumberedPart], worker_facts: tuple) -> Counter:
-    """Write the augmented rows of a train.tsv, its header before them; the counts of what they hold.
+def write_rows(output: Path, path: Path, parts: list[NumberedPart], worker_facts: tuple) -> Counter:
+    """Write the augmented rows of a train.tsv, `path`, its header before them; the counts of what they hold.
 
-    worker_facts: those of start_augmenting(), the numbers of the texts the fourth of them.
+    worker_facts: the command line, task, columns of a row, numbers of the texts, candidates.
     """
+    _, task, _, numbers, _ = worker_facts
     counts = Counter()
     results = in_order(augment_part, parts, min(available_cores(), len(parts)), start_augmenting, worker_facts)
     with atomic_write(output) as handle, contextlib.closing(results), \
-            tqdm(total=len(worker_facts[3]), unit="row", desc=f"{task.name} rows", disable=None) as progress:
+            tqdm(total=len(numbers), unit="row", desc=f"{task.name} rows", disable=None) as progress:
         if task.has_header:
             handle.write(next(read_lines(path)) + "\n")
         for text, part_counts in results:

@@ -74,12 +74,12 @@ def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], ty
                   facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
                   part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
                   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays, see open_arrays(), of the examples in a file of lines, made where they are not there yet.
+    """open_arrays() of the examples in a file of lines, which are made where they are not there yet.
 
-    They are the tokens, end to end; the offsets; then any of one item an example. parse_part((path, start, stop))
-    gives, for a range of bytes, the tokens as bytes, the int32 lengths of the examples, a list of the other arrays as
-    bytes, and the number of lines skipped. num_workers processes (one for each core by default) share the ranges of
-    about part_bytes; start_worker(*worker_facts) prepares each.
+    The arrays are the tokens, end to end; the offsets; then any with one item for each example. parse_part((path,
+    start, stop)) gives, for a range of bytes, the tokens as bytes, the int32 lengths of the examples, a list of the
+    other arrays as bytes, and the number of lines skipped. num_workers processes (one for each core by default) share
+    the ranges of about part_bytes; start_worker(*worker_facts) prepares each.
     The manifest tells `examples`, `longest` (in tokens) and `skipped`. Raises InputError also where the file is not
     any more what it was at the time of `status`, from before the facts were taken.
     """
@@ -87,9 +87,9 @@ def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], ty
         if files is not None:
             missing = [(path, *text_range) for text_range in byte_ranges(path, part_bytes)][len(files.records):]
             workers = max(1, min(num_workers or available_cores(), len(missing)))
-            bytes_there = status.st_size - sum(stop - start for _, start, stop in missing)
+            bytes_done = status.st_size - sum(stop - start for _, start, stop in missing)
             with contextlib.closing(in_order(parse_part, missing, workers, start_worker, worker_facts)) as parsed, \
-                    tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", initial=bytes_there,
+                    tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", initial=bytes_done,
                          unit_scale=True, disable=None) as progress:
                 for (_, start, stop), part in zip(missing, parsed):
                     _append_examples(files, np.dtype(typecodes["tokens"]).itemsize, part)

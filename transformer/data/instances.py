@@ -16,7 +16,6 @@ from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_leng
 
 INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
 
-
 # What json.dumps makes of an instance, to be filled with what is JSON already: json.dumps of all of it takes twice as
 # long.
 _INSTANCE_LINE = ('{"tokens": [%s], "segment_ids": [%s], "is_random_next": %s, '
@@ -29,8 +28,8 @@ class InstanceSettings:
 
     max_seq_len: wordpieces with [CLS] and both [SEP]; short_seq_prob: share of documents with a random shorter target;
     masked_lm_prob: share of wordpieces to predict, at most max_predictions_per_seq of a sequence; mask_at_least_one:
-    mask one wordpiece even where masked_lm_prob is 0; whole_word: mask all pieces of a word or none; one_seq: the
-    second half is always the real continuation.
+    mask one wordpiece even where masked_lm_prob is 0; whole_word: mask all wordpieces of a word or none; one_seq:
+    the second half is always the real continuation.
     """
     seed: int = 42
     max_seq_len: int = 128
@@ -58,8 +57,7 @@ class InstanceSampler:
         self._in_json = [json.dumps(wordpiece) for wordpiece in tokenizer.vocab]
         self._continues_word = [wordpiece.startswith("##") for wordpiece in tokenizer.vocab]
         # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
-        self._replacements = [i for wordpiece, i in tokenizer.vocab.items()
-                              if wordpiece not in SPECIAL_TOKENS]
+        self._replacements = [i for wordpiece, i in tokenizer.vocab.items() if wordpiece not in SPECIAL_TOKENS]
 
     def json_lines(self, epoch: int, document: int) -> list[str]:
         """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
@@ -126,7 +124,7 @@ class InstanceSampler:
     def mask(self, tokens: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
         """Replace some tokens in place; return their positions, ascending, and the ids that stood there.
 
-        Of those chosen 80% become [MASK], 10% stay as they are, 10% become a random piece. No more than
+        Of those chosen 80% become [MASK], 10% stay as they are, 10% become a random wordpiece. No more than
         round(length * masked_lm_prob), at least 1, are chosen; a word that would exceed that is passed over.
         """
         settings = self.settings

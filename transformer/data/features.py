@@ -132,7 +132,7 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
     mapped, and found again by the next call. fallback: another one where that cannot be written. Without cache_dir
     the arrays stay in memory. num_workers processes (one for each core by default) share parts of about part_bytes;
     a killed run goes on where it was, and a process that comes meanwhile waits. Raises InputError as
-    glue.row_width() and rows_of_part() do, and where there are no examples.
+    tables.row_width() and rows_of_part() do, and where there are no examples.
     """
     path = Path(path)
     width = row_width(task, path)

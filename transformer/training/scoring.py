@@ -121,15 +121,16 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
              "products": torch.get_float32_matmul_precision()}
     name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
     places = [Path(place) / name for place in (cache_dir, fallback) if place]
-    blocks = [np.arange(start, min(start + block, len(sequences))) for start in range(0, len(sequences), block)]
+    starts = range(0, len(sequences), block)
     with contextlib.ExitStack() as stack:
         files = None  # in all processes but the first, and where the logits are there
         if processes.is_first:
             files = stack.enter_context(unfinished_arrays(places, {"logits": "f"}, facts, block))
-        done = processes.from_first(len(blocks) if files is None else len(files.records))
+        done = processes.from_first(len(starts) if files is None else len(files.records))
         with tqdm(desc="logits of the teacher", unit=" examples", total=len(sequences), initial=done * block,
                   disable=True if files is None else None) as progress:
-            for rows in blocks[done:]:
+            for start in starts[done:]:
+                rows = np.arange(start, min(start + block, len(sequences)))
                 logits = predict(model, head, sequences, batch_size, processes, rows)
                 if files is not None:
                     files.append([head.pack(logits, sequences.lengths_of(rows)).tobytes()])

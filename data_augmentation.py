@@ -84,7 +84,7 @@ def resolve_copies(args: argparse.Namespace, task: Task) -> int:
     return task.augment_copies_in_code
 
 
-def is_finished(output: Path, unfinished: Path, made_from: dict[str, Any]) -> bool:
+def is_augmented(output: Path, unfinished: Path, made_from: dict[str, Any]) -> bool:
     """Whether train_aug.tsv is there, made from just this."""
     record = output.with_suffix(".json")
     return output.is_file() and record.is_file() and not unfinished.exists() and \
@@ -118,7 +118,7 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     glove_status = Path(args.glove_embs).stat()
     made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "seed", "glove_vocab")},
                  "glove": [glove_status.st_size, glove_status.st_mtime_ns]}
-    if args.resume and is_finished(output, unfinished, made_from):
+    if args.resume and is_augmented(output, unfinished, made_from):
         print(f"{output} is finished: nothing to resume", flush=True)
         return
     print(f"{path}: {len(numbers):,} rows, {len(words.first) - 1:,} different sentences, {len(words):,} words to mask; "

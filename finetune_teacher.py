@@ -151,7 +151,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     if not run.is_resumed:
         run.remembered["before"], _ = evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)
     before = run.remembered["before"]
-    run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), task=task.name, start=str(folder), before=before)
+    run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), task=task.name, start=str(folder),
+              before=before)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
     if keeps_head and not run.is_resumed:
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])

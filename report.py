@@ -19,8 +19,8 @@ from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, a
 from transformer.reporting.runs import (
     METRICS,
     MISSING,
+    FinishedRun,
     Remarks,
-    Run,
     cell,
     comparable,
     differing_settings,
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def dev_table(runs: list[Run], caption: str) -> list[Block]:
+def dev_table(runs: list[FinishedRun], caption: str) -> list[Block]:
     """Dev scores of one model: a row for each task and metric; the paper's tasks are shown when they are missing."""
     rows, notes = [], []
     for task in TASKS.values():
@@ -77,7 +77,7 @@ def dev_table(runs: list[Run], caption: str) -> list[Block]:
                                    note="".join(notes))]
 
 
-def results(runs: list[Run]) -> list[Block]:
+def results(runs: list[FinishedRun]) -> list[Block]:
     """Dev scores of the full method, student by student, and of the teachers."""
     full = [run for run in runs if run.variant == "full" and run.is_result]
     blocks = [Heading("Dev scores of these runs"), Text(
@@ -90,7 +90,7 @@ def results(runs: list[Run]) -> list[Block]:
     return blocks + dev_table([run for run in runs if run.stage == "teacher"], "Teachers:")
 
 
-def ablations(runs: list[Run]) -> list[Block]:
+def ablations(runs: list[FinishedRun]) -> list[Block]:
     """For each student: mean dev scores of each variant, their average and its distance to the full method."""
     blocks = [Heading("Ablations"), Text(
         "Dev scores. The average is over the columns that a variant and the full method both have, and so is the "
@@ -103,7 +103,7 @@ def ablations(runs: list[Run]) -> list[Block]:
             ablation_table()]
 
 
-def variant_table(runs: list[Run], model: str) -> Table:
+def variant_table(runs: list[FinishedRun], model: str) -> Table:
     """A row for each variant of one student, those of the paper also where no run is of them; full is the first."""
     paper = {variant: row.scores["average"] for variant, row in ABLATIONS.items()}
     tasks = tasks_of(run for run in runs if run.variant != "full") or [TASKS["mnli"], TASKS["mrpc"], TASKS["cola"]]
@@ -136,7 +136,7 @@ def variant_table(runs: list[Run], model: str) -> Table:
                  "l" + "r" * (len(columns) + 4), (("", 1), (f"these runs, {model}", len(columns) + 2), (PAPER, 2)))
 
 
-def search(runs: list[Run]) -> list[Block]:
+def search(runs: list[FinishedRun]) -> list[Block]:
     """Dev score at each batch size and learning rate of the prediction stage."""
     searched = [run for run in runs if run.is_result and run.variant.startswith("search")]
     blocks = [Heading("Search of the prediction stage"), Text(
@@ -160,7 +160,7 @@ def search(runs: list[Run]) -> list[Block]:
     return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l")]
 
 
-def curves(runs: list[Run], plots: Path, remarks: Remarks) -> list[Block]:
+def curves(runs: list[FinishedRun], plots: Path, remarks: Remarks) -> list[Block]:
     """Pictures of the losses of both distillations, and of the dev scores, over the steps."""
     general, losses, scores = [], [], []
     for value in ("att_loss", "rep_loss"):
@@ -184,7 +184,7 @@ def curves(runs: list[Run], plots: Path, remarks: Remarks) -> list[Block]:
     return blocks
 
 
-def sizes(runs: list[Run], plots: Path, inference: Path, remarks: Remarks) -> list[Block]:
+def sizes(runs: list[FinishedRun], plots: Path, inference: Path, remarks: Remarks) -> list[Block]:
     """Parameters, latency and mean dev score of each model, over the tasks that all of them have."""
     models, shared = comparable(runs)
     blocks = [Heading("Size, speed and score")]
@@ -221,7 +221,7 @@ def sizes(runs: list[Run], plots: Path, inference: Path, remarks: Remarks) -> li
                            note=note), Pictures(items)]
 
 
-def costs(runs: list[Run], roots: list[Path], remarks: Remarks) -> list[Block]:
+def costs(runs: list[FinishedRun], roots: list[Path], remarks: Remarks) -> list[Block]:
     """Wall time and speed of each kind of run, and the seconds that reproduce.sh noted for its steps."""
     rows = []
     full = [run for run in runs if run.variant == "full"]
@@ -254,7 +254,7 @@ def costs(runs: list[Run], roots: list[Path], remarks: Remarks) -> list[Block]:
     return blocks
 
 
-def lists(runs: list[Run], remarks: Remarks) -> list[Block]:
+def lists(runs: list[FinishedRun], remarks: Remarks) -> list[Block]:
     """All runs by number, and what was left out or is to be noted."""
     rows = [[str(run.number), run.stage, model_name(run.student), run.task.name if run.task else "", run.variant,
              str(run.seed), f"{100 * run.scores[run.task.metric]:.1f} {run.task.metric}" if run.scores else "",

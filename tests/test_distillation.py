@@ -135,7 +135,7 @@ def test_a_student_from_scratch_takes_its_teacher_s_vocabulary(vocab_size, tmp_p
     assert student.config == dataclasses.replace(config, vocab_size=vocab_size or 37)
     assert student.fit_dense.weight.shape == (16, 8)
     assert student.cls.predictions.decoder.weight.shape == (vocab_size or 37, 8)
-    said = f"{tmp_path}: config.json says vocab_size 37: 41 is taken, the teacher's\n"
+    said = f"{tmp_path}/config.json says vocab_size 37: 41 is taken, the teacher's\n"
     assert capsys.readouterr().out == (said if vocab_size == 41 else "")
     with pytest.raises(InputError, match="parameters are too many"):
         TinyBertForPreTraining.from_scratch(tmp_path, 10**9)

@@ -88,13 +88,13 @@ def test_padded_word_embeddings(padded, tiny, script):
         edit_config(tiny / "config", vocab_size=pieces + 6)
         out = run(script, "task_distill", train(tiny, student_model=tiny / "config", from_scratch=True,
                                                 output_dir=tiny / "scratch"))
-        assert out.count(f"{tiny / padded}: config.json says vocab_size {pieces + 6}: {pieces} is taken") == 1
+        assert out.count(f"{tiny / padded}/config.json says vocab_size {pieces + 6}: {pieces} is taken") == 1
     else:
         pad_embeddings(tiny / padded, 6)
     out = run(script, name, make(tiny, **flags))
-    said = f"config.json says vocab_size {pieces + 6}: {pieces} is taken" if padded == "config" else \
-        f"{pieces + 6} word embeddings for {pieces} pieces"
-    assert out.count(f"{tiny / padded}: {said}") == 1
+    said = f"/config.json says vocab_size {pieces + 6}: {pieces} is taken" if padded == "config" else \
+        f": {pieces + 6} word embeddings for {pieces} pieces"
+    assert out.count(f"{tiny / padded}{said}") == 1
     if padded in ("bert", "teacher_mrpc"):
         assert_equal_weights(tiny / "out", tiny / "plain", 0)
     rows = len(read_weights(tiny / "out")["bert.embeddings.word_embeddings.weight"])

@@ -243,8 +243,8 @@ class BertPreTrainedModel(nn.Module):
             raise InputError(f"{folder} {what}")
         config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME)
         if vocab_size not in (None, config.vocab_size):
-            print(f"{folder}: {CONFIG_NAME} says vocab_size {config.vocab_size}: {vocab_size} is taken, the teacher's",
-                  flush=True)
+            print(f"{Path(folder) / CONFIG_NAME} says vocab_size {config.vocab_size}: {vocab_size} is taken, the "
+                  "teacher's", flush=True)
             config = dataclasses.replace(config, vocab_size=vocab_size)
         return cls(config, **kwargs)
 
@@ -263,7 +263,7 @@ class BertPreTrainedModel(nn.Module):
         require_sizes(config, state, folder)
         config.classifier_relu, why = head_convention(config, state, kwargs.get("num_labels"))
         model = cls(config, **kwargs)
-        load_strictly(model, state, folder, tuple(HEADS.values()), new)
+        load_strictly(model, state, folder, ("cls.", *HEADS.values()), new)
         if hasattr(model, "classifier") and len(state.get("classifier.weight", ())) == len(model.classifier.weight):
             print(f"{folder}: classifier {'on' if config.classifier_relu else 'without'} a relu ({why})", flush=True)
         return model

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
-from transformer.reporting.runs import Remarks, Run, is_number, shown_metrics, started_at
+from transformer.reporting.runs import FinishedRun, Remarks, is_number, shown_metrics, started_at
 from transformer.tasks.glue import get_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
@@ -17,12 +17,12 @@ from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 _TEACHER_LAYERS = "--init_from_teacher_layers"
 
 
-def collect(roots: list[Path]) -> tuple[list[Run], Remarks]:
+def collect(roots: list[Path]) -> tuple[list[FinishedRun], Remarks]:
     """All runs below `roots`, numbered and in order, and (folder, reason) for all that is left out or noted.
 
     Of two runs of the same variant, seed, task and student the one that started later is taken.
     """
-    taken: dict[tuple, Run] = {}
+    taken: dict[tuple, FinishedRun] = {}
     remarks = []
     folders = {path.parent.resolve(): path.parent for root in reversed(roots) for path in root.rglob(RUN_NAME)}
     for folder in sorted(folders.values()):
@@ -45,7 +45,7 @@ def collect(roots: list[Path]) -> tuple[list[Run], Remarks]:
     return ordered, remarks
 
 
-def examine_run(folder: Path) -> tuple[Run, list[str]]:
+def examine_run(folder: Path) -> tuple[FinishedRun, list[str]]:
     """The run of a folder, and what is to be said of it. InputError with the reason where it is none to report."""
     record = read_json(folder / RUN_NAME)
     if "finished" not in record:
@@ -81,7 +81,7 @@ def _script(record: dict[str, Any]) -> str:
     return Path(shlex.split(record["command"])[0]).stem
 
 
-def _as_recorded(folder: Path, record: dict[str, Any]) -> Run:
+def _as_recorded(folder: Path, record: dict[str, Any]) -> FinishedRun:
     """The run that run.json describes, without scores. InputError where it is none to report, and whatever comes of a
     run.json that is not as the kit writes it."""
     settings, script = record["settings"], _script(record)
@@ -100,7 +100,7 @@ def _as_recorded(folder: Path, record: dict[str, Any]) -> Run:
     stage = stages[script]
     if stage != "general" and not task:
         raise InputError("run.json of another version of the kit: it names no task")
-    return Run(folder / RUN_NAME, stage, student, task, variant, int(settings["seed"]), record)
+    return FinishedRun(folder / RUN_NAME, stage, student, task, variant, int(settings["seed"]), record)
 
 
 def folder_variant(folder: Path) -> str | None:
@@ -114,7 +114,7 @@ def folder_variant(folder: Path) -> str | None:
 
 
 def _guessed_student(folder: Path, record: dict[str, Any]) -> str:
-    """Run.student of a run of an earlier version, whose run.json does not tell it."""
+    """FinishedRun.student of a run of an earlier version, whose run.json does not tell it."""
     label = student_label(record["settings"], record.get("start"), 0) or student_label({"output_dir": folder}, None, 0)
     if label or _script(record) == "finetune_teacher":
         return label
@@ -153,7 +153,7 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
     return list(dict.fromkeys(flags))
 
 
-def _add_scores(run: Run) -> list[str]:
+def _add_scores(run: FinishedRun) -> list[str]:
     """Give a run its dev scores, those of --do_eval where there are any; returns what is to be said of them."""
     settings, evaluated = run.record["settings"], run.folder / EVAL_NAME
     run.dev_examples = _dev_examples(evaluated)
@@ -183,7 +183,7 @@ def _dev_scores(values: Any, task: Task) -> dict[str, float]:
 
 
 def _dev_examples(evaluated: Path) -> tuple[int, ...]:
-    """Run.dev_examples, by the file that --do_eval wrote."""
+    """FinishedRun.dev_examples, by the file that --do_eval wrote."""
     try:
         return tuple(map(int, read_json(evaluated)["counts"].values()))
     except (InputError, KeyError, TypeError, ValueError, AttributeError):

@@ -24,7 +24,7 @@ _PLACES = {"data_dir", "glue_dir", "models_dir", "student_model", "teacher_model
 
 
 @dataclass
-class Run:
+class FinishedRun:
     """A finished run. `scores` are those on the dev set, fractions by metric, read from the file `source`; a run
     without a task or a score has none. `student` is 4l or 6l, empty for a teacher."""
     file: Path                 # run.json, in the folder of the run
@@ -82,8 +82,7 @@ def started_at(record: dict[str, Any]) -> float:
 
 def shown_metrics(task: Task) -> tuple[str, ...]:
     """The metrics of a task that tables show, as the paper does; of a second dev set, too."""
-    shown = {"MRPC": ("f1", "acc"), "QQP": ("f1", "acc"), "STS-B": ("pearson", "spearmanr")}.get(
-        task.name, (task.metric,))
+    shown = task.head.shown_scores
     return (*shown, f"{task.metric}_mismatched") if len(task.dev_files) > 1 else shown
 
 
@@ -92,7 +91,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def differing_settings(runs: list[Run]) -> list[str]:
+def differing_settings(runs: list[FinishedRun]) -> list[str]:
     """Names of the settings, seed and places aside, in which runs of one group differ though they move the result.
 
     Those that only some have are of another version of the kit.
@@ -104,13 +103,13 @@ def differing_settings(runs: list[Run]) -> list[str]:
     return sorted(name for name in names if len({values[name] for values in settings}) > 1)
 
 
-def tasks_of(runs: Iterable[Run]) -> list[Task]:
+def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
     """The tasks that the runs have, in the order of the table of tasks."""
     present = {run.task for run in runs}
     return [task for task in TASKS.values() if task in present]
 
 
-def comparable(runs: list[Run]) -> tuple[dict[str, list[Run]], list[Task]]:
+def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:
     """Runs of the full method by the name of a model whose size can be read, and the tasks that all of these have."""
     scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
     models = {model_name(student): [run for run in scored if run.student == student]
@@ -124,13 +123,13 @@ def model_name(student: str) -> str:
     return f"TinyBERT{student.removesuffix('l')}" if student else "teacher"
 
 
-def score(runs: list[Run], metric: str) -> tuple[list[Run], list[float]]:
+def score(runs: list[FinishedRun], metric: str) -> tuple[list[FinishedRun], list[float]]:
     """The runs that have the metric, and its values in percent."""
     scored = [run for run in runs if metric in run.scores]
     return scored, [100 * run.scores[metric] for run in scored]
 
 
-def cell(runs: list[Run], metric: str) -> Inline:
+def cell(runs: list[FinishedRun], metric: str) -> Inline:
     """Mean of a metric in percent, sample standard deviation where there are several, n, and the runs it is from."""
     scored, values = score(runs, metric)
     if not values:
@@ -139,7 +138,7 @@ def cell(runs: list[Run], metric: str) -> Inline:
     return [f"{statistics.fmean(values):.1f}{deviation} (n={len(values)})", *references(scored)]
 
 
-def references(runs: Iterable[Run]) -> list[Inline]:
+def references(runs: Iterable[FinishedRun]) -> list[Inline]:
     """The runs' numbers in the report, each a link to its run.json."""
     parts: list[Inline] = []
     for run in runs:
@@ -147,7 +146,8 @@ def references(runs: Iterable[Run]) -> list[Inline]:
     return parts
 
 
-def lines_of(runs: list[Run], value: str, scale: float, remarks: Remarks) -> list[tuple[Run, list, list]]:
+def lines_of(runs: list[FinishedRun], value: str, scale: float,
+             remarks: Remarks) -> list[tuple[FinishedRun, list, list]]:
     """(run, steps, values) of those runs whose metrics.jsonl tells the value."""
     lines = []
     for run in runs:
@@ -164,7 +164,7 @@ def lines_of(runs: list[Run], value: str, scale: float, remarks: Remarks) -> lis
     return lines
 
 
-def picture(path: Path, title: str, label: str, lines: list[tuple[Run, list, list]],
+def picture(path: Path, title: str, label: str, lines: list[tuple[FinishedRun, list, list]],
             teacher: float | None = None) -> list[tuple[Path, str, Inline]]:
     """The picture of the lines of lines_of(), and of a teacher's score, as an item of Pictures; none without lines."""
     if not lines:
@@ -177,7 +177,7 @@ def picture(path: Path, title: str, label: str, lines: list[tuple[Run, list, lis
     return [(path, f"{title}: {label} over optimizer steps", ["runs", *references(run for run, _, _ in lines)])]
 
 
-def parameters(run: Run) -> int:
+def parameters(run: FinishedRun) -> int:
     """Of the classifier that config.json in the run's folder describes; 0 where there is none that can be read."""
     import torch
 

@@ -38,6 +38,7 @@ from transformer.distillation import layer_map, needed, soft_cross_entropy, tran
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.tasks.glue import TASKS
+from transformer.training import scoring
 from transformer.training.batches import shuffled_batches
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes, freeze, mixed
@@ -252,7 +253,7 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
     step, and the losses of its steps."""
     losses, stamps = [], []
 
-    def ask(*arguments, plain=task_distill.cached_logits, **keywords):
+    def ask(*arguments, plain=scoring.cached_logits, **keywords):
         stamps.append(clock())
         return plain(*arguments, **keywords)
 
@@ -261,7 +262,7 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
         plain(self, step, values)
 
     shutil.rmtree(folder / "SST-2" / "features", ignore_errors=True)
-    with mock.patch.object(task_distill, "cached_logits", ask), mock.patch.object(Losses, "add", add):
+    with mock.patch.object(scoring, "cached_logits", ask), mock.patch.object(Losses, "add", add):
         run_script(task_distill, folder, "teacher", "still", [
             "--pred_distill", "--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check",
             "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS],

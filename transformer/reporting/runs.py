@@ -178,16 +178,15 @@ def picture(path: Path, title: str, label: str, lines: list[tuple[FinishedRun, l
 
 
 def parameters(run: FinishedRun) -> int:
-    """Of the classifier that config.json in the run's folder describes; 0 where there is none that can be read."""
+    """Of the model with its head that config.json in the run's folder describes; 0 where there is none that can be read."""
     import torch
 
     from transformer.config import CONFIG_NAME, BertConfig
-    from transformer.modeling import TinyBertForSequenceClassification
 
+    head = run.task.head
     try:
         with torch.device("meta"):
-            model = TinyBertForSequenceClassification(BertConfig.from_json_file(run.folder / CONFIG_NAME),
-                                                      run.task.num_labels)
+            model = head.model_class(BertConfig.from_json_file(run.folder / CONFIG_NAME), **head.sizes)
     except (InputError, TypeError):
         return 0
     return sum(weight.numel() for weight in model.parameters())

@@ -178,7 +178,7 @@ def picture(path: Path, title: str, label: str, lines: list[tuple[FinishedRun, l
 
 
 def parameters(run: FinishedRun) -> int:
-    """Of the model with its head that config.json in the run's folder describes; 0 where there is none that can be read."""
+    """Of the model with its head that config.json in the run's folder describes; 0 where none can be read."""
     import torch
 
     from transformer.config import CONFIG_NAME, BertConfig

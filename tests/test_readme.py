@@ -44,7 +44,7 @@ def test_every_command_is_accepted_by_its_script():
 @pytest.mark.parametrize("page", PAGES)
 def test_every_flag_exists_somewhere(page):
     known = {flag for script in SCRIPTS for names in flags_of(script) for flag in names}
-    for path in (ROOT / "reproduce.sh", ROOT / "transformer" / "submission.py", *(ROOT / "benchmarks").glob("*.py")):
+    for path in (ROOT / "reproduce.sh", ROOT / "transformer/tasks/submission.py", *(ROOT / "benchmarks").glob("*.py")):
         known |= set(re.findall(r"--\w+", path.read_text(encoding="utf-8")))
     known |= {"--help", "--json",  # WikiExtractor's
               "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
@@ -56,7 +56,7 @@ def test_every_path_exists_or_is_made():
     """A word with a slash or a suffix is a path in the kit, or in a folder that git ignores, where the steps write; or
     the code names such a file, and no folder of the kit. Words in capitals stand for others."""
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
-    sources = [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("Makefile"), *ROOT.glob("transformer/*.py")]
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("Makefile"), *ROOT.glob("transformer/**/*.py")]
     code = "".join(re.sub(r"[$]?[({](\w+)[)}]", r"\1", path.read_text(encoding="utf-8")) for path in sources)
     folders = [ROOT, ROOT / "benchmarks", ROOT / "tests" / "miniworld"]
     found = {page: [word for span in spans(text) for word in re.findall(r"[\w./{},*+-]+", re.sub(r"\w+:\S*", "", span))

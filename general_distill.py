@@ -225,12 +225,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{plan.total_steps} steps of {args.train_batch_size} sequences = {processes.world} processes x "
           f"{accumulation} x {micro_batch}, on {processes.device}", flush=True)
 
-    asked = run.compiled(teacher)
+    compiled_teacher = run.compiled(teacher)
     with run:
         for indices in run:
             for rows in run.shares(indices):
                 batch = processes.send(run.data.batch(rows, args.max_seq_length))
-                run.backward(distillation_losses(run.trained, asked, batch, pairs, args.precision))
+                run.backward(distillation_losses(run.trained, compiled_teacher, batch, pairs, args.precision))
             run.update()
             if run.is_due:
                 values = {**run.means(), "learning_rate": run.learning_rate}

@@ -68,8 +68,8 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
 
 def model_sha256(model: BertPreTrainedModel, order: list[int] | None = None) -> str:
     """Hexadecimal SHA-256 of all that a model's answers follow from: the weights, wherever they came from, the sizes
-    and rates, and, where it is given, the column of each class."""
-    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
+    and rates that its config has, and, where it is given, the column of each class."""
+    config = {name: value for name, value in vars(model.config).items() if name != "extra" and value is not None}
     digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

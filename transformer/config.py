@@ -94,10 +94,8 @@ class BertConfig:
         return family_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys, those of `extra` among them; not classifier_relu where it is None."""
-        values = dataclasses.asdict(self)
-        if self.classifier_relu is None:
-            del values["classifier_relu"]
+        """All keys, those of `extra` among them; not those that are None."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return {**values.pop("extra"), **values}
 
     def to_json_file(self, path: str | Path) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WORKPLACE = ".fixing"  # in the model folder: the new files, until they have been loaded and compared
 
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; `folders` comes back as the list of model folders to fix."""
     parser = Parser(__doc__.splitlines()[0])

@@ -405,6 +405,26 @@ def test_cached_logits_of_a_run_that_was_stopped(classified, tmp_path, monkeypat
     assert logits[ALL].shape == (50, 3) and logits[ALL].dtype == np.float32 and not logits.flat.flags.writeable
 
 
+class Ends(Classes):
+    """A head whose label is two whole numbers, start and end."""
+    label_type, label_shape = "i", (2,)
+
+    def read_label(self, text):
+        return tuple(map(int, text.split("-"))) if text[0].isdecimal() else None
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_labels_of_several_numbers(cache, tmp_path, vocab, capsys):
+    task = dataclasses.replace(TASKS["sst2"], head=Ends(("start", "end")))
+    rows = [f"good cat\t{row}-{70000 * row}" for row in range(5)]
+    path = write_lines(tmp_path / "train.tsv", ["sentence\tlabel", *rows])
+    tokenizer = BertTokenizer(vocab)
+    sequences = encode_file(task, path, tokenizer, LENGTH, cache and tmp_path / cache, num_workers=1, part_bytes=40)
+    assert sequences.labels.dtype == np.int32 and sequences.labels.tolist() == [[n, 70000 * n] for n in range(5)]
+    show_examples(sequences, tokenizer)
+    assert capsys.readouterr().out.splitlines()[1].endswith("  label 1 70000")
+
+
 class EveryPosition(Classes):
     """A head with two numbers for each wordpiece."""
 

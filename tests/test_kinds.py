@@ -12,9 +12,9 @@ import tarfile
 
 import pytest
 import torch
-from conftest import edit_config, finetune, general, names, run, train, write_lines, zipped
+from conftest import edit_config, finetune, general, names, run, train, write_lines, write_safetensors, zipped
 
-from transformer.checkpoint import load_encoder, save_model
+from transformer.checkpoint import load_encoder, model_sha256, save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig
 from transformer.data.parts import byte_ranges
@@ -22,7 +22,7 @@ from transformer.families import BERT, FAMILIES, Family
 from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
 from transformer.kinds import kind_of, not_bert
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.weights import read_model, read_weights, write_bin, write_safetensors
+from transformer.weights import read_model, read_weights, write_bin
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440449768\n"
 
@@ -255,6 +255,16 @@ def test_a_family_is_an_entry_of_the_table(tiny, monkeypatch):
     config = BertConfig.from_dict({"vocab_size": 9, "hidden_act": "relu"})
     assert (config.hidden_act, config.extra) == ("gelu", {"hidden_act": "relu"})
     assert not_bert({"model_type": "xlnet"}).endswith("than a BERT, XLNet: take a BERT or OtherBERT")
+
+
+def test_a_size_that_a_model_does_not_have_is_no_part_of_it(tiny):
+    """Kept logits and evaluations are found again when another family brings a key with it."""
+    model = load_encoder(tiny / "bert")
+    before = model_sha256(model)
+    model.config.other_size = None
+    assert model_sha256(model) == before
+    model.config.other_size = 3
+    assert model_sha256(model) != before
 
 
 def test_other_models_without_a_type_are_named_by_their_weights(tiny):

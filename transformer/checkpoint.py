@@ -22,7 +22,7 @@ from transformer.tokenization import (
     resolve_casing,
     vocab_path,
 )
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, open_model_folder, write_bin, write_safetensors
+from transformer.weights import WEIGHTS_NAME, open_model_folder, write_bin
 
 
 def load_encoder(folder: str | Path) -> BertModel:
@@ -42,18 +42,15 @@ def load_model(folder: str | Path, head: Any, new: tuple[str, ...] = (), **sizes
     return head.model_class.from_pretrained(folder, new=new, **head.sizes, **sizes)
 
 
-def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
+def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path) -> None:
     """Write a model folder that the next step reads, and that Hugging Face transformers reads too; see head_note().
 
     source: the model folder, or vocabulary file, whose vocabulary and casing it has. Each file replaces its predecessor
-    only when it is whole. safetensors: write model.safetensors as well.
+    only when it is whole.
     """
     folder = Path(folder)
     wordpieces, (lower, _) = read_wordpieces(vocab_path(source)), casing(source)
-    state = model.state_dict()
-    write_bin(folder / WEIGHTS_NAME, state)
-    if safetensors:
-        write_safetensors(folder / SAFETENSORS_NAME, state)
+    write_bin(folder / WEIGHTS_NAME, model.state_dict())
     model.config.extra.update(model_type=model_type_of(model.config.to_dict()), architectures=[model.hf_architecture])
     model.config.to_json_file(folder / CONFIG_NAME)
     _write_wordpieces(folder / VOCAB_NAME, wordpieces)
@@ -71,8 +68,8 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
 
 def model_sha256(model: BertPreTrainedModel, order: list[int] | None = None) -> str:
     """Hexadecimal SHA-256 of all that a model's answers follow from: the weights, wherever they came from, the sizes
-    and rates, and, where it is given, the column of each class."""
-    config = {name: value for name, value in vars(model.config).items() if name != "extra"}
+    and rates that its config has, and, where it is given, the column of each class."""
+    config = {name: value for name, value in vars(model.config).items() if name != "extra" and value is not None}
     digest = hashlib.sha256(json.dumps(config if order is None else [config, order], sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -14,6 +14,8 @@ from transformer.files import InputError, read_json, write_json
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS = {"gelu": functional.gelu, "relu": torch.relu, "swish": functional.silu}  # gelu: the exact one, by erf
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
+         "max_position_embeddings", "type_vocab_size")  # whole numbers above 0
 MAX_LAYERS, MAX_PARAMETERS = 1000, 10**9  # BERT-large: 24 layers, 335 million parameters
 
 
@@ -43,8 +45,7 @@ class BertConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "max_position_embeddings", "type_vocab_size"):
+        for name in SIZES:
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
                 raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
@@ -93,10 +94,8 @@ class BertConfig:
         return family_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys, those of `extra` among them; not classifier_relu where it is None."""
-        values = dataclasses.asdict(self)
-        if self.classifier_relu is None:
-            del values["classifier_relu"]
+        """All keys, those of `extra` among them; not those that are None."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return {**values.pop("extra"), **values}
 
     def to_json_file(self, path: str | Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transformer.config import BertConfig
+from transformer.config import SIZES, BertConfig
 from transformer.files import InputError
 from transformer.modeling import BertModel
 
@@ -87,8 +87,9 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     Raises InputError where a size of the two differs, the number of layers aside, and the rows of the word embeddings,
     of which either may have some for padding.
     """
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings",
-                 "type_vocab_size"):
+    for name in SIZES:
+        if name in ("vocab_size", "num_hidden_layers"):
+            continue
         sizes = [getattr(model.config, name) for model in (student, teacher)]
         if sizes[0] != sizes[1]:
             raise InputError(f"--init_from_teacher_layers: {name} is {sizes[0]} in the student and {sizes[1]} in the "

@@ -18,7 +18,7 @@ from transformer.modeling import (
     TinyBertForPreTraining,
     TinyBertForSequenceClassification,
 )
-from transformer.weights import TIED_DECODER, WEIGHTS_NAME, read_model, read_weights
+from transformer.weights import TIED_DECODER, WEIGHTS_NAME, layer_names, read_model, read_weights
 
 
 def expected_weights(config: BertConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def summary(folder: Path) -> str:
     load_tokenizer(folder)  # its check that the vocabulary fits
     if not any(name.startswith("bert.") for name in state):
         raise InputError(f"{folder} holds no BERT: no weight is called bert.*, embeddings.* or encoder.*")
-    last = f"bert.encoder.layer.{config.num_hidden_layers - 1}."  # first: many layers take long, also without memory
+    last = layer_names(config)[-1]  # first: many layers take long, also without memory
     if not any(name.startswith(last) for name in state):
         raise InputError(f"{folder}: the weights are not those of {CONFIG_NAME}: {last}* is missing")
     expected = expected_weights(config, state)

@@ -393,7 +393,6 @@ class TinyBertForSequenceClassification(_Fit):
         super().__init__(config)
         if config.classifier_relu is None:
             config.classifier_relu = True  # as published
-        self.num_labels = num_labels
         self.bert = BertModel(config)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.add_fit(fit_size, fit_per_layer)

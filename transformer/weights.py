@@ -169,15 +169,6 @@ def write_pickle(value: Any, handle: IO[bytes]) -> None:
         raise
 
 
-def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:
-    """Write named tensors as .safetensors, atomically; a tensor that shares its memory with another is copied."""
-    import safetensors.torch
-    with atomic_write(path, "wb") as handle:
-        handle.write(safetensors.torch.save(
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()},
-            metadata={"format": "pt"}))
-
-
 def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str, Tensor]:
     """Give the tensors of a model of some family the names of the published package, whatever package saved them.
 
@@ -247,21 +238,26 @@ def read_model(folder: str | Path) -> tuple[BertConfig, dict[str, Tensor]]:
     return config, state
 
 
+def layer_names(config: BertConfig) -> list[str]:
+    """How the canonical names of each layer's weights begin."""
+    return [f"bert.encoder.layer.{layer}." for layer in range(config.num_hidden_layers)]
+
+
 def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:
     """InputError where the large weights, under canonical names, are not of the sizes that a config says.
 
     Asked before a model of these sizes is made: its memory then follows from what the file of weights really holds.
     """
-    rows = {"embeddings.word_embeddings": config.vocab_size,
-            "embeddings.position_embeddings": config.max_position_embeddings,
-            "embeddings.token_type_embeddings": config.type_vocab_size}
-    for layer in range(config.num_hidden_layers):
-        rows[f"encoder.layer.{layer}.attention.self.query"] = config.hidden_size
-        rows[f"encoder.layer.{layer}.intermediate.dense"] = config.intermediate_size
+    rows = {"bert.embeddings.word_embeddings": config.vocab_size,
+            "bert.embeddings.position_embeddings": config.max_position_embeddings,
+            "bert.embeddings.token_type_embeddings": config.type_vocab_size}
+    for layer in layer_names(config):
+        rows[f"{layer}attention.self.query"] = config.hidden_size
+        rows[f"{layer}intermediate.dense"] = config.intermediate_size
     for name, size in rows.items():
-        tensor = state.get(f"bert.{name}.weight")
+        tensor = state.get(f"{name}.weight")
         if tensor is None or tensor.shape != (size, config.hidden_size):
-            raise InputError(f"{folder}: by {CONFIG_NAME} bert.{name}.weight is [{size}, {config.hidden_size}], in the "
+            raise InputError(f"{folder}: by {CONFIG_NAME} {name}.weight is [{size}, {config.hidden_size}], in the "
                              f"weights it is {'missing' if tensor is None else list(tensor.shape)}")
 
 

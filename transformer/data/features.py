@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import tempfile
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,8 @@ class Sequences:
 
     tokens: uint16 or int32 [pieces], `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of every example;
     offsets: int64 [n + 1], where each example begins; first_lengths: int32 [n], the length of its segment 0;
-    labels: float32 [n], class numbers or scores, or None; key: what the arrays were made from, as a file name.
+    labels: [n, *head.label_shape] of head.label_type, such as float32 [n], class numbers or scores, or None;
+    key: what the arrays were made from, as a file name.
     """
     tokens: np.ndarray
     offsets: np.ndarray
@@ -91,9 +91,12 @@ def _leading_ones(length: int) -> np.ndarray:
     return np.tri(length + 1, length, -1, dtype=np.int64)
 
 
-def encode(columns: Sequence[list[str]], labels: Sequence[float], tokenizer: BertTokenizer,
-           max_seq_length: int) -> Sequences:
-    """Encode one column of texts, or two, to examples of at most max_seq_length wordpieces, specials included."""
+def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: BertTokenizer, max_seq_length: int,
+           label_type: str = "f") -> Sequences:
+    """Encode one column of texts, or two, to examples of at most max_seq_length wordpieces, specials included.
+
+    label_type: type code of the numbers in `labels`.
+    """
     ids, lengths = zip(*(_pieces(texts, tokenizer) for texts in columns))
     if len(columns) == 1:
         layout, kept = (_CLS, 0, _SEP), [np.minimum(lengths[0], max_seq_length - 2)]
@@ -109,7 +112,7 @@ def encode(columns: Sequence[list[str]], labels: Sequence[float], tokenizer: Ber
         within = np.arange(len(ids[column])) - np.repeat(np.cumsum(lengths[column]) - lengths[column], lengths[column])
         tokens[what == column] = ids[column][within < np.repeat(kept[column], lengths[column])]
     return Sequences(tokens, np.append(0, np.cumsum(counts.sum(axis=1))), (kept[0] + 2).astype(np.int32),
-                     np.asarray(labels, np.float32))
+                     np.asarray(labels, label_type))
 
 
 def _pieces(texts: list[str], tokenizer: BertTokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +146,10 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_lines(
             path, status, [Path(place) / key for place in (folder, fallback) if place],
-            {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", **task.head.label_arrays}, facts,
-            _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes, num_workers,
-            in_memory=cache_dir is None)
+            {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", "labels": task.head.label_type},
+            facts, _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes,
+            num_workers, in_memory=cache_dir is None)
+    arrays["labels"] = arrays["labels"].reshape(-1, *task.head.label_shape)
     report_rows(str(path), manifest["examples"], manifest["skipped"], width)
     return Sequences(**arrays, key=key)
 
@@ -159,7 +163,7 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
     """The examples in a range of bytes, as arrays.convert_lines() wants them."""
     task, tokenizer, max_seq_length, width = _worker_facts
     texts: list[list[str]] = [[] for _ in task.text_columns]
-    labels, skipped = array(task.head.label_arrays["labels"]), 0
+    labels, skipped = [], 0
     for columns, label in rows_of_part(task, part, width):
         if columns is None:
             skipped += 1
@@ -167,7 +171,7 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
         for column, texts_of_column in zip(task.text_columns, texts):
             texts_of_column.append(columns[column])
         labels.append(label)
-    sequences = encode(texts, labels, tokenizer, max_seq_length)
+    sequences = encode(texts, labels, tokenizer, max_seq_length, task.head.label_type)
     return (sequences.tokens.tobytes(), sequences.lengths,
             [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], skipped)
 
@@ -176,6 +180,7 @@ def show_examples(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2
     """Print the first examples as wordpieces, segment lengths and label, for a person to look at."""
     for index in range(min(count, len(sequences))):
         ids = sequences.tokens[sequences.offsets[index]:sequences.offsets[index + 1]]
-        label = "" if sequences.labels is None else f"  label {sequences.labels[index]:g}"
+        label = "" if sequences.labels is None else \
+            "  label " + " ".join(f"{number:g}" for number in np.atleast_1d(sequences.labels[index]))
         print(f"example {index}: {' '.join(tokenizer.ids_to_tokens[int(i)] for i in ids)}  "
               f"(segment 0: {sequences.first_lengths[index]} of {len(ids)}){label}", flush=True)

@@ -32,7 +32,7 @@ class Head(ABC):
 
     What is no method of a kind below holds for a linear layer on the pooled first token: one vector of logits an
     example, [examples, width]; one label an example, [examples]. A head whose logits have another shape says so with
-    model_class, sizes, weights, label_arrays, numbers(), pack() and unpack().
+    model_class, sizes, weights, numbers(), pack() and unpack(), and one with other labels with label_type, label_shape.
     """
     # of its dev scores
     metric: str                             # the one that chooses the checkpoint
@@ -42,7 +42,8 @@ class Head(ABC):
     problem_type: ClassVar[str]             # as config.json calls it for Hugging Face
     label_word: ClassVar[str]               # what a bad label is called in messages
     expected: str                           # what one should have been, in messages
-    label_arrays: ClassVar[dict[str, str]] = {"labels": "f"}  # arrays of labels: names and type codes
+    label_type: ClassVar[str] = "f"         # type code (of array and numpy) of the numbers of a label
+    label_shape: ClassVar[tuple[int, ...]] = ()  # of a label: one number
     # of its losses
     has_temperature: ClassVar[bool]         # whether soft_loss() has one
     gold_in_code: ClassVar[bool]            # the published code teaches it the data's labels in the prediction stage
@@ -78,7 +79,7 @@ class Head(ABC):
 
     @abstractmethod
     def read_label(self, text: str) -> float | None:
-        """The label that a text stands for; None where it is none."""
+        """The label that a text stands for, of label_shape; None where it is none."""
 
     @abstractmethod
     def word(self, answer: float) -> str:

@@ -115,8 +115,9 @@ def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[Bert
         model.config.classifier_relu = not args.hf_head
     else:
         order = class_order(model.config.extra, task, folder)
-        model.classifier.weight.data = model.classifier.weight.data[order]
-        model.classifier.bias.data = model.classifier.bias.data[order]
+        for name, weight in model.named_parameters():
+            if name.startswith(task.head.weights):
+                weight.data = weight.data[order]
     name_labels(model.config.extra, task)
     what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
     print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)

@@ -1,1 +1,1 @@
-"""Runs found again and shown beside the published numbers: tables, curves, pages. Nothing here is read by a run."""
+"""Runs that are over: their curves, and the report that shows them beside the published numbers."""

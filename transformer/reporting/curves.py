@@ -65,7 +65,7 @@ def draw_or_warn(folder: str | Path) -> None:
 def require_matplotlib() -> None:
     """InputError where matplotlib cannot be loaded: nothing can be drawn then."""
     try:
-        import matplotlib.figure  # noqa: F401
+        _figure(1, 1)
     except ImportError as error:
         raise InputError(f"the plots need matplotlib, which cannot be loaded ({error}): pip install -r "
                          "requirements.txt") from None

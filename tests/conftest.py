@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 import torch
 from faulty_server import FaultyServer
-from safetensors.torch import save_file
 
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
@@ -133,11 +132,6 @@ def without_vocab_txt(*folders: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps({"model": table}))
         (folder / "vocab.txt").unlink()
         (folder / "tokenizer_config.json").unlink(missing_ok=True)
-
-
-def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A .safetensors file; tensors that share their memory are copied."""
-    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
 
 
 def pad_embeddings(folder: Path, rows: int) -> None:

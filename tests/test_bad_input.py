@@ -6,18 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    contents,
-    edit_config,
-    finetune,
-    general,
-    make_cased,
-    names,
-    run,
-    train,
-    write_safetensors,
-    write_task,
-)
+from conftest import contents, edit_config, finetune, general, make_cased, names, run, train, write_task
 
 from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
@@ -26,7 +15,7 @@ from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequence
 from transformer.tasks.glue import get_task
 from transformer.training import record
 from transformer.training.scoring import misordered, require_fit_teacher
-from transformer.weights import read_weights, write_bin
+from transformer.weights import read_weights, write_bin, write_safetensors
 
 
 def edit_row(path, line, change):

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from conftest import PIECES, ROOT, STUDENT, TEACHER, contents, edit_config, run, train, write_lines, write_safetensors
+from conftest import PIECES, ROOT, STUDENT, TEACHER, contents, edit_config, run, train, write_lines
 from faulty_server import Fault, FaultyServer
 from safetensors.torch import save_file
 
@@ -24,7 +24,7 @@ from transformer.config import BertConfig
 from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source
 from transformer.files import InputError, sha256_of
 from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.weights import read_weights
+from transformer.weights import read_weights, write_safetensors
 
 BERT, RTE = HUB_MODELS["bert-base-uncased"], HUB_MODELS["bert-base-uncased-rte"]
 GENERAL = HUB_MODELS["distilled_tinybert_4l"]

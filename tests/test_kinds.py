@@ -12,7 +12,7 @@ import tarfile
 
 import pytest
 import torch
-from conftest import edit_config, finetune, general, names, run, train, write_lines, write_safetensors, zipped
+from conftest import edit_config, finetune, general, names, run, train, write_lines, zipped
 
 from transformer.checkpoint import load_encoder, model_sha256, save_model
 from transformer.cli import run_script
@@ -22,7 +22,7 @@ from transformer.families import BERT, FAMILIES, Family
 from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
 from transformer.kinds import kind_of, not_bert
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.weights import read_model, read_weights, write_bin
+from transformer.weights import read_model, read_weights, write_bin, write_safetensors
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440449768\n"
 

@@ -193,13 +193,14 @@ def test_a_published_student_has_a_relu(key, of_hugging_face):
 @pytest.mark.parametrize("cls,kwargs,hf", [
     (BertForMaskedLM, {}, transformers.BertForMaskedLM),
     (TinyBertForSequenceClassification, {"num_labels": 3}, transformers.BertForSequenceClassification)])
-def test_saved_folder_loads_in_hugging_face(cls, kwargs, hf, tmp_path):
+@pytest.mark.parametrize("safetensors", [False, True])
+def test_saved_folder_loads_in_hugging_face(cls, kwargs, hf, safetensors, tmp_path):
     torch.manual_seed(1)
     ours = cls(BertConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
                           intermediate_size=48, initializer_range=0.2, classifier_relu=False,
                           extra={"id2label": {"0": "a", "1": "b", "2": "c"}}), **kwargs).eval()
     (tmp_path / "vocabulary").write_text("\n".join(SPECIAL_TOKENS))
-    save_model(ours, tmp_path / "model", tmp_path / "vocabulary")
+    save_model(ours, tmp_path / "model", tmp_path / "vocabulary", safetensors=safetensors)
     theirs, report = hf.from_pretrained(tmp_path / "model", output_loading_info=True, attn_implementation="eager")
     assert not report["missing_keys"] and not report["unexpected_keys"]
     batch = random_batch(61, 5)

@@ -22,7 +22,7 @@ from transformer.tokenization import (
     resolve_casing,
     vocab_path,
 )
-from transformer.weights import WEIGHTS_NAME, open_model_folder, write_bin
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, open_model_folder, write_bin, write_safetensors
 
 
 def load_encoder(folder: str | Path) -> BertModel:
@@ -42,15 +42,18 @@ def load_model(folder: str | Path, head: Any, new: tuple[str, ...] = (), **sizes
     return head.model_class.from_pretrained(folder, new=new, **head.sizes, **sizes)
 
 
-def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path) -> None:
+def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
     """Write a model folder that the next step reads, and that Hugging Face transformers reads too; see head_note().
 
     source: the model folder, or vocabulary file, whose vocabulary and casing it has. Each file replaces its predecessor
-    only when it is whole.
+    only when it is whole. safetensors: write model.safetensors as well.
     """
     folder = Path(folder)
     wordpieces, (lower, _) = read_wordpieces(vocab_path(source)), casing(source)
-    write_bin(folder / WEIGHTS_NAME, model.state_dict())
+    state = model.state_dict()
+    write_bin(folder / WEIGHTS_NAME, state)
+    if safetensors:
+        write_safetensors(folder / SAFETENSORS_NAME, state)
     model.config.extra.update(model_type=model_type_of(model.config.to_dict()), architectures=[model.hf_architecture])
     model.config.to_json_file(folder / CONFIG_NAME)
     _write_wordpieces(folder / VOCAB_NAME, wordpieces)

@@ -169,6 +169,15 @@ def write_pickle(value: Any, handle: IO[bytes]) -> None:
         raise
 
 
+def write_safetensors(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Write named tensors as .safetensors, atomically; a tensor that shares its memory with another is copied."""
+    import safetensors.torch
+    with atomic_write(path, "wb") as handle:
+        handle.write(safetensors.torch.save(
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()},
+            metadata={"format": "pt"}))
+
+
 def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str, Tensor]:
     """Give the tensors of a model of some family the names of the published package, whatever package saved them.
 

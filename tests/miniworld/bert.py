@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +19,7 @@ from transformer.modeling import BertForPreTraining, TinyBertForSequenceClassifi
 from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 from transformer.tokenization import VOCAB_NAME, BertTokenizer
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,
          "max_position_embeddings": 512, "initializer_range": 0.1}
@@ -169,8 +168,7 @@ def save(model: BertForPreTraining | TinyBertForSequenceClassification, folder: 
     (folder / VOCAB_NAME).write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
     state = model.state_dict()
     if layout == "safetensors":
-        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / SAFETENSORS_NAME,
-                  metadata={"format": "pt"})
+        write_safetensors(folder / SAFETENSORS_NAME, state)
         return
     if layout == "old":
         state = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")

@@ -76,8 +76,8 @@ def send(number: signal.Signals, optimizer=None) -> None:
 
 
 def send_in_evaluation(number: signal.Signals, optimizer) -> None:
-    decide = scoring.decide
-    scoring.decide = lambda *args: send(number) or decide(*args)
+    checked = scoring.require_finite_logits
+    scoring.require_finite_logits = lambda *args: send(number) or checked(*args)
 
 
 def kill_before_state(optimizer) -> None:

@@ -120,6 +120,11 @@ class Head(ABC):
     def dev_scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The scores of answers(), by name, each a fraction or a coefficient from -1 to 1; labels: [examples]."""
 
+    def score(self, logits: np.ndarray, examples: Any) -> dict[str, float]:
+        """The dev scores of what finite logits say of some examples (of data/), which have `labels`. A head whose
+        answers are no numbers needs more of them."""
+        return self.dev_scores(self.answers(logits), examples.labels)
+
     @abstractmethod
     def chance(self, labels: np.ndarray) -> tuple[float, float]:
         """The score `metric` that a model reaches without reading, and its standard error on so many examples."""

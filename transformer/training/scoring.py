@@ -140,16 +140,12 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
     return KeptLogits(arrays["logits"], head, sequences)
 
 
-def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """What logits, columns in the task's order, say: head.answers().
-
-    InputError where a logit is not finite: it would pass for an answer.
-    """
+def require_finite_logits(task: Task, logits: np.ndarray) -> None:
+    """InputError where a logit is not finite: it would pass for an answer."""
     broken = int((~np.isfinite(logits)).any(axis=tuple(range(1, logits.ndim))).sum())
     if broken:
         raise InputError(f"the model's logits are not finite for {broken} of {len(logits)} examples of {task.name}: "
                          "its weights are of no use, train it again")
-    return task.head.answers(logits)
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
@@ -158,14 +154,15 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
     order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
-    name, so that the first stays what it is. Raises InputError as decide() does.
+    name, so that the first stays what it is. Raises InputError as require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
         logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
+        require_finite_logits(task, logits[name])
         suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = task.head.dev_scores(decide(task, logits[name]), sequences.labels)
+        metrics = task.head.score(logits[name], sequences)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
 
@@ -265,9 +262,10 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
         if cause := misordered(task, values[task.metric], next(iter(dev.values())).labels):
             print(f"warning: {folder} scores far below chance: {cause}", flush=True)
     for submission, sequences in test.items():
-        answers = decide(task, predict(student, task.head, sequences, args.eval_batch_size, processes)[..., order])
+        logits = predict(student, task.head, sequences, args.eval_batch_size, processes)[..., order]
+        require_finite_logits(task, logits)
         if processes.is_first:
-            write_submission(args.output_dir, task, submission, answers)
+            write_submission(args.output_dir, task, submission, task.head.answers(logits))
 
 
 def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,

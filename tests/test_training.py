@@ -511,6 +511,12 @@ def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     assert (folder / "pytorch_model.bin").read_bytes() == weights
 
 
+def test_finetune_teacher_shows_loss_and_score(tiny, script):
+    status, _, err = script("finetune_teacher", *finetune(tiny, model=tiny / "bert", num_train_epochs=1))
+    line, = lines(tiny / "final_mrpc_teacher" / "metrics.jsonl")
+    assert status == 0 and f"loss={line['loss']:.4f}, acc={line['acc']:.4f}]" in err
+
+
 def test_finetune_teacher_keeps_a_head_with_its_convention(tiny, script):
     edit_config(tiny / "teacher_mnli", classifier_relu=False,
                 id2label={"0": "neutral", "1": "contradiction", "2": "entailment"})

@@ -213,8 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     first_epoch, _ = plan.locate(run.step)
 
     def check_epochs() -> None:
-        if examples := epochs.check(first_epoch):
-            show_examples(examples, tokenizer)
+        for number, instances in enumerate(epochs.check(first_epoch)):
+            if number == 0:
+                show_examples(instances, tokenizer)
 
     processes.in_turn(check_epochs)
     run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), **parameter_counts(student),

@@ -378,14 +378,14 @@ def test_epochs_of_a_run(tmp_path, capsys, in_memory):
 def test_epochs_are_checked_from_the_first_that_is_left(tmp_path):
     written = write_epochs(tmp_path, [5, 6, 7])
     run = Epochs(epoch_files(tmp_path, 3), BertTokenizer(tmp_path / "vocab.txt"), 21, in_memory=True)
-    first = run.check(1)
+    first, _ = run.check(1)
     assert read_back(first) == expected(written[1]) and isinstance(first.tokens.base, np.memmap)
     assert sorted(path.name for path in tmp_path.glob("*.arrays")) == ["epoch_1.arrays", "epoch_2.arrays"]
-    assert run.check(3) is None
+    assert list(run.check(3)) == []
     (tmp_path / "epoch_0.json").write_text("no instance\n")
-    run.check(1)
+    assert len(list(run.check(1))) == 2
     with pytest.raises(InputError, match="epoch_0.json, line 1: not an instance"):
-        run.check(0)
+        next(run.check(0))
 
 
 def test_epochs_that_fit_no_run(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,13 @@ class Epochs:
         """Bytes of the epoch_K.json of each epoch: tells runs on other data apart."""
         return [epoch_json.stat().st_size for epoch_json, _ in self.files]
 
-    def check(self, first: int = 0) -> Sequences | None:
+    def check(self, first: int = 0) -> Iterator[Sequences]:
         """Make the arrays of all epochs from `first` on, which finds what is wrong with one before days are spent.
 
-        Gives the instances of epoch `first`, memory-mapped; None where there is no such epoch.
+        Yields the instances of each as soon as they are there, memory-mapped.
         """
-        opened = [open_epoch(*files, self.tokenizer, self.max_seq_length, self.fallback)
-                  for files in dict.fromkeys(self.files[first:])]
-        return opened[0] if opened else None
+        for files in dict.fromkeys(self.files[first:]):
+            yield open_epoch(*files, self.tokenizer, self.max_seq_length, self.fallback)
 
 
 def _start_parsing(vocab: dict[str, int], typecode: str) -> None:

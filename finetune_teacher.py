@@ -171,7 +171,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                 epoch = run.step // plan.steps[0]
                 values = {"epoch": epoch, **run.means()}
                 values |= evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)[0]
-                run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), task=task.name)
+                run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), shown=[task.metric],
+                        task=task.name)
                 run.keep(values, values[task.metric])
     run.finish(**run.kept)
     if processes.is_first:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from transformer.cli import (
     Parser,
@@ -34,15 +36,11 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    import numpy as np
     from torch import Tensor, nn
 
     from transformer.data.features import Sequences
     from transformer.distillation import Pairs
-    from transformer.modeling import TinyBertForSequenceClassification
-    from transformer.tasks.head import Head
     from transformer.training.processes import Processes
-    from transformer.training.scoring import KeptLogits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -110,8 +108,7 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
     """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
     args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
-    epochs = task.intermediate_epochs if paper and not args.pred_distill else 3
-    args.num_train_epochs = args.num_train_epochs or epochs
+    args.num_train_epochs = args.num_train_epochs or (3 if args.pred_distill or not paper else task.intermediate_epochs)
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
@@ -120,12 +117,17 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
 @dataclass(frozen=True)
 class IntermediateStage:
     """The student learns attention and hidden states of its teacher. pairs: those of compared()."""
-    teacher: nn.Module
+    args: argparse.Namespace
     pairs: tuple[Pairs, Pairs]
-    precision: str
     loss_names = ("att_loss", "rep_loss")
 
-    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def padded_length(self, lengths: np.ndarray) -> int | None:
+        """Wordpieces to pad all shares of a batch to: the losses average over padding, so its length matters, and must
+        not depend on how a batch is split. lengths: of the examples of the batch."""
+        return int(lengths.max()) if self.args.dynamic_padding else self.args.max_seq_length
+
+    def losses(self, student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...],
+               rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
 
         batch: input_ids, token_type_ids, attention_mask, int64 [batch, length], of the examples `rows`.
@@ -137,79 +139,59 @@ class IntermediateStage:
 
         of_student, of_teacher = needed(self.pairs)
         with torch.no_grad():
-            _, *teacher_outputs = self.teacher(*batch, classify=False, **of_teacher)
-        with mixed(self.precision, batch[0].device):
+            _, *teacher_outputs = teacher(*batch, classify=False, **of_teacher)
+        with mixed(self.args.precision, batch[0].device):
             _, *outputs = student(*batch, is_student=True, classify=False, **of_student)
         return transformer_losses(outputs, teacher_outputs, self.pairs)
 
 
-@dataclass(frozen=True)
 class PredictionStage:
-    """The student learns answers: the labels of the `examples` where there is no teacher, else the teacher's logits,
-    `kept` from before where it says the same each time. order: the teacher's column for each class."""
-    head: Head
-    examples: Sequences
-    teacher: nn.Module | None
-    kept: KeptLogits | None
-    order: list[int]
-    temperature: float
-    precision: str
-    processes: Processes
+    """The student learns answers: the data's labels, or its teacher's logits."""
     loss_names = ("cls_loss",)
 
-    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray) -> tuple[Tensor]:
+    def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module, order: list[int], train: Sequences,
+                 processes: Processes):
+        """order: the teacher's column for each class; train: the examples to learn."""
+        import torch
+
+        from transformer.training.scoring import cached_logits
+
+        self.args, self.head, self.processes = args, task.head, processes
+        self.order = torch.tensor(order, device=processes.device)
+        # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
+        self.is_gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
+        self.known = train.labels if self.is_gold else None  # what to learn; None: the teacher is asked each time
+        if not self.is_gold and not teacher.training:  # in evaluation mode it says the same in every epoch
+            self.known = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
+                                       args.cache_dir or Path(args.data_dir) / "features",
+                                       fallback=Path(args.output_dir) / "features")
+
+    def padded_length(self, lengths: np.ndarray) -> int | None:
+        """None: each share to its longest, the loss does not see padding."""
+        return None
+
+    def losses(self, student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...],
+               rows: np.ndarray) -> tuple[Tensor]:
         """Prediction loss of a batch, a scalar (paper, equation 10); batch and rows as in IntermediateStage."""
         import torch
 
         from transformer.training.processes import mixed
 
-        if self.teacher is None:
-            targets, = self.processes.send([torch.from_numpy(self.examples.labels[rows])])
-        elif self.kept is not None:
-            targets, = self.processes.send([torch.from_numpy(self.kept[rows])])
+        if self.known is not None:
+            targets, = self.processes.send([torch.from_numpy(self.known[rows])])
         else:
             with torch.no_grad():
-                targets = self.teacher(*batch, attention_scores=())[0]
-        with mixed(self.precision, batch[0].device):
-            logits = student(*batch, attention_scores=())[0]
-        if self.teacher is None:
-            return self.head.hard_loss(logits.float(), targets),
-        return self.head.soft_loss(logits.float(), targets.float()[..., self.order], self.temperature),
-
-
-def prediction_stage(args: argparse.Namespace, task: Task, teacher: TinyBertForSequenceClassification, order: list[int],
-                     train: Sequences, processes: Processes) -> PredictionStage:
-    """The prediction stage on the examples `train`; order: the teacher's column for each class."""
-    from transformer.training.scoring import cached_logits
-
-    # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-    gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
-    kept = None
-    if not gold and not teacher.training:  # in evaluation mode it says the same in every epoch
-        kept = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
-                             args.cache_dir or Path(args.data_dir) / "features",
-                             fallback=Path(args.output_dir) / "features")
-    return PredictionStage(task.head, train, None if gold else teacher, kept, order, args.temperature, args.precision,
-                           processes)
-
-
-def padded_length(args: argparse.Namespace, train: Sequences, indices: np.ndarray) -> int | None:
-    """Wordpieces to pad the shares of a batch to; None: to the longest of each.
-
-    The intermediate losses average over padding, so its length matters, and must not depend on how a batch is split;
-    the prediction loss does not see it.
-    """
-    if args.pred_distill:
-        return None
-    return int(train.lengths_of(indices).max()) if args.dynamic_padding else args.max_seq_length
+                targets = teacher(*batch, attention_scores=())[0]
+        with mixed(self.args.precision, batch[0].device):
+            logits = student(*batch, attention_scores=())[0].float()
+        if self.is_gold:
+            return self.head.hard_loss(logits, targets),
+        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature),
 
 
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train a student: the intermediate stage, or the prediction stage."""
-    import numpy as np
-
-    from transformer.checkpoint import head_note, load_tokenizer, require_same_vocabulary
-    from transformer.config import check_sizes
+    from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
     from transformer.distillation import compared
     from transformer.optimization import BertAdam, freeze_unused, parameter_groups
@@ -226,18 +208,12 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     output_dir, data_dir = Path(args.output_dir), data_folder(find_folder(args.data_dir), task)
     args.data_dir = str(data_dir)
     train_path = train_file(data_dir, args.aug_train)
-    accumulation = args.gradient_accumulation_steps
-    micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
+    micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
     teacher = load_classifier(teacher_folder, task, args).to(processes.device)
-    if not args.from_scratch:
-        require_finished(student_folder)
-        require_same_vocabulary(student_folder, teacher_folder)
-    student = load_student(student_folder, task, args, teacher.config).to(processes.device)
-    check_sizes(args.max_seq_length, len(task.text_columns),
-                {student_folder: student.config, teacher_folder: teacher.config})
+    student = load_student(student_folder, teacher_folder, teacher.config, task, args).to(processes.device)
     pairs = None if args.pred_distill else compared(student.config, teacher.config, args.layer_mapping, args.without)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
@@ -257,34 +233,33 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     student.train()
-    facts = {"train": train.key, "dev": [sequences.key for sequences in dev.values()],
-             "teacher_files": files_sha256(teacher_folder),
-             "student_files": files_sha256(student_folder, weights=not args.from_scratch)}
-
     if args.pred_distill:
-        stage = prediction_stage(args, task, teacher, teacher_order, train, processes)
+        stage = PredictionStage(args, task, teacher, teacher_order, train, processes)
     else:
-        stage = IntermediateStage(teacher, pairs, args.precision)
+        stage = IntermediateStage(args, pairs)
     first = np.arange(1)  # any example tells which weights the losses reach
-    freeze_unused(student, sum(stage.losses(student, processes.send(train.batch(first)), first)))
+    freeze_unused(student, sum(stage.losses(student, teacher, processes.send(train.batch(first)), first)))
     optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=plan.total_steps,
                          schedule="warmup_linear" if args.pred_distill else "none")
     run = Run(args, processes, plan, student, optimizer, stage.loss_names, output_dir, teacher_folder,
-              due_every=args.eval_step, facts=facts)
+              due_every=args.eval_step,
+              facts={"train": train.key, "dev": [sequences.key for sequences in dev.values()],
+                     "teacher_files": files_sha256(teacher_folder),
+                     "student_files": files_sha256(student_folder, weights=not args.from_scratch)})
     run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), teacher=teacher_scores,
               **parameter_counts(student))
     print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {plan.total_steps} "
-          f"steps of {args.train_batch_size} = {processes.world} processes x {accumulation} x {micro_batch}, on "
-          f"{processes.device}", flush=True)
+          f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
+          f"{micro_batch}, on {processes.device}", flush=True)
 
-    stage = replace(stage, teacher=stage.teacher and run.compiled(stage.teacher))
+    asked = run.compiled(teacher)
     with run:
         for indices in run:
-            length = padded_length(args, train, indices)
+            length = stage.padded_length(train.lengths_of(indices))
             for rows in run.shares(indices):
                 batch = processes.send(train.batch(rows, length))
-                run.backward(stage.losses(run.trained, batch, rows))
+                run.backward(stage.losses(run.trained, asked, batch, rows))
             run.update()
             if run.is_due:
                 values = {**run.means(), "learning_rate": run.learning_rate}

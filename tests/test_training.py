@@ -494,6 +494,13 @@ def test_input_paths_with_and_without_data(tiny, script, monkeypatch):
     assert "taking glue/MRPC" in out
 
 
+def test_general_distill_shows_examples_before_it_reads_the_next_epoch(tiny, script):
+    """The arrays of a real epoch take long: whoever looks sees wrong data at once."""
+    (tiny / "json" / "epoch_1.json").write_text("no instance\n")
+    status, out, err = script("general_distill", *general(tiny))
+    assert status == 2 and "epoch_1.json, line 1" in err and "example 0: [CLS]" in out
+
+
 def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     out = run(script, "finetune_teacher", finetune(tiny, model=tiny / "bert", learning_rate=2e-3, num_train_epochs=60))
     folder = tiny / "final_mrpc_teacher"
@@ -509,6 +516,12 @@ def test_finetune_teacher_learns_and_is_skipped_when_done(tiny, script):
     weights = (folder / "pytorch_model.bin").read_bytes()
     assert "skipped" in run(script, "finetune_teacher", finetune(tiny))
     assert (folder / "pytorch_model.bin").read_bytes() == weights
+
+
+def test_finetune_teacher_shows_loss_and_score(tiny, script):
+    status, _, err = script("finetune_teacher", *finetune(tiny, model=tiny / "bert", num_train_epochs=1))
+    line, = lines(tiny / "final_mrpc_teacher" / "metrics.jsonl")
+    assert status == 0 and f"loss={line['loss']:.4f}, acc={line['acc']:.4f}]" in err
 
 
 def test_finetune_teacher_keeps_a_head_with_its_convention(tiny, script):

@@ -49,7 +49,7 @@ class Losses:
                              f"{last_state or 'none'}; lower --learning_rate")
 
     def state_dict(self) -> Tensor:
-        """Sums so far of all processes: float64 [names + 1], the number of forward passes last. For resume.States."""
+        """Sums so far of all processes: float64 [names + 1], the number of forward passes last. For States."""
         return self._processes.total(self.sums.clone())
 
     def load_state_dict(self, totals: Tensor) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from transformer.checkpoint import load_model
-from transformer.config import BertConfig
+from transformer.checkpoint import load_model, require_same_vocabulary
+from transformer.config import BertConfig, check_sizes
 from transformer.files import InputError
 from transformer.modeling import BertPreTrainedModel
 from transformer.tasks.glue import get_task
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.task import Task
-from transformer.training.record import read_run
+from transformer.training.record import read_run, require_finished
 from transformer.weights import head_convention, read_model
 
 
@@ -57,16 +57,23 @@ def next_step(folder: Path, args: argparse.Namespace) -> str | None:
     return shlex.join(command + [f"--{name}" for name in ("aug_train", "do_lower_case") if known.get(name)])
 
 
-def load_student(folder: Path, task: Task, args: argparse.Namespace, teacher: BertConfig) -> BertPreTrainedModel:
+def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: Task,
+                 args: argparse.Namespace) -> BertPreTrainedModel:
     """The student of task distillation from a teacher of this config: random with --from_scratch, else that of a
     folder. In the intermediate stage it has a projection to the teacher's width; the prediction stage leaves that out,
-    and the student that is handed on has none."""
+    and the student that is handed on has none.
+
+    InputError where it is unfinished, has another vocabulary, or one of the two is too small for the examples.
+    """
     fit_size = None if args.pred_distill else teacher.hidden_size
     if args.from_scratch:
         student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes,
                                                      fit_size=fit_size)
     else:
+        require_finished(folder)
+        require_same_vocabulary(folder, teacher_folder)
         student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student.config, teacher_folder: teacher})
     name_labels(student.config.extra, task, trained=args.pred_distill)
     if args.hf_head and student.config.classifier_relu:
         print(f"--hf_head: the relu before the classifier of {folder} is left out from here on", flush=True)

@@ -85,7 +85,7 @@ class Processes:
             self.end_together(error)
 
     def synchronised(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-        """Around forward and backward of one piece of a batch: gradients are averaged after the last one only."""
+        """Around forward and backward of one share of a batch: gradients are averaged after the last one only."""
         return wrapped.no_sync() if self.world > 1 and not last else contextlib.nullcontext()
 
     def wrap(self, student: nn.Module) -> nn.Module:

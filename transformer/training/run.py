@@ -162,9 +162,12 @@ class Run:
         means = self.losses.means()
         return {"step": self.step, "loss": sum(means.values()), **means}
 
-    def log(self, values: dict[str, float], file: str, text: str, **labels: Any) -> None:
-        """Log `values`, after `labels` and with the speed, in metrics.jsonl, and `text`, for people, in `file`."""
-        self._progress.set_postfix({name: f"{values[name]:.4f}" for name in self.losses.names})
+    def log(self, values: dict[str, float], file: str, text: str, shown: Sequence[str] = (), **labels: Any) -> None:
+        """Log `values`, after `labels` and with the speed, in metrics.jsonl, and `text`, for people, in `file`.
+
+        shown: names of values that the progress bar shows beside the losses.
+        """
+        self._progress.set_postfix({name: f"{values[name]:.4f}" for name in (*self.losses.names, *shown)})
         self.record.log(**labels, **values, **self.record.speed())
         self.record.text(file, text)
 

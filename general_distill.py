@@ -213,9 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     first_epoch, _ = plan.locate(run.step)
 
     def check_epochs() -> None:
-        for number, examples in enumerate(epochs.check(first_epoch)):
+        for number, instances in enumerate(epochs.check(first_epoch)):
             if number == 0:  # before hours go into the others
-                show_examples(examples, tokenizer)
+                show_examples(instances, tokenizer)
 
     processes.in_turn(check_epochs)
     run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), **parameter_counts(student),

@@ -253,13 +253,13 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
           f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
           f"{micro_batch}, on {processes.device}", flush=True)
 
-    asked = run.compiled(teacher)
+    compiled_teacher = run.compiled(teacher)
     with run:
         for indices in run:
             length = stage.padded_length(train.lengths_of(indices))
             for rows in run.shares(indices):
                 batch = processes.send(train.batch(rows, length))
-                run.backward(stage.losses(run.trained, asked, batch, rows))
+                run.backward(stage.losses(run.trained, compiled_teacher, batch, rows))
             run.update()
             if run.is_due:
                 values = {**run.means(), "learning_rate": run.learning_rate}

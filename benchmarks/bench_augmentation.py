@@ -82,7 +82,7 @@ def masked_lm_row(name: str, model: BertForMaskedLM, words: MaskedWords, tokeniz
 
     def one_by_one() -> None:
         model.requires_grad_(True)
-        naive_found[:] = naive(model, words, chosen, lms["fp32"].suffixes)
+        naive_found[:] = naive(model, words, chosen, lms["fp32"].ruled_out)
         model.requires_grad_(False)
 
     ways = {"naive": one_by_one, "floor": lambda: encode(model, words, batches),

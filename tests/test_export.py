@@ -1,4 +1,5 @@
 """Back to Hugging Face: what the scripts write loads in transformers, with equal outputs; a chain of real weights."""
+import hashlib
 import json
 import random
 import re
@@ -8,7 +9,7 @@ import types
 import pytest
 import torch
 import transformers
-from conftest import make_cased, names, write_lines
+from conftest import TEACHER, make_cased, names, write_lines
 from test_bad_input import edit_config, train
 from test_parity import minilm_folder
 from test_training import finetune, run
@@ -17,6 +18,7 @@ from transformer.checkpoint import (
     head_note,
     load_model,
     load_tokenizer,
+    model_sha256,
     require_same_vocabulary,
     save_model,
     write_vocab,
@@ -294,3 +296,16 @@ def test_real_weights_from_a_mirror_to_hugging_face(tmp_path, script, monkeypatc
         if folder == "models/teacher":  # its dev score again, with nothing of this kit
             right = wanted.argmax(1) == torch.tensor([0, 1] * (len(reviews) // 2))
             assert right.float().mean().item() == pytest.approx(record["acc"]) and record["acc"] > 0.9
+
+
+def test_fingerprint_of_a_model():
+    """Spelled as the first versions did: kept logits, and a stopped augmentation, are found again by it."""
+    model = BertModel(BertConfig(**TEACHER, classifier_relu=True, extra={"id2label": {"0": "no"}}), add_pooler=False)
+    config = {name: getattr(model.config, name) for name in (
+        "attention_probs_dropout_prob", "classifier_relu", "hidden_act", "hidden_dropout_prob", "hidden_size",
+        "initializer_range", "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads",
+        "num_hidden_layers", "type_vocab_size", "vocab_size")}  # in the order of the alphabet
+    weights = b"".join(f"{name} torch.float32 {list(tensor.shape)}".encode() + tensor.numpy().tobytes()
+                       for name, tensor in model.state_dict().items())
+    for order, facts in ((None, config), ([1, 0], [config, [1, 0]])):
+        assert model_sha256(model, order) == hashlib.sha256(json.dumps(facts).encode() + weights).hexdigest()

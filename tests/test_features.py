@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -480,3 +483,15 @@ def test_logits_of_another_teacher_or_other_examples(change, classified, tmp_pat
 def test_tokenizing_needs_no_torch():
     code = "import sys, transformer.data.features; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_key_of_encoded_files_is_that_of_earlier_versions(tmp_path, vocab):
+    """By it their arrays, and runs that were stopped, are found again."""
+    tokenizer, path = BertTokenizer(vocab), write_lines(tmp_path / "train.tsv", ["sentence\tlabel", "the cat\t1"])
+    facts = {"format": 2, "task": TASKS["sst2"].key_text, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+             "vocab_sha256": hashlib.sha256(vocab.read_bytes()).hexdigest(), "do_lower_case": True,
+             "unicode": unicodedata.unidata_version, "max_seq_length": 24}
+    key = f"sst2_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+    assert encode_file(TASKS["sst2"], path, tokenizer, 24).key == key
+    encode_file(TASKS["sst2"], path, tokenizer, 24, tmp_path / "features")
+    assert [folder.name for folder in (tmp_path / "features").iterdir()] == [key]

@@ -11,7 +11,7 @@ from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, row_width, rows_of_part, task_folder
 from transformer.files import InputError
 from transformer.tasks.glue import TASKS, get_task
-from transformer.tasks.labels import class_order, name_labels, parse_label
+from transformer.tasks.labels import UNTRAINED, class_order, name_labels, parse_label
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),
@@ -393,3 +393,22 @@ def test_chance_level():
     # standard error of a share p over n: sqrt(p (1 - p) / n); of a coefficient of nothing: 1 / sqrt(n)
     assert get_task("RTE").head.chance(np.array([1.0, 0.0, 1.0])) == pytest.approx((2 / 3, math.sqrt(2 / 27)))
     assert get_task("CoLA").head.chance(np.ones(4)) == (0.0, 0.5)
+
+
+def test_short_names_of_tasks():
+    assert [get_task(name).name for name in ("sst", "SST", "sts", "mnli-mm", "mnli_m")] == [
+        "SST-2", "SST-2", "STS-B", "MNLI", "MNLI"]
+
+
+def test_scores_are_clipped_for_the_server():
+    word = get_task("STS-B").head.word
+    assert [word(answer) for answer in (-0.2, 0.0, 2.5, 5.0, 5.1)] == [
+        "0.000000", "0.000000", "2.500000", "5.000000", "5.000000"]
+
+
+def test_a_head_that_gets_trained_is_untrained_no_more():
+    extra: dict = {}
+    name_labels(extra, get_task("RTE"), trained=False)
+    assert extra[UNTRAINED] is True
+    name_labels(extra, get_task("RTE"))
+    assert UNTRAINED not in extra

@@ -96,6 +96,18 @@ def test_states_of_earlier_versions_go_on():
     again.load_state_dict(saved)
     assert again.learning_rate() == pytest.approx(0.1)
     assert old["state"][0]["step"] == 3, "what is loaded stays as it is"
+    young = BertAdam([{"params": [first]}, {"params": [second, idle]}], lr=1e-9)
+    young.load_state_dict({"state": {}, "param_groups": old["param_groups"]})  # before the first step
+    assert young.learning_rate() == 0
+
+
+def test_a_state_of_a_group_of_several_goes_on():
+    weights = [parameter(1.0), parameter(2.0)]
+    optimizer = BertAdam(weights, lr=0.1, warmup=0.5, t_total=8)
+    step(optimizer, dict.fromkeys(weights, 1.0))
+    again = BertAdam(weights, lr=0.1, warmup=0.5, t_total=8)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.learning_rate() == pytest.approx(0.1 / 4)
 
 
 @pytest.mark.parametrize("max_grad_norm,gradients,clipped", [

@@ -177,3 +177,16 @@ def test_prediction_loss_targets():
     assert classes.hard_loss(logits, torch.tensor([1.0])).item() == pytest.approx(-math.log(0.75), abs=1e-6)
     assert classes.soft_loss(logits, teacher) == soft_cross_entropy(logits, teacher)
     assert classes.soft_loss(logits, teacher, 0.5) == soft_cross_entropy(logits, teacher, 0.5)
+
+
+def test_layers_of_a_deeper_teacher_with_another_vocabulary():
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12}
+    student = BertModel(BertConfig(vocab_size=9, num_hidden_layers=2, **sizes), add_pooler=False)
+    teacher = BertModel(BertConfig(vocab_size=7, num_hidden_layers=4, **sizes), add_pooler=False)
+    last = student.embeddings.word_embeddings.weight[7:].clone()
+    copy_layers(student, teacher, [(0, 1), (1, 3)])
+    words = student.embeddings.word_embeddings.weight
+    assert torch.equal(words[:7], teacher.embeddings.word_embeddings.weight) and torch.equal(words[7:], last)
+    for own, other in ((0, 1), (1, 3)):
+        copied, original = student.encoder.layer[own].state_dict(), teacher.encoder.layer[other].state_dict()
+        assert all(torch.equal(copied[name], original[name]) for name in original)

@@ -143,8 +143,8 @@ class RunRecord:
 
     run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
     With them come `seconds_of` the parts of the process's time since it started or resumed, and `times_of`, how often
-    each began: encode (texts), logits (the teacher's, kept), teacher (its score), first_step, steps (the others),
-    evaluate, save (models), state (for --resume), other.
+    each began: encode (texts), logits (the teacher's, kept), teacher (its answers to the dev set), first_step, steps
+    (the others), evaluate (own answers), score (answers), save (models), state (for --resume), other.
     metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people.
 
     A run that overwrites another makes its record when all that can be refused has been checked, right before it

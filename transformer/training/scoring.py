@@ -107,7 +107,6 @@ class KeptLogits:
         return self._head.unpack(self.flat[_positions(self._offsets, rows)], self._sequences.lengths_of(rows))
 
 
-@STOPWATCH.part("logits")
 def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size: int, processes: Processes,
                   cache_dir: str | Path, fallback: str | Path | None = None, block: int = 1 << 16) -> KeptLogits:
     """predict() of all rows, computed once for the same weights, config and sequences; memory-mapped, read-only.
@@ -133,7 +132,8 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
                   disable=True if files is None else None) as progress:
             for start in starts[done:]:
                 rows = np.arange(start, min(start + block, len(sequences)))
-                logits = predict(model, head, sequences, batch_size, processes, rows)
+                with STOPWATCH.part("logits"):
+                    logits = predict(model, head, sequences, batch_size, processes, rows)
                 if files is not None:
                     files.append([head.pack(logits, sequences.lengths_of(rows)).tobytes()])
                 progress.update(len(rows))
@@ -166,7 +166,8 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
             logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         require_finite_logits(task, logits[name])
         suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = task.head.score(logits[name], sequences)
+        with STOPWATCH.part("score"):
+            metrics = task.head.score(logits[name], sequences)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
 

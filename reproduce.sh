@@ -2,11 +2,14 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--seeds 1,2,3] [--search] [--ablation NAME]
-#                [--from STEP] [--list]
+#                [--from STEP] [--list] [--plan]
 #
 # Tasks in any spelling. A finished step is skipped when the script starts again; --from STEP does STEP and all that
 # follow once more. It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of
 # earlier tries are STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
+#
+# --plan runs nothing and writes nothing: it prints what each step would do and take on this machine (estimated), and
+# what is missing for it. Exit status 2 where the run would stop for that.
 #
 # These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
 # students, augmented data and teachers, and write the report of report.py at the end:
@@ -38,6 +41,7 @@ seeds=()
 variants=()
 from=
 list=false
+planning=  # in place of running: --plan
 JOBS=${JOBS:-1}
 WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
 CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
@@ -68,6 +72,7 @@ while (($#)); do
             shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
+        --plan) planning=$1; shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
         *) die "unknown argument $1 (see --help)" ;;
     esac
@@ -245,6 +250,27 @@ run_step() {
     esac
 }
 
+# The commands of all steps, none of them run, for transformer.planning: NAME STATE ARGC ARG ... of each, with a NUL
+# after every word.
+commands() {
+    local name state count reached=false tried=false wish=
+    python() { count=$((count + 1)); printf '%s\0' "$name" "$state" $# "$@"; }
+    # shellcheck disable=SC2068
+    for name in ${stages[@]}; do
+        state=open count=0
+        if [[ $name == "$from" ]]; then reached=true; fi  # done anew from here on
+        if ! $reached; then
+            if [[ -f results/steps/$name.seconds ]]; then
+                state=done
+            elif [[ -e results/steps/$name.log || -e results/steps/$name.1.log ]]; then
+                state=begun
+            fi
+        fi
+        run_step "$name"
+        ((count)) || printf '%s\0' "$name" "$state" 0
+    done
+}
+
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
     local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1
@@ -277,11 +303,14 @@ do_again() {
     rm -f "$1.seconds"
 }
 
+# shellcheck disable=SC2068
+[[ -z $from || " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
+if [[ -n $planning ]]; then
+    commands | python -m transformer.planning "$planning" --jobs "$JOBS" && exit || exit $?
+fi
 mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 if [[ -n $from ]]; then
-    # shellcheck disable=SC2068
-    [[ " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
     # on disk: they have to be done again even if this run is stopped
     names=$(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p")
     for name in $names; do do_again "results/steps/$name"; done

@@ -14,6 +14,7 @@ import io
 import itertools
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -43,8 +44,8 @@ _SAMPLE = 2000          # rows that the lengths of a file are judged by
 class Step:
     """A command of a step as reproduce.sh would run it.
 
-    name: of the step; a step of several commands comes several times, one of none (its file is there) once, with an
-    empty argv. state: done, begun (stopped before, goes on) or open. argv: what would be given to `python`.
+    name: of the step; a step of several commands comes several times, one that has nothing to run once, with an empty
+    argv. state: done, begun (stopped before, goes on) or open. argv: what would be given to `python`.
     """
     name: str
     state: str
@@ -56,6 +57,13 @@ class Step:
         if not self.argv:
             return ""
         return " ".join(self.argv[:2]) if self.argv[0] == "-m" else Path(self.argv[0]).stem
+
+    @property
+    def command(self) -> str:
+        """The command for people, with the script's bare name and without the flags of a second try."""
+        again = "--resume", "--overwrite_output_dir"
+        return shlex.join([Path(word).name if number == 0 else word for number, word in enumerate(self.argv)
+                           if word not in again])
 
     @property
     def flags(self) -> list[str]:
@@ -73,7 +81,8 @@ class Work:
     (pregenerate), rows to augment (augment), rows to answer (evaluation). steps: optimizer steps, 0 where nothing is
     trained. micro_batch: sequences of one forward pass. length: wordpieces of a sequence as computed, padding included,
     a mean where it differs. evaluations: passes over the dev sets of dev_examples rows (of the general and intermediate
-    stage there are none but the teacher's one). saves: models written. words: words of a row, of augment.
+    stage there are none but the teacher's one). saves: models written. words: words of a row (augment). text_bytes: of
+    the sentences that are written or read. unread: instances that have to be made arrays first (general).
     student: the model that is trained, or scored; teacher: the one that is asked, or masks. outputs: paths that are
     there afterwards, with * for any text. missing: inputs that are not there and that no earlier step makes.
     assumed: figures that are guesses, because their file is not there yet.
@@ -90,6 +99,8 @@ class Work:
     dev_examples: int = 0
     saves: int = 0
     words: float = 0.0
+    text_bytes: float = 0.0
+    unread: int = 0
     student: BertConfig | None = None
     teacher: BertConfig | None = None
     outputs: list[str] = field(default_factory=list)
@@ -157,13 +168,13 @@ class _Earlier:
     """What is there when a command starts: on the disk now, or made by the steps before."""
 
     def __init__(self, works: Sequence[Work], work: Work):
-        self._works = [other for other in works if other.step.state != "done"]
+        self.works = [other for other in works if other.step.state != "done"]
         self._work = work
 
     def maker(self, path: str | Path) -> Work | None:
         """The last of the steps still to be done that makes a path, or the folder it is in."""
         path = os.path.normpath(path)
-        for work in reversed(self._works):
+        for work in reversed(self.works):
             for output in map(os.path.normpath, work.outputs):
                 if fnmatch.fnmatchcase(path, output) or fnmatch.fnmatchcase(path, f"{output}/*"):
                     return work
@@ -205,6 +216,11 @@ def count_rows(task: Task, path: Path) -> int:
         return sum(1 for _ in read_rows(task, path))
 
 
+def augmented_rows(rows: int, task: Task, copies: int) -> int:
+    """The most rows that data augmentation makes of so many."""
+    return rows * (1 + copies * len(task.text_columns))
+
+
 @functools.cache
 def words_of(task: Task, path: Path) -> np.ndarray:
     """Words in the texts of each of the first rows of a GLUE file: int64 [rows]."""
@@ -242,14 +258,17 @@ def _general(work: Work, earlier: _Earlier) -> None:
     epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
     if maker:
         made = maker.counts or [INSTANCES]
-        work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
         work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
     elif data.exists():
         with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
             files = epoch_files(data, epochs)
-        work.counts = [read_json(metrics)["num_training_examples"] for _, metrics in files]
+        made = [read_json(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
     else:
-        work.counts = [INSTANCES] * epochs
+        made = [INSTANCES]
+    work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
+    made_before = (data / "epoch_0.arrays").is_dir() or any(
+        other.kind == "general" and other.args.pregenerated_data == args.pregenerated_data for other in earlier.works)
+    work.unread = 0 if made_before else sum(made)
     work.length = args.max_seq_length
     _training(work, [data] * epochs)
     work.saves = 2 * math.ceil(work.steps / args.eval_step)  # the student, and step_N_pytorch_model.bin
@@ -259,18 +278,12 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     args = work.args
     work.kind, work.outputs, work.length = "pregenerate", [str(args.output_dir)], args.max_seq_len
     earlier.need(args.bert_model)
-    size, known = _text_bytes(earlier, args.train_corpus)
-    instances = round(size / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
-    if not known:
+    corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
+    work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
+    instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
+    if not corpus.is_file():
         work.assumed.append(f"{instances:,} instances in an epoch, as of an English Wikipedia")
     work.counts = [instances] * args.epochs_to_generate
-
-
-def _text_bytes(earlier: _Earlier, corpus: Path) -> tuple[float, bool]:
-    """Bytes of the sentences, and whether that is known (from their file, or from the dump)."""
-    if earlier.need(corpus).is_file():
-        return corpus.stat().st_size, True
-    return TEXT_BYTES, False
 
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
@@ -286,14 +299,14 @@ def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) ->
     maker = earlier.maker(path)
     if maker and maker.args:  # its N
         rows, copies = maker.examples, load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
-        work.counts = [rows * (1 + copies * len(task.text_columns))]
+        work.counts = [augmented_rows(rows, task, copies)]
         work.assumed.append(f"{path} has {work.counts[0]:,} rows, the most that it can have")
     elif earlier.need(path).is_file():
         record = path.with_suffix(".json")
         known = read_json(record).get("rows_out") if record.is_file() else None
         work.counts = [known if isinstance(known, int) else count_rows(task, path)]
     else:
-        work.counts = [task.rows[0] * (1 + 20 * len(task.text_columns))]
+        work.counts = [augmented_rows(task.rows[0], task, 20)]
     return path
 
 
@@ -374,7 +387,9 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
     elif work.step.script == "get_bert_models":
         work.outputs = [str(args.output_dir / name) for name in args.models]
     elif work.step.script == "prepare_data":
-        earlier.need(args.input_dir)
+        maker = earlier.maker(earlier.need(args.input_dir))
+        dump = Path(maker.step.argv[2]) if maker and maker.step.argv else Path()
+        work.text_bytes = TEXT_BYTES * (dump.stat().st_size / DUMP_BYTES if dump.is_file() else 1)
         work.outputs = [str(args.output_file)]
 
 

@@ -78,7 +78,7 @@ class Rehearsed:
 @contextlib.contextmanager
 def _temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder that is removed at the end, also after SIGTERM."""
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -361,11 +361,11 @@ class Rehearsal:
     def _pregenerate(self, work: Work) -> Measured:
         args = work.args
         text = self._inputs.corpus(self._place, Path(args.train_corpus), TEXT_BYTES_EACH * args.num_workers,
-                                   BERT_BASE if self._inputs.known is None else BERT_BASE)
-        model = args.bert_model if Path(args.bert_model).exists() else \
-            self._inputs.vocabulary(BERT_BASE)
-        if model != args.bert_model:
+                                   BERT_BASE)
+        model = args.bert_model
+        if not model.exists():
             self._inputs.invented.append("vocabulary")
+            model = self._inputs.vocabulary(BERT_BASE)
         output = self._place / "output"
         flags = {"train_corpus": text, "bert_model": model, "output_dir": output, "tmp_dir": output}
         wall, memory_gb, marked = self._run(work, flags, mark="estimate:")

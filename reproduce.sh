@@ -72,7 +72,7 @@ while (($#)); do
             shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
-        --plan) planning=$1; shift ;;
+        --plan | --rehearse) planning=$1; shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
         *) die "unknown argument $1 (see --help)" ;;
     esac

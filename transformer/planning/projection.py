@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformer.planning.steps import TEXT_BYTES, Work
+from transformer.planning.steps import Work
 
 _STATES_SHARE = 0.05  # of its time that a run spends on states for --resume, at most
 # Parts of a training script's time (see transformer.stopwatch) that grow with the data; all else is there once.
@@ -46,11 +46,11 @@ class Measured:
 
 
 def size_of(work: Work) -> float:
-    """How much a command reads: bytes of text (pregenerate), else instances or rows of its files."""
+    """How much a command reads: bytes of text (pregenerate), instances that are no arrays yet (general), else rows."""
     if work.kind == "pregenerate":
-        return work.args.train_corpus.stat().st_size if work.args.train_corpus.is_file() else TEXT_BYTES
+        return work.text_bytes
     if work.kind == "general":
-        return sum(work.counts)
+        return work.unread
     return work.examples + (work.dev_examples if work.steps else 0)
 
 

@@ -30,6 +30,7 @@ from transformer.data.features import encode_file
 from transformer.data.parallel import available_cores
 from transformer.data.tables import task_folder
 from transformer.files import InputError, read_json, write_json
+from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
 from transformer.planning.steps import BERT_BASE, Work
@@ -124,13 +125,6 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _operations(config: BertConfig | None) -> float:
-    """Of a forward pass, for one wordpiece: two for each weight of the layers."""
-    if config is None:
-        return 0.0
-    return 2.0 * config.num_hidden_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
-
-
 class Rehearsal:
     """Rehearses commands in a temporary folder, in the order of the run."""
 
@@ -197,14 +191,12 @@ class Rehearsal:
 
     def _steps(self, work: Work) -> int:
         """Optimizer steps to rehearse: an even number, so that two logs have as many each."""
-        operations = 3 * _operations(work.student)
-        if work.kind in ("general", "intermediate"):
-            operations += _operations(work.teacher)
-        step = operations * work.args.train_batch_size * max(work.length, 1) / self.speed
+        step = training_flops(work) / work.steps / self.speed
         return 2 * math.ceil(min(max(_SECONDS / step, FEWEST_STEPS), MOST_STEPS) / 2)
 
-    def _rows(self, work: Work, config: BertConfig | None) -> int:
-        row = _operations(config or work.student) * max(work.length, 16) / self.speed
+    def _rows(self, work: Work, config: BertConfig) -> int:
+        """Rows to answer by a model of this config, of each dev set."""
+        row = forward_flops(config, max(work.length, 16)) / self.speed
         return math.ceil(min(max(_SECONDS / 2 / row, FEWEST_ROWS), MOST_ROWS))
 
     def _train(self, work: Work, flags: dict[str, object], steps: int, size: int, rows: dict[str, int], reading: float,
@@ -218,16 +210,10 @@ class Rehearsal:
         rows = {part: count * times.get(part, 1) for part, count in rows.items()}
         lines = (output / "metrics.jsonl").read_text().splitlines()
         gpu = [json.loads(line).get("gpu_memory_gb") for line in lines]
-        self._learn(work, seconds["steps"] / timed)
+        self.speed = training_flops(work) / work.steps / (seconds["steps"] / timed)  # for the next rehearsal
         return Measured(wall, seconds, times, timed, size, rows, reading, memory_gb=memory_gb, gpu_gb=gpu[-1],
                         kept=_bytes_in(output), growing=_bytes_in(cache) if cache and cache.is_dir() else 0.0,
                         states=6 * (output / "pytorch_model.bin").stat().st_size, device=record["hardware"]["device"])
-
-    def _learn(self, work: Work, seconds_per_step: float) -> None:
-        """How fast this machine is, for the next rehearsal."""
-        teacher = _operations(work.teacher) if work.kind in ("general", "intermediate") else 0.0
-        operations = (3 * _operations(work.student) + teacher) * work.args.train_batch_size * max(work.length, 1)
-        self.speed = operations / seconds_per_step
 
     def _general(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
@@ -334,7 +320,7 @@ class Rehearsal:
 
     def _augment(self, work: Work) -> Measured:
         args, task = work.args, work.task
-        each = work.words * 0.5 * _operations(work.teacher) * 2 * max(work.length, 8)  # of a row's masked words
+        each = work.words * forward_flops(work.teacher, work.length)  # of a row's masked words
         count = math.ceil(min(max(_SECONDS * self.speed / each, FEWEST_ROWS / 2), MOST_ROWS))
         real = task_folder(args.glue_dir, task)
         folder = self._inputs.task(self._place, task, real, count, 1, False, work.teacher)

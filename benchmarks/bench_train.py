@@ -77,7 +77,7 @@ def planned(gpu: Device) -> dict[str, tuple[Work, Cost]]:
         python.chmod(0o755)
         run = subprocess.run([ROOT / "reproduce.sh", "--plan"], cwd=temporary, stdout=subprocess.PIPE, check=True,
                              env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "WORKERS": "16"})
-        before = os.getcwd()
+        before = Path.cwd()
         os.chdir(temporary)
         works = works_of(read_steps(io.BytesIO(run.stdout)))
         os.chdir(before)

@@ -137,10 +137,12 @@ def lacks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
 
 
 def _disks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
-    """lacks() of disk: what stays, and what the largest steps side by side take beside that while they run."""
+    """lacks() of disk: what stays, and what the largest steps side by side take beside that while they run. Prints how
+    much there is."""
     stays: dict[int, float] = {}
     passing: dict[int, list[float]] = {}
-    places: dict[int, tuple[Path, str]] = {}
+    places: dict[int, Path] = {}
+    full: dict[int, str] = {}  # the step for which there is no room
     for row in rows:
         for work, cost in zip(row.works, row.costs):
             place = next(path for path in (Path(*work.outputs[:1]), *Path(*work.outputs[:1]).absolute().parents)
@@ -148,14 +150,15 @@ def _disks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
             disk = place.stat().st_dev
             stays[disk] = stays.get(disk, 0.0) + max(0.0, cost.disk - _bytes_of(work.outputs))
             passing.setdefault(disk, []).append(cost.passing)
-            places.setdefault(disk, (place, row.name))
+            places.setdefault(disk, place)
+            if stays[disk] + cost.passing > shutil.disk_usage(place).free:
+                full.setdefault(disk, row.name)
     found = []
-    for disk, (place, name) in places.items():
-        needed = stays[disk] + sum(sorted(passing[disk])[-jobs:])
-        free = shutil.disk_usage(place).free
+    for disk, place in places.items():
+        needed, free = stays[disk] + sum(sorted(passing[disk])[-jobs:]), shutil.disk_usage(place).free
         print(f"disk: about {needed / 1e9:,.0f} GB to come, {free / 1e9:,.0f} GB free (the disk of {place.absolute()})")
         if needed > free:
-            found.append((name, f"about {(needed - free) / 1e9:,.0f} GB of disk: make room, or make data or models a "
+            found.append((full.get(disk, rows[-1].name), f"about {(needed - free) / 1e9:,.0f} GB of disk: make room, or make data or models a "
                                 "link to another disk"))
     return found
 
@@ -187,7 +190,7 @@ def hours_left(rows: Sequence[Row], jobs: int) -> float:
     for row in rows:
         if row.state != "done" and row.hours:
             stages.setdefault(row.name.rpartition("/")[2].partition("_")[0], []).append(row.hours)
-    return sum(max(max(hours), math.fsum(hours) / side_by_side) for hours in stages.values())
+    return sum(max(*hours, math.fsum(hours) / side_by_side) for hours in stages.values())
 
 
 def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
@@ -206,9 +209,12 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
         print("missing: a GPU that torch can use; the run goes on without one, in the hours above")
     for step, what in found:
         print(f"missing: {step}: {what}")
-    for assumption in dict.fromkeys(text for row in rows if row.state != "done" for work in row.works
-                                    for text in work.assumed):
-        print(f"assumed: {assumption}")
+    assumed: dict[str, list[str]] = {}
+    for what, _, which in (text.partition(": ") for row in rows if row.state != "done" for work in row.works
+                           for text in work.assumed):
+        assumed.setdefault(what, []).append(which)
+    for what, which in assumed.items():
+        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
     if found:
         stops = list(dict.fromkeys(step for step, _ in found))
         raise InputError(f"the run would stop at {stops[0]}" + f" (and {', '.join(stops[1:])})" * (len(stops) > 1) +

@@ -158,8 +158,8 @@ def _disks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
         needed, free = stays[disk] + sum(sorted(passing[disk])[-jobs:]), shutil.disk_usage(place).free
         print(f"disk: about {needed / 1e9:,.0f} GB to come, {free / 1e9:,.0f} GB free (the disk of {place.absolute()})")
         if needed > free:
-            found.append((full.get(disk, rows[-1].name), f"about {(needed - free) / 1e9:,.0f} GB of disk: make room, or make data or models a "
-                                "link to another disk"))
+            found.append((full.get(disk, rows[-1].name), f"about {(needed - free) / 1e9:,.0f} GB of disk: make room, "
+                          "or make data or models a link to another disk"))
     return found
 
 

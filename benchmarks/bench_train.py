@@ -95,11 +95,13 @@ def hours(*_: object) -> None:
         table.append([name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
                       *(hours_text(plan[name][1].hours) for plan in plans), f"{cost.memory / 1e9:.1f}",
                       f"{(cost.disk + cost.passing) / 1e9:.1f}"])
-    for student in STUDENTS:
-        own = [name for name in names if f"_{student}" in name or name.startswith(("teacher", "augment"))]
-        table.append([f"all for {student}", "", "", "",
-                      *(hours_text(sum(plan[name][1].hours for name in own)) for plan in plans),
-                      f"{max(plans[0][name][1].memory for name in own) / 1e9:.1f}", ""])
+    for title, other in (("all for 4l", "6l"), ("all for 6l", "4l"), ("all", "none")):
+        own = [name for name in names if f"_{other}" not in name]
+        costs = [plans[0][name][1] for name in own]
+        table.append([title, "", "", "", *(hours_text(sum(plan[name][1].hours for name in own)) for plan in plans),
+                      f"{max(cost.memory for cost in costs) / 1e9:.1f}",
+                      f"{(sum(cost.disk for cost in costs) + max(cost.passing for cost in costs)) / 1e9:.1f}"
+                      if other == "none" else ""])  # the arrays of the instances stand with the first student
     print(f"Estimates: matrix products at {SHARE:.0%} of the dense bf16 peak of one GPU, or {LAUNCH_SECONDS * 1e6:.0f} "
           "microseconds of the host for each operation that it launches, where that takes longer; scoring and saving "
           "counted in; 32 million instances in an epoch of Wikipedia, augmented files as large as they can be, every "

@@ -19,7 +19,7 @@ from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
 from transformer.planning.costs import LAUNCH_SECONDS, SHARE, Cost, Device, hours_text, price, product_rate
 from transformer.planning.steps import Step, Work
-from transformer.training.processes import set_precision
+from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
 _HEADER = ("step", "state", "examples", "steps", "hours", "{} GB", "disk GB", "")
@@ -32,19 +32,19 @@ def this_device(no_cuda: bool = False) -> Device:
     if torch.cuda.is_available() and not no_cuda:
         device = torch.device("cuda", 0)
         facts = torch.cuda.get_device_properties(device)
-        name, memory, has_bf16 = facts.name, facts.total_memory, torch.cuda.is_bf16_supported()
+        name, memory = facts.name, facts.total_memory
     else:
         device = torch.device("cpu")
         name = f"CPU ({platform.machine()}, {available_cores()} cores)"
-        memory, has_bf16 = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), False
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    alone = Processes(0, 1, device)
 
     @functools.cache
     def rate(precision: str) -> float:
-        set_precision(precision, device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        return product_rate(dtype, device=device)
+        set_precision(precision, alone)
+        return product_rate(PRECISIONS[precision] or torch.float32, device=device)
 
-    return Device(name, device.type, memory, has_bf16, rate)
+    return Device(name, device.type, memory, set_precision("auto", alone) == "bf16", rate)
 
 
 @dataclass

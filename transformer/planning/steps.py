@@ -251,6 +251,7 @@ def _training(work: Work, names: Sequence[object]) -> None:
 
 def _general(work: Work, earlier: _Earlier) -> None:
     args = work.args
+    load_script(work.step.argv[0]).resolve_preset(args)
     work.kind, work.outputs = "general", [args.output_dir]
     data = earlier.need(args.pregenerated_data)
     work.teacher = earlier.config(args.teacher_model)

@@ -92,7 +92,7 @@ def product_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_coun
             continue
         a, b = torch.randn(n, k, device=device).to(dtype), torch.randn(k, m, device=device).to(dtype)
         stamps = []
-        for _ in range(16):
+        while len(stamps) < 4 or len(stamps) < 16 and stamps[-1] - stamps[0] < 0.25:
             torch.mm(a, b)
             if on_gpu:
                 torch.cuda.synchronize(device)
@@ -117,6 +117,13 @@ class Cost:
     def hours(self) -> float | None:
         """All of it."""
         return None if self.seconds is None else (self.seconds + self.evaluation + self.saving) / 3600
+
+
+def hours_text(hours: float | None) -> str:
+    """Hours for a table: two digits that say something."""
+    if hours is None:
+        return "?"
+    return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
 
 
 def training_flops(work: Work) -> float:

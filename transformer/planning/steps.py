@@ -85,7 +85,7 @@ class Work:
     the sentences that are written or read. unread: instances that have to be made arrays first (general).
     student: the model that is trained, or scored; teacher: the one that is asked, or masks. outputs: paths that are
     there afterwards, with * for any text. missing: inputs that are not there and that no earlier step makes.
-    assumed: figures that are guesses, because their file is not there yet.
+    assumed: figures that are guesses, because their file is not there yet, as "what: which file".
     """
     step: Step
     kind: str = "other"
@@ -197,7 +197,7 @@ class _Earlier:
         if not maker:
             self._work.missing.append(str(file))
         elif "bert-base-uncased" not in str(folder):
-            self._work.assumed.append(f"{folder} has the size of BERT-base")
+            self._work.assumed.append(f"sizes of BERT-base: {folder}")
         return BERT_BASE
 
     def rows(self, task: Task, path: Path, official: int) -> int:
@@ -205,7 +205,7 @@ class _Earlier:
         self.need(path)
         if path.is_file():
             return count_rows(task, path)
-        self._work.assumed.append(f"{path} has the official {official:,} rows")
+        self._work.assumed.append(f"as many rows as the official files have: {path}")
         return official
 
 
@@ -251,6 +251,7 @@ def _training(work: Work, names: Sequence[object]) -> None:
 
 def _general(work: Work, earlier: _Earlier) -> None:
     args = work.args
+    load_script(work.step.argv[0]).resolve_preset(args)
     work.kind, work.outputs = "general", [args.output_dir]
     data = earlier.need(args.pregenerated_data)
     work.teacher = earlier.config(args.teacher_model)
@@ -282,7 +283,7 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
     if not corpus.is_file():
-        work.assumed.append(f"{instances:,} instances in an epoch, as of an English Wikipedia")
+        work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
     work.counts = [instances] * args.epochs_to_generate
 
 
@@ -300,7 +301,7 @@ def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) ->
     if maker and maker.args:  # its N
         rows, copies = maker.examples, load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
         work.counts = [augmented_rows(rows, task, copies)]
-        work.assumed.append(f"{path} has {work.counts[0]:,} rows, the most that it can have")
+        work.assumed.append(f"the most rows that augmentation can give: {path}")
     elif earlier.need(path).is_file():
         record = path.with_suffix(".json")
         known = read_json(record).get("rows_out") if record.is_file() else None
@@ -375,7 +376,7 @@ def _augment(work: Work, earlier: _Earlier) -> None:
         work.words = float(words_of(task, path).mean())
     else:
         work.words = WORDS[texts] * texts
-        work.assumed.append(f"{path} has {WORDS[texts]} words a text")
+        work.assumed.append(f"{WORDS[texts]} words in a text: {path}")
     work.length = work.words / texts * PIECES_PER_WORD + 2  # a masked sentence alone
 
 

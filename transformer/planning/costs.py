@@ -28,9 +28,9 @@ SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
 GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
-# Bytes that a training step keeps for its backward pass, counted for one layer with saved_tensors_hooks: a wordpiece
-# keeps so many times the hidden size, so many times the intermediate size and, where hidden states are compared, so
-# many times the teacher's width; each attention score so many where scores are compared, or on a CPU without.
+# Bytes that a training step holds at its peak, by saved_tensors_hooks, and for what is compared by whole steps in bf16:
+# in each layer a wordpiece holds so many times the hidden size and so many times the intermediate size, a compared
+# hidden state so many times the teacher's width, an attention score so many where it is compared, or not, on a CPU.
 KEPT = {True: (30, 4, 13, 23, 6), False: (42, 8, 12, 29, 12)}  # with matrix products in 16 bits, in 32 bits
 
 

@@ -28,9 +28,9 @@ SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
 GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
-# Bytes that a training step keeps for its backward pass, counted for one layer with saved_tensors_hooks: a wordpiece
-# keeps so many times the hidden size, so many times the intermediate size and, where hidden states are compared, so
-# many times the teacher's width; each attention score so many where scores are compared, or on a CPU without.
+# Bytes that a training step holds at its peak, by saved_tensors_hooks, and for what is compared by whole steps in bf16:
+# in each layer a wordpiece holds so many times the hidden size and so many times the intermediate size, a compared
+# hidden state so many times the teacher's width, an attention score so many where it is compared, or not, on a CPU.
 KEPT = {True: (30, 4, 13, 23, 6), False: (42, 8, 12, 29, 12)}  # with matrix products in 16 bits, in 32 bits
 
 
@@ -92,7 +92,7 @@ def product_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_coun
             continue
         a, b = torch.randn(n, k, device=device).to(dtype), torch.randn(k, m, device=device).to(dtype)
         stamps = []
-        while len(stamps) < 4 or len(stamps) < 16 and stamps[-1] - stamps[0] < 0.25:
+        while len(stamps) < 3 or len(stamps) < 16 and stamps[-1] - stamps[0] < 0.1:
             torch.mm(a, b)
             if on_gpu:
                 torch.cuda.synchronize(device)
@@ -145,13 +145,14 @@ def evaluation_flops(work: Work) -> float:
 
 
 def launches(work: Work) -> int:
-    """Operations that the host launches for one optimizer step, counted with a TorchDispatchMode (bf16)."""
+    """Operations that the host launches for one optimizer step on a GPU: of forward and backward passes as counted with
+    a TorchDispatchMode in bf16; of BertAdam, which takes all tensors at once there, a few."""
     layers = work.student.num_hidden_layers
     if work.kind in ("general", "intermediate"):
         forward_backward = 12 * work.teacher.num_hidden_layers + 135 * layers + 60
     else:
         forward_backward = 103 * layers + 46
-    return work.args.gradient_accumulation_steps * forward_backward + 134 * layers + 78
+    return work.args.gradient_accumulation_steps * forward_backward + 80
 
 
 def training_memory(work: Work, device: Device) -> float:

@@ -18,7 +18,7 @@ import torch
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
 from transformer.planning.costs import LAUNCH_SECONDS, SHARE, Cost, Device, hours_text, price, product_rate
-from transformer.planning.steps import Step, Work
+from transformer.planning.steps import Step, Work, is_among
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
@@ -65,7 +65,7 @@ class Row:
     @property
     def disk(self) -> float:
         """Bytes that are still to come and will stay."""
-        return sum(max(0.0, cost.disk - _bytes_of(work.outputs)) for work, cost in zip(self.works, self.costs))
+        return sum(map(to_come, self.works, self.costs))
 
     def cells(self) -> tuple[str, ...]:
         """Texts of the columns."""
@@ -113,10 +113,9 @@ def rehearsed(folder: Path) -> dict[str, Any]:
     return found.get("steps", {})
 
 
-def lacks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
+def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[str, str]]:
     """(step, what it lacks and what to do) for all that the run would stop at."""
     found = []
-    makers = [(output, row.name) for row in rows for work in row.works for output in work.outputs]
     device = this_device()
     for row in rows:
         if row.state == "done":
@@ -125,7 +124,8 @@ def lacks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
             if work.refused:
                 found.append((row.name, f"the command is refused: {work.refused}"))
             for path in work.missing:
-                maker = next((name for output, name in makers if Path(path).is_relative_to(output)), None)
+                maker = next((other.name for other in rows if any(is_among(path, one.outputs) for one in other.works)),
+                             None)
                 found.append((row.name, f"{path}: " + (f"step {maker} is done, and it is gone: --from {maker} makes it "
                                                        "again" if maker else "it is not there, and no step makes it")))
             if work.step.script.startswith("-m ") and not importlib.util.find_spec(work.step.argv[1].split(".")[0]):
@@ -133,34 +133,44 @@ def lacks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
         if row.memory > device.memory:
             found.append((row.name, f"memory: it takes about {row.memory / 1e9:.1f} GB and {device.name} has "
                                     f"{device.memory / 1e9:.1f}: raise --gradient_accumulation_steps"))
-    return found + _disks(rows, jobs)
+    return found + [
+        (disk.full_at or rows[-1].name, f"about {(disk.needed(jobs) - disk.free) / 1e9:,.0f} GB of disk: make room, or "
+         "make data or models a link to another disk") for disk in disks if disk.needed(jobs) > disk.free]
 
 
-def _disks(rows: Sequence[Row], jobs: int) -> list[tuple[str, str]]:
-    """lacks() of disk: what stays, and what the largest steps side by side take beside that while they run. Prints how
-    much there is."""
-    stays: dict[int, float] = {}
-    passing: dict[int, list[float]] = {}
-    places: dict[int, Path] = {}
-    full: dict[int, str] = {}  # the step for which there is no room
+@dataclass
+class Disk:
+    """What the steps need of one disk, in bytes: what stays, what each takes beside that while it runs. place: a folder
+    on it; full_at: the step for which there is no room, done one after another."""
+    place: Path
+    free: int
+    stays: float = 0.0
+    passing: list[float] = field(default_factory=list)
+    full_at: str = ""
+
+    def needed(self, jobs: int) -> float:
+        """With the largest `jobs` steps side by side."""
+        return self.stays + sum(sorted(self.passing)[-jobs:])
+
+
+def disks_of(rows: Sequence[Row]) -> list[Disk]:
+    """The disks that the steps write to."""
+    disks: dict[int, Disk] = {}
     for row in rows:
         for work, cost in zip(row.works, row.costs):
-            place = next(path for path in (Path(*work.outputs[:1]), *Path(*work.outputs[:1]).absolute().parents)
-                         if path.exists())
-            disk = place.stat().st_dev
-            stays[disk] = stays.get(disk, 0.0) + max(0.0, cost.disk - _bytes_of(work.outputs))
-            passing.setdefault(disk, []).append(cost.passing)
-            places.setdefault(disk, place)
-            if stays[disk] + cost.passing > shutil.disk_usage(place).free:
-                full.setdefault(disk, row.name)
-    found = []
-    for disk, place in places.items():
-        needed, free = stays[disk] + sum(sorted(passing[disk])[-jobs:]), shutil.disk_usage(place).free
-        print(f"disk: about {needed / 1e9:,.0f} GB to come, {free / 1e9:,.0f} GB free (the disk of {place.absolute()})")
-        if needed > free:
-            found.append((full.get(disk, rows[-1].name), f"about {(needed - free) / 1e9:,.0f} GB of disk: make room, "
-                          "or make data or models a link to another disk"))
-    return found
+            output = Path(*work.outputs[:1]).absolute()
+            place = next(path for path in (output, *output.parents) if path.exists())
+            disk = disks.setdefault(place.stat().st_dev, Disk(place, shutil.disk_usage(place).free))
+            disk.stays += to_come(work, cost)
+            disk.passing.append(cost.passing)
+            if disk.stays + cost.passing > disk.free and not disk.full_at:
+                disk.full_at = row.name
+    return list(disks.values())
+
+
+def to_come(work: Work, cost: Cost) -> float:
+    """Bytes that a command will leave, less those that are there."""
+    return max(0.0, cost.disk - _bytes_of(work.outputs))
 
 
 def _bytes_of(outputs: Sequence[str]) -> int:
@@ -204,7 +214,11 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
           "; a step that was begun counts in full; ? is not estimated.\n")
     print_table(rows)
     print(f"\nhours left: about {hours_text(hours_left(rows, jobs))}, with JOBS={jobs}, without those marked ?")
-    found = lacks(rows, jobs)
+    disks = disks_of(rows)
+    for disk in disks:
+        print(f"disk: about {disk.needed(jobs) / 1e9:,.0f} GB to come, {disk.free / 1e9:,.0f} GB free (the disk of "
+              f"{disk.place})")
+    found = lacks(rows, disks, jobs)
     if device.type != "cuda":
         print("missing: a GPU that torch can use; the run goes on without one, in the hours above")
     for step, what in found:

@@ -1,6 +1,7 @@
 """From what a rehearsed command took to what the whole command will take."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -73,7 +74,9 @@ def projected_seconds(measured: Measured, work: Work, cores: int) -> float:
         if seconds.get(part):
             total += seconds[part] / measured.rows[part] * rows
     if seconds.get("save"):
-        total += seconds["save"] / measured.times["save"] * work.saves
+        # by chance one of n scores is the best so far ln n times, and a run rises
+        saves = min(work.saves, 1 + 2 * math.log(work.saves)) if work.kind == "prediction" else work.saves
+        total += seconds["save"] / measured.times["save"] * saves
     if seconds.get("state"):  # at the logs, as long as that is cheap
         once, logs = seconds["state"] / measured.times["state"], work.saves / (2 if work.kind == "general" else 1)
         total += min(once * logs, once + _STATES_SHARE * total)

@@ -37,7 +37,7 @@ from transformer.planning.steps import BERT_BASE, Work
 from transformer.tokenization import BertTokenizer, casing
 
 RESULT_NAME = "rehearsal.json"
-FEWEST_STEPS, MOST_STEPS = 4, 100  # of a rehearsed training
+FEWEST_STEPS, MOST_STEPS = 3, 100  # of a rehearsed training
 FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
 INSTANCES = 20_000                 # of an epoch file, whose reading is measured, too
 TEXT_BYTES_EACH = 4 << 20          # of the corpus, for each worker
@@ -78,17 +78,18 @@ class Rehearsed:
 
 @contextlib.contextmanager
 def _temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder that is removed at the end, also after SIGTERM."""
+    """A folder that is removed at the end, also after a signal."""
     def stop(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=parent) as folder:
             yield Path(folder).resolve()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_command(argv: Sequence[str], mark: str = "") -> tuple[float, float, float]:
@@ -190,9 +191,9 @@ class Rehearsal:
     # --- training
 
     def _steps(self, work: Work) -> int:
-        """Optimizer steps to rehearse: an even number, so that two logs have as many each."""
+        """Optimizer steps to rehearse, of which the first is not measured."""
         step = training_flops(work) / work.steps / self.speed
-        return 2 * math.ceil(min(max(_SECONDS / step, FEWEST_STEPS), MOST_STEPS) / 2)
+        return math.ceil(min(max(_SECONDS / step, FEWEST_STEPS), MOST_STEPS))
 
     def _rows(self, work: Work, config: BertConfig) -> int:
         """Rows to answer by a model of this config, of each dev set."""
@@ -215,6 +216,10 @@ class Rehearsal:
                         kept=_bytes_in(output), growing=_bytes_in(cache) if cache and cache.is_dir() else 0.0,
                         states=6 * (output / "pytorch_model.bin").stat().st_size, device=record["hardware"]["device"])
 
+    @staticmethod
+    def _two_logs(steps: int) -> dict[str, object]:
+        return dict.fromkeys(("eval_step", "save_steps"), math.ceil(steps / 2))
+
     def _general(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
         batch = args.train_batch_size
@@ -223,7 +228,7 @@ class Rehearsal:
         epoch_steps = max(1, instances // batch)
         flags = {"pregenerated_data": folder, "teacher_model": self._teacher_model(work, "bert"),
                  "student_model": self._inputs.model(args.student_model, "general", work.student, work.teacher),
-                 "num_train_epochs": (steps + 0.5) / epoch_steps, "eval_step": steps // 2, "save_steps": steps // 2}
+                 "num_train_epochs": (steps + 0.5) / epoch_steps, **self._two_logs(steps)}
         measured = self._train(work, flags, steps, instances, {}, 0.0, folder / "epoch_0.arrays")
         parts = max(1, (folder / "epoch_0.json").stat().st_size >> 24)
         measured.reading = measured.seconds["encode"] * min(self.cores, parts) / instances
@@ -245,7 +250,7 @@ class Rehearsal:
                                    args.aug_train, work.teacher)
         train = folder / ("train_aug.tsv" if args.aug_train else "train.tsv")
         flags = {"data_dir": folder, "teacher_model": teacher, "student_model": student,
-                 "cache_dir": self._place / "cache", "eval_step": steps // 2, "save_steps": steps // 2,
+                 "cache_dir": self._place / "cache", **self._two_logs(steps),
                  "skip_teacher_check": True}
         return self._train_on_task(work, flags, steps, train, args.max_seq_length, self._place / "cache")
 
@@ -259,7 +264,7 @@ class Rehearsal:
             start = "a fixed model"  # which is not there yet, whatever the hub's looks like
         model = self._inputs.model(start, "classifier", work.student, labels=work.task.num_labels)
         folder = self._inputs.task(self._place, work.task, task_folder(args.glue_dir, work.task),
-                                   steps // 2 * args.train_batch_size, self._rows(work, work.student), False,
+                                   math.ceil(steps / 2) * args.train_batch_size, self._rows(work, work.student), False,
                                    work.student)
         epoch = self._examples(work, folder / "train.tsv") // args.train_batch_size
         flags = {"glue_dir": folder.parent, "models_dir": self._place / "models", "model": model,
@@ -417,9 +422,9 @@ def table(results: Sequence[Rehearsed], cores: int) -> str:
                      for row in rows)
 
 
-def rehearse(works: Sequence[Work], results_folder: Path = Path("results")) -> int:
-    """Rehearse all commands that remain, print the table and write rehearsal.json into a folder: the exit status, 2
-    where a command failed or something does not fit."""
+def rehearse(works: Sequence[Work], results_folder: Path = Path("results")) -> None:
+    """Rehearse all commands that remain, print the table and write rehearsal.json into a folder. InputError where a
+    command failed or something does not fit."""
     remaining = [work for work in works if work.step.state != "done" and work.step.argv]
     skipped = [work.step.name for work in remaining if work.kind == "other" and not work.refused]
     chosen = [work for work in remaining if work.kind != "other" or work.refused]
@@ -437,6 +442,6 @@ def rehearse(works: Sequence[Work], results_folder: Path = Path("results")) -> i
     write_json(results_folder / RESULT_NAME, {
         "steps": {result.work.step.name: result.facts(rehearsal.cores) for result in results}, "machine": facts})
     problems = lacking(results, facts["memory_gb"])
-    for problem in problems:
-        print(f"does not fit: {problem}")
-    return 2 if problems or any(result.failure for result in results) else 0
+    failed = [result.work.step.name for result in results if result.failure]
+    if failed or problems:
+        raise InputError("; ".join(([f"failed: {' '.join(failed)}"] if failed else []) + problems))

@@ -22,7 +22,7 @@ class Measured:
     parts logits, teacher and evaluate. reading: seconds of one core for a row of the files, or an instance. different:
     of augmentation, how many times as many different texts a row of the sample has as one of the whole file.
     memory_gb, gpu_gb: peaks. kept: bytes that stay whatever the data; growing: bytes that grow with them; states: bytes
-    that are needed until the end. device: what computed. made_up: what was not there.
+    that are needed until the end. made_up: what was not there.
     """
     wall: float
     seconds: dict[str, float] = field(default_factory=dict)
@@ -37,7 +37,6 @@ class Measured:
     kept: float = 0.0
     growing: float = 0.0
     states: float = 0.0
-    device: str = "cpu"
     made_up: list[str] = field(default_factory=list)
 
     @property

@@ -7,6 +7,7 @@ is there is written to, and of a rehearsal results/rehearsal.json alone stays.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.data.parallel import available_cores
 from transformer.data.tables import task_folder
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
@@ -48,7 +49,8 @@ _FIRST_GUESS = {"cpu": 3e10, "cuda": 3e13}  # operations a second of one core, o
 _NO_DIFFERENCE = {
     "output_dir", "seed", "variant", "data_dir", "task_name", "tasks", "student_model", "teacher_model", "model",
     "num_train_epochs", "eval_step", "save_steps", "learning_rate", "warmup_proportion", "weight_decay", "cache_dir",
-    "models_dir", "resume", "overwrite_output_dir", "keep_checkpoints", "glue_dir", "skip_teacher_check", "temperature"}
+    "do_predict", "models_dir", "resume", "overwrite_output_dir", "keep_checkpoints", "glue_dir",
+    "skip_teacher_check", "temperature"}
 
 
 class RehearsalFailed(Exception):
@@ -164,8 +166,8 @@ class Rehearsal:
         try:
             result.measured = getattr(self, f"_{work.kind}")(work)
             result.measured.made_up = list(dict.fromkeys(self._inputs.invented))
-        except (RehearsalFailed, InputError) as error:
-            result.failure = " ".join(str(error).split())
+        except (RehearsalFailed, InputError, OSError) as error:
+            result.failure = " ".join(in_words(error).split())
         finally:
             shutil.rmtree(self._place, ignore_errors=True)
         self._done[key] = result
@@ -200,21 +202,23 @@ class Rehearsal:
         row = forward_flops(config, max(work.length, 16)) / self.speed
         return math.ceil(min(max(_SECONDS / 2 / row, FEWEST_ROWS), MOST_ROWS))
 
-    def _train(self, work: Work, flags: dict[str, object], steps: int, size: int, rows: dict[str, int], reading: float,
-               cache: Path | None) -> Measured:
-        """Run a training script, and read its record."""
+    def _train(self, work: Work, flags: dict[str, object], size: int, cache: Path, rows: dict[str, float],
+               reading: float) -> Measured:
+        """Run a training script on `size` rows, and read its record. cache: where its arrays go; rows: of each time
+        that a part is gone through; reading: as in Measured."""
         output = self._place / "output"
         wall, memory_gb, _ = self._run(work, {"output_dir": output, **flags}, ["--resume", "--overwrite_output_dir"])
         record = read_json(output / "run.json")
         seconds, times = record["seconds_of"], record["times_of"]
         timed = record["steps"] - record["resumed_from"] - 1
+        # once for each block of rows, which a sample does not fill, or each dev set
         rows = {part: count * times.get(part, 1) for part, count in rows.items()}
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        gpu = [json.loads(line).get("gpu_memory_gb") for line in lines]
+        last_line = (output / "metrics.jsonl").read_text().splitlines()[-1]
         self.speed = training_flops(work) / work.steps / (seconds["steps"] / timed)  # for the next rehearsal
-        return Measured(wall, seconds, times, timed, size, rows, reading, memory_gb=memory_gb, gpu_gb=gpu[-1],
-                        kept=_bytes_in(output), growing=_bytes_in(cache) if cache and cache.is_dir() else 0.0,
-                        states=6 * (output / "pytorch_model.bin").stat().st_size, device=record["hardware"]["device"])
+        gpu_gb = json.loads(last_line).get("gpu_memory_gb")
+        states = 6 * (output / "pytorch_model.bin").stat().st_size  # two, each with both moments
+        return Measured(wall, seconds, times, timed, size, rows, reading, memory_gb=memory_gb, gpu_gb=gpu_gb,
+                        kept=_bytes_in(output), growing=_bytes_in(cache), states=states)
 
     @staticmethod
     def _two_logs(steps: int) -> dict[str, object]:
@@ -229,7 +233,7 @@ class Rehearsal:
         flags = {"pregenerated_data": folder, "teacher_model": self._teacher_model(work, "bert"),
                  "student_model": self._inputs.model(args.student_model, "general", work.student, work.teacher),
                  "num_train_epochs": (steps + 0.5) / epoch_steps, **self._two_logs(steps)}
-        measured = self._train(work, flags, steps, instances, {}, 0.0, folder / "epoch_0.arrays")
+        measured = self._train(work, flags, instances, folder / "epoch_0.arrays", {}, 0.0)
         parts = max(1, (folder / "epoch_0.json").stat().st_size >> 24)
         measured.reading = measured.seconds["encode"] * min(self.cores, parts) / instances
         if not args.reduce_memory:  # an epoch is held in memory
@@ -286,20 +290,20 @@ class Rehearsal:
         epochs = max(2, steps // epoch_steps) if work.kind == "teacher" else (steps + 0.5) / epoch_steps
         model = flags.get("teacher_model", flags.get("model"))
         mean = sum(dev) / len(dev)  # of each pass over one dev set
-        return self._train(work, {**flags, "num_train_epochs": epochs}, steps, examples + sum(dev),
+        return self._train(work, {**flags, "num_train_epochs": epochs}, examples + sum(dev), cache,
                            {"logits": examples, "teacher": mean, "evaluate": mean},
-                           self._reading(work, train, model, length), cache)
+                           self._reading(work, train, model, length))
 
     def _reading(self, work: Work, path: Path, model: Path, length: int) -> float:
         """Seconds that one core takes to read a row of a task's file."""
-        header, *lines = path.read_bytes().splitlines(keepends=True) if work.task.has_header else \
-            [b"", *path.read_bytes().splitlines(keepends=True)]
+        with open(path, "rb") as handle:
+            header, lines = handle.readline() if work.task.has_header else b"", handle.readlines()
         count = math.ceil(_READ_BYTES / sum(map(len, lines))) * len(lines)
         copy = self._place / "read.tsv"
         copy.write_bytes(header + b"".join(itertools.islice(itertools.cycle(lines), count)))
         tokenizer = BertTokenizer.from_pretrained(model, casing(model)[0])
         begin = time.perf_counter()
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             encode_file(work.task, copy, tokenizer, length, num_workers=1)
         copy.unlink()
         return (time.perf_counter() - begin) / count
@@ -320,8 +324,7 @@ class Rehearsal:
         record = read_json(model / "eval_results.json")
         return Measured(wall, record["seconds_of"], record["times_of"], 0, rows, {"evaluate": rows},
                         self._reading(work, folder / work.task.dev_files[0], model, args.max_seq_length),
-                        memory_gb=memory_gb, growing=_bytes_in(self._place / "cache"),
-                        device=record["hardware"]["device"])
+                        memory_gb=memory_gb, growing=_bytes_in(self._place / "cache"))
 
     def _augment(self, work: Work) -> Measured:
         args, task = work.args, work.task

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -95,6 +96,9 @@ def test_the_projection_of_a_training_by_hand():
     parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10 + 0.3 * 10
     assert measured.seconds_per_step == 0.5
     assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 0.1 * 10)
+    best = Work(work.step, "prediction", **WORK)  # saves where a score is the best so far
+    saves = 1 + 2 * math.log(10)
+    assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * (saves - 10) + 0.1 * 10)
     measured.seconds["state"] = 200  # 100 s each: the first one, and a twentieth of the time
     measured.wall += 199.8
     assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 100 + (fixed + parts) / 20)

@@ -246,6 +246,10 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
     assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.4e9)
     assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.4e9)
+    # a GPU scores in 32 bits while it trains in 16
+    scored_more = replace(scored, dev_examples=100_000)
+    flops = 500_000 * forward[0] + 100_000 * forward[1]
+    assert price(scored_more, H100).evaluation == pytest.approx(flops / (0.4 * 67e12))
     weights = costs.parameter_count(STUDENTS["4l"])
     assert cost.saving == pytest.approx(5 * 4 * weights * 4 / 5e8)  # weights, and a state with two moments
     assert (cost.disk, cost.passing) == (4 * weights, 2 * 12 * weights)

@@ -77,9 +77,16 @@ class Device:
         return asked if asked != "auto" else "bf16" if self.has_bf16 else "fp32"
 
 
-# Dense bf16 peaks, with float32 sums, of their data sheets.
-RTX_4090 = Device("RTX 4090", "cuda", 24e9, True, lambda precision: 165e12)
-H100 = Device("H100 SXM", "cuda", 80e9, True, lambda precision: 989e12)
+    def scoring_rate(self, work: Work) -> float:
+        """Of models that are scored: their weights and products are of 32 bits, with tf32 those products."""
+        return self.rate("tf32" if self.precision(work) == "tf32" else "fp32")
+
+
+# Dense peaks, with float32 sums, of their data sheets.
+RTX_4090 = Device("RTX 4090", "cuda", 24e9, True, {
+    "bf16": 165e12, "fp16": 165e12, "tf32": 83e12, "fp32": 83e12}.__getitem__)
+H100 = Device("H100 SXM", "cuda", 80e9, True, {
+    "bf16": 989e12, "fp16": 989e12, "tf32": 495e12, "fp32": 67e12}.__getitem__)
 
 
 def product_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter,
@@ -177,7 +184,7 @@ def training_memory(work: Work, device: Device) -> float:
 
 def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     rate = SHARE * device.rate(device.precision(work))
-    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / rate
+    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (SHARE * device.scoring_rate(work))
     if device.type == "cuda":
         seconds = max(seconds, work.steps * launches(work) * LAUNCH_SECONDS)
         batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
@@ -219,7 +226,7 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
         return _augment_cost(work, device)
     if work.kind == "evaluation":
         flops = work.examples * forward_flops(work.student, work.length)
-        return Cost(0.0, flops / (SHARE * device.rate(device.precision(work))),
+        return Cost(0.0, flops / (SHARE * device.scoring_rate(work)),
                     memory=4 * parameter_count(work.student))
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":

@@ -121,6 +121,25 @@ def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
         set(done.missing)
 
 
+def test_mnli_comes_with_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    glue, scores = works_of([step("download_glue", "--tasks", "MNLI", "--data_dir", "glue"),
+                             step("task_distill", "--do_predict", "--student_model", ".", "--task_name", "MNLI",
+                                  "--data_dir", "glue/MNLI", "--output_dir", "out")])
+    assert not glue.refused and not scores.missing and scores.examples == 9796 + 9847 + 1104
+
+
+def test_what_several_steps_lack_is_told_once_at_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    works = works_of([step("general_distill", *general(Path("x")), name=name) for name in ("first", "second")])
+    assert set(works[1].missing) == {"x/json", "x/bert/config.json", "x/config/config.json"}
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
+    found = plan.lacks(plan.rows_of(works), [], 1)
+    assert [(name, what.split(":")[0]) for name, what in found] == [
+        ("first", "x/json"), ("first", "x/bert/config.json"), ("first", "x/config/config.json")]
+
+
 def test_a_command_that_the_script_refuses_is_told(tiny):
     for flags, words in ((train(tiny, temperature=2), "prediction stage"), (train(tiny, train_batch_size=25), "24"),
                          (train(tiny, gradient_accumulation_steps=3), "no multiple")):
@@ -289,7 +308,8 @@ def test_plan_of_an_empty_folder_creates_nothing(planned):
     assert rows["eval_4l_rte"][:2] == ["open", "3,277"]  # dev and test
     assert any(line.startswith("missing: general_4l: nowhere/config.json: it is not there") for line in lines)
     assert status == 2 and len(errors.splitlines()) == 1
-    assert errors.startswith("reproduce.sh: error: the run would stop at ") and "general_4l" in errors
+    first = next(line for line in lines if line.startswith("missing: ") and "GPU" not in line).split(":")[1].strip()
+    assert errors.startswith(f"reproduce.sh: error: the run would stop at {first}:")
     assert any(line.startswith("assumed: as many rows as the official files have: ") for line in lines)
 
 

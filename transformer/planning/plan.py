@@ -114,7 +114,8 @@ def rehearsed(folder: Path) -> dict[str, Any]:
 
 
 def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[str, str]]:
-    """(step, what it lacks and what to do) for all that the run would stop at."""
+    """(step, what it lacks and what to do) for all that the run would stop at, in the order of the steps; of steps that
+    lack the same the first."""
     found = []
     device = this_device()
     for row in rows:
@@ -133,9 +134,14 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
         if row.memory > device.memory:
             found.append((row.name, f"memory: it takes about {row.memory / 1e9:.1f} GB and {device.name} has "
                                     f"{device.memory / 1e9:.1f}: raise --gradient_accumulation_steps"))
-    return found + [
+    found += [
         (disk.full_at or rows[-1].name, f"about {(disk.needed(jobs) - disk.free) / 1e9:,.0f} GB of disk: make room, or "
          "make data or models a link to another disk") for disk in disks if disk.needed(jobs) > disk.free]
+    order = {row.name: number for number, row in enumerate(rows)}
+    first: dict[str, str] = {}
+    for step, what in sorted(found, key=lambda lack: order[lack[0]]):
+        first.setdefault(what, step)
+    return [(step, what) for what, step in first.items()]
 
 
 @dataclass
@@ -230,6 +236,4 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     for what, which in assumed.items():
         print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
     if found:
-        stops = list(dict.fromkeys(step for step, _ in found))
-        raise InputError(f"the run would stop at {stops[0]}" + f" (and {', '.join(stops[1:])})" * (len(stops) > 1) +
-                         ": what is missing stands above")
+        raise InputError(f"the run would stop at {found[0][0]}: what is missing stands above")

@@ -386,7 +386,7 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
     """What the scripts leave that neither train nor ask a model."""
     args = work.args
     if work.step.script == "download_glue":
-        work.outputs = [str(args.data_dir / get_task(name).name) for name in args.tasks]
+        work.outputs = [str(args.data_dir / name) for name in args.tasks]
     elif work.step.script == "get_bert_models":
         work.outputs = [str(args.output_dir / name) for name in args.models]
     elif work.step.script == "prepare_data":

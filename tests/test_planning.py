@@ -341,6 +341,11 @@ def test_plan_where_steps_are_done(planned, template):
         "missing: augment_mrpc: data/glove.840B.300d.txt: step glove is done, and it is gone: --from glove makes it "
         "again"], (lines, errors)
 
+    (data / "glue_data" / "MRPC" / "train_aug.tsv").unlink()
+    write_lines(steps / "augment_mrpc.seconds", ["1"])
+    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
+    assert status == 2 and any("train_aug.tsv: step augment_mrpc is done, and it is gone" in line for line in lines)
+    (steps / "augment_mrpc.seconds").unlink()
     write_lines(data / "glove.840B.300d.txt", ["the 1"])
     write_lines(planned.folder / "results" / "rehearsal.json", ["{}"])
     status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)

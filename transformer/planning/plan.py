@@ -125,8 +125,8 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
             if work.refused:
                 found.append((row.name, f"the command is refused: {work.refused}"))
             for path in work.missing:
-                maker = next((other.name for other in rows if any(is_among(path, one.outputs) for one in other.works)),
-                             None)
+                maker = next((other.name for other in reversed(rows)
+                              if any(is_among(path, one.outputs) for one in other.works)), None)
                 found.append((row.name, f"{path}: " + (f"step {maker} is done, and it is gone: --from {maker} makes it "
                                                        "again" if maker else "it is not there, and no step makes it")))
             if work.step.script.startswith("-m ") and not importlib.util.find_spec(work.step.argv[1].split(".")[0]):
@@ -147,7 +147,7 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
 @dataclass
 class Disk:
     """What the steps need of one disk, in bytes: what stays, what each takes beside that while it runs. place: a folder
-    on it; full_at: the step for which there is no room, done one after another."""
+    that they write to; full_at: the step for which there is no room, done one after another."""
     place: Path
     free: int
     stays: float = 0.0
@@ -166,7 +166,8 @@ def disks_of(rows: Sequence[Row]) -> list[Disk]:
         for work, cost in zip(row.works, row.costs):
             output = Path(*work.outputs[:1]).absolute()
             place = next(path for path in (output, *output.parents) if path.exists())
-            disk = disks.setdefault(place.stat().st_dev, Disk(place, shutil.disk_usage(place).free))
+            folder = place if place.is_dir() and place != output else place.parent
+            disk = disks.setdefault(place.stat().st_dev, Disk(folder, shutil.disk_usage(place).free))
             disk.stays += to_come(work, cost)
             disk.passing.append(cost.passing)
             if disk.stays + cost.passing > disk.free and not disk.full_at:

@@ -284,7 +284,10 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
-    if not corpus.is_file():
+    metrics = args.output_dir / "epoch_0_metrics.json"  # of an earlier try
+    if metrics.is_file():
+        instances = read_json(metrics)["num_training_examples"]
+    elif not corpus.is_file():
         work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
     work.counts = [instances] * args.epochs_to_generate
 

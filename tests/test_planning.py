@@ -62,6 +62,9 @@ def test_the_presets_of_the_scripts_hold(tiny):
     write_lines(tiny / "json" / "epoch_1_metrics.json", ['{"num_training_examples": 512, "max_seq_len": 32}'])
     command = step("general_distill", *general(tiny, train_batch_size=None, num_train_epochs=2))
     assert work_of(command).steps == 600 // 256 + 512 // 256
+    made = step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / "bert", "--output_dir",
+                tiny / "json", "--epochs_to_generate", 3, "--max_seq_len", 64)
+    assert work_of(made).counts == [600, 512, 64_000_000]  # those of an earlier try, and twice as many half as long
     command = step("task_distill", *train(tiny, "CoLA", "cola", max_seq_length=None, num_train_epochs=None))
     work = work_of(command)
     assert (work.length, len(work.counts), work.steps) == (64, 50, 50 * (24 // 8))
@@ -387,6 +390,22 @@ def test_lack_of_memory_and_disk_stops_the_plan(tiny, monkeypatch, capsys):
     with pytest.raises(InputError, match="stop at first"):
         plan.print_plan(works)
     assert "GB of disk: make room" in capsys.readouterr().out
+
+
+def test_a_gpu_is_asked_for_its_own_memory(tiny, monkeypatch, capsys):
+    """38 GB for 64 sequences of 512 do not fit in the 24 of an RTX 4090; 16 at a time do."""
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: RTX_4090)
+    BERT_BASE.to_json_file(tiny / "bert" / "config.json")
+    STUDENTS["6l"].to_json_file(tiny / "config" / "config.json")
+    (tiny / "json" / "epoch_0_metrics.json").write_text('{"num_training_examples": 6400, "max_seq_len": 512}')
+    flags = {"max_seq_length": 512, "train_batch_size": 64, "num_train_epochs": 1, "no_cuda": None}
+    with pytest.raises(InputError, match="stop at it"):
+        plan.print_plan([work_of(step("general_distill", *general(tiny, **flags)))])
+    out = capsys.readouterr().out
+    assert "GPU GB" in out and "RTX 4090 has 24.0: raise --gradient_accumulation_steps" in out
+    assert "missing: a GPU" not in out
+    plan.print_plan([work_of(step("general_distill", *general(tiny, gradient_accumulation_steps=4, **flags)))])
 
 
 def test_steps_side_by_side_share_the_hours_of_a_stage(monkeypatch):

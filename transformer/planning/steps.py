@@ -284,12 +284,11 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
-    metrics = args.output_dir / "epoch_0_metrics.json"  # of an earlier try
-    if metrics.is_file():
-        instances = read_json(metrics)["num_training_examples"]
-    elif not corpus.is_file():
+    metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
+    work.counts = [read_json(path)["num_training_examples"] if path.is_file() else instances  # of an earlier try
+                   for path in metrics]
+    if not corpus.is_file() and not all(path.is_file() for path in metrics):
         work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
-    work.counts = [instances] * args.epochs_to_generate
 
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:

@@ -260,14 +260,14 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     general_work = work("general", STUDENTS["4l"], 16, 128)
     flops = 2000 * costs.distillation_flops(STUDENTS["4l"], BERT_BASE, 128)
     cost = price(general_work, CPU)
-    assert cost.seconds == pytest.approx(flops / 0.4e9)
+    assert cost.seconds == pytest.approx(flops / 0.7e9)
     assert cost.hours == pytest.approx(cost.seconds / 3600)
     assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work) * 1e-5)
     scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, saves=5)
     cost = price(scored, CPU)
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
-    assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.4e9)
-    assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.4e9)
+    assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)
+    assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.7e9)
     # a GPU scores in 32 bits while it trains in 16
     scored_more = replace(scored, dev_examples=100_000)
     flops = 500_000 * forward[0] + 100_000 * forward[1]

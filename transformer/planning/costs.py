@@ -18,7 +18,9 @@ from transformer.config import BertConfig
 from transformer.planning.steps import DUMP_BYTES, INSTANCE_LENGTH, Work, augmented_rows
 from transformer.training.processes import PRECISIONS
 
-SHARE = 0.4                # of the rate of torch.mm that training reaches where batches are big (assumed)
+# Of the rate of torch.mm, what training reaches: on a GPU with big batches (assumed); on a CPU a step of general
+# distillation reached 74% in fp32 and 58% in bf16 (benchmarks/bench_train.py --stages general --busy).
+SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 STATE_SHARE = 0.05         # of the time of a run, that saving its states takes at most (transformer.training.states)
@@ -70,6 +72,11 @@ class Device:
     memory: float
     has_bf16: bool
     rate: Callable[[str], float]
+
+    @property
+    def share(self) -> float:
+        """Of the rate of torch.mm, what is reached in training."""
+        return SHARES[self.type]
 
     def precision(self, work: Work) -> str:
         """The precision that a command computes in on this device."""
@@ -183,8 +190,8 @@ def training_memory(work: Work, device: Device) -> float:
 
 
 def _training_cost(work: Work, device: Device, cores: int) -> Cost:
-    rate = SHARE * device.rate(device.precision(work))
-    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (SHARE * device.scoring_rate(work))
+    rate = device.share * device.rate(device.precision(work))
+    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (device.share * device.scoring_rate(work))
     if device.type == "cuda":
         seconds = max(seconds, work.steps * launches(work) * LAUNCH_SECONDS)
         batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
@@ -212,7 +219,7 @@ def _augment_cost(work: Work, device: Device) -> Cost:
     rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
     # the rows, and what task distillation makes of them: arrays, the teacher's logits
     row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
-    return Cost(flops / (SHARE * device.rate(device.precision(work))), memory=memory, disk=rows * row,
+    return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
                 passing=4 * masked * work.args.M)
 
 
@@ -226,7 +233,7 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
         return _augment_cost(work, device)
     if work.kind == "evaluation":
         flops = work.examples * forward_flops(work.student, work.length)
-        return Cost(0.0, flops / (SHARE * device.scoring_rate(work)),
+        return Cost(0.0, flops / (device.share * device.scoring_rate(work)),
                     memory=4 * parameter_count(work.student))
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":

@@ -17,7 +17,7 @@ import torch
 
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
-from transformer.planning.costs import LAUNCH_SECONDS, SHARE, Cost, Device, hours_text, price, product_rate
+from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, hours_text, price, product_rate
 from transformer.planning.steps import Step, Work, is_among
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
@@ -215,10 +215,9 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     that is missing. Nothing is written."""
     rows = rows_of(works, rehearsed(Path("results")))
     device = this_device()
+    launching = f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched" * (device.type == "cuda")
     print(f"On {device.name}, {device.memory / 1e9:.0f} GB. Estimates: hours by torch.mm, measured now, of which "
-          f"{SHARE:.0%} are reached" + (f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched"
-                                        if device.type == "cuda" else "") +
-          "; a step that was begun counts in full; ? is not estimated.\n")
+          f"{device.share:.0%} are reached{launching}; a step that was begun counts in full; ? is not estimated.\n")
     print_table(rows)
     print(f"\nhours left: about {hours_text(hours_left(rows, jobs))}, with JOBS={jobs}, without those marked ?")
     disks = disks_of(rows)

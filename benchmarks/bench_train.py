@@ -102,9 +102,10 @@ def hours(*_: object) -> None:
                       f"{(sum(cost.disk for cost in costs) + max(cost.passing for cost in costs)) / 1e9:.1f}"
                       if other == "none" else ""])  # the arrays of the instances stand with the first student
     print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense bf16 peak of one GPU, or "
-          f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes longer; scoring and saving "
-          "counted in; 32 million instances in an epoch of Wikipedia, augmented files as large as they can be, every "
-          "sequence as long as it can be. Disk: what stays and what a step takes while it runs.\n")
+          f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "
+          "longer; scoring and saving counted in; 32 million instances in an epoch of Wikipedia, augmented files as "
+          "large as they can be, every sequence as long as it can be. Disk: what stays and what a step takes while it "
+          "runs.\n")
     print_table(["step", "examples", "steps", "wordpieces", *(f"hours, {gpu.name}" for gpu in gpus), "GPU GB",
                  "disk GB"], table)
 

@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, find in (("glue_dir", find_folder), ("pretrained_bert_model", find_model), ("glove_embs", find_file)):
         setattr(args, name, str(find(getattr(args, name))))
     tasks = chosen_tasks(args)
-    set_precision(args.precision, processes.device)
+    args.precision = set_precision(args.precision, processes)
     tokens = args.batch_tokens or batch_tokens_for(processes.device)
     args.batch_tokens = int(processes.smallest(torch.tensor(tokens)))  # the same batches, whatever GPU a process has
     tokenizer = load_tokenizer(args.pretrained_bert_model)

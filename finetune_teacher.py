@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.training.processes import join_processes, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
-    set_precision(args.precision, processes.device)
+    args.precision = set_precision(args.precision, processes)
     micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for

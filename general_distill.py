@@ -40,7 +40,7 @@ CHECKPOINT = ("step_", "_pytorch_model.bin")  # before and after the number of i
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line, as given; resolve_preset() settles what depends on the preset."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--pregenerated_data", required=True, help="folder with epoch_K.json and epoch_K_metrics.json")
@@ -58,11 +58,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--reduce_memory", action="store_true",
                       help="read an epoch's arrays from disk as they are needed, not into memory at its start")
     train = parser.add_argument_group("training")
-    train.add_argument("--learning_rate", type=positive_float, default=5e-5, help="peak rate of BertAdam")
+    train.add_argument("--learning_rate", type=positive_float,
+                       help="peak rate of BertAdam (default paper: 1e-4; code: 5e-5)")
     train.add_argument("--num_train_epochs", type=positive_float, default=3.0, help="passes, one epoch file each")
-    add_warmup_flag(train)
+    add_warmup_flag(train, None, " (default paper: 10,000 steps, at most 0.1; code: 0.1)")
     add_loss_flags(train)
-    add_training_flags(train)
+    add_training_flags(train, None, " (default paper: 256; code: 32)")
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--eval_step", type=positive, default=1000, help="optimizer steps between logs and saves")
     evaluation.add_argument("--keep_checkpoints", type=count, default=2,
@@ -79,6 +80,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.do_eval:
         parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
     return resolve_precision(parser, args)
+
+
+def resolve_preset(args: argparse.Namespace) -> None:
+    """Fill in rate and batch that the user left open: those of BERT's pre-training (paper, section 4.2; BERT, appendix
+    A.2), or as published."""
+    paper = args.preset == "paper"
+    args.learning_rate = args.learning_rate or (1e-4 if paper else 5e-5)
+    args.train_batch_size = args.train_batch_size or (256 if paper else 32)
+
+
+def warmup_share(preset: str, total_steps: int) -> float:
+    """Share of a run of so many steps that warms up: 10,000 of BERT's steps, but no more than the published tenth."""
+    return min(10_000 / total_steps, 0.1) if preset == "paper" else 0.1
 
 
 def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
@@ -175,6 +189,7 @@ def keep_checkpoint(run: Run, keep: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Train a general student."""
     args = parse_args(argv)
+    resolve_preset(args)
 
     from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
@@ -188,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
-    set_precision(args.precision, processes.device)
+    args.precision = set_precision(args.precision, processes)
     seed_everything(args.seed)
     accumulation = args.gradient_accumulation_steps
     micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
@@ -199,6 +214,8 @@ def main(argv: list[str] | None = None) -> None:
     epochs = Epochs(epoch_files(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs)), tokenizer,
                     args.max_seq_length, fallback=output_dir, in_memory=not args.reduce_memory)
     plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
+    if args.warmup_proportion is None:
+        args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
     teacher, student, pairs = load_pair(args, teacher_folder, student_folder, processes)
     if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
         return

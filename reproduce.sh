@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
-#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--seeds 1,2,3] [--search] [--ablation NAME]
-#                [--from STEP] [--list]
+#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--seeds 1,2,3] [--search]
+#                [--ablation NAME] [--from STEP] [--list]
 #
-# Tasks in any spelling. A finished step is skipped when the script starts again; --from STEP does STEP and all that
-# follow once more. It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of
-# earlier tries are STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
+# Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
+# epochs and rates of an earlier public reproduction. One folder holds steps of one of the two.
+#
+# A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
+# It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of earlier tries are
+# STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
 #
 # These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
 # students, augmented data and teachers, and write the report of report.py at the end:
@@ -27,19 +30,25 @@
 #   GLOVE_URL, WIKI_URL        where the word vectors and the Wikipedia dump come from
 #   GLOVE_FILE                 the text file in the word vectors' zip
 #   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
+#                              added to the commands of these steps
+#   TASK_FLAGS_RTE             added to those of intermediate, prediction and eval for one task (RTE SST2 COLA MRPC STSB
+#                              QNLI QQP MNLI WNLI); PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...: to one step's
+#   OMP_NUM_THREADS            threads of a step (default: its share of the cores)
 set -euo pipefail
 
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=RTE,SST-2,CoLA,MRPC
 students=4l,6l
+settings=paper
 ablations=(no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom)
 seeds=()
 variants=()
 from=
 list=false
 JOBS=${JOBS:-1}
-WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
+cores=$(getconf _NPROCESSORS_ONLN)
+WORKERS=${WORKERS:-$cores}
 CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
 CONFIG_6L=${CONFIG_6L:-$kit/tinybert_6l_config}
 GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
@@ -49,10 +58,13 @@ WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-pag
 die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 
 while (($#)); do
-    if [[ " --tasks --students --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then die "$1 needs a value"; fi
+    if [[ " --tasks --students --settings --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then
+        die "$1 needs a value"
+    fi
     case $1 in
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
+        --settings) settings=$2; shift 2 ;;
         --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
         --search) variants+=(search_b{16,32}_lr{1,2,3}e-5); shift ;;
         --ablation)
@@ -78,6 +90,8 @@ for student in "${students[@]}"; do
     [[ $student == 4l || $student == 6l ]] || die "unknown student $student: 4l or 6l"
 done
 
+[[ $settings == paper || $settings == earlier ]] || die "unknown settings $settings: paper or earlier"
+
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_-'; }
 
 unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
@@ -98,6 +112,11 @@ names=$(official "${tasks[@]}")
 # shellcheck disable=SC2086,SC2207
 tasks=($(unique $names))
 
+for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
+    "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do
+    [[ " RTE SST2 COLA MRPC STSB QNLI QQP MNLI WNLI " == *" ${variable##*_FLAGS_} "* ]] ||
+        die "$variable names no task: RTE SST2 COLA MRPC STSB QNLI QQP MNLI WNLI"
+done
 for seed in ${seeds[@]+"${seeds[@]}"}; do
     [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || die "seed $seed is not a whole number"
 done
@@ -121,10 +140,11 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
-stages=("glove ${glue[*]} wiki bert" extract sentences pregenerate "$(unique "${general[@]}")")
-stages+=("${augment[*]-}" fix "${teachers[*]}")
+downloads="glove ${glue[*]} wiki bert"
+general=("$(unique "${general[@]}")")
+chains=()
 for stage in intermediate prediction eval; do
-    chains=()
+    names=()
     for run in "${runs[@]}"; do
         if [[ $stage == intermediate ]]; then
             case $run in
@@ -133,11 +153,13 @@ for stage in intermediate prediction eval; do
             esac
         fi
         for task in "${tasks[@]}"; do
-            for student in "${students[@]}"; do chains+=("$run${stage}_${student}_$(key "$task")"); done
+            for student in "${students[@]}"; do names+=("$run${stage}_${student}_$(key "$task")"); done
         done
     done
-    stages+=("$(unique ${chains[@]+"${chains[@]}"})")
+    chains+=("$(unique ${names[@]+"${names[@]}"})")
 done
+# the teachers first: their scores tell early whether all is well
+stages=("$downloads" fix "${teachers[*]}" extract sentences pregenerate "${general[@]}" "${augment[*]-}" "${chains[@]}")
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
 
@@ -156,6 +178,53 @@ again() {
     if [[ -e $wish && ! $1 -nt $wish ]]; then echo --overwrite_output_dir; else echo --resume; fi
 }
 
+# The flags that the environment adds to a step's command: those of the step's kind, $1, and for the task $2.
+added() {
+    local names=("$1_FLAGS") task name
+    if [[ -n ${2-} ]]; then
+        task=$(key "$2" | tr '[:lower:]' '[:upper:]')
+        if [[ $1 == INTERMEDIATE || $1 == PREDICTION || $1 == EVAL ]]; then names+=("TASK_FLAGS_$task"); fi
+        names+=("$1_FLAGS_$task")
+    fi
+    for name in "${names[@]}"; do printf '%s ' "${!name-}"; done
+}
+
+# Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own.
+general_settings="--gradient_accumulation_steps 2"
+intermediate_settings="--eval_step 1000"
+prediction_settings=
+eval_settings=
+if [[ $settings == earlier ]]; then
+    # the last two were the published code's defaults
+    general_settings="--train_batch_size 256 --gradient_accumulation_steps 8 --learning_rate 5e-5 --warmup_proportion 0.1"
+    intermediate_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 10"
+    prediction_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 3 --learning_rate 3e-5"
+    eval_settings="--max_seq_length 128 --eval_batch_size 32"
+fi
+
+# What a step is about to do, in words.
+what() {
+    local step=${1##*/} task student
+    task=$(task_of "$step")
+    student="the $(cut -d_ -f2 <<<"$step" | tr -d l)-layer student"
+    case $step in
+        glove) echo "getting the GloVe vectors" ;;
+        glue_*) echo "getting $task of GLUE" ;;
+        wiki) echo "getting the Wikipedia dump" ;;
+        bert) echo "getting BERT and its fine-tuned siblings" ;;
+        extract) echo "extracting the articles of the dump" ;;
+        sentences) echo "splitting the articles into sentences" ;;
+        pregenerate) echo "making the instances of general distillation" ;;
+        general_*) echo "general distillation of $student" ;;
+        augment_*) echo "augmenting the training set of $task" ;;
+        fix) echo "checking the models, and making them loadable" ;;
+        teacher_*) echo "fine-tuning BERT on $task, the teacher" ;;
+        intermediate_*) echo "$student learns the teacher's attention and hidden states on $task" ;;
+        prediction_*) echo "$student learns the teacher's answers on $task" ;;
+        eval_*) echo "scoring $student on $task" ;;
+    esac
+}
+
 # What each step does: the commands of the README.
 run_step() {
     local step=${1##*/} run= variant=full named= seed= task student config again
@@ -167,6 +236,9 @@ run_step() {
     # the paper trains the prediction stage of STS-B on the original rows
     local aug_train=--aug_train
     if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
+    # scoring their large dev sets takes as long as a hundred steps and more
+    local eval_step=100
+    if [[ $settings == paper && $task =~ ^(QNLI|QQP|MNLI)$ ]]; then eval_step=1000; fi
     local general=models/distilled_tinybert_$student
     local intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
     local losses= prediction=  # flags of the variant
@@ -204,50 +276,49 @@ run_step() {
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
                 --output_dir data/json_wiki --num_workers "$WORKERS" \
-                ${again/--resume/} ${PREGENERATE_FLAGS:-} ;;  # goes on by itself
+                ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
         general_*)
             again=$(again "models/${run}distilled_tinybert_$student/run.json")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
-                --train_batch_size 256 --gradient_accumulation_steps 8 --eval_step 10000 \
-                --output_dir "models/${run}distilled_tinybert_$student" $again ${GENERAL_FLAGS:-} $losses $named ;;
+                $general_settings --eval_step 10000 \
+                --output_dir "models/${run}distilled_tinybert_$student" $again $(added GENERAL) $losses $named ;;
         augment_*)
             again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
                 --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" \
-                ${again/--overwrite_output_dir/} ${AUGMENT_FLAGS:-} ;;
+                ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
         fix) python "$kit/fix_teacher_layers.py" ;;
         teacher_*)
             again=$(again "models/final_$(key "$task")_teacher/run.json")
-            python "$kit/finetune_teacher.py" --tasks "$task" $again ${TEACHER_FLAGS:-} ;;
+            python "$kit/finetune_teacher.py" --tasks "$task" $again $(added TEACHER "$task") ;;
         intermediate_*)
             again=$(again "$intermediate/run.json")
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$general" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "$intermediate" \
-                $again --max_seq_length 128 --train_batch_size 32 --num_train_epochs 10 $aug_train \
-                --do_lower_case ${INTERMEDIATE_FLAGS:-} $losses $seed $named ;;
+                $again $intermediate_settings $aug_train \
+                --do_lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
             again=$(again "models/${run}distilled_tinybert_${student}_$(key "$task")/run.json")
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
-                --do_lower_case --learning_rate 3e-5 --num_train_epochs 3 --eval_step 100 --max_seq_length 128 \
-                --train_batch_size 32 ${PREDICTION_FLAGS:-} $prediction $seed $named ;;
+                --do_lower_case $prediction_settings --eval_step $eval_step $(added PREDICTION "$task") \
+                $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the GLUE server
             python "$kit/task_distill.py" --do_eval $([[ $variant == full ]] && echo --do_predict) \
                 --do_lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
                 --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" \
-                --output_dir "results/${run}${student}_$(key "$task")" --max_seq_length 128 --eval_batch_size 32 \
-                ${EVAL_FLAGS:-} ;;
+                --output_dir "results/${run}${student}_$(key "$task")" $eval_settings $(added EVAL "$task") ;;
         *) echo "unknown step $step" >&2; return 2 ;;
     esac
 }
 
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
-    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1
+    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score
     local log=$base.log mark=$base.seconds spent=$base.spent wish=$base.again
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
     mkdir -p "${log%/*}"
@@ -257,6 +328,7 @@ step() {
         mv "$log" "$base.$number.log"
     fi
     if [[ -f $spent ]]; then before=$(<"$spent"); fi
+    echo "$1: $(what "$1") ..."
     trap 'echo $((before + SECONDS - begin)) >"$spent"; exit 143' INT TERM HUP
     if ! run_step "$1" >"$log" 2>&1; then
         echo $((before + SECONDS - begin)) >"$spent"
@@ -266,7 +338,8 @@ step() {
     rm -f "$wish"
     echo $((before + SECONDS - begin)) >"$mark"
     rm -f "$spent"
-    echo "$1: done in $((SECONDS - begin)) s"
+    score=$(awk '/^(acc|mcc|corr) = /{score = ", " $1 " " $3} END {print score}' "$log")
+    echo "$1: done in $((SECONDS - begin)) s$score"
 }
 
 # Mark a step to be done anew, and its seconds with it. That it was tried stays known, also where its logs are deleted.
@@ -277,14 +350,26 @@ do_again() {
     rm -f "$1.seconds"
 }
 
-mkdir -p data models results/steps
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
+mkdir -p data models results/steps
+made=$settings
+if [[ -f results/steps/settings ]]; then
+    made=$(<results/steps/settings)
+elif [[ -n $(find results/steps -name '*.seconds') ]]; then
+    made=earlier  # this script knew no others
+fi
+[[ $made == "$settings" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
+another folder"
+echo "$settings" >results/steps/settings
 if [[ -n $from ]]; then
     # shellcheck disable=SC2068
     [[ " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
     # on disk: they have to be done again even if this run is stopped
     names=$(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p")
-    for name in $names; do do_again "results/steps/$name"; done
+    made_of_text='^(extract|sentences|pregenerate|augment_.*|(.*/)?general_.*)$'  # follows from no teacher
+    for name in $names; do
+        [[ $from =~ ^(fix|teacher_.*)$ && $name =~ $made_of_text ]] || do_again "results/steps/$name"
+    done
     case $from in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
@@ -304,7 +389,17 @@ pids=()  # of the steps that run side by side, each with its processes in a proc
 set -m
 trap 'for pid in ${pids[@]+"${pids[@]}"}; do kill -- "-$pid" 2>/dev/null; done; wait; exit 143' INT TERM HUP
 rm -f results/steps/.failed
+threads=${OMP_NUM_THREADS-}
 for stage in "${stages[@]}"; do
+    if [[ -z $threads ]]; then
+        steps=($stage)
+        side_by_side=$((${#steps[@]} < JOBS ? ${#steps[@]} : JOBS))
+        if ((side_by_side > 1)); then
+            export OMP_NUM_THREADS=$((side_by_side < cores ? cores / side_by_side : 1))
+        else
+            unset OMP_NUM_THREADS
+        fi
+    fi
     for name in $stage; do
         slot=0  # the first free one; wait -n is not in the bash of macOS
         while [[ -n ${pids[slot]-} ]] && kill -0 "${pids[slot]}" 2>/dev/null; do

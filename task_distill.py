@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.training.scoring import evaluate_only
 
     processes = join_processes(args.no_cuda, args.local_rank)
-    set_precision(args.precision, processes.device)
+    args.precision = set_precision(args.precision, processes)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
         evaluate_only(args, task, processes)

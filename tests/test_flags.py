@@ -27,7 +27,7 @@ from transformer.reporting.curves import main as draw_main
 from transformer.tasks.glue import get_task
 from transformer.training import run as training_run
 from transformer.training import scoring
-from transformer.training.processes import Processes, join_processes
+from transformer.training.processes import Processes, join_processes, set_precision
 from transformer.training.states import States
 from transformer.weights import read_weights
 
@@ -296,7 +296,40 @@ def test_precision(name, tiny, script, refused):
     one, other = (module.parse_args([str(part) for part in MAKE[name](tiny, no_cuda=None, **flags)])
                   for flags in ({"fp16": True}, {"precision": "fp16"}))
     assert one.precision == other.precision == "fp16"
-    refused(name, *MAKE[name](tiny, fp16=True, precision="bf16", **extra), words=("--fp16", "bf16"))
+    for other in ("bf16", "fp32"):
+        refused(name, *MAKE[name](tiny, fp16=True, precision=other, **extra), words=("--fp16", other))
+
+
+@pytest.mark.parametrize("device,units,others,wanted", [
+    ("cuda", True, True, "bf16"), ("cuda", False, False, "fp32"), ("cuda", True, False, "fp32"),
+    ("cpu", True, False, "fp32")])
+def test_precision_that_is_not_given(device, units, others, wanted, monkeypatch):
+    """bf16 where every process has a GPU with units for it, not where one would emulate it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or units)
+    monkeypatch.setattr(Processes, "any", lambda self, flag: flag or not others)
+    assert set_precision("auto", Processes(0, 2, torch.device(device))) == wanted
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_the_precision_of_a_run_is_told(name, tiny, script):
+    extra = {"model": tiny / "bert"} if name == "finetune_teacher" else {}
+    out = run(script, name, MAKE[name](tiny, **extra))
+    assert " precision=fp32 " in out
+    record, = tiny.rglob("run.json")
+    assert read_json(record)["settings"]["precision"] == "fp32"
+
+
+def test_threads_sleep_while_they_wait():
+    """Set before torch is loaded, which reads it then; what the user has set stays."""
+    for value, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_DISPLAY_ENV": "TRUE"} if value is None else {
+            "OMP_DISPLAY_ENV": "TRUE", "OMP_WAIT_POLICY": value}
+        program = subprocess.run(
+            [sys.executable, "-c", "import task_distill, torch; torch.ones(1 << 20).add_(1)"], cwd=ROOT,
+            env=environment, capture_output=True, text=True, check=True)
+        assert f"OMP_WAIT_POLICY = '{wanted}'" in program.stderr  # says the OpenMP that torch has loaded
 
 
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):

@@ -2,10 +2,14 @@
 import os
 import re
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, started
+
+import task_distill
+from transformer.tasks.glue import get_task
 
 PYTHON = r"""#!/bin/bash
 echo "${*//$'\n'/ }" >> calls
@@ -15,6 +19,8 @@ if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # hold the device and 
     for _ in {1..1000}; do (($(wc -l < devices) % 2)) || break; sleep 0.01; done
     rmdir "held_$CUDA_VISIBLE_DEVICES"
 fi
+echo "${OMP_NUM_THREADS-unset}" >> threads
+[[ -z ${SCORE:-} ]] || echo "$SCORE"
 [[ -z ${BREAK:-} || "$*" != *$BREAK* ]] || { echo "it broke" >&2; exit 2; }
 """
 
@@ -38,9 +44,10 @@ def test_each_step_once_in_order_then_none(reproduce):
     assert run.returncode == 0, run.stderr
     scripts = [re.search(r"(import fetch|\w+\.py|WikiExtractor|zipfile)", call).group(1) for call in calls]
     assert scripts == [
-        "import fetch", "zipfile", *["download_glue.py"] * 2, "import fetch", "get_bert_models.py", "WikiExtractor",
-        "prepare_data.py", "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 2,
-        "fix_teacher_layers.py", *["finetune_teacher.py"] * 2, *["task_distill.py"] * 6]
+        "import fetch", "zipfile", *["download_glue.py"] * 2, "import fetch", "get_bert_models.py",
+        "fix_teacher_layers.py", *["finetune_teacher.py"] * 2, "WikiExtractor", "prepare_data.py",
+        "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 2,
+        *["task_distill.py"] * 6]
     distill = calls[-6:]
     assert ["--pred_distill" in call for call in distill] == [False, False, True, True, False, False]
     assert ["--aug_train" in call for call in distill] == [True, True, True, False, False, False]  # STS-B: as it was
@@ -175,6 +182,16 @@ def test_from_a_shared_step_does_the_runs_that_start_from_it_again(logs, reprodu
     assert all("--overwrite_output_dir" in call for call in calls if "--output_dir models/" in call)
 
 
+@pytest.mark.parametrize("step", ["fix", "teacher_rte"])
+def test_from_a_teacher_leaves_the_general_students(step, reproduce):
+    argv = "--tasks", "RTE,CoLA", "--students", "4l"
+    reproduce(*argv)
+    run, calls = reproduce(*argv, "--from", step)
+    scripts = [re.search(r"(\w+)\.py", call)[1] for call in calls]
+    assert run.returncode == 0
+    assert scripts == ["fix_teacher_layers"] * (step == "fix") + ["finetune_teacher"] * 2 + ["task_distill"] * 6
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(jobs, reproduce, tmp_path):
     tasks = ("--tasks", "RTE,CoLA,MRPC,SST-2,QNLI")
@@ -198,7 +215,7 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
 
 @pytest.mark.parametrize("argv", [
     ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
-    ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
+    ["--settings", "late"], ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)
     assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and "error" in run.stderr and not calls
@@ -212,7 +229,107 @@ def test_wnli_is_not_augmented(reproduce):
 def test_extra_flags_come_last(reproduce):
     _, calls = reproduce("--tasks", "RTE", "--students", "4l", INTERMEDIATE_FLAGS="--num_train_epochs 2")
     intermediate = next(call for call in calls if "task_distill" in call)
-    assert intermediate.index("--num_train_epochs 10") < intermediate.index("--num_train_epochs 2")
+    assert intermediate.index("--eval_step 1000") < intermediate.index("--num_train_epochs 2")
+
+
+def test_flags_of_one_task(reproduce):
+    """All steps of a kind, all of task distillation for the task, one step for the task: the last one wins."""
+    _, calls = reproduce("--tasks", "RTE,sst-2", "--students", "4l", PREDICTION_FLAGS="--seed 1",
+                         TASK_FLAGS_SST2="--max_seq_length 9 --seed 2", PREDICTION_FLAGS_SST2="--seed 3",
+                         TEACHER_FLAGS_RTE="--num_train_epochs 7")
+    teachers = [flags(call) for call in calls if "finetune" in call]
+    assert [call.get("--num_train_epochs") for call in teachers] == ["7", None]
+    found = [(call.get("--seed"), call.get("--max_seq_length")) for call in
+             (flags(call) for call in calls if "task_distill" in call)]
+    assert found == [(None, None), ("2", "9"), ("1", None), ("3", "9"), (None, None), ("2", "9")]
+
+
+@pytest.mark.parametrize("name", ["TASK_FLAGS_SST", "PREDICTION_FLAGS_rte", "EVAL_FLAGS_"])
+def test_flags_of_no_task(name, reproduce):
+    run, calls = reproduce(**{name: "--seed 3"})
+    assert run.returncode == 2 and name in run.stderr and len(run.stderr.splitlines()) == 1 and not calls
+
+
+def resolved(call: str, data: Path) -> Namespace:
+    """The settings that a run of task_distill.py computes with: its own resolve() on the flags of a call."""
+    args = task_distill.parse_args([str(data) if part == "data" else part for part in call.split()[1:]])
+    task_distill.resolve(args, get_task(args.task_name))
+    return args
+
+
+@pytest.mark.parametrize("argv", [(), ("--search",), ("--ablation", "full,no_gd,no_da,no_attn")])
+def test_the_papers_settings(argv, reproduce, tmp_path):
+    """No flag for what the preset has, in runs of whatever kind; epochs and length follow from the task."""
+    wanted = {"CoLA": (50, 64), "MNLI": (10, 128)}
+    if not argv:
+        wanted |= {"SST-2": (20, 64), "RTE": (20, 128)}
+    run, calls = reproduce("--tasks", ",".join(wanted), "--students", "4l", *argv)
+    assert run.returncode == 0, run.stderr
+    general = [flags(call) for call in calls if "general_distill" in call]
+    assert general and not any({"--learning_rate", "--train_batch_size", "--warmup_proportion"} & set(call)
+                               for call in general)
+    calls = [call for call in calls if "task_distill" in call]
+    of_search = {"--learning_rate", "--train_batch_size"} if "--search" in argv else set()
+    for call in calls:
+        given = {"--num_train_epochs", "--max_seq_length", "--learning_rate", "--train_batch_size"} & set(flags(call))
+        assert given == (of_search if "--pred_distill" in call else set()), call
+        args = resolved(call, tmp_path)
+        epochs, length = wanted[args.task_name]
+        assert args.max_seq_length == length, call
+        if not args.do_eval:
+            assert args.num_train_epochs == (3 if args.pred_distill else epochs), call
+            assert args.train_batch_size == 32 or of_search and args.train_batch_size == 16
+            assert args.learning_rate == (3e-5 if args.pred_distill else 5e-5) or of_search
+    assert {args.task_name for args in (resolved(call, tmp_path) for call in calls)} == set(wanted)
+    assert {args.eval_step for args in (resolved(call, tmp_path) for call in calls if "--pred" in call)} == {100, 1000}
+
+
+def test_the_settings_of_an_earlier_reproduction(reproduce, tmp_path):
+    run, calls = reproduce("--settings", "earlier", "--tasks", "CoLA,SST-2,MNLI,RTE", "--students", "4l")
+    assert run.returncode == 0, run.stderr
+    general = next(flags(call) for call in calls if "general_distill" in call)
+    assert [general[flag] for flag in ("--train_batch_size", "--learning_rate", "--warmup_proportion")] == \
+        ["256", "5e-5", "0.1"]
+    runs = [resolved(call, tmp_path) for call in calls if "task_distill" in call]
+    assert len(runs) == 12 and {args.max_seq_length for args in runs} == {128}
+    assert {(args.num_train_epochs, args.learning_rate) for args in runs[:4]} == {(10, 5e-5)}
+    assert {(args.num_train_epochs, args.learning_rate, args.eval_step) for args in runs[4:8]} == {(3, 3e-5, 100)}
+
+
+def test_settings_do_not_mix_in_one_folder(reproduce, tmp_path):
+    argv = "--tasks", "RTE", "--students", "4l"
+    reproduce(*argv)
+    run, calls = reproduce(*argv, "--settings", "earlier")
+    assert run.returncode == 2 and "--settings paper" in run.stderr and not calls
+    assert len(run.stderr.splitlines()) == 1
+    (tmp_path / "results/steps/settings").unlink()  # as the script's first versions left it, which knew one alone
+    run, calls = reproduce(*argv)
+    assert run.returncode == 2 and "--settings earlier" in run.stderr and not calls
+    run, calls = reproduce(*argv, "--settings", "earlier")
+    assert run.returncode == 0 and not calls
+
+
+@pytest.mark.parametrize("jobs,given,wanted", [
+    ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "1", "unset"}), ("2", "5", {"5"})])
+def test_steps_side_by_side_share_out_the_cores(jobs, given, wanted, reproduce, tmp_path, monkeypatch):
+    """Of 6 cores: as many to each as there are for the steps that run at once."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "bin" / "getconf").write_text("#!/bin/bash\necho 6\n")
+    (tmp_path / "bin" / "getconf").chmod(0o755)
+    environment = {} if given is None else {"OMP_NUM_THREADS": given}
+    run, calls = reproduce("--tasks", "RTE,CoLA", "--students", "4l", JOBS=jobs, **environment)
+    assert run.returncode == 0, run.stderr
+    assert set((tmp_path / "threads").read_text().split()) == wanted
+
+
+def test_a_step_says_what_it_does_and_what_it_scored(reproduce, tmp_path):
+    run, _ = reproduce("--tasks", "STS-B", "--students", "6l", SCORE="corr = 0.75")
+    said = run.stdout.splitlines()
+    assert said[0] == "glove: getting the GloVe vectors ..."
+    assert "teacher_stsb: fine-tuning BERT on STS-B, the teacher ..." in said
+    assert "general_6l: general distillation of the 6-layer student ..." in said
+    assert re.fullmatch(r"eval_6l_stsb: done in \d+ s, corr 0.75", said[-1])
+    assert all(re.fullmatch(r"\S+: (.+ \.\.\.|done in .*)", line) for line in said)
 
 
 def flags(call: str) -> dict[str, str]:

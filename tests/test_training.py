@@ -21,6 +21,7 @@ from conftest import (
     without_vocab_txt,
 )
 
+import general_distill
 import task_distill
 from transformer.checkpoint import load_tokenizer
 from transformer.data.features import encode_file
@@ -347,6 +348,36 @@ def test_presets_fill_in_what_is_not_given(task, stage, preset, epochs, length, 
     args = task_distill.parse_args([*base, "--num_train_epochs", "7", "--max_seq_length", "9", "--learning_rate", "1"])
     task_distill.resolve(args, get_task(task))
     assert (args.num_train_epochs, args.max_seq_length, args.learning_rate) == (7, 9, 1.0)
+
+
+@pytest.mark.parametrize("preset,rate,batch", [("paper", 1e-4, 256), ("code", 5e-5, 32)])
+def test_presets_of_general_distillation(preset, rate, batch):
+    base = ["--pregenerated_data", "d", "--student_model", "s", "--teacher_model", "t", "--output_dir", "o",
+            "--preset", preset]
+    args = general_distill.parse_args(base)
+    general_distill.resolve_preset(args)
+    assert (args.learning_rate, args.train_batch_size, args.weight_decay) == (rate, batch, 0.01)
+    args = general_distill.parse_args([*base, "--learning_rate", "1", "--train_batch_size", "7"])
+    general_distill.resolve_preset(args)
+    assert (args.learning_rate, args.train_batch_size) == (1.0, 7)
+
+
+@pytest.mark.parametrize("preset,steps,share", [
+    ("paper", 375_000, 10_000 / 375_000), ("paper", 100_000, 0.1), ("paper", 40, 0.1), ("code", 375_000, 0.1)])
+def test_warm_up_of_general_distillation(preset, steps, share):
+    assert general_distill.warmup_share(preset, steps) == share
+
+
+@pytest.mark.parametrize("given", [None, 0.0])
+def test_warm_up_that_is_not_given_follows_from_the_steps(given, tiny, script, monkeypatch):
+    asked = []
+    monkeypatch.setattr(general_distill, "warmup_share", lambda *facts: asked.append(facts) or 0.5)
+    run(script, "general_distill", general(tiny, warmup_proportion=given, learning_rate=None, eval_step=1))
+    assert asked == ([("paper", 4)] if given is None else [])
+    settings = read_json(tiny / "out" / "run.json")["settings"]
+    assert settings["warmup_proportion"] == (0.5 if given is None else 0.0)
+    rates = [line["learning_rate"] for line in lines(tiny / "out" / "metrics.jsonl")]
+    assert rates == pytest.approx([0, 5e-5, 1e-4, 5e-5] if given is None else [1e-4, 7.5e-5, 5e-5, 2.5e-5])
 
 
 def test_paper_table_of_epochs_and_lengths():

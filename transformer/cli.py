@@ -85,18 +85,23 @@ def add_device_flags(parser: Parser, precision: bool = False) -> None:
 
 
 def _add_precision_flag(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32",
-                       help="of matrix products; weights, losses and optimizer stay in fp32; tf32 and fp16 need a GPU")
+    group.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16"), default="auto",
+                       help="of matrix products; weights, losses and optimizer stay in fp32; auto: bf16 on a GPU that "
+                            "has it, else fp32; tf32 and fp16 need a GPU")
 
 
-def add_training_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that mean the same in every script that trains."""
+def add_training_flags(group: argparse._ArgumentGroup, batch_size: int | None = 32, batch_note: str = "") -> None:
+    """Add the flags that mean the same in every script that trains.
+
+    batch_size: default of --train_batch_size; None: the script fills it in, and batch_note ends the help on it.
+    """
     group.add_argument("--overwrite_output_dir", action="store_true", help="train into a folder that is not empty")
     group.add_argument("--resume", action="store_true",
                        help="go on with the run that was stopped in the output folder; start it where there is none")
     group.add_argument("--variant", default="full", metavar="NAME",
                        help="what run.json and the report call this way to train: full, or the name of an ablation")
-    group.add_argument("--train_batch_size", type=positive, default=32, help="sequences per optimizer step, in total")
+    group.add_argument("--train_batch_size", type=positive, default=batch_size,
+                       help=f"sequences per optimizer step, in total{batch_note}")
     group.add_argument("--gradient_accumulation_steps", type=positive, default=1,
                        help="forward passes that one optimizer step is split into")
     group.add_argument("--weight_decay", "--wd", type=decay, default=0.01,
@@ -108,9 +113,10 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
 
 
-def add_warmup_flag(group: argparse._ArgumentGroup) -> None:
-    """Add --warmup_proportion."""
-    group.add_argument("--warmup_proportion", type=proportion, default=0.1, help="share of all steps to warm up")
+def add_warmup_flag(group: argparse._ArgumentGroup, default: float | None = 0.1, note: str = "") -> None:
+    """Add --warmup_proportion. default: None where the script fills it in; note: ends the help then."""
+    group.add_argument("--warmup_proportion", type=proportion, default=default,
+                       help=f"share of all steps to warm up{note}")
 
 
 def add_loss_flags(group: argparse._ArgumentGroup) -> None:
@@ -123,9 +129,9 @@ def add_loss_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
-    """Turn --fp16 into its --precision; refuse what contradicts it."""
+    """Turn --fp16 into its --precision; refuse what contradicts it. `auto` is left for set_precision()."""
     fp16 = getattr(args, "fp16", False)
-    if fp16 and args.precision not in ("fp32", "fp16"):
+    if fp16 and args.precision not in ("auto", "fp16"):
         parser.error(f"--fp16 and --precision {args.precision} contradict each other: drop one of them")
     if fp16:
         args.precision = "fp16"

@@ -126,11 +126,20 @@ def join_processes(no_cuda: bool = False, local_rank: int = -1) -> Processes:
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def set_precision(precision: str, device: torch.device) -> None:
-    """Make fp32 matrix products exact, or TensorFloat-32 with tf32. InputError where the device lacks the precision."""
-    if precision in ("tf32", "fp16") and device.type != "cuda":
+def set_precision(precision: str, processes: Processes) -> str:
+    """Make fp32 matrix products exact, or TensorFloat-32 with tf32. Returns the precision to compute in, which is
+    `precision` or, for auto, bf16 where all processes have a GPU with bf16 units, else fp32.
+
+    Raises InputError where the device lacks the precision.
+    """
+    on_gpu = processes.device.type == "cuda"
+    if precision == "auto":
+        lacks = not (on_gpu and torch.cuda.is_bf16_supported(including_emulation=False))
+        precision = "fp32" if processes.any(lacks) else "bf16"
+    if precision in ("tf32", "fp16") and not on_gpu:
         raise InputError(f"--precision {precision} needs a GPU and there is none (or --no_cuda): take fp32 or bf16")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return precision
 
 
 def mixed(precision: str, device: torch.device) -> torch.autocast:

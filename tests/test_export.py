@@ -54,7 +54,7 @@ def load(cls, folder):
 
 
 def put_relu(model):
-    """What README says for a classifier that stands on relu(pooled)."""
+    """What docs/running.md says for a classifier that stands on relu(pooled)."""
     model.bert.pooler.activation = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.ReLU())
 
 

@@ -16,7 +16,7 @@ import pytest
 from miniworld import ensure_world, serve
 from test_architecture import SCRIPTS, flags_of
 
-from transformer.tasks.glue import get_task
+from transformer.tasks.glue import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "README.md", ROOT / "DEVELOPMENT.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +53,7 @@ def test_every_command_is_accepted_by_its_script(calls):
     found = [command for text in PAGES.values() for command in commands(text)]
     assert len(found) >= 45
     found += [call for call in calls("\n".join([*BLOCKS, EARLIER])) if call[0].endswith(".py")]
-    assert len(found) >= 110
+    assert len(found) >= 100
     for script, *flags in found:
         assert (ROOT / script).is_file(), script
         importlib.import_module(script.removesuffix(".py")).parse_args(flags)  # SystemExit for an unknown flag
@@ -91,12 +91,19 @@ def test_every_path_exists_or_is_made():
 
 
 def test_variables_of_reproduce_are_read():
-    """NAME of `NAME=... ./reproduce.sh` and of `NAME_FLAGS` and its like, in the pages."""
+    """NAME of `NAME=VALUE ./reproduce.sh`, and STAGE_FLAGS and STAGE_FLAGS_TASK, in the pages."""
     script = (ROOT / "reproduce.sh").read_text(encoding="utf-8")
-    printed = {name for text in PAGES.values() for span in spans(text)
-               for name in re.findall(r"\b([A-Z]+(?:_[A-Z\d]+)*)(?=\S* [^\n]*reproduce\.sh|_FLAGS\b)", span)}
-    assert printed
-    assert {name for name in printed if name not in script} == set()
+    code = [span for text in PAGES.values() for span in spans(text)]
+    printed = {name for span in code for line in span.splitlines() if "reproduce.sh" in line
+               for name in re.findall(r"\b([A-Z]\w+)=", line)}
+    printed |= {name for span in code for name in re.findall(r"\b[A-Z]+_FLAGS(?:_[A-Z0-9]+)?\b", span)}
+    assert len(printed) >= 5
+    tasks = {task.key.upper() for task in TASKS.values()}
+    for name in printed:
+        stage, _, task = name.partition("_FLAGS_")
+        assert not task or task in tasks, name
+        assert re.search(rf"\b{stage}_FLAGS_@" if task else rf"\b{name}\b|\badded {stage.removesuffix('_FLAGS')}\b",
+                         script), name
 
 
 def test_links_and_make_targets():
@@ -116,9 +123,9 @@ def test_links_and_make_targets():
 
 
 def test_messages_name_sections_that_exist():
-    """`(PAGE.md, Title)` in the kit's messages."""
+    """`(PAGE.md, Title)` in the kit's messages and comments."""
     found = [match for path in ROOT.glob("transformer/**/*.py")
-             for match in re.findall(r"\(((?:docs/)?\w+\.md), ([^)]+)\)", path.read_text(encoding="utf-8"))]
+             for match in re.findall(r"\(((?:docs/)?\w+\.md), \"?([^)\"]+)\"?\)", path.read_text(encoding="utf-8"))]
     assert found
     for page, title in found:
         assert re.search(rf"^#+ {re.escape(title)}$", PAGES[page], re.M), (page, title)
@@ -146,9 +153,9 @@ def test_the_front_page_is_short():
 def test_the_order_of_the_steps():
     order = ["conda env create", "mkdir -p data models", "glove.840B.300d.zip", "download_glue.py",
              "mv glue_data data/",
-             "wikiextractor.WikiExtractor", "prepare_data.py", "get_bert_models.py", "pregenerate_training_data.py",
-             "general_distill.py", "data_augmentation.py", "fix_teacher_layers.py", "finetune_teacher.py",
-             "models/tmp_$name", "--pred_distill", "--do_eval"]
+             "enwiki-latest", "get_bert_models.py", "fix_teacher_layers.py", "finetune_teacher.py",
+             "wikiextractor.WikiExtractor", "prepare_data.py", "pregenerate_training_data.py", "general_distill.py",
+             "data_augmentation.py", "models/tmp_$name", "--pred_distill", "--do_eval"]
     script = "\n".join(BLOCKS)
     positions = [script.index(part) for part in order]
     assert positions == sorted(positions)

@@ -18,7 +18,7 @@ import torch
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
 from transformer.planning.costs import LAUNCH_SECONDS, SHARE, Cost, Device, hours_text, price, product_rate
-from transformer.planning.steps import Step, Work
+from transformer.planning.steps import Step, Work, is_among
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
@@ -116,7 +116,6 @@ def rehearsed(folder: Path) -> dict[str, Any]:
 def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[str, str]]:
     """(step, what it lacks and what to do) for all that the run would stop at."""
     found = []
-    makers = [(output, row.name) for row in rows for work in row.works for output in work.outputs]
     device = this_device()
     for row in rows:
         if row.state == "done":
@@ -125,7 +124,8 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
             if work.refused:
                 found.append((row.name, f"the command is refused: {work.refused}"))
             for path in work.missing:
-                maker = next((name for output, name in makers if Path(path).is_relative_to(output)), None)
+                maker = next((other.name for other in rows if any(is_among(path, one.outputs) for one in other.works)),
+                             None)
                 found.append((row.name, f"{path}: " + (f"step {maker} is done, and it is gone: --from {maker} makes it "
                                                        "again" if maker else "it is not there, and no step makes it")))
             if work.step.script.startswith("-m ") and not importlib.util.find_spec(work.step.argv[1].split(".")[0]):
@@ -133,11 +133,9 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
         if row.memory > device.memory:
             found.append((row.name, f"memory: it takes about {row.memory / 1e9:.1f} GB and {device.name} has "
                                     f"{device.memory / 1e9:.1f}: raise --gradient_accumulation_steps"))
-    for disk in disks:
-        if (lacking := disk.needed(jobs) - disk.free) > 0:
-            found.append((disk.full_at or rows[-1].name, f"about {lacking / 1e9:,.0f} GB of disk: make room, or make "
-                          "data or models a link to another disk"))
-    return found
+    return found + [
+        (disk.full_at or rows[-1].name, f"about {(disk.needed(jobs) - disk.free) / 1e9:,.0f} GB of disk: make room, or "
+         "make data or models a link to another disk") for disk in disks if disk.needed(jobs) > disk.free]
 
 
 @dataclass

@@ -114,6 +114,13 @@ class Work:
         return max(self.counts, default=0)
 
 
+def is_among(path: str | Path, outputs: Sequence[str]) -> bool:
+    """Whether a path is one of the outputs of a command, or lies in one."""
+    path = os.path.normpath(path)
+    return any(fnmatch.fnmatchcase(path, pattern) for output in map(os.path.normpath, outputs)
+               for pattern in (output, f"{output}/*"))
+
+
 def read_steps(stream: IO[bytes]) -> list[Step]:
     """The commands that reproduce.sh writes: NAME STATE ARGC ARG ... of each, with a NUL after every word."""
     words = iter(stream.read().decode().split("\0")[:-1])
@@ -173,12 +180,7 @@ class _Earlier:
 
     def maker(self, path: str | Path) -> Work | None:
         """The last of the steps still to be done that makes a path, or the folder it is in."""
-        path = os.path.normpath(path)
-        for work in reversed(self.works):
-            for output in map(os.path.normpath, work.outputs):
-                if fnmatch.fnmatchcase(path, output) or fnmatch.fnmatchcase(path, f"{output}/*"):
-                    return work
-        return None
+        return next((work for work in reversed(self.works) if is_among(path, work.outputs)), None)
 
     def need(self, path: str | Path) -> Path:
         """The path; noted as missing where it neither is there nor will be."""

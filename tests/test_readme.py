@@ -239,6 +239,39 @@ def test_the_appendix_and_the_earlier_settings_of_reproduce_agree(calls):
     assert {*whole} == {*loop, *shared} and whole.total() == len(whole)
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the tables in a text."""
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()
+            if line.startswith("|") and not re.fullmatch(r"[ |:-]+", line)]
+
+
+def test_estimates_are_what_the_command_prints():
+    """To renew the table in docs/results.md, and what README has of it: what this command prints."""
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench_train.py", "--stages", "hours"],
+                         capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    printed = rows_of(run.stdout)
+    assert printed == [row for row in rows_of(PAGES["docs/results.md"]) if len(row) == len(printed[0])
+                       and row[0] in {row[0] for row in printed}]
+    hours = {name: cells for name, *_, small, large, memory, disk in printed
+             for cells in [(small, large, memory, disk)]}
+    found = {row[0]: row[1:] for row in rows_of(README) if len(row) == 5}
+    alone, whole, own = (found[row] for row in found if "four tasks" in row)
+    assert whole[:3] == [*hours["all"][:2], f"{hours['all'][2]} GB"]
+    assert own[:3] == [f"{few} to {many}" for few, many in zip(hours["all for 4l"][:2], hours["all for 6l"])] + \
+        [f"{hours['all for 4l'][2]} to {hours['all for 6l'][2]} GB"]
+    for column in (0, 1):
+        general = sum(float(hours[f"general_{student}"][column]) for student in ("4l", "6l"))
+        assert float(alone[column]) == pytest.approx(float(hours["all"][column]) - general, abs=1)
+    for student in ("4l", "6l"):
+        assert found[f"`general_distill.py`, `{student}`"][1:] == [
+            *hours[f"general_{student}"][:2], f"{hours[f'general_{student}'][3]} GB"]
+        for stage, name in (("intermediate", "intermediate stage"), ("prediction", "`--pred_distill`")):
+            cells = found[f"{name}, `{student}`"]
+            for column in (0, 1):
+                assert cells[1 + column].split(", ") == [hours[f"{stage}_{student}_{task}"][column]
+                                                         for task in ("rte", "sst2", "cola", "mrpc")]
+
+
 # --- the front page runs as printed
 
 STAND_INS = r"""

@@ -27,7 +27,7 @@ from transformer.training.record import is_finished
 _READ_WHOLE = 32 << 20  # bytes of a file whose lines are all looked at for a sample
 _COMMON = "the of and to in is it that was for".split()  # about half of English: they are not augmented
 _SPECIALS = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_VECTORS, _DIMENSIONS = 5000, 300  # of a made-up GloVe file
+VECTORS, _DIMENSIONS = 5000, 300  # of a made-up GloVe file
 _SENTENCE_WORDS, _DOCUMENT_SENTENCES = 20, 25
 
 
@@ -134,7 +134,8 @@ class Inputs:
 
     def task(self, place: Path, task: Task, real: Path, rows: int, dev_rows: int, augmented: bool,
              config: BertConfig) -> Path:
-        """The folder of a task with at most `rows` of its train file and `dev_rows` of each dev file, in GLUE/TASK.
+        """The folder of a task with at most `rows` of its train file and `dev_rows` of each dev file, in GLUE/TASK;
+        a file of which none are asked for is left out.
 
         Of a train_aug.tsv that is not there yet, rows of train.tsv are taken, which are as long.
         """
@@ -144,6 +145,8 @@ class Inputs:
         wanted = [(train, rows, task.header), *((folder / name, dev_rows, task.dev_header or task.header)
                                                 for name in task.dev_files)]
         for path, count, header in wanted:
+            if not count:
+                continue
             source = real / path.name
             if not source.is_file() and augmented and path == train and (real / "train.tsv").is_file():
                 self.invented.append(path.name)
@@ -202,8 +205,8 @@ class Inputs:
             if real.is_file():
                 path.symlink_to(real.resolve())
             else:
-                numbers = self._random.normal(size=(_VECTORS, _DIMENSIONS)).round(4)
-                words = dict.fromkeys([*self.words(config, _VECTORS), *itertools.islice(made_up_words(), _VECTORS)])
+                numbers = self._random.normal(size=(VECTORS, _DIMENSIONS)).round(4)
+                words = dict.fromkeys([*self.words(config, VECTORS), *itertools.islice(made_up_words(), VECTORS)])
                 path.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(words, numbers)))
         if not real.is_file():
             self.invented.append("word vectors")

@@ -310,7 +310,7 @@ class Rehearsal:
         args = work.args
         config = work.student
         model = self._inputs.model(args.student_model, "classifier", config, work.teacher, work.task.num_labels)
-        folder = self._inputs.task(self._place, work.task, Path(args.data_dir), 1, self._rows(work, config), False,
+        folder = self._inputs.task(self._place, work.task, Path(args.data_dir), 0, self._rows(work, config), False,
                                    config)
         rows = sum(self._examples(work, folder / name) for name in work.task.dev_files)
         model, output = self._inputs.linked(self._place, model), self._place / "output"
@@ -328,7 +328,7 @@ class Rehearsal:
         each = work.words * forward_flops(work.teacher, work.length)  # of a row's masked words
         count = math.ceil(min(max(_SECONDS * self.speed / each, FEWEST_ROWS / 2), MOST_ROWS))
         real = task_folder(args.glue_dir, task)
-        folder = self._inputs.task(self._place, task, real, count, 1, False, work.teacher)
+        folder = self._inputs.task(self._place, task, real, count, 0, False, work.teacher)
         flags = {"glue_dir": folder.parent, "pretrained_bert_model": self._teacher_model(work, "bert"),
                  "glove_embs": self._inputs.vectors(Path(args.glove_embs), work.teacher)}
         wall, memory_gb, _ = self._run(work, flags, ["--resume", "--overwrite_output_dir"])

@@ -2,7 +2,7 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--seeds 1,2,3] [--search]
-#                [--ablation NAME] [--from STEP] [--list] [--plan]
+#                [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs and rates of an earlier public reproduction. One folder holds steps of one of the two.
@@ -12,7 +12,10 @@
 # STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
 #
 # --plan runs nothing and writes nothing: it prints what each step would do and take on this machine (estimated), and
-# what is missing for it. Exit status 2 where the run would stop for that.
+# what is missing for it. Exit status 2 where the run would stop for that. --rehearse runs each step that remains for a
+# few optimizer steps, with its own flags and sizes, on samples of its files and made-up ones where they are not there
+# yet, throws the results away and prints what was measured: seconds a step, memory, and the hours and the disk that
+# follow. results/rehearsal.json alone stays, for --plan. Exit status 2 where a step fails or does not fit.
 #
 # These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
 # students, augmented data and teachers, and write the report of report.py at the end:
@@ -49,7 +52,7 @@ seeds=()
 variants=()
 from=
 list=false
-planning=  # in place of running: --plan
+planning=  # in place of running: --plan or --rehearse
 JOBS=${JOBS:-1}
 cores=$(getconf _NPROCESSORS_ONLN)
 WORKERS=${WORKERS:-$cores}
@@ -84,7 +87,7 @@ while (($#)); do
             shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
-        --plan) planning=$1; shift ;;
+        --plan | --rehearse) planning=$1; shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
         *) die "unknown argument $1 (see --help)" ;;
     esac

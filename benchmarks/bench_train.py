@@ -1,7 +1,7 @@
 """The training engine: steps of the scripts against bare models, prediction stage, scoring, optimizer, memory.
 
     python benchmarks/bench_train.py [--stages general intermediate prediction evaluation optimizer memory]
-    python benchmarks/bench_train.py --stages hours     the table of estimates in README.md, nothing is measured
+    python benchmarks/bench_train.py --stages hours     the estimates in docs/results.md, nothing is measured
 
 A BERT-base as the teacher and a TinyBERT4 as the student, with random weights; made-up data. The scripts run inside
 this process; what they are compared with takes turns with them, step by step; ratios are medians over the turns.

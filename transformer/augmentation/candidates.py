@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformer.data.arrays import BlocksOnDisk
 from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
+from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 from transformer.training.processes import Processes, mixed
 
@@ -195,6 +196,7 @@ class MaskedLM:
                              "are damaged, or too large for it")
         return logits.float().masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
 
+    @STOPWATCH.part("masked_lm")
     def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
              description: str) -> np.ndarray:
         """Fill a table with the candidates of all words; the row in it of each word, int32 [masked words].

@@ -24,9 +24,9 @@ SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 STATE_SHARE = 0.05         # of the time of a run, that saving its states takes at most (transformer.training.states)
-# Rates of a core, measured (README, "Cost"): bytes of text, instances, a second.
+# Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
 SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
-# Bytes (README, "Cost"): of files that are fetched or unpacked, of an instance; the tokenized corpus to its text.
+# Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
 GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it

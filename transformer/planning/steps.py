@@ -33,7 +33,7 @@ from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
-# An English Wikipedia (README, "Cost"): dump, sentences, instances of up to 128 wordpieces in an epoch.
+# An English Wikipedia (docs/data.md, "Disk and memory"): dump, sentences, instances of up to 128 wordpieces each.
 DUMP_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 15e9, 32_000_000, 128
 PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
 WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet

@@ -1,7 +1,7 @@
 """The training engine: steps of the scripts against bare models, prediction stage, scoring, optimizer, memory.
 
     python benchmarks/bench_train.py [--stages general intermediate prediction evaluation optimizer memory]
-    python benchmarks/bench_train.py --stages hours     the table of estimates in README.md, nothing is measured
+    python benchmarks/bench_train.py --stages hours     the estimates in docs/results.md, nothing is measured
 
 A BERT-base as the teacher and a TinyBERT4 as the student, with random weights; made-up data. The scripts run inside
 this process; what they are compared with takes turns with them, step by step; ratios are medians over the turns.
@@ -42,7 +42,6 @@ from transformer.planning.costs import (
     H100,
     LAUNCH_SECONDS,
     RTX_4090,
-    SHARE,
     Cost,
     Device,
     distillation_flops,
@@ -102,10 +101,11 @@ def hours(*_: object) -> None:
                       f"{max(cost.memory for cost in costs) / 1e9:.1f}",
                       f"{(sum(cost.disk for cost in costs) + max(cost.passing for cost in costs)) / 1e9:.1f}"
                       if other == "none" else ""])  # the arrays of the instances stand with the first student
-    print(f"Estimates: matrix products at {SHARE:.0%} of the dense bf16 peak of one GPU, or {LAUNCH_SECONDS * 1e6:.0f} "
-          "microseconds of the host for each operation that it launches, where that takes longer; scoring and saving "
-          "counted in; 32 million instances in an epoch of Wikipedia, augmented files as large as they can be, every "
-          "sequence as long as it can be. Disk: what stays and what a step takes while it runs.\n")
+    print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense bf16 peak of one GPU, or "
+          f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "
+          "longer; scoring and saving counted in; 32 million instances in an epoch of Wikipedia, augmented files as "
+          "large as they can be, every sequence as long as it can be. Disk: what stays and what a step takes while it "
+          "runs.\n")
     print_table(["step", "examples", "steps", "wordpieces", *(f"hours, {gpu.name}" for gpu in gpus), "GPU GB",
                  "disk GB"], table)
 

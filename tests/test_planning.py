@@ -62,6 +62,9 @@ def test_the_presets_of_the_scripts_hold(tiny):
     write_lines(tiny / "json" / "epoch_1_metrics.json", ['{"num_training_examples": 512, "max_seq_len": 32}'])
     command = step("general_distill", *general(tiny, train_batch_size=None, num_train_epochs=2))
     assert work_of(command).steps == 600 // 256 + 512 // 256
+    made = step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / "bert", "--output_dir",
+                tiny / "json", "--epochs_to_generate", 3, "--max_seq_len", 64)
+    assert work_of(made).counts == [600, 512, 64_000_000]  # those of an earlier try, and twice as many half as long
     command = step("task_distill", *train(tiny, "CoLA", "cola", max_seq_length=None, num_train_epochs=None))
     work = work_of(command)
     assert (work.length, len(work.counts), work.steps) == (64, 50, 50 * (24 // 8))
@@ -119,6 +122,25 @@ def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
     done = works_of([replace(command, state="done") for command in commands[:-1]] + commands[-1:])[-1]
     assert {"models/out/config.json", "models/final_mrpc_teacher/config.json", "glue/MRPC/train_aug.tsv"} <= \
         set(done.missing)
+
+
+def test_mnli_comes_with_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    glue, scores = works_of([step("download_glue", "--tasks", "MNLI", "--data_dir", "glue"),
+                             step("task_distill", "--do_predict", "--student_model", ".", "--task_name", "MNLI",
+                                  "--data_dir", "glue/MNLI", "--output_dir", "out")])
+    assert not glue.refused and not scores.missing and scores.examples == 9796 + 9847 + 1104
+
+
+def test_what_several_steps_lack_is_told_once_at_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    works = works_of([step("general_distill", *general(Path("x")), name=name) for name in ("first", "second")])
+    assert set(works[1].missing) == {"x/json", "x/bert/config.json", "x/config/config.json"}
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
+    found = plan.lacks(plan.rows_of(works), [], 1)
+    assert [(name, what.split(":")[0]) for name, what in found] == [
+        ("first", "x/json"), ("first", "x/bert/config.json"), ("first", "x/config/config.json")]
 
 
 def test_a_command_that_the_script_refuses_is_told(tiny):
@@ -238,14 +260,18 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     general_work = work("general", STUDENTS["4l"], 16, 128)
     flops = 2000 * costs.distillation_flops(STUDENTS["4l"], BERT_BASE, 128)
     cost = price(general_work, CPU)
-    assert cost.seconds == pytest.approx(flops / 0.4e9)
+    assert cost.seconds == pytest.approx(flops / 0.7e9)
     assert cost.hours == pytest.approx(cost.seconds / 3600)
     assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work) * 1e-5)
     scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, saves=5)
     cost = price(scored, CPU)
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
-    assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.4e9)
-    assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.4e9)
+    assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)
+    assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.7e9)
+    # a GPU scores in 32 bits while it trains in 16
+    scored_more = replace(scored, dev_examples=100_000)
+    flops = 500_000 * forward[0] + 100_000 * forward[1]
+    assert price(scored_more, H100).evaluation == pytest.approx(flops / (0.4 * 67e12))
     weights = costs.parameter_count(STUDENTS["4l"])
     assert cost.saving == pytest.approx(5 * 4 * weights * 4 / 5e8)  # weights, and a state with two moments
     assert (cost.disk, cost.passing) == (4 * weights, 2 * 12 * weights)
@@ -285,7 +311,8 @@ def test_plan_of_an_empty_folder_creates_nothing(planned):
     assert rows["eval_4l_rte"][:2] == ["open", "3,277"]  # dev and test
     assert any(line.startswith("missing: general_4l: nowhere/config.json: it is not there") for line in lines)
     assert status == 2 and len(errors.splitlines()) == 1
-    assert errors.startswith("reproduce.sh: error: the run would stop at ") and "general_4l" in errors
+    first = next(line for line in lines if line.startswith("missing: ") and "GPU" not in line).split(":")[1].strip()
+    assert errors.startswith(f"reproduce.sh: error: the run would stop at {first}:")
     assert any(line.startswith("assumed: as many rows as the official files have: ") for line in lines)
 
 
@@ -317,6 +344,11 @@ def test_plan_where_steps_are_done(planned, template):
         "missing: augment_mrpc: data/glove.840B.300d.txt: step glove is done, and it is gone: --from glove makes it "
         "again"], (lines, errors)
 
+    (data / "glue_data" / "MRPC" / "train_aug.tsv").unlink()
+    write_lines(steps / "augment_mrpc.seconds", ["1"])
+    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
+    assert status == 2 and any("train_aug.tsv: step augment_mrpc is done, and it is gone" in line for line in lines)
+    (steps / "augment_mrpc.seconds").unlink()
     write_lines(data / "glove.840B.300d.txt", ["the 1"])
     write_lines(planned.folder / "results" / "rehearsal.json", ["{}"])
     status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)
@@ -358,6 +390,22 @@ def test_lack_of_memory_and_disk_stops_the_plan(tiny, monkeypatch, capsys):
     with pytest.raises(InputError, match="stop at first"):
         plan.print_plan(works)
     assert "GB of disk: make room" in capsys.readouterr().out
+
+
+def test_a_gpu_is_asked_for_its_own_memory(tiny, monkeypatch, capsys):
+    """38 GB for 64 sequences of 512 do not fit in the 24 of an RTX 4090; 16 at a time do."""
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: RTX_4090)
+    BERT_BASE.to_json_file(tiny / "bert" / "config.json")
+    STUDENTS["6l"].to_json_file(tiny / "config" / "config.json")
+    (tiny / "json" / "epoch_0_metrics.json").write_text('{"num_training_examples": 6400, "max_seq_len": 512}')
+    flags = {"max_seq_length": 512, "train_batch_size": 64, "num_train_epochs": 1, "no_cuda": None}
+    with pytest.raises(InputError, match="stop at it"):
+        plan.print_plan([work_of(step("general_distill", *general(tiny, **flags)))])
+    out = capsys.readouterr().out
+    assert "GPU GB" in out and "RTX 4090 has 24.0: raise --gradient_accumulation_steps" in out
+    assert "missing: a GPU" not in out
+    plan.print_plan([work_of(step("general_distill", *general(tiny, gradient_accumulation_steps=4, **flags)))])
 
 
 def test_steps_side_by_side_share_the_hours_of_a_stage(monkeypatch):

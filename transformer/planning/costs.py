@@ -18,13 +18,15 @@ from transformer.config import BertConfig
 from transformer.planning.steps import DUMP_BYTES, INSTANCE_LENGTH, Work, augmented_rows
 from transformer.training.processes import PRECISIONS
 
-SHARE = 0.4                # of the rate of torch.mm that training reaches where batches are big (assumed)
+# Of the rate of torch.mm, what training reaches: on a GPU with big batches (assumed); on a CPU a step of general
+# distillation reached 74% in fp32 and 58% in bf16 (benchmarks/bench_train.py --stages general --busy).
+SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 STATE_SHARE = 0.05         # of the time of a run, that saving its states takes at most (transformer.training.states)
-# Rates of a core, measured (README, "Cost"): bytes of text, instances, a second.
+# Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
 SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
-# Bytes (README, "Cost"): of files that are fetched or unpacked, of an instance; the tokenized corpus to its text.
+# Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
 GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
@@ -71,15 +73,27 @@ class Device:
     has_bf16: bool
     rate: Callable[[str], float]
 
+    @property
+    def share(self) -> float:
+        """Of the rate of torch.mm, what is reached in training."""
+        return SHARES[self.type]
+
     def precision(self, work: Work) -> str:
         """The precision that a command computes in on this device."""
         asked = getattr(work.args, "precision", "fp32")
         return asked if asked != "auto" else "bf16" if self.has_bf16 else "fp32"
 
 
-# Dense bf16 peaks, with float32 sums, of their data sheets.
-RTX_4090 = Device("RTX 4090", "cuda", 24e9, True, lambda precision: 165e12)
-H100 = Device("H100 SXM", "cuda", 80e9, True, lambda precision: 989e12)
+    def scoring_rate(self, work: Work) -> float:
+        """Of models that are scored: their weights and products are of 32 bits, with tf32 those products."""
+        return self.rate("tf32" if self.precision(work) == "tf32" else "fp32")
+
+
+# Dense peaks, with float32 sums, of their data sheets.
+RTX_4090 = Device("RTX 4090", "cuda", 24e9, True, {
+    "bf16": 165e12, "fp16": 165e12, "tf32": 83e12, "fp32": 83e12}.__getitem__)
+H100 = Device("H100 SXM", "cuda", 80e9, True, {
+    "bf16": 989e12, "fp16": 989e12, "tf32": 495e12, "fp32": 67e12}.__getitem__)
 
 
 def product_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter,
@@ -176,8 +190,8 @@ def training_memory(work: Work, device: Device) -> float:
 
 
 def _training_cost(work: Work, device: Device, cores: int) -> Cost:
-    rate = SHARE * device.rate(device.precision(work))
-    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / rate
+    rate = device.share * device.rate(device.precision(work))
+    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (device.share * device.scoring_rate(work))
     if device.type == "cuda":
         seconds = max(seconds, work.steps * launches(work) * LAUNCH_SECONDS)
         batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
@@ -205,7 +219,7 @@ def _augment_cost(work: Work, device: Device) -> Cost:
     rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
     # the rows, and what task distillation makes of them: arrays, the teacher's logits
     row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
-    return Cost(flops / (SHARE * device.rate(device.precision(work))), memory=memory, disk=rows * row,
+    return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
                 passing=4 * masked * work.args.M)
 
 
@@ -219,7 +233,7 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
         return _augment_cost(work, device)
     if work.kind == "evaluation":
         flops = work.examples * forward_flops(work.student, work.length)
-        return Cost(0.0, flops / (SHARE * device.rate(device.precision(work))),
+        return Cost(0.0, flops / (device.share * device.scoring_rate(work)),
                     memory=4 * parameter_count(work.student))
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":

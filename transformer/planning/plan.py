@@ -17,7 +17,7 @@ import torch
 
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
-from transformer.planning.costs import LAUNCH_SECONDS, SHARE, Cost, Device, hours_text, price, product_rate
+from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, hours_text, price, product_rate
 from transformer.planning.steps import Step, Work, is_among
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
@@ -114,7 +114,8 @@ def rehearsed(folder: Path) -> dict[str, Any]:
 
 
 def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[str, str]]:
-    """(step, what it lacks and what to do) for all that the run would stop at."""
+    """(step, what it lacks and what to do) for all that the run would stop at, in the order of the steps; of steps that
+    lack the same the first."""
     found = []
     device = this_device()
     for row in rows:
@@ -124,8 +125,8 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
             if work.refused:
                 found.append((row.name, f"the command is refused: {work.refused}"))
             for path in work.missing:
-                maker = next((other.name for other in rows if any(is_among(path, one.outputs) for one in other.works)),
-                             None)
+                maker = next((other.name for other in reversed(rows)
+                              if any(is_among(path, one.outputs) for one in other.works)), None)
                 found.append((row.name, f"{path}: " + (f"step {maker} is done, and it is gone: --from {maker} makes it "
                                                        "again" if maker else "it is not there, and no step makes it")))
             if work.step.script.startswith("-m ") and not importlib.util.find_spec(work.step.argv[1].split(".")[0]):
@@ -133,15 +134,20 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
         if row.memory > device.memory:
             found.append((row.name, f"memory: it takes about {row.memory / 1e9:.1f} GB and {device.name} has "
                                     f"{device.memory / 1e9:.1f}: raise --gradient_accumulation_steps"))
-    return found + [
+    found += [
         (disk.full_at or rows[-1].name, f"about {(disk.needed(jobs) - disk.free) / 1e9:,.0f} GB of disk: make room, or "
          "make data or models a link to another disk") for disk in disks if disk.needed(jobs) > disk.free]
+    order = {row.name: number for number, row in enumerate(rows)}
+    first: dict[str, str] = {}
+    for step, what in sorted(found, key=lambda lack: order[lack[0]]):
+        first.setdefault(what, step)
+    return [(step, what) for what, step in first.items()]
 
 
 @dataclass
 class Disk:
     """What the steps need of one disk, in bytes: what stays, what each takes beside that while it runs. place: a folder
-    on it; full_at: the step for which there is no room, done one after another."""
+    that they write to; full_at: the step for which there is no room, done one after another."""
     place: Path
     free: int
     stays: float = 0.0
@@ -160,7 +166,8 @@ def disks_of(rows: Sequence[Row]) -> list[Disk]:
         for work, cost in zip(row.works, row.costs):
             output = Path(*work.outputs[:1]).absolute()
             place = next(path for path in (output, *output.parents) if path.exists())
-            disk = disks.setdefault(place.stat().st_dev, Disk(place, shutil.disk_usage(place).free))
+            folder = place if place.is_dir() and place != output else place.parent
+            disk = disks.setdefault(place.stat().st_dev, Disk(folder, shutil.disk_usage(place).free))
             disk.stays += to_come(work, cost)
             disk.passing.append(cost.passing)
             if disk.stays + cost.passing > disk.free and not disk.full_at:
@@ -208,10 +215,9 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     that is missing. Nothing is written."""
     rows = rows_of(works, rehearsed(Path("results")))
     device = this_device()
+    launching = f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched" * (device.type == "cuda")
     print(f"On {device.name}, {device.memory / 1e9:.0f} GB. Estimates: hours by torch.mm, measured now, of which "
-          f"{SHARE:.0%} are reached" + (f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched"
-                                        if device.type == "cuda" else "") +
-          "; a step that was begun counts in full; ? is not estimated.\n")
+          f"{device.share:.0%} are reached{launching}; a step that was begun counts in full; ? is not estimated.\n")
     print_table(rows)
     print(f"\nhours left: about {hours_text(hours_left(rows, jobs))}, with JOBS={jobs}, without those marked ?")
     disks = disks_of(rows)
@@ -230,6 +236,4 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     for what, which in assumed.items():
         print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
     if found:
-        stops = list(dict.fromkeys(step for step, _ in found))
-        raise InputError(f"the run would stop at {stops[0]}" + f" (and {', '.join(stops[1:])})" * (len(stops) > 1) +
-                         ": what is missing stands above")
+        raise InputError(f"the run would stop at {found[0][0]}: what is missing stands above")

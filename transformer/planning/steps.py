@@ -33,7 +33,7 @@ from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
-# An English Wikipedia (README, "Cost"): dump, sentences, instances of up to 128 wordpieces in an epoch.
+# An English Wikipedia (docs/data.md, "Disk and memory"): dump, sentences, instances of up to 128 wordpieces each.
 DUMP_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 15e9, 32_000_000, 128
 PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
 WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet
@@ -284,9 +284,11 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
-    if not corpus.is_file():
+    metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
+    work.counts = [read_json(path)["num_training_examples"] if path.is_file() else instances  # of an earlier try
+                   for path in metrics]
+    if not corpus.is_file() and not all(path.is_file() for path in metrics):
         work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
-    work.counts = [instances] * args.epochs_to_generate
 
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
@@ -386,7 +388,7 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
     """What the scripts leave that neither train nor ask a model."""
     args = work.args
     if work.step.script == "download_glue":
-        work.outputs = [str(args.data_dir / get_task(name).name) for name in args.tasks]
+        work.outputs = [str(args.data_dir / name) for name in args.tasks]
     elif work.step.script == "get_bert_models":
         work.outputs = [str(args.output_dir / name) for name in args.models]
     elif work.step.script == "prepare_data":

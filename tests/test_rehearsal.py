@@ -212,7 +212,7 @@ def rehearsed(world):
         patch.setattr(rehearsal, "BERT_BASE", SMALL)
         patch.setattr(made_up, "VECTORS", 100)
         patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
-        for name, size in (("MOST_STEPS", 4), ("INSTANCES", 16), ("MOST_ROWS", 10), ("TEXT_BYTES_EACH", 5000)):
+        for name, size in (("MOST_STEPS", 4), ("FEWEST_INSTANCES", 16), ("MOST_ROWS", 10), ("TEXT_BYTES_EACH", 5000)):
             patch.setattr(rehearsal, name, size)
         before = contents(world)
         try:

@@ -40,7 +40,7 @@ from transformer.tokenization import BertTokenizer, casing
 RESULT_NAME = "rehearsal.json"
 FEWEST_STEPS, MOST_STEPS = 3, 100  # of a rehearsed training
 FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
-INSTANCES = 20_000                 # of an epoch file, whose reading is measured, too
+FEWEST_INSTANCES = 20_000          # of an epoch file, whose reading is measured, too
 TEXT_BYTES_EACH = 4 << 20          # of the corpus, for each worker
 _SECONDS = 10                      # that the steps of a rehearsal are to take, as far as that can be told before
 _READ_BYTES = 2 << 20              # of rows whose reading is measured
@@ -227,8 +227,9 @@ class Rehearsal:
     def _general(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
         batch = args.train_batch_size
-        folder, instances = self._inputs.instances(self._place, Path(args.pregenerated_data),
-                                                   max(INSTANCES, steps * batch), args.max_seq_length, work.teacher)
+        folder, instances = self._inputs.instances(
+            self._place, Path(args.pregenerated_data), max(FEWEST_INSTANCES, steps * batch), args.max_seq_length,
+            work.teacher)
         epoch_steps = max(1, instances // batch)
         flags = {"pregenerated_data": folder, "teacher_model": self._teacher_model(work, "bert"),
                  "student_model": self._inputs.model(args.student_model, "general", work.student, work.teacher),

@@ -157,7 +157,10 @@ def search(runs: list[FinishedRun]) -> list[Block]:
         batch, rate = max(means, key=means.get)
         rows.append([f"{model_name(student)}, {task.name}", *cells, f"{batch}, {rate:g}"])
     heads = [f"{batch}, {rate:g}" for batch, rate in settings]
-    return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l")]
+    # as an example, the last row's
+    flags = f'PREDICTION_FLAGS_{task.key.upper()}="--train_batch_size {batch} --learning_rate {rate:g}"'
+    return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l"), Text(
+        f"To train more seeds so: {flags} ./reproduce.sh --tasks {task.name} --students {student} --seeds 1,2,3")]
 
 
 def curves(runs: list[FinishedRun], plots: Path, remarks: Remarks) -> list[Block]:

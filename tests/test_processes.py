@@ -187,8 +187,9 @@ def test_going_on_with_other_processes(tiny, script):
 def test_batches_that_do_not_divide(tiny, monkeypatch, refused):
     monkeypatch.setattr(processes, "join_processes", lambda *_: processes.Processes(0, 3, torch.device("cpu")))
     monkeypatch.setattr(processes.Processes, "wait", lambda self: None)
-    for name, argv in (("general_distill", general(tiny, precision="fp32")), ("task_distill", train(tiny, precision="fp32")),
-                       ("finetune_teacher", finetune(tiny, model=tiny / "bert", precision="fp32"))):
+    precision = {"precision": "fp32"}  # for which no process asks the others
+    for name, argv in (("general_distill", general(tiny, **precision)), ("task_distill", train(tiny, **precision)),
+                       ("finetune_teacher", finetune(tiny, model=tiny / "bert", **precision))):
         refused(name, *argv, words=("--train_batch_size 8", "3 processes"))
 
 

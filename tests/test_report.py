@@ -227,6 +227,9 @@ def test_search_is_chosen_on_dev(world):
     assert sections["Search of the prediction stage"] == [
         ["batch, rate", "16, 1e-05", "16, 3e-05", "32, 1e-05", "chosen"], ["---", "---:", "---:", "---:", "---"],
         ["TinyBERT4, RTE", "50.0 (n=1)", "70.0 (n=1)", "60.0 (n=1)", "16, 3e-05"]]
+    told = re.search(r'PREDICTION_FLAGS_RTE="(.*)" ./reproduce.sh --tasks RTE --students 4l',
+                     Path("results/report.md").read_text())
+    assert told[1] == "--train_batch_size 16 --learning_rate 3e-05"
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"  # not a run of the full method
 
 

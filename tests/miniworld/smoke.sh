@@ -6,7 +6,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 echo "The whole chain in a small world of its own, in .smoke/: first scores, those of the teachers, in about a minute,"
 echo "the table of results in three to five minutes on two quiet cores, in up to eight where one is busy."
 enter .smoke
-export INTERMEDIATE_FLAGS="$INTERMEDIATE_FLAGS --num_train_epochs 1"
-export PREDICTION_FLAGS="$PREDICTION_FLAGS --num_train_epochs 1"
 bash "$kit/reproduce.sh" --tasks RTE,SST-2,CoLA,MRPC,STS-B
 PYTHONPATH=$kit python -m tests.miniworld.table

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from .language import SURNAME_PIECES
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SPLIT_SHARE = 10  # one word in so many is cut in two, so that wordpieces have work to do
 VECTOR_WIDTH = 50
-Word = TypeVar("Word", bound=Hashable)  # a string, or the id of a wordpiece
 
 
 def make_vocabulary(words: Counter[str]) -> list[str]:
@@ -37,8 +35,8 @@ def make_vocabulary(words: Counter[str]) -> list[str]:
                                *(f"##{character}" for character in characters), *pieces]))
 
 
-def word_vectors(sentences: Iterable[Sequence[Word]], width: int = VECTOR_WIDTH,
-                 window: int = 4) -> tuple[list[Word], np.ndarray]:
+def word_vectors(sentences: Iterable[Sequence[str]], width: int = VECTOR_WIDTH,
+                 window: int = 4) -> tuple[list[str], np.ndarray]:
     """Vectors of the words of tokenized sentences, frequent words first.
 
     Positive pointwise mutual information of words at most `window` apart, reduced by a singular value decomposition.

@@ -39,6 +39,7 @@ from transformer.files import (
     sha256_of,
     write_json,
 )
+from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
@@ -139,7 +140,8 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
         if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise InputError(f"{path} changed while it was augmented: start again")
         os.replace(unfinished / "rows", output)
-        write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts})
+        write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts,
+                                                 **STOPWATCH.facts()})
         table.remove()
     print(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items()),
           flush=True)

@@ -26,6 +26,7 @@ from transformer.cli import (
     run_script,
 )
 from transformer.files import find_folder, find_model
+from transformer.stopwatch import STOPWATCH
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
     from torch import Tensor, nn
@@ -114,6 +115,7 @@ def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Ten
     return transformer_losses(outputs, (teacher_scores, teacher_hidden), pairs)
 
 
+@STOPWATCH.part("evaluate")
 def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequences, args: argparse.Namespace,
                            pairs: tuple[Pairs, Pairs], processes: Processes) -> dict[str, float]:
     """Mean losses without dropout over the first 100 batches of `data`, for --do_eval."""
@@ -175,6 +177,7 @@ def load_pair(args: argparse.Namespace, teacher_folder: Path, student_folder: Pa
     return teacher, student, pairs
 
 
+@STOPWATCH.part("save")
 def keep_checkpoint(run: Run, keep: int) -> None:
     """Save the weights of this step as step_N_pytorch_model.bin, of which the newest `keep` stay (0: all)."""
     from transformer.training.states import numbered

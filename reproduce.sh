@@ -2,7 +2,7 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--seeds 1,2,3] [--search]
-#                [--ablation NAME] [--from STEP] [--list]
+#                [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs and rates of an earlier public reproduction. One folder holds steps of one of the two.
@@ -10,6 +10,12 @@
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of earlier tries are
 # STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
+#
+# --plan runs nothing and writes nothing: it prints what each step would do and take on this machine (estimated), and
+# what is missing for it. Exit status 2 where the run would stop for that. --rehearse runs each step that remains for a
+# few optimizer steps, with its own flags and sizes, on samples of its files and made-up ones where they are not there
+# yet, throws the results away and prints what was measured: seconds a step, memory, and the hours and the disk that
+# follow. results/rehearsal.json alone stays, for --plan. Exit status 2 where a step fails or does not fit.
 #
 # These three do task distillation in folders of their own, models/runs/VARIANT/seed_SEED, from the same corpus, general
 # students, augmented data and teachers, and write the report of report.py at the end:
@@ -46,6 +52,7 @@ seeds=()
 variants=()
 from=
 list=false
+planning=  # in place of running: --plan or --rehearse
 JOBS=${JOBS:-1}
 cores=$(getconf _NPROCESSORS_ONLN)
 WORKERS=${WORKERS:-$cores}
@@ -80,6 +87,7 @@ while (($#)); do
             shift 2 ;;
         --from) from=$2; shift 2 ;;
         --list) list=true; shift ;;
+        --plan | --rehearse) planning=$1; shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit ;;
         *) die "unknown argument $1 (see --help)" ;;
     esac
@@ -316,6 +324,27 @@ run_step() {
     esac
 }
 
+# The commands of all steps, none of them run, for transformer.planning: NAME STATE ARGC ARG ... of each, with a NUL
+# after every word.
+commands() {
+    local name state count again tried=false wish=
+    again=" $([[ -z $from ]] || anew | tr '\n' ' ')"
+    python() { count=$((count + 1)); printf '%s\0' "$name" "$state" $# "$@"; }
+    # shellcheck disable=SC2068
+    for name in ${stages[@]}; do
+        state=open count=0
+        if [[ $again == *" $name "* ]]; then
+            :
+        elif [[ -f results/steps/$name.seconds ]]; then
+            state=done
+        elif [[ -e results/steps/$name.log || -e results/steps/$name.1.log ]]; then
+            state=begun
+        fi
+        run_step "$name"
+        ((count)) || printf '%s\0' "$name" "$state" 0
+    done
+}
+
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
     local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score
@@ -350,26 +379,35 @@ do_again() {
     rm -f "$1.seconds"
 }
 
+# The steps that --from does once more.
+anew() {
+    local name made_of_text='^(extract|sentences|pregenerate|augment_.*|(.*/)?general_.*)$'  # follows from no teacher
+    for name in $(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p"); do
+        [[ $from =~ ^(fix|teacher_.*)$ && $name =~ $made_of_text ]] || echo "$name"
+    done
+}
+
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
-mkdir -p data models results/steps
 made=$settings
 if [[ -f results/steps/settings ]]; then
     made=$(<results/steps/settings)
-elif [[ -n $(find results/steps -name '*.seconds') ]]; then
+elif [[ -d results/steps && -n $(find results/steps -name '*.seconds') ]]; then
     made=earlier  # this script knew no others
 fi
 [[ $made == "$settings" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
 another folder"
+# shellcheck disable=SC2068
+[[ -z $from || " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
+if [[ -n $planning ]]; then
+    status=0
+    commands | python -m transformer.planning "$planning" --jobs "$JOBS" || status=$?
+    exit $status
+fi
+mkdir -p data models results/steps
 echo "$settings" >results/steps/settings
 if [[ -n $from ]]; then
-    # shellcheck disable=SC2068
-    [[ " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
     # on disk: they have to be done again even if this run is stopped
-    names=$(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p")
-    made_of_text='^(extract|sentences|pregenerate|augment_.*|(.*/)?general_.*)$'  # follows from no teacher
-    for name in $names; do
-        [[ $from =~ ^(fix|teacher_.*)$ && $name =~ $made_of_text ]] || do_again "results/steps/$name"
-    done
+    for name in $(anew); do do_again "results/steps/$name"; done
     case $from in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew

@@ -221,7 +221,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
         return
     print_settings(args)
     dev = dev_sets(task, data_dir, tokenizer, args)
-    teacher_scores, _ = evaluate(teacher, task, dev, teacher_order, args.eval_batch_size, processes)
+    teacher_scores, _ = evaluate(teacher, task, dev, teacher_order, args.eval_batch_size, processes, "teacher")
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())).labels)

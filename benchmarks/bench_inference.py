@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bench_train import STUDENTS, TEACHER, forward_flops
+from bench_train import STUDENTS, TEACHER
 from measure import machine, parse_with_clock, print_table
 from torch import nn
 from transformers import BertConfig as HuggingFaceConfig
@@ -28,6 +28,7 @@ from transformers import BertForSequenceClassification
 from transformer.config import BertConfig
 from transformer.files import write_json
 from transformer.modeling import TinyBertForSequenceClassification
+from transformer.planning.costs import forward_flops
 from transformer.reporting.published import FASTER, SMALLER
 from transformer.training.processes import mixed
 

@@ -1,7 +1,7 @@
 """The training engine: steps of the scripts against bare models, prediction stage, scoring, optimizer, memory.
 
     python benchmarks/bench_train.py [--stages general intermediate prediction evaluation optimizer memory]
-    python benchmarks/bench_train.py --stages hours     the table of estimates in README.md, nothing is measured
+    python benchmarks/bench_train.py --stages hours     the estimates in docs/results.md, nothing is measured
 
 A BERT-base as the teacher and a TinyBERT4 as the student, with random weights; made-up data. The scripts run inside
 this process; what they are compared with takes turns with them, step by step; ratios are medians over the turns.
@@ -16,6 +16,7 @@ import itertools
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,19 @@ from transformer.data.features import Sequences, encode_file
 from transformer.distillation import layer_map, needed, soft_cross_entropy, transformer_losses
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
+from transformer.planning.costs import (
+    H100,
+    LAUNCH_SECONDS,
+    RTX_4090,
+    Cost,
+    Device,
+    distillation_flops,
+    hours_text,
+    price,
+    product_rate,
+)
+from transformer.planning.steps import BERT_BASE as TEACHER
+from transformer.planning.steps import Work, read_steps, works_of
 from transformer.tasks.glue import TASKS
 from transformer.training import scoring
 from transformer.training.batches import shuffled_batches
@@ -49,50 +63,51 @@ WARM_UP = 2  # steps that do not count
 ROWS, BATCH, EPOCHS, ROUNDS = 128, 32, 3, 3  # of the prediction stage
 LENGTHS = 64, 128  # that a task's rows are cut to; all are padded to them in the plain way
 DEV_ROWS = 512
-TEACHER = BertConfig(30_522)
 STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def forward_flops(config: BertConfig, length: int, fit_size: int = 0) -> int:
-    """Floating-point operations of the matrix products in one forward pass of one sequence of `length` wordpieces.
-
-    A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
-    H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
-    teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
-    classifier, which see one wordpiece, are left out.
-    """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden
-    return 2 * length * (layers * layer + (layers + 1) * hidden * fit_size)
-
-
-def distillation_flops(student: BertConfig, length: int) -> int:
-    """Of one sequence in general distillation and in the intermediate stage: teacher forward, student and backward."""
-    return forward_flops(TEACHER, length) + 3 * forward_flops(student, length, TEACHER.hidden_size)
+def planned(gpu: Device) -> dict[str, tuple[Work, Cost]]:
+    """What reproduce.sh does in an empty folder, with what it takes on a GPU, by the names of its steps."""
+    with tempfile.TemporaryDirectory() as temporary:
+        python = Path(temporary) / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text("#!/bin/sh\nexec cat\n")  # shows the commands that the plan is made of
+        python.chmod(0o755)
+        run = subprocess.run([ROOT / "reproduce.sh", "--plan"], cwd=temporary, stdout=subprocess.PIPE, check=True,
+                             env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "WORKERS": "16"})
+        before = Path.cwd()
+        os.chdir(temporary)
+        works = works_of(read_steps(io.BytesIO(run.stdout)))
+        os.chdir(before)
+    return {work.step.name: (work, price(work, gpu, cores=16)) for work in works}
 
 
 def hours(*_: object) -> None:
-    """Estimated hours of every training stage as README.md's commands run it."""
-    gpus, utilisation = {"H100 SXM": 989e12, "RTX 4090": 165e12}, 0.4  # dense bfloat16 peaks, with float32 sums
-    rows = {"RTE": 2490, "SST-2": 67349, "CoLA": 8551, "MRPC": 3668}
-    augmented = {task: count * (41 if task in ("RTE", "MRPC") else 21) for task, count in rows.items()}
-    teacher = forward_flops(TEACHER, LENGTH)
-    distillation = [distillation_flops(student, LENGTH) for student in STUDENTS.values()]
-    # the teacher is asked once, whatever the number of epochs
-    predictions = [teacher + 3 * 3 * forward_flops(student, LENGTH) for student in STUDENTS.values()]
-    stages = {"teachers, 3 epochs, for both": [3 * sum(rows.values()) * 3 * teacher, 0],
-              "general distillation, 3 epochs": [3 * 32e6 * flops for flops in distillation],
-              **{f"{task}, intermediate, 10 epochs": [10 * count * flops for flops in distillation]
-                 for task, count in augmented.items()},
-              **{f"{task}, prediction, 3 epochs": [count * flops for flops in predictions]
-                 for task, count in augmented.items()}}
-    stages["all"] = [sum(flops) for flops in zip(*stages.values())]
-    print(f"Estimates: matrix products at {utilisation:.0%} of the dense bfloat16 peak of one GPU; {LENGTH} wordpieces "
-          "everywhere, 32 million instances in an epoch of Wikipedia\n")
-    print_table(["hours", *(f"{student}, {gpu}" for gpu in gpus for student in STUDENTS)],
-                [[stage, *(f"{flops / (utilisation * peak) / 3600:,.2f}" if flops else ""
-                           for peak in gpus.values() for flops in students)] for stage, students in stages.items()])
+    """Estimated hours, GPU memory and disk of every stage as reproduce.sh runs it, where nothing is there yet."""
+    gpus = RTX_4090, H100
+    plans = [planned(gpu) for gpu in gpus]
+    names = [name for name, (work, _) in plans[0].items() if work.teacher or work.kind == "teacher"]
+    table = []
+    for name in names:
+        work, cost = plans[0][name]
+        table.append([name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
+                      *(hours_text(plan[name][1].hours) for plan in plans), f"{cost.memory / 1e9:.1f}",
+                      f"{(cost.disk + cost.passing) / 1e9:.1f}"])
+    for title, other in (("all for 4l", "6l"), ("all for 6l", "4l"), ("all", "none")):
+        own = [name for name in names if f"_{other}" not in name]
+        costs = [plans[0][name][1] for name in own]
+        table.append([title, "", "", "", *(hours_text(sum(plan[name][1].hours for name in own)) for plan in plans),
+                      f"{max(cost.memory for cost in costs) / 1e9:.1f}",
+                      f"{(sum(cost.disk for cost in costs) + max(cost.passing for cost in costs)) / 1e9:.1f}"
+                      if other == "none" else ""])  # the arrays of the instances stand with the first student
+    print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense bf16 peak of one GPU, or "
+          f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "
+          "longer; scoring and saving counted in; 32 million instances in an epoch of Wikipedia, augmented files as "
+          "large as they can be, every sequence as long as it can be. Disk: what stays and what a step takes while it "
+          "runs.\n")
+    print_table(["step", "examples", "steps", "wordpieces", *(f"hours, {gpu.name}" for gpu in gpus), "GPU GB",
+                 "disk GB"], table)
 
 
 def write_rows(path: Path, rows: int, seed: int) -> None:
@@ -153,19 +168,6 @@ def bare_step(precision: str, batch_size: int, length: int) -> Callable[[], None
     return step
 
 
-def product_rate(dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """Floating-point operations a second of torch.mm, for the best of the sizes of BERT-base and a square."""
-    rates = []
-    for n, k, m in ((1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (2048, 2048, 2048)):
-        a, b = torch.randn(n, k).to(dtype), torch.randn(k, m).to(dtype)
-        stamps = []
-        for _ in range(16):
-            torch.mm(a, b)
-            stamps.append(clock())
-        rates.append(2 * n * k * m / float(np.median(np.diff(stamps))))
-    return max(rates)
-
-
 def turns(script: ModuleType, folder: Path, flags: list[object], bare: dict[str, Callable[[], None]],
           args: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of each step of a script, from the end of one optimizer step to that of the next ("whole step"), and of
@@ -203,7 +205,7 @@ def steps(script: ModuleType, folder: Path, data: list[object], args: argparse.N
     bare = {precision: bare_step(precision, args.batch // args.accumulation, args.length)
             for precision in ("fp32", "bf16")}
     rates = {"fp32": product_rate(torch.float32, args.clock), "bf16": product_rate(torch.bfloat16, args.clock)}
-    flops = args.batch * distillation_flops(STUDENTS["4l"], args.length)
+    flops = args.batch * distillation_flops(STUDENTS["4l"], TEACHER, args.length)
     table, relative = [], {}
     for precision in bare:
         flags = ["--train_batch_size", args.batch, "--gradient_accumulation_steps", args.accumulation,

@@ -20,7 +20,7 @@ WINGS = {path.parent.name: path for path in sorted((ROOT / "transformer").glob("
 FILES = SCRIPTS | MODULES
 
 # of the modules at the root of transformer/, each may import those before it
-BASE = ("families kinds files cli config tokenization weights modeling distillation optimization checkpoint "
+BASE = ("stopwatch families kinds files cli config tokenization weights modeling distillation optimization checkpoint "
         "inspection").split()
 
 

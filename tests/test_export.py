@@ -54,7 +54,7 @@ def load(cls, folder):
 
 
 def put_relu(model):
-    """What README says for a classifier that stands on relu(pooled)."""
+    """What docs/running.md says for a classifier that stands on relu(pooled)."""
     model.bert.pooler.activation = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.ReLU())
 
 
@@ -125,7 +125,8 @@ def test_a_model_is_loaded_with_the_head_of_a_task(tiny, capsys):
 
 def test_head_note():
     config = BertConfig(vocab_size=9)
-    assert re.search("^models/a: .*relu.* other logits .*README.* --hf_head ", head_note(config, "models/a"))
+    assert re.search("^models/a: .*relu.* other logits .*docs/running.md, Back to Hugging Face.* --hf_head ",
+                     head_note(config, "models/a"))
     config.classifier_relu = False
     assert re.search("^models/a: .*BertForSequenceClassification gives the same logits", head_note(config, "models/a"))
 

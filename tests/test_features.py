@@ -155,6 +155,16 @@ def test_a_batch_against_a_row_at_a_time(segments, data):
         assert torch.equal(ours, padded[:, :longest])
 
 
+@pytest.mark.parametrize("texts", [["the cat sees"], ["the cat", "a dog hears"], ["", "the"], [""],
+                                   ["the cat " * 9], ["the cat " * 9, "a dog"], ["the", "a dog " * 9], ["a " * 9] * 2])
+def test_inputs_of_one_example_against_a_batch(texts, vocab):
+    tokenizer = BertTokenizer(vocab, max_len=LENGTH)
+    wanted = encode([[text] for text in texts], [0], tokenizer, LENGTH).batch(np.arange(1))
+    found = tokenizer.inputs(*texts)
+    assert [tensor.dtype for tensor in found] == [torch.int64] * 2
+    assert [tensor.tolist() for tensor in found] == [tensor.tolist() for tensor in wanted[:2]]
+
+
 def test_show(vocab, capsys):
     tokenizer = BertTokenizer(vocab)
     sequences = encode([["good cat", "dogs", "x"], ["a bird", "", "y"]], [2.0, 0.5, 0.0], tokenizer, LENGTH)

@@ -64,8 +64,8 @@ def head_note(config: BertConfig, folder: str | Path) -> str:
     """One line for people: whether Hugging Face's class gives the logits of the classifier saved in `folder`."""
     if config.classifier_relu is not False:  # a new one has it, too
         return (f"{folder}: the classifier stands on relu(pooled). Hugging Face's BertForSequenceClassification has no "
-                "relu and gives other logits until it is put in (README, Back to Hugging Face); --hf_head trains a "
-                "classifier without it")
+                "relu and gives other logits until it is put in (docs/running.md, Back to Hugging Face); --hf_head "
+                "trains a classifier without it")
     return f"{folder}: Hugging Face's BertForSequenceClassification gives the same logits"
 
 

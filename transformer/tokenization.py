@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformer.files import InputError, read_json, read_lines
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOCAB_NAME = "vocab.txt"
 TOKENIZER_NAME = "tokenizer.json"  # of the package tokenizers; some models have it instead
@@ -299,6 +303,20 @@ class BertTokenizer:
     def tokenize(self, text: str) -> list[str]:
         """Wordpieces of `text`."""
         return self.convert_ids_to_tokens(self.encode(text))
+
+    def inputs(self, first: str, second: str | None = None) -> tuple[Tensor, Tensor]:
+        """input_ids and token_type_ids of one text, or of a pair, as a model takes them: int64 [1, length].
+
+        `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, of at most max_len wordpieces: what is over is cut off.
+        """
+        import torch  # only here: text alone needs none
+        texts = [self.encode(text) for text in (first, second) if text is not None]
+        room = self.max_len - 1 - len(texts)
+        lengths = fitting_lengths(*map(len, texts), room) if len(texts) == 2 else [room]
+        cls, sep = self.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        parts = [[*text[:length], sep] for text, length in zip(texts, lengths)]
+        segments = [0] + [number for number, part in enumerate(parts) for _ in part]
+        return torch.tensor([[cls, *itertools.chain(*parts)]]), torch.tensor([segments])
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Ids of wordpieces that are in the vocabulary; KeyError for one that is not."""

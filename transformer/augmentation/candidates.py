@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformer.data.arrays import BlocksOnDisk
 from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
+from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 from transformer.training.processes import Processes, mixed
 
@@ -137,9 +138,14 @@ class MaskedWords:
 
 def batch_tokens_for(device: torch.device) -> int:
     """Wordpieces per batch, padding included, where the user names none."""
-    if device.type == "cpu":
+    return batch_tokens_in(None if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory)
+
+
+def batch_tokens_in(gpu_memory: float | None) -> int:
+    """batch_tokens_for() a GPU with so many bytes of memory; None: the CPU."""
+    if gpu_memory is None:
         return 4096
-    return 65_536 if torch.cuda.get_device_properties(device).total_memory > 12 << 30 else 16_384
+    return 65_536 if gpu_memory > 12 << 30 else 16_384
 
 
 Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of the masked words; (start, stop) in it of each batch
@@ -190,6 +196,7 @@ class MaskedLM:
                              "are damaged, or too large for it")
         return logits.float().masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
 
+    @STOPWATCH.part("masked_lm")
     def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
              description: str) -> np.ndarray:
         """Fill a table with the candidates of all words; the row in it of each word, int32 [masked words].

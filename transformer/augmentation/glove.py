@@ -16,6 +16,7 @@ from transformer.data.arrays import UnfinishedArrays, open_arrays, unfinished_ar
 from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import Place, decode_lines, read_range
 from transformer.files import InputError, refuse_foreign
+from transformer.stopwatch import STOPWATCH
 
 _GLOVE_FORMAT = 1     # of the arrays; another number makes them anew
 _PART_LINES = 2_000   # a worker's task: 5 MB of a file with 300 numbers a line
@@ -32,6 +33,7 @@ class Glove:
     file while its size and time of change stay the same. Raises InputError naming the line of a bad vector.
     """
 
+    @STOPWATCH.part("glove")
     def __init__(self, path: str | Path, limit: int, fallback: str | Path | None = None):
         path = Path(path)
         status = path.stat()

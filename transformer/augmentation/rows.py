@@ -15,6 +15,7 @@ from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import FilePart, byte_ranges
 from transformer.data.tables import report_rows, rows_of_part
 from transformer.files import InputError, atomic_write, read_lines
+from transformer.stopwatch import STOPWATCH
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def rows_in(task: Task, file_part: FilePart, width: int) -> Iterator[list[str]]:
     return (columns for columns, _ in rows_of_part(task, file_part, width) if columns)
 
 
+@STOPWATCH.part("survey")
 def survey(task: Task, path: Path, width: int, words: MaskedWords) -> tuple[list[NumberedPart], np.ndarray]:
     """Read the whole file before the long work, and add its texts to `words`; InputError for bad rows and labels.
 
@@ -115,6 +117,7 @@ def augment_part(part: NumberedPart) -> tuple[str, Counter]:
     return "".join(lines), counts
 
 
+@STOPWATCH.part("rows")
 def write_rows(output: Path, path: Path, parts: list[NumberedPart], worker_facts: tuple) -> Counter:
     """Write the augmented rows of a train.tsv, `path`, its header before them; the counts of what they hold.
 

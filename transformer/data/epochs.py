@@ -18,6 +18,7 @@ from transformer.data.arrays import convert_lines
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_json
+from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 
 _EPOCH_FORMAT = 2            # of the arrays; another number makes them anew
@@ -65,6 +66,7 @@ def _read_metrics(path: str | Path) -> dict[str, Any]:
     return metrics
 
 
+@STOPWATCH.part("encode")
 def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
                fallback: str | Path | None = None, in_memory: bool = False, num_workers: int | None = None,
                part_bytes: int = _JSON_PART_BYTES) -> Sequences:

@@ -20,6 +20,7 @@ from transformer.data.arrays import convert_lines
 from transformer.data.parts import FilePart
 from transformer.data.tables import report_rows, row_width, rows_of_part
 from transformer.files import sha256_of
+from transformer.stopwatch import STOPWATCH
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer, fitting_lengths
 
@@ -126,6 +127,7 @@ def _pieces(texts: list[str], tokenizer: BertTokenizer) -> tuple[np.ndarray, np.
     return np.concatenate(pieces), np.array([len(part) for part in pieces])
 
 
+@STOPWATCH.part("encode")
 def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
                 cache_dir: str | Path | None = None, fallback: str | Path | None = None,
                 num_workers: int | None = None, part_bytes: int = _PART_BYTES) -> Sequences:

@@ -39,6 +39,11 @@ class Processes:
             return tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
         return tuple(tensors)
 
+    def finish_computing(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def total(self, values: Tensor) -> Tensor:
         """Sum of `values` over all processes, in place."""
         if self.world > 1:

@@ -26,6 +26,7 @@ from transformer.files import (
     require_no_file,
     write_json,
 )
+from transformer.stopwatch import STOPWATCH
 from transformer.training.processes import Processes
 from transformer.training.states import clear_states
 
@@ -141,6 +142,9 @@ class RunRecord:
     """How a run was made and what it measured, in its output folder.
 
     run.json: command, settings, commit, versions, hardware, and, written last, the results and `finished`: true.
+    With them come `seconds_of` the parts of the process's time since it started or resumed, and `times_of`, how often
+    each began: encode (texts), logits (the teacher's, kept), teacher (its answers to the dev set), first_step, steps
+    (the others), evaluate (own answers), score (answers), save (models), state (for --resume), other.
     metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people.
 
     A run that overwrites another makes its record when all that can be refused has been checked, right before it
@@ -215,5 +219,5 @@ class RunRecord:
 
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete."""
-        self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
+        self.run.update(results, seconds=round(time.time() - self._started, 1), **STOPWATCH.facts(), finished=True)
         self._write()

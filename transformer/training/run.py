@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformer.checkpoint import save_model
 from transformer.data.features import Sequences
 from transformer.modeling import BertPreTrainedModel
+from transformer.stopwatch import STOPWATCH
 from transformer.training.batches import Plan, own_shares, seed_share
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes
@@ -99,6 +100,8 @@ class Run:
             total=self.plan.total_steps, initial=self.step, unit="step", desc=self._name or None, mininterval=1,
             disable=not self.processes.is_first))
         self._stop = self._around.enter_context(StopSignals())
+        self._around.enter_context(STOPWATCH.part("first_step"))
+        self._is_warm = False
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,6 +150,10 @@ class Run:
         self.record.count(self.data.lengths_of(self._indices))
         self.step += 1
         self._progress.update()
+        if not self._is_warm:  # whatever the first step had to set up is no part of what a step takes
+            self.processes.finish_computing()
+            STOPWATCH.switch("steps")
+            self._is_warm = True
 
     @property
     def is_due(self) -> bool:
@@ -180,7 +187,8 @@ class Run:
             self.best = score
         self.kept = values
         if self.processes.is_first:
-            save_model(self.model, self.output_dir, self.source)
+            with STOPWATCH.part("save"):
+                save_model(self.model, self.output_dir, self.source)
 
     def _require_finite(self) -> None:
         self.losses.require_finite(self.plan.counts, self.plan.batch_size, self.plan.seed, self._states.last,
@@ -192,7 +200,9 @@ class Run:
         ends = self.plan.opens_epochs and self.step in self.plan.epoch_ends
         if stopping or ends or self._states.is_due(self.step, self.args.save_steps, self._due_every):
             self._require_finite()
-            self._states.save(self.step, best=self.best, kept=self.kept, logs=self.record.sizes(), **self.remembered)
+            with STOPWATCH.part("state"):
+                self._states.save(self.step, best=self.best, kept=self.kept, logs=self.record.sizes(),
+                                  **self.remembered)
         if stopping:
             self._progress.close()
             self._stop.end(self.step, self.processes)

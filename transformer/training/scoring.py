@@ -33,6 +33,7 @@ from transformer.files import (
     sha256_of,
     write_json,
 )
+from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import DIAGNOSTIC
 from transformer.tasks.head import Head
 from transformer.tasks.labels import class_order
@@ -131,7 +132,8 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
                   disable=True if files is None else None) as progress:
             for start in starts[done:]:
                 rows = np.arange(start, min(start + block, len(sequences)))
-                logits = predict(model, head, sequences, batch_size, processes, rows)
+                with STOPWATCH.part("logits"):
+                    logits = predict(model, head, sequences, batch_size, processes, rows)
                 if files is not None:
                     files.append([head.pack(logits, sequences.lengths_of(rows)).tobytes()])
                 progress.update(len(rows))
@@ -149,20 +151,23 @@ def require_finite_logits(task: Task, logits: np.ndarray) -> None:
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
-             processes: Processes) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+             processes: Processes, part: str = "evaluate") -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
     order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
-    name, so that the first stays what it is. Raises InputError as require_finite_logits() does.
+    name, so that the first stays what it is. part: of the time that the record tells. Raises InputError as
+    require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
-        logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
+        with STOPWATCH.part(part):
+            logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         require_finite_logits(task, logits[name])
         suffix = f"_{name.removeprefix('dev_')}" if values else ""
-        metrics = task.head.score(logits[name], sequences)
+        with STOPWATCH.part("score"):
+            metrics = task.head.score(logits[name], sequences)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
 
@@ -254,7 +259,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
         facts = {"task": task.name, "metric": task.metric, "values": values,
                  "counts": {name: len(sequences) for name, sequences in dev.items()}, "model": str(folder),
                  "model_finished": finished, "model_sha256": model_sha256(student, order), **run,
-                 "wall_seconds": round(time.monotonic() - started, 1), "finished": True}
+                 "wall_seconds": round(time.monotonic() - started, 1), **STOPWATCH.facts(), "finished": True}
         if processes.is_first:
             write_evaluation(folder, Path(args.output_dir), task, facts,
                              {name: (dev[name].labels, logits[name]) for name in dev if args.save_predictions})

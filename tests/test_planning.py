@@ -1,0 +1,418 @@
+"""reproduce.sh --plan: examples and steps by hand, operations and memory as torch counts them, what is missing."""
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SIZES, STUDENT, TEACHER, general, train, write_lines
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from general_distill import distillation_losses
+from transformer.config import BertConfig
+from transformer.distillation import compared
+from transformer.files import InputError
+from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.planning import costs, plan
+from transformer.planning.costs import H100, RTX_4090, Device, price
+from transformer.planning.steps import BERT_BASE, Step, Work, read_steps, work_of, works_of
+from transformer.training.processes import freeze, mixed
+
+STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}
+CPU = Device("slow", "cpu", 8e9, False, lambda precision: 1e9)
+
+
+def step(script: str, *argv: object, name: str = "it", state: str = "open") -> Step:
+    return Step(name, state, (str(ROOT / f"{script}.py"), *map(str, argv)))
+
+
+# --- what the steps do
+
+def test_the_commands_come_as_they_were_written():
+    words = "glove open 0 bert done 2 a b|c d general begun 1 x".replace("|", "\n").split(" ")
+    words[7:9] = [words[7] + " " + words[8]]  # a word with a space and a newline in it
+    assert words[6:8] == ["a", "b\nc d"]
+    stream = io.BytesIO("".join(word + "\0" for word in words).encode())
+    assert read_steps(stream) == [Step("glove", "open", ()), Step("bert", "done", ("a", "b\nc d")),
+                                  Step("general", "begun", ("x",))]
+
+
+def test_general_distillation_by_hand(tiny):
+    """Two files of 20 instances, three epochs in batches of 8: 2 steps each, logs after steps 4 and 6."""
+    work = work_of(step("general_distill", *general(tiny, num_train_epochs=3, gradient_accumulation_steps=2,
+                                                    eval_step=4)))
+    assert (work.kind, work.counts, work.steps, work.micro_batch) == ("general", [20, 20, 20], 6, 4)
+    assert (work.length, work.evaluations, work.unread) == (32, 0, 40)
+    assert work.saves == 2 * 2  # the student and its step_N_pytorch_model.bin
+    assert (work.student.num_hidden_layers, work.teacher.num_hidden_layers) == (2, 4)
+    assert not work.missing and not work.assumed and not work.refused
+
+
+def test_the_presets_of_the_scripts_hold(tiny):
+    """The batch of general distillation and what task distillation takes for CoLA are the scripts' own."""
+    write_lines(tiny / "json" / "epoch_0_metrics.json", ['{"num_training_examples": 600, "max_seq_len": 32}'])
+    write_lines(tiny / "json" / "epoch_1_metrics.json", ['{"num_training_examples": 512, "max_seq_len": 32}'])
+    command = step("general_distill", *general(tiny, train_batch_size=None, num_train_epochs=2))
+    assert work_of(command).steps == 600 // 256 + 512 // 256
+    made = step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / "bert", "--output_dir",
+                tiny / "json", "--epochs_to_generate", 3, "--max_seq_len", 64)
+    assert work_of(made).counts == [600, 512, 64_000_000]  # those of an earlier try, and twice as many half as long
+    command = step("task_distill", *train(tiny, "CoLA", "cola", max_seq_length=None, num_train_epochs=None))
+    work = work_of(command)
+    assert (work.length, len(work.counts), work.steps) == (64, 50, 50 * (24 // 8))
+
+
+def test_task_distillation_by_hand(tiny):
+    """24 rows, 48 of them augmented, in batches of 8: 6 steps an epoch."""
+    work = work_of(step("task_distill", *train(tiny, aug_train=True, num_train_epochs=2, eval_step=5)))
+    assert (work.kind, work.counts, work.steps, work.saves, work.evaluations) == ("intermediate", [48, 48], 12, 3, 0)
+    assert (work.length, work.dev_examples) == (24, 24)
+    work = work_of(step("task_distill", *train(tiny, num_train_epochs=2, eval_step=5, pred_distill=True)))
+    assert (work.kind, work.counts, work.steps, work.evaluations) == ("prediction", [24, 24], 6, 2)
+    assert work.length == pytest.approx(2 * 6 * 1.28 + 3)  # all rows have twice six words, [CLS] and two [SEP]
+    record = {"rows_out": 40}  # what data augmentation says of its file counts
+    (tiny / "glue" / "MRPC" / "train_aug.json").write_text(json.dumps(record))
+    assert work_of(step("task_distill", *train(tiny, aug_train=True))).counts == [40]
+
+
+def test_teacher_and_scores_by_hand(tiny):
+    work = work_of(step("finetune_teacher", "--tasks", "MNLI", "--glue_dir", tiny / "glue", "--model", tiny / "bert",
+                        "--models_dir", tiny, "--train_batch_size", 8))
+    assert (work.kind, work.counts, work.steps, work.evaluations) == ("teacher", [24] * 3, 9, 4)
+    assert work.outputs == [str(tiny / "final_mnli_teacher")] and work.dev_examples == 2 * 24
+    work = work_of(step("task_distill", "--do_eval", "--student_model", tiny / "student_mnli", "--task_name", "MNLI",
+                        "--data_dir", tiny / "glue", "--output_dir", tiny / "out"))
+    assert (work.kind, work.examples) == ("evaluation", 48)
+
+
+def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
+    """In an empty folder sizes come from the steps before, rows from GLUE; the same steps, done, leave them missing."""
+    monkeypatch.chdir(tmp_path)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    commands = [
+        step("download_glue", "--tasks", "MRPC", "--data_dir", "glue", name="glue"),
+        step("get_bert_models", "--models", "bert-base-uncased", "--output_dir", "models", name="bert"),
+        step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", "models/bert-base-uncased",
+             "--output_dir", "json", "--epochs_to_generate", 2, name="pregenerate"),
+        step("general_distill", *general(Path("models"), pregenerated_data="json", student_model=".",
+                                         teacher_model="models/bert-base-uncased", max_seq_length=128), name="general"),
+        step("data_augmentation", "--pretrained_bert_model", "models/bert-base-uncased", "--glove_embs", "vectors",
+             "--glue_dir", "glue", "--task_name", "MRPC", "--N", 3, name="augment"),
+        step("finetune_teacher", "--tasks", "MRPC", "--glue_dir", "glue", "--models_dir", "models", name="teacher"),
+        step("task_distill", *train(Path(), data_dir="glue/MRPC", student_model="models/out", aug_train=True,
+                                    teacher_model="models/final_mrpc_teacher"), name="intermediate")]
+    works = works_of(commands)
+    assert {work.step.name: work.missing for work in works if work.missing} == \
+        {"pregenerate": ["text"], "augment": ["vectors"]}
+    *_, distilled, augment, teacher, task = works
+    assert distilled.student == replace(BertConfig(**STUDENT), vocab_size=30_522) and distilled.teacher == BERT_BASE
+    assert distilled.counts == [32_000_000] * 2 and any("Wikipedia" in text for text in distilled.assumed)
+    assert (augment.counts, teacher.counts) == ([3668], [3668] * 3)
+    assert task.student.hidden_size == 8 and task.teacher.hidden_size == 768
+    assert task.counts == [3668 * (1 + 2 * 3)] and task.dev_examples == 408
+
+    done = works_of([replace(command, state="done") for command in commands[:-1]] + commands[-1:])[-1]
+    assert {"models/out/config.json", "models/final_mrpc_teacher/config.json", "glue/MRPC/train_aug.tsv"} <= \
+        set(done.missing)
+
+
+def test_mnli_comes_with_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    glue, scores = works_of([step("download_glue", "--tasks", "MNLI", "--data_dir", "glue"),
+                             step("task_distill", "--do_predict", "--student_model", ".", "--task_name", "MNLI",
+                                  "--data_dir", "glue/MNLI", "--output_dir", "out")])
+    assert not glue.refused and not scores.missing and scores.examples == 9796 + 9847 + 1104
+
+
+def test_what_several_steps_lack_is_told_once_at_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    works = works_of([step("general_distill", *general(Path("x")), name=name) for name in ("first", "second")])
+    assert set(works[1].missing) == {"x/json", "x/bert/config.json", "x/config/config.json"}
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
+    found = plan.lacks(plan.rows_of(works), [], 1)
+    assert [(name, what.split(":")[0]) for name, what in found] == [
+        ("first", "x/json"), ("first", "x/bert/config.json"), ("first", "x/config/config.json")]
+
+
+def test_a_command_that_the_script_refuses_is_told(tiny):
+    for flags, words in ((train(tiny, temperature=2), "prediction stage"), (train(tiny, train_batch_size=25), "24"),
+                         (train(tiny, gradient_accumulation_steps=3), "no multiple")):
+        assert words in work_of(step("task_distill", *flags)).refused
+    assert "refused: " in dict(plan.lacks(plan.rows_of([work_of(step("task_distill", *train(tiny, wrong=1)))]), [],
+                                          1))["it"]
+
+
+# --- what they take
+
+def counted(model: torch.nn.Module, batch: tuple, **arguments: object) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(*batch, **arguments)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("sizes", "fit"), [(TEACHER, None), (STUDENT, 16)])
+def test_operations_are_those_that_torch_counts(sizes, fit):
+    config = BertConfig(**sizes)
+    model = TinyBertForPreTraining(config, fit_size=fit).eval() if fit else BertModel(config, add_pooler=False)
+    batch = torch.zeros(3, 24, dtype=torch.int64), torch.zeros(3, 24, dtype=torch.int64), torch.ones(
+        3, 24, dtype=torch.int64)
+    all_scores = {"attention_scores": range(config.num_hidden_layers)}  # separate products, all of which are counted
+    with torch.no_grad():
+        total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
+    assert 3 * costs.forward_flops(config, 24, fit or 0) == total
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_parameters_are_those_of_the_model(student):
+    config = STUDENTS[student]
+    with torch.device("meta"):
+        model = TinyBertForSequenceClassification(config, 2, fit_size=768)
+    head = sum(weight.numel() for weight in model.classifier.parameters())
+    assert costs.parameter_count(config, 768) == sum(weight.numel() for weight in model.parameters()) - head
+
+
+def work(kind: str, student: BertConfig, batch: int, length: int, teacher: BertConfig | None = BERT_BASE, **flags):
+    from argparse import Namespace
+    args = Namespace(**{"precision": "bf16", "max_seq_length": length, "train_batch_size": batch, "preset": "paper",
+                        "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
+                        "hard_labels": False} | flags)
+    return Work(step("general_distill"), kind, args, counts=[1000, 1000], steps=2000 // batch, length=length,
+                micro_batch=batch, student=student, teacher=teacher)
+
+
+@pytest.mark.parametrize(("student", "batch", "length", "gigabytes"), [
+    ("4l", 256, 128, 8.8), ("4l", 64, 512, 22.7), ("6l", 64, 512, 38.1)])
+def test_memory_is_that_of_steps_that_were_counted_on_a_gpu(student, batch, length, gigabytes):
+    found = costs.training_memory(work("general", STUDENTS[student], batch, length), RTX_4090)
+    assert found / 1e9 == pytest.approx(gigabytes, rel=0.05)
+
+
+class Launched(TorchDispatchMode):
+    """Counts operations that compute, and no views."""
+    views = ("view transpose t expand _unsafe_view unsqueeze select slice detach permute alias as_strided squeeze "
+             "unbind split").split()
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ not in self.views
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("kind", ["general", "prediction"])
+def test_a_step_holds_and_launches_what_is_estimated(kind, precision):
+    """Real passes of small models on the CPU: what the graph holds is within the estimate and most of it, and the
+    operations are about as many."""
+    batch, length = 3, 40
+    sizes = {**SIZES, "vocab_size": 100, "max_position_embeddings": 64, "num_attention_heads": 12}
+    teacher = BertConfig(**{**sizes, "hidden_size": 192, "num_hidden_layers": 6, "intermediate_size": 768})
+    config = BertConfig(**{**sizes, "hidden_size": 96, "num_hidden_layers": 3, "intermediate_size": 384})
+    model, asked = TinyBertForSequenceClassification(config, 2), BertModel(teacher, add_pooler=False).eval()
+    if kind == "general":
+        model = TinyBertForPreTraining(config, fit_size=192)
+    freeze(asked, precision)
+    model.train()
+    ids = torch.randint(0, 100, (batch, length))
+    inputs = ids, torch.zeros_like(ids), torch.ones_like(ids)
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    held = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and not (tensor.dim() == 2 and tensor.shape[0] != batch * length):
+            held[storage.data_ptr()] = tensor
+        return tensor
+
+    def losses():
+        if kind == "general":
+            return distillation_losses(model, asked, inputs, compared(config, teacher, "uniform", []), precision)
+        with mixed(precision, torch.device("cpu")):
+            return model(*inputs, attention_scores=())[0].float().sum(),
+
+    launched = Launched()
+    with launched:
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            loss = sum(losses())
+        loss.backward()
+    wanted = work(kind, config, batch, length, teacher, precision=precision)
+    fixed = costs.training_memory(replace(wanted, micro_batch=0), CPU)
+    estimate = costs.training_memory(wanted, CPU) - fixed
+    found = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+    assert 0.6 * estimate < found < 1.1 * estimate
+    if precision == "bf16":
+        assert costs.launches(wanted) - 80 == pytest.approx(launched.count, rel=0.1)  # without the optimizer's
+
+
+def test_hours_follow_from_operations_launches_scores_and_saves():
+    """The student 4l, 2000 sequences of 128 in 125 steps."""
+    general_work = work("general", STUDENTS["4l"], 16, 128)
+    flops = 2000 * costs.distillation_flops(STUDENTS["4l"], BERT_BASE, 128)
+    cost = price(general_work, CPU)
+    assert cost.seconds == pytest.approx(flops / 0.7e9)
+    assert cost.hours == pytest.approx(cost.seconds / 3600)
+    assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work) * 1e-5)
+    scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, saves=5)
+    cost = price(scored, CPU)
+    forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
+    assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)
+    assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.7e9)
+    # a GPU scores in 32 bits while it trains in 16
+    scored_more = replace(scored, dev_examples=100_000)
+    flops = 500_000 * forward[0] + 100_000 * forward[1]
+    assert price(scored_more, H100).evaluation == pytest.approx(flops / (0.4 * 67e12))
+    weights = costs.parameter_count(STUDENTS["4l"])
+    assert cost.saving == pytest.approx(5 * 4 * weights * 4 / 5e8)  # weights, and a state with two moments
+    assert (cost.disk, cost.passing) == (4 * weights, 2 * 12 * weights)
+
+
+def test_accumulation_and_fewer_bits_need_less_memory():
+    whole = work("general", STUDENTS["6l"], 256, 128)
+    assert costs.training_memory(replace(whole, micro_batch=64), RTX_4090) < costs.training_memory(whole, RTX_4090)
+    full = work("general", STUDENTS["6l"], 256, 128, precision="fp32")
+    assert costs.training_memory(whole, RTX_4090) < costs.training_memory(full, RTX_4090)
+
+
+# --- reproduce.sh --plan
+
+@pytest.fixture
+def planned(tmp_path):
+    """Call reproduce.sh --plan in an empty folder: (status, table as {step: cells}, lines of output, stderr)."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+
+    def call(*argv: str, **environment: str):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        run = subprocess.run(["bash", ROOT / "reproduce.sh", "--plan", *argv], cwd=folder, capture_output=True,
+                             text=True, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment})
+        lines = run.stdout.splitlines()
+        return run.returncode, {line.split()[0]: line.split()[1:] for line in lines if line}, lines, run.stderr
+    call.folder = folder
+    return call
+
+
+def test_plan_of_an_empty_folder_creates_nothing(planned):
+    status, rows, lines, errors = planned("--tasks", "RTE", "--students", "4l", GENERAL_FLAGS="--num_train_epochs 1",
+                                          CONFIG_4L="nowhere", INTERMEDIATE_FLAGS_RTE="--num_train_epochs 2")
+    assert list(planned.folder.iterdir()) == []
+    assert rows["general_4l"][:3] == ["open", "32,000,000", "125,000"]  # 32 million / 256
+    assert rows["intermediate_4l_rte"][:3] == ["open", "102,090", "6,380"]  # 2490 x 41 / 32, twice
+    assert rows["eval_4l_rte"][:2] == ["open", "3,277"]  # dev and test
+    assert any(line.startswith("missing: general_4l: nowhere/config.json: it is not there") for line in lines)
+    assert status == 2 and len(errors.splitlines()) == 1
+    first = next(line for line in lines if line.startswith("missing: ") and "GPU" not in line).split(":")[1].strip()
+    assert errors.startswith(f"reproduce.sh: error: the run would stop at {first}:")
+    assert any(line.startswith("assumed: as many rows as the official files have: ") for line in lines)
+
+
+def test_plan_where_steps_are_done(planned, template):
+    """What is done takes nothing; what a done step should have left and is not there is missing; --from does it."""
+    steps = planned.folder / "results" / "steps"
+    write_lines(steps / "settings", ["paper"])
+    done = subprocess.run(["bash", ROOT / "reproduce.sh", "--list", "--tasks", "MRPC", "--students", "4l"],
+                          cwd=planned.folder, capture_output=True, text=True, check=True).stdout.split()
+    for name in done[:done.index("augment_mrpc")]:
+        write_lines(steps / f"{name}.seconds", ["1"])
+    write_lines(steps / "augment_mrpc.log", ["stopped"])
+    data, models = planned.folder / "data", planned.folder / "models"
+    shutil.copytree(template / "glue", data / "glue_data")
+    write_lines(data / "glue_data" / "MRPC" / "test.tsv",
+                ["index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t1\t2\ta\tb"])
+    for folder, source in (("bert-base-uncased", "bert"), ("final_mrpc_teacher", "teacher_mrpc"),
+                           ("distilled_tinybert_4l", "general")):
+        shutil.copytree(template / source, models / folder)
+    before = sorted(planned.folder.rglob("*"))
+    flags = {"TASK_FLAGS_MRPC": "--max_seq_length 32", "INTERMEDIATE_FLAGS": "--train_batch_size 8",
+             "PREDICTION_FLAGS": "--train_batch_size 8", "TEACHER_FLAGS": "--train_batch_size 8"}
+    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
+    assert sorted(planned.folder.rglob("*")) == before
+    assert rows["general_4l"][0] == "done" and rows["augment_mrpc"][:2] == ["begun", "24"]
+    assert rows["intermediate_4l_mrpc"][:3] == ["open", "984", "2,460"]  # 20 epochs of 984 / 8
+    missing = [line for line in lines if line.startswith("missing: ") and "GPU" not in line]
+    assert status == 2 and missing == [
+        "missing: augment_mrpc: data/glove.840B.300d.txt: step glove is done, and it is gone: --from glove makes it "
+        "again"], (lines, errors)
+
+    (data / "glue_data" / "MRPC" / "train_aug.tsv").unlink()
+    write_lines(steps / "augment_mrpc.seconds", ["1"])
+    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
+    assert status == 2 and any("train_aug.tsv: step augment_mrpc is done, and it is gone" in line for line in lines)
+    (steps / "augment_mrpc.seconds").unlink()
+    write_lines(data / "glove.840B.300d.txt", ["the 1"])
+    write_lines(planned.folder / "results" / "rehearsal.json", ["{}"])
+    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)
+    assert status == 0 and not errors, (lines, errors)
+    assert [rows[name][0] for name in ("fix", "teacher_mrpc", "general_4l", "augment_mrpc", "eval_4l_mrpc")] == \
+        ["done", "open", "done", "begun", "open"]
+
+
+def test_a_rehearsal_of_this_machine_counts(tiny, monkeypatch, capsys):
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
+    monkeypatch.setattr(plan, "available_cores", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    command = step("task_distill", *train(tiny))
+    entry = {"command": [*command.argv, "--resume"], "hours": 12.5, "memory_gb": 3.0, "gpu_gb": None}
+    record = {"steps": {"it": entry}, "machine": {"cores": 3, "gpus": []}}
+    (tiny / "results").mkdir()
+    for change, hours, memory in (({}, 12.5, 3.0), ({"machine": {"cores": 4, "gpus": []}}, None, None),
+                                  ({"steps": {"it": {**entry, "command": ["other.py"]}}}, None, None)):
+        (tiny / "results" / "rehearsal.json").write_text(json.dumps(record | change))
+        row, = plan.rows_of([work_of(command)], plan.rehearsed(Path("results")))
+        assert row.measured == (hours is not None) == ("measured" in row.cells())
+        if hours:
+            assert (row.hours, row.memory / 1e9) == (hours, memory)
+    assert "another machine" in capsys.readouterr().out
+
+
+def test_lack_of_memory_and_disk_stops_the_plan(tiny, monkeypatch, capsys):
+    monkeypatch.chdir(tiny)
+    small = replace(CPU, name="a small one", memory=0.5e9)
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: small)
+    works = [work_of(step("task_distill", *train(tiny), name="first"))]
+    with pytest.raises(InputError, match="stop at first"):
+        plan.print_plan(works)
+    assert "missing: first: memory: it takes about 0.6 GB and a small one has 0.5" in capsys.readouterr().out
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
+    plan.print_plan(works)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(InputError, match="stop at first"):
+        plan.print_plan(works)
+    assert "GB of disk: make room" in capsys.readouterr().out
+
+
+def test_a_gpu_is_asked_for_its_own_memory(tiny, monkeypatch, capsys):
+    """38 GB for 64 sequences of 512 do not fit in the 24 of an RTX 4090; 16 at a time do."""
+    monkeypatch.chdir(tiny)
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: RTX_4090)
+    BERT_BASE.to_json_file(tiny / "bert" / "config.json")
+    STUDENTS["6l"].to_json_file(tiny / "config" / "config.json")
+    (tiny / "json" / "epoch_0_metrics.json").write_text('{"num_training_examples": 6400, "max_seq_len": 512}')
+    flags = {"max_seq_length": 512, "train_batch_size": 64, "num_train_epochs": 1, "no_cuda": None}
+    with pytest.raises(InputError, match="stop at it"):
+        plan.print_plan([work_of(step("general_distill", *general(tiny, **flags)))])
+    out = capsys.readouterr().out
+    assert "GPU GB" in out and "RTX 4090 has 24.0: raise --gradient_accumulation_steps" in out
+    assert "missing: a GPU" not in out
+    plan.print_plan([work_of(step("general_distill", *general(tiny, gradient_accumulation_steps=4, **flags)))])
+
+
+def test_steps_side_by_side_share_the_hours_of_a_stage(monkeypatch):
+    rows = [plan.Row(name, [Work(Step(name, state, ("x",)))], hours=hours) for name, state, hours in (
+        ("general_4l", "done", 50.0), ("full/seed_1/prediction_4l_rte", "open", 4.0),
+        ("prediction_6l_rte", "open", 2.0), ("prediction_6l_cola", "open", 2.0), ("eval_4l_rte", "open", 1.0),
+        ("glove", "open", None))]
+    for gpus, jobs, hours in ((1, 4, 9.0), (0, 2, 9.0), (2, 2, 5.0), (4, 2, 5.0), (4, 4, 5.0), (4, 1, 9.0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert plan.hours_left(rows, jobs) == hours

@@ -1,0 +1,306 @@
+"""reproduce.sh --rehearse: what is run, what stays, what is projected; and where a run's time goes."""
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TEACHER, command_line, contents, finetune, general, names, run, train, write_lines
+
+from transformer import stopwatch
+from transformer.config import BertConfig
+from transformer.data.tables import read_rows
+from transformer.files import InputError
+from transformer.planning import made_up, rehearsal, steps
+from transformer.planning.made_up import Inputs, sample_lines
+from transformer.planning.projection import Measured, projected_bytes, projected_seconds
+from transformer.planning.rehearsal import Rehearsed, lacking, rehearse, run_command
+from transformer.planning.steps import Step, Work, works_of
+from transformer.stopwatch import STOPWATCH, Stopwatch
+from transformer.tasks.glue import get_task
+from transformer.tokenization import BertTokenizer
+
+SMALL = BertConfig(**{**TEACHER, "vocab_size": 200})
+
+
+def step(name: str, script: str, arguments: list, state: str = "open") -> Step:
+    return Step(name, state, (str(ROOT / f"{script}.py"), *map(str, arguments)))
+
+
+# --- where the time of a run goes
+
+def test_a_part_stops_the_one_around_it(monkeypatch):
+    now = itertools.chain([0, 1, 3, 7, 15, 31], itertools.repeat(31))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(now))
+    watch = Stopwatch()                 # 0
+    with watch.part("steps"):           # 1
+        with watch.part("save"):        # 3
+            pass                        # 7
+    assert watch.facts() == {"seconds_of": {"other": 1 + 16, "steps": 2 + 8, "save": 4},  # 15, 31
+                             "times_of": {"steps": 1, "save": 1}}
+    assert watch.facts() == {"seconds_of": {"other": 0}, "times_of": {}}
+
+
+def test_a_part_ends_with_an_error():
+    watch = Stopwatch()
+    with pytest.raises(ValueError), watch.part("save"):
+        raise ValueError
+    assert watch.switch("steps") == "other"
+
+
+@pytest.mark.parametrize(("script_name", "arguments", "parts"), [
+    ("general_distill", general, {"encode": 4, "first_step": 1, "save": 4, "state": None}),
+    ("task_distill", train, {"encode": 2, "teacher": 1, "first_step": 1, "save": 2, "state": None, "score": 1}),
+    ("task_distill", lambda tiny, **flags: train(tiny, pred_distill=True, student_model=tiny / "student_mrpc", **flags),
+     {"encode": 2, "teacher": 1, "logits": 1, "evaluate": 2, "first_step": 1, "score": 3, "save": None, "state": None}),
+    ("finetune_teacher", lambda tiny, eval_step, **flags: finetune(tiny, model=tiny / "bert", **flags),
+     {"encode": 2, "evaluate": 3, "score": 3, "first_step": 1, "save": None, "state": None})])
+def test_the_record_tells_where_the_time_went(tiny, script, script_name, arguments, parts):
+    STOPWATCH.facts()  # what went before is no part of it
+    begin = time.perf_counter()
+    run(script, script_name, arguments(tiny, eval_step=2, output_dir=tiny / "out"))
+    wall = time.perf_counter() - begin
+    record = json.loads((tiny / "out" / "run.json").read_text())
+    seconds, times = record["seconds_of"], record["times_of"]
+    assert seconds.keys() == {*parts, "other", "steps"}
+    assert all(value >= 0 for value in seconds.values()) and seconds["steps"] > 0
+    assert sum(seconds.values()) <= wall + 0.01
+    assert sum(seconds[part] for part in ("first_step", "steps", "save", "state") if part in seconds) <= \
+        record["seconds"] + 0.06  # which has one digit
+    for part, count in parts.items():
+        assert times[part] == count if count else times[part] >= 1, part
+
+
+# --- what is projected
+
+WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "saves": 10}
+
+
+def test_the_projection_of_a_training_by_hand():
+    """5 s of start, 2 of the first step; 0.5 s a step; 100 rows and 20 dev rows in the sample."""
+    measured = Measured(
+        wall=7 + 5 + 1 + 2 + 4 + 0.6 + 0.2, steps=10, size=120, rows={"logits": 100, "teacher": 20, "evaluate": 40},
+        seconds={"other": 5, "first_step": 2, "steps": 5, "logits": 1, "teacher": 2, "evaluate": 4, "save": 0.6,
+                 "state": 0.2}, times={"save": 2, "state": 2}, reading=0.01)
+    work = Work(Step("it", "open", ("task_distill.py",)), "intermediate", **WORK)
+    fixed = 7 + 0.01 * (1200 - 120) / 2
+    parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10 + 0.3 * 10
+    assert measured.seconds_per_step == 0.5
+    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 0.1 * 10)
+    measured.seconds["state"] = 200  # 100 s each: the first one, and a twentieth of the time
+    measured.wall += 199.8
+    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 100 + (fixed + parts) / 20)
+
+
+def test_the_projection_of_the_others_by_hand(tmp_path):
+    kept = {"kept": 1e6, "growing": 2e6, "size": 100}
+    text = Measured(wall=3, seconds={"making": 1}, **kept)
+    work = Work(Step("it", "open", ()), "pregenerate", text_bytes=1000)
+    assert projected_seconds(text, work, 2) == 2 + 1 * 10
+    assert projected_bytes(text, work) == 1e6 + 2e6 * 10
+    # a row of the sample has twice as many different texts as one of the whole file
+    rows = Measured(wall=10, seconds={"survey": 1, "masked_lm": 4, "rows": 2, "glove": 1}, different=2, **kept)
+    assert projected_seconds(rows, Work(Step("it", "open", ()), "augment", counts=[1000]), 2) == 3 + 10 + 40 / 2 + 20
+    answers = Measured(wall=5, seconds={"evaluate": 2}, rows={"evaluate": 50}, reading=0.1, **kept)
+    work = Work(Step("it", "open", ()), "evaluation", counts=[200], dev_examples=150)
+    assert projected_seconds(answers, work, 4) == pytest.approx(3 + 2 * 4 + 0.1 * 100 / 4)
+
+
+def test_what_does_not_fit_is_told(tmp_path):
+    work = Work(Step("big", "open", ()), "pregenerate", text_bytes=10, outputs=[str(tmp_path / "not" / "there")])
+    fitting = Rehearsed(work, Measured(1, memory_gb=1))
+    assert lacking([fitting, Rehearsed(work, failure="it broke")], 2) == []
+    memory, disk = lacking([Rehearsed(work, Measured(1, memory_gb=3, growing=1e15))], 2)
+    assert memory == "big needs 3.0 GB of memory, and the machine has 2.0"
+    assert disk.startswith(f"the disk of {tmp_path} has ") and disk.endswith(" need 10000000.0")
+
+
+# --- what is made up, and what is a sample
+
+def test_a_sample_has_whole_lines_of_the_usual_width(tmp_path, monkeypatch):
+    rows = [f"{number}\tsome text" for number in range(300)] + ["short"]
+    path = write_lines(tmp_path / "train.tsv", ["label\ttext", *rows])
+    for limit in (1 << 20, 0):  # read whole, and by places
+        monkeypatch.setattr(made_up, "_READ_WHOLE", limit)
+        header, lines = sample_lines(path, 100, has_header=True)
+        assert header == [b"label\ttext\n"] and 90 <= len(lines) <= 100
+        assert {line.decode() for line in lines} <= {f"{row}\n" for row in rows[:-1]}
+        assert len({line[0] for line in lines}) > 5  # from all over
+    assert len(sample_lines(path, 1000, has_header=True)[1]) >= 300
+
+
+@pytest.mark.parametrize("name", ["CoLA", "MNLI", "STS-B"])
+def test_made_up_rows_are_rows_of_the_task(tmp_path, name):
+    task = get_task(name)
+    folder = Inputs(tmp_path, None).task(tmp_path, task, tmp_path / "nothing", 30, 7, False, SMALL)
+    for file, count in (("train.tsv", 30), *((dev, 7) for dev in task.dev_files)):
+        rows = [columns for _, columns in read_rows(task, folder / file)]
+        assert len(rows) == count and all(len(row[task.text_columns[0]].split()) > 1 for row in rows)
+        assert len({row[task.label_column] for row in rows}) > 1
+
+
+def test_made_up_words_are_wordpieces_of_the_made_up_vocabulary(tmp_path):
+    inputs = Inputs(tmp_path, None)
+    tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
+    words = inputs.words(SMALL, 50)
+    assert len(tokenizer.vocab) == 200 and len(words) == 50
+    assert tokenizer.tokenize(" ".join(words)) == words
+
+
+# --- the rehearsal
+
+@pytest.fixture(scope="module")
+def rehearsed(world):
+    """A rehearsal in a folder of tiny models: (its folder, what was there before, rehearsal.json, the error, what was
+    printed)."""
+    os.truncate(world / "teacher_cola" / "pytorch_model.bin", 1000)
+    stage = {"data_dir": world / "glue" / "MRPC", "aug_train": True, "eval_step": 5}
+    given = [
+        step("pregenerate", "pregenerate_training_data", command_line({
+            "train_corpus": "no.txt", "bert_model": world / "bert", "output_dir": "json_new", "max_seq_len": 16})),
+        step("general", "general_distill", general(world, output_dir="general_new")),
+        step("augment", "data_augmentation", command_line({
+            "pretrained_bert_model": world / "bert", "glove_embs": "no_glove.txt", "glue_dir": world / "glue",
+            "task_name": "MRPC", "no_cuda": True})),
+        step("teacher", "finetune_teacher", finetune(world, model=world / "bert", output_dir="teacher_new")),
+        step("prediction", "task_distill", train(world, pred_distill=True, output_dir="new", **stage)),
+        step("again", "task_distill", train(world, pred_distill=True, output_dir="new2", seed=7, **stage)),
+        step("broken", "task_distill", train(world, "CoLA", "cola", output_dir="new3")),
+        step("done", "task_distill", train(world, "CoLA", "cola", output_dir="new4"), "done"),
+        step("eval", "task_distill", command_line({
+            "do_eval": True, "do_predict": True, "student_model": world / "student_mrpc", "task_name": "MRPC",
+            "data_dir": world / "glue" / "MRPC", "max_seq_length": 24, "output_dir": "results/mrpc"})),
+        step("from_nothing", "task_distill", train(
+            world, "RTE", data_dir="none/RTE", teacher_model="no_teacher", student_model="no_student",
+            output_dir="new5", num_train_epochs=50, aug_train=True)),
+        step("refused", "task_distill", train(world, no_such_flag=True)),
+        step("fetched", "download_glue", ["--tasks", "RTE"])]
+    (world / "results").mkdir()
+    error, printed = "", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        patch.setattr(steps, "TEXT_BYTES", 20_000)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(steps, "BERT_BASE", SMALL)
+        patch.setattr(rehearsal, "BERT_BASE", SMALL)
+        patch.setattr(made_up, "VECTORS", 100)
+        patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+        for name, size in (("MOST_STEPS", 4), ("INSTANCES", 16), ("MOST_ROWS", 10), ("TEXT_BYTES_EACH", 5000)):
+            patch.setattr(rehearsal, name, size)
+        before = contents(world)
+        try:
+            rehearse(works_of(given))
+        except InputError as failure:
+            error = str(failure)
+    told = json.loads((world / "results" / "rehearsal.json").read_text())
+    return world, before, told, error, "\n".join(printed)
+
+
+def test_nothing_stays_but_the_figures(rehearsed):
+    world, before, _, _, _ = rehearsed
+    after = contents(world)
+    assert after.pop("results/rehearsal.json") and after == before
+    assert names(world / "results") == ["rehearsal.json"]
+
+
+def test_the_table_has_the_figures_of_each_step(rehearsed):
+    _, _, told, _, printed = rehearsed
+    assert list(told["steps"]) == ["pregenerate", "general", "augment", "teacher", "prediction", "again", "broken",
+                                   "eval", "from_nothing", "refused"]
+    rows = {line.split()[0]: line for line in printed.splitlines()}
+    for name, facts in told["steps"].items():
+        assert name in rows
+        if name in ("broken", "refused"):
+            continue
+        assert 0 < facts["hours"] < 20 and 0.01 < facts["memory_gb"] < 10 and 0 < facts["disk_gb"] < 1, name
+        assert (facts["seconds_per_step"] is not None) == (facts["steps"] > 0)
+        assert f"{facts['hours']:.4g}" in rows[name]
+    assert told["machine"]["cores"] >= 1
+    assert "not rehearsed: fetched" in printed
+
+
+def test_what_was_made_up_is_said(rehearsed):
+    _, _, told, _, printed = rehearsed
+    found = {name: facts.get("made_up") for name, facts in told["steps"].items()}
+    assert found["pregenerate"] == ["text"] and found["augment"] == ["word vectors"]
+    assert not found["general"] and not found["teacher"] and not found["prediction"] and not found["eval"]
+    assert found["from_nothing"] == ["no_teacher", "no_student", "RTE/train_aug.tsv", "RTE/dev.tsv"]
+    assert "made-up input: no_teacher, no_student" in printed
+
+
+def test_equal_work_is_rehearsed_once(rehearsed):
+    _, _, told, _, printed = rehearsed
+    first, again = told["steps"]["prediction"], told["steps"]["again"]
+    assert again["like"] == "prediction" and again["seconds_per_step"] == first["seconds_per_step"]
+    assert "as prediction" in printed
+
+
+def test_a_failing_step_is_named_and_the_others_go_on(rehearsed):
+    _, _, told, error, printed = rehearsed
+    assert error == "failed: broken refused"
+    assert "teacher_cola/pytorch_model.bin" in told["steps"]["broken"]["failure"]
+    assert "--no_such_flag" in told["steps"]["refused"]["failure"]
+    assert printed.count("FAILED: ") == 2 and "Traceback" not in printed
+
+
+# --- commands and their ends
+
+def test_the_last_words_of_a_command_are_its_failure(tmp_path):
+    program = write_lines(tmp_path / "it.py", ["import sys", "print('x.py: error: no such file')", "print('bye')",
+                                               "sys.exit(2)"])
+    with pytest.raises(rehearsal.RehearsalFailed, match="^no such file$"):
+        run_command([str(program)])
+    with pytest.raises(rehearsal.RehearsalFailed, match="want of memory"):
+        run_command(["-c", "import os; os.kill(os.getpid(), 9)"])
+
+
+def test_a_mark_is_timed_and_memory_is_that_of_the_command():
+    wall, memory_gb, marked = run_command(
+        ["-c", "import time; time.sleep(.2); print('estimate: x', flush=True); x = b'x' * 10**8; time.sleep(.3)"],
+        "estimate:")
+    assert 0.2 < marked < wall - 0.1
+    assert 0.1 < memory_gb < 1
+
+
+def test_a_stopped_rehearsal_leaves_no_folder_and_no_process(tmp_path):
+    program = write_lines(tmp_path / "it.py", [
+        "from pathlib import Path", "from transformer.planning.rehearsal import run_command, _temporary_folder",
+        "with _temporary_folder(Path('results')) as folder:",
+        "    (folder / 'file').touch()",
+        "    run_command(['-c', 'import os, time; open(\"pid\", \"w\").write(str(os.getpid())); time.sleep(60)'])"])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen([sys.executable, program], cwd=tmp_path, stderr=subprocess.PIPE,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+            pid = tmp_path / "pid"
+            while not (pid.is_file() and pid.read_text()):
+                time.sleep(0.05)
+            assert len(list((tmp_path / "results").iterdir())) == 1
+            process.send_signal(number)
+            process.communicate(timeout=30)
+        assert names(tmp_path / "results") == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+        pid.unlink()
+
+
+def test_the_script_hands_its_steps_over(tmp_path):
+    """reproduce.sh --rehearse where all is refused: no flag reaches a script that is not known to it."""
+    environment = {**os.environ, "GENERAL_FLAGS": "--no_such_flag"}
+    (tmp_path / "results" / "steps").mkdir(parents=True)
+    listed = subprocess.run([ROOT / "reproduce.sh", "--list"], cwd=tmp_path, text=True, capture_output=True).stdout
+    (tmp_path / "results" / "steps" / "settings").write_text("paper\n")
+    for name in listed.split():
+        if not name.startswith("general_"):
+            (tmp_path / "results" / "steps" / f"{name}.seconds").write_text("1\n")
+    done = subprocess.run([ROOT / "reproduce.sh", "--rehearse"], cwd=tmp_path, text=True, capture_output=True,
+                          env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip() == "reproduce.sh: error: failed: general_4l general_6l"
+    assert done.stdout.count("FAILED: unrecognized arguments: --no_such_flag") == 2
+    assert names(tmp_path / "results") == ["rehearsal.json", "steps"]

@@ -1,0 +1,29 @@
+"""What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input."""
+from __future__ import annotations
+
+import sys
+
+from transformer.cli import Parser, positive, run_script
+from transformer.planning.plan import print_plan
+from transformer.planning.rehearsal import rehearse
+from transformer.planning.steps import read_steps, works_of
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the plan, or rehearse."""
+    parser = Parser(__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--plan", action="store_true", help="print what the run will do and take")
+    what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
+    parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
+    args = parser.parse_args(argv)
+    works = works_of(read_steps(sys.stdin.buffer))
+    if args.rehearse:
+        rehearse(works)
+    else:
+        print_plan(works, args.jobs)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "reproduce.sh"  # whose words these are
+    sys.exit(run_script(main))

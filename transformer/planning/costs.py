@@ -1,0 +1,259 @@
+"""What a piece of work takes: operations, hours on a device, memory, disk. All estimates but the rate of a device.
+
+Hours are matrix products at a share of the rate that the device reaches in torch.mm, or, where that is more, the time
+that the host takes to launch the operations of a step on a GPU: small batches of small models are bound by that.
+"""
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from transformer.augmentation.candidates import batch_tokens_in
+from transformer.config import BertConfig
+from transformer.planning.steps import DUMP_BYTES, INSTANCE_LENGTH, Work, augmented_rows
+from transformer.training.processes import PRECISIONS
+
+# Of the rate of torch.mm, what training reaches: on a GPU with big batches (assumed); on a CPU a step of general
+# distillation reached 74% in fp32 and 58% in bf16 (benchmarks/bench_train.py --stages general --busy).
+SHARES = {"cuda": 0.4, "cpu": 0.7}
+LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
+DISK_RATE = 5e8            # bytes a second, written (assumed)
+STATE_SHARE = 0.05         # of the time of a run, that saving its states takes at most (transformer.training.states)
+# Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
+SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
+# Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
+GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
+INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
+WORD_BYTES = 6  # a word of English and the space after it
+# Bytes that a training step holds at its peak, by saved_tensors_hooks, and for what is compared by whole steps in bf16:
+# in each layer a wordpiece holds so many times the hidden size and so many times the intermediate size, a compared
+# hidden state so many times the teacher's width, an attention score so many where it is compared, or not, on a CPU.
+KEPT = {True: (30, 4, 13, 23, 6), False: (42, 8, 12, 29, 12)}  # with matrix products in 16 bits, in 32 bits
+
+
+def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float:
+    """Floating-point operations of the matrix products in one forward pass of one sequence of `length` wordpieces.
+
+    A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
+    H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
+    teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
+    classifier, which see one wordpiece, are left out.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden
+    return 2 * length * (layers * layer + (layers + 1) * hidden * fit_size)
+
+
+def distillation_flops(student: BertConfig, teacher: BertConfig, length: float) -> float:
+    """Of one sequence in general distillation and in the intermediate stage: teacher forward, student and backward."""
+    return forward_flops(teacher, length) + 3 * forward_flops(student, length, teacher.hidden_size)
+
+
+def parameter_count(config: BertConfig, fit_size: int = 0) -> int:
+    """Weights of an encoder with its pooler, and of a projection to fit_size."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    fit = fit_size * (hidden + 1)
+    return rows * hidden + 2 * hidden + config.num_hidden_layers * layer + hidden * (hidden + 1) + fit
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes: its name, cuda or cpu, bytes of its memory, whether it has bf16 (else auto means fp32), and the
+    operations a second that it reaches in matrix products of a precision."""
+    name: str
+    type: str
+    memory: float
+    has_bf16: bool
+    rate: Callable[[str], float]
+
+    @property
+    def share(self) -> float:
+        """Of the rate of torch.mm, what is reached in training."""
+        return SHARES[self.type]
+
+    def precision(self, work: Work) -> str:
+        """The precision that a command computes in on this device."""
+        asked = getattr(work.args, "precision", "fp32")
+        return asked if asked != "auto" else "bf16" if self.has_bf16 else "fp32"
+
+
+    def scoring_rate(self, work: Work) -> float:
+        """Of models that are scored: their weights and products are of 32 bits, with tf32 those products."""
+        return self.rate("tf32" if self.precision(work) == "tf32" else "fp32")
+
+
+# Dense peaks, with float32 sums, of their data sheets.
+RTX_4090 = Device("RTX 4090", "cuda", 24e9, True, {
+    "bf16": 165e12, "fp16": 165e12, "tf32": 83e12, "fp32": 83e12}.__getitem__)
+H100 = Device("H100 SXM", "cuda", 80e9, True, {
+    "bf16": 989e12, "fp16": 989e12, "tf32": 495e12, "fp32": 67e12}.__getitem__)
+
+
+def product_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter,
+                 device: torch.device | str = "cpu") -> float:
+    """Floating-point operations a second of torch.mm, for the best of the sizes of BERT-base and a square."""
+    on_gpu = torch.device(device).type == "cuda"
+    rates = []
+    for n, k, m in ((1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (2048, 2048, 2048), (8192, 8192, 8192)):
+        if n > 2048 and not on_gpu:
+            continue
+        a, b = torch.randn(n, k, device=device).to(dtype), torch.randn(k, m, device=device).to(dtype)
+        stamps = []
+        while len(stamps) < 3 or len(stamps) < 16 and stamps[-1] - stamps[0] < 0.1:
+            torch.mm(a, b)
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            stamps.append(clock())
+        steps = sorted(later - sooner for sooner, later in itertools.pairwise(stamps))
+        rates.append(2 * n * k * m / steps[len(steps) // 2])
+    return max(rates)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of the work itself, of evaluations and of saving; bytes of memory (of the GPU, where there is one), of
+    disk that stay, and of disk that it takes beside those while it runs. seconds is None where nothing tells."""
+    seconds: float | None
+    evaluation: float = 0.0
+    saving: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
+    passing: float = 0.0
+
+    @property
+    def hours(self) -> float | None:
+        """All of it."""
+        return None if self.seconds is None else (self.seconds + self.evaluation + self.saving) / 3600
+
+
+def hours_text(hours: float | None) -> str:
+    """Hours for a table: two digits that say something."""
+    if hours is None:
+        return "?"
+    return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
+
+
+def training_flops(work: Work) -> float:
+    """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
+    sequences = work.steps * work.args.train_batch_size
+    if work.kind in ("general", "intermediate"):
+        return sequences * distillation_flops(work.student, work.teacher, work.length)
+    own = sequences * 3 * forward_flops(work.student, work.length)
+    if work.kind == "teacher" or work.args.hard_labels:
+        return own
+    asked = sequences if work.args.preset == "code" else work.examples  # in the code its dropout is on
+    return own + asked * forward_flops(work.teacher, work.length)
+
+
+def evaluation_flops(work: Work) -> float:
+    """Operations of scoring the dev sets, by the student, and once by the teacher."""
+    own = work.evaluations * work.dev_examples * forward_flops(work.student, work.length)
+    return own + work.dev_examples * forward_flops(work.teacher, work.length) if work.teacher else own
+
+
+def launches(work: Work) -> int:
+    """Operations that the host launches for one optimizer step on a GPU: of forward and backward passes as counted with
+    a TorchDispatchMode in bf16; of BertAdam, which takes all tensors at once there, a few."""
+    layers = work.student.num_hidden_layers
+    if work.kind in ("general", "intermediate"):
+        forward_backward = 12 * work.teacher.num_hidden_layers + 135 * layers + 60
+    else:
+        forward_backward = 103 * layers + 46
+    return work.args.gradient_accumulation_steps * forward_backward + 80
+
+
+def training_memory(work: Work, device: Device) -> float:
+    """Bytes that a training step takes at its peak: weights, gradients and both moments of BertAdam, 16 bytes a
+    weight; the teacher; what the forward pass of a micro batch keeps for the backward pass."""
+    is_short = PRECISIONS[device.precision(work)] is not None
+    student, compares = work.student, work.kind in ("general", "intermediate")
+    hidden, inner, width, compared, plain = KEPT[is_short]
+    fit_size = work.teacher.hidden_size if compares else 0
+    layers = student.num_hidden_layers
+    # padded batches are all as long as they can be; of others the longest counts
+    length = work.args.max_seq_length
+    wordpiece = layers * (hidden * student.hidden_size + inner * student.intermediate_size)
+    wordpiece += width * (layers + 1) * fit_size
+    score = compared if compares else plain if device.type == "cpu" else 0  # fused kernels keep none
+    scores = layers * student.num_attention_heads * length * length * score
+    weights = 16 * parameter_count(student, fit_size) + 2 * is_short * parameter_count(student)  # autocast's copies
+    if work.teacher:
+        weights += (2 if is_short else 4) * parameter_count(work.teacher)
+    return weights + work.micro_batch * (length * wordpiece + scores)
+
+
+def _training_cost(work: Work, device: Device, cores: int) -> Cost:
+    rate = device.share * device.rate(device.precision(work))
+    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (device.share * device.scoring_rate(work))
+    if device.type == "cuda":
+        seconds = max(seconds, work.steps * launches(work) * LAUNCH_SECONDS)
+        batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
+        scoring = max(scoring, batches * 30 * work.student.num_hidden_layers * LAUNCH_SECONDS)
+    seconds += work.unread / ARRAYS_RATE / cores
+    fit_size = work.teacher.hidden_size if work.kind in ("general", "intermediate") else 0
+    model = 4 * parameter_count(work.student, fit_size)
+    state = 3 * model  # with two moments
+    saving = work.saves * model / DISK_RATE
+    states = min(work.saves * state / DISK_RATE, STATE_SHARE * (seconds + scoring))
+    kept = model + INSTANCE_ARRAYS * work.unread
+    if work.kind == "general":
+        kept += model * (work.args.keep_checkpoints or work.saves // 2)
+    return Cost(seconds, scoring, saving + states, training_memory(work, device), kept, 2 * state)
+
+
+def _augment_cost(work: Work, device: Device) -> Cost:
+    teacher = work.teacher
+    masked = work.counts[0] * work.words
+    flops = masked * (forward_flops(teacher, work.length) +
+                      2 * teacher.hidden_size * (teacher.hidden_size + teacher.vocab_size))
+    tokens = work.args.batch_tokens or batch_tokens_in(device.memory if device.type == "cuda" else None)
+    activations = tokens * 4 * (6 * teacher.hidden_size + 2 * teacher.intermediate_size)
+    memory = 4 * parameter_count(teacher) + activations + tokens / work.length * teacher.vocab_size * 8
+    rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
+    # the rows, and what task distillation makes of them: arrays, the teacher's logits
+    row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
+    return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
+                passing=4 * masked * work.args.M)
+
+
+def price(work: Work, device: Device, cores: int = 1) -> Cost:
+    """What a command takes on a device, on a machine of so many cores."""
+    if work.refused:
+        return Cost(None)
+    if work.steps:
+        return _training_cost(work, device, cores)
+    if work.kind == "augment":
+        return _augment_cost(work, device)
+    if work.kind == "evaluation":
+        flops = work.examples * forward_flops(work.student, work.length)
+        return Cost(0.0, flops / (device.share * device.scoring_rate(work)),
+                    memory=4 * parameter_count(work.student))
+    workers = min(cores, getattr(work.args, "num_workers", 1))
+    if work.kind == "pregenerate":
+        seconds = work.text_bytes / CORPUS_RATE + len(work.counts) * work.text_bytes / EPOCH_RATE
+        disk = sum(work.counts) * INSTANCE_JSON * work.length / INSTANCE_LENGTH + STORE_SHARE * work.text_bytes
+        return Cost(seconds / workers, disk=disk)
+    if work.step.script == "prepare_data":
+        return Cost(work.text_bytes / SENTENCES_RATE / workers, disk=work.text_bytes)
+    return Cost(None, disk=_size_of_files(work))
+
+
+def _size_of_files(work: Work) -> float:
+    """Bytes that a download, or a step that unpacks one, leaves."""
+    script, end = work.step.script, work.step.argv[-1] if work.step.argv else ""
+    if script == "-c":
+        return DUMP_BYTES if end.endswith(".bz2") else GLOVE_ZIP
+    if script == "-m zipfile":
+        return GLOVE_TEXT
+    if script.startswith("-m wikiextractor"):
+        return EXTRACTED
+    if script == "get_bert_models":
+        return BERT_FOLDER * len(work.args.models)
+    return 0.0

@@ -1,0 +1,413 @@
+"""What the steps of reproduce.sh will do: its commands, read as the scripts read them, with examples and steps counted.
+
+A script that a command names is loaded from its path, and its own parse_args() reads the flags: no default of a script
+stands here again.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import functools
+import importlib.util
+import io
+import itertools
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import IO
+
+import numpy as np
+
+from transformer.config import CONFIG_NAME, BertConfig
+from transformer.data.epochs import epoch_files
+from transformer.data.tables import read_rows, task_folder
+from transformer.files import InputError, read_json
+from transformer.tasks.glue import get_task
+from transformer.tasks.task import Task
+from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
+
+BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
+# An English Wikipedia (docs/data.md, "Disk and memory"): dump, sentences, instances of up to 128 wordpieces each.
+DUMP_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 15e9, 32_000_000, 128
+PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
+WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet
+_SAMPLE = 2000          # rows that the lengths of a file are judged by
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a step as reproduce.sh would run it.
+
+    name: of the step; a step of several commands comes several times, one that has nothing to run once, with an empty
+    argv. state: done, begun (stopped before, goes on) or open. argv: what would be given to `python`.
+    """
+    name: str
+    state: str
+    argv: tuple[str, ...]
+
+    @property
+    def script(self) -> str:
+        """Name of the script without .py: general_distill; of a module -m and its name; of code -c; or nothing."""
+        if not self.argv:
+            return ""
+        return " ".join(self.argv[:2]) if self.argv[0] == "-m" else Path(self.argv[0]).stem
+
+    @property
+    def command(self) -> str:
+        """The command for people, with the script's bare name and without the flags of a second try."""
+        again = "--resume", "--overwrite_output_dir"
+        return shlex.join([Path(word).name if number == 0 else word for number, word in enumerate(self.argv)
+                           if word not in again])
+
+    @property
+    def flags(self) -> list[str]:
+        """What comes after the script."""
+        return list(self.argv[1:])
+
+
+@dataclass
+class Work:
+    """What a command will do.
+
+    kind: general, intermediate, prediction, teacher, augment, pregenerate, evaluation, or other.
+    args: the command line as the script resolves it, for this task; None for kind other and where `refused` says why.
+    counts: examples of each training epoch (general, intermediate, prediction, teacher), instances of each epoch
+    (pregenerate), rows to augment (augment), rows to answer (evaluation). steps: optimizer steps, 0 where nothing is
+    trained. micro_batch: sequences of one forward pass. length: wordpieces of a sequence as computed, padding included,
+    a mean where it differs. evaluations: passes over the dev sets of dev_examples rows (of the general and intermediate
+    stage there are none but the teacher's one). saves: models written. words: words of a row (augment). text_bytes: of
+    the sentences that are written or read. unread: instances that have to be made arrays first (general).
+    student: the model that is trained, or scored; teacher: the one that is asked, or masks. outputs: paths that are
+    there afterwards, with * for any text. missing: inputs that are not there and that no earlier step makes.
+    assumed: figures that are guesses, because their file is not there yet, as "what: which file".
+    """
+    step: Step
+    kind: str = "other"
+    args: argparse.Namespace | None = None
+    task: Task | None = None
+    counts: list[int] = field(default_factory=list)
+    steps: int = 0
+    micro_batch: int = 0
+    length: float = 0.0
+    evaluations: int = 0
+    dev_examples: int = 0
+    saves: int = 0
+    words: float = 0.0
+    text_bytes: float = 0.0
+    unread: int = 0
+    student: BertConfig | None = None
+    teacher: BertConfig | None = None
+    outputs: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    refused: str = ""
+
+    @property
+    def examples(self) -> int:
+        """Examples of the longest epoch."""
+        return max(self.counts, default=0)
+
+
+def is_among(path: str | Path, outputs: Sequence[str]) -> bool:
+    """Whether a path is one of the outputs of a command, or lies in one."""
+    path = os.path.normpath(path)
+    return any(fnmatch.fnmatchcase(path, pattern) for output in map(os.path.normpath, outputs)
+               for pattern in (output, f"{output}/*"))
+
+
+def read_steps(stream: IO[bytes]) -> list[Step]:
+    """The commands that reproduce.sh writes: NAME STATE ARGC ARG ... of each, with a NUL after every word."""
+    words = iter(stream.read().decode().split("\0")[:-1])
+    return [Step(name, next(words), tuple(itertools.islice(words, int(next(words))))) for name in words]
+
+
+@functools.cache
+def load_script(path: str) -> ModuleType:
+    """A script of the kit as a module."""
+    name = f"script_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse(step: Step) -> argparse.Namespace:
+    """The command line of a step's script; InputError with the words of the script where it refuses it."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return load_script(step.argv[0]).parse_args(step.flags)
+    except SystemExit:
+        raise InputError(errors.getvalue().strip().partition("error: ")[2] or "the command is refused") from None
+
+
+def work_of(step: Step, earlier: Sequence[Work] = ()) -> Work:
+    """What a command will do after the `earlier` ones of the same run."""
+    work = Work(step)
+    describe = _DESCRIBE.get(step.script)
+    if describe is None:
+        work.outputs = _outputs_of_module(step)
+        return work
+    try:
+        work.args = parse(step)
+        describe(work, _Earlier(earlier, work))
+    except InputError as error:
+        work.refused = str(error)
+    return work
+
+
+def works_of(steps: Sequence[Step]) -> list[Work]:
+    """work_of() of each of the commands of a run, in their order."""
+    works: list[Work] = []
+    for step in steps:
+        works.append(work_of(step, works))
+    return works
+
+
+class _Earlier:
+    """What is there when a command starts: on the disk now, or made by the steps before."""
+
+    def __init__(self, works: Sequence[Work], work: Work):
+        self.works = [other for other in works if other.step.state != "done"]
+        self._work = work
+
+    def maker(self, path: str | Path) -> Work | None:
+        """The last of the steps still to be done that makes a path, or the folder it is in."""
+        return next((work for work in reversed(self.works) if is_among(path, work.outputs)), None)
+
+    def need(self, path: str | Path) -> Path:
+        """The path; noted as missing where it neither is there nor will be."""
+        if not Path(path).exists() and not self.maker(path):
+            self._work.missing.append(str(path))
+        return Path(path)
+
+    def config(self, folder: str | Path) -> BertConfig:
+        """Sizes of the model in a folder, of the step that will make it, or of BERT-base."""
+        maker = self.maker(folder)
+        if maker and maker.student:
+            return maker.student
+        file = Path(folder) / CONFIG_NAME
+        if file.is_file():
+            return BertConfig.from_json_file(file)
+        if not maker:
+            self._work.missing.append(str(file))
+        elif "bert-base-uncased" not in str(folder):
+            self._work.assumed.append(f"sizes of BERT-base: {folder}")
+        return BERT_BASE
+
+    def rows(self, task: Task, path: Path, official: int) -> int:
+        """Rows of a GLUE file, or as many as the official one has."""
+        self.need(path)
+        if path.is_file():
+            return count_rows(task, path)
+        self._work.assumed.append(f"as many rows as the official files have: {path}")
+        return official
+
+
+@functools.cache
+def count_rows(task: Task, path: Path) -> int:
+    """Examples in a GLUE file that is there. InputError as the script's that reads it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return sum(1 for _ in read_rows(task, path))
+
+
+def augmented_rows(rows: int, task: Task, copies: int) -> int:
+    """The most rows that data augmentation makes of so many."""
+    return rows * (1 + copies * len(task.text_columns))
+
+
+@functools.cache
+def words_of(task: Task, path: Path) -> np.ndarray:
+    """Words in the texts of each of the first rows of a GLUE file: int64 [rows]."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        rows = list(itertools.islice(read_rows(task, path), _SAMPLE))
+    return np.array([sum(len(columns[column].split()) for column in task.text_columns) for _, columns in rows])
+
+
+def lengths_in(work: Work, path: Path, batch_size: int) -> float:
+    """Mean wordpieces of the rows of a GLUE file after padding to the longest of batch_size, judged by its words; the
+    longest sequence where it is not there yet."""
+    longest = work.args.max_seq_length
+    if not path.is_file():
+        return longest
+    lengths = words_of(work.task, path) * PIECES_PER_WORD + 1 + len(work.task.text_columns)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    parts = np.array_split(lengths[order].clip(max=longest), max(1, len(order) // batch_size))
+    return float(np.mean([part.max() for part in parts])) if len(lengths) else longest
+
+
+def _training(work: Work, names: Sequence[object]) -> None:
+    """Steps of a training run over work.counts. names: of the files of the epochs."""
+    args = work.args
+    work.micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps)
+    work.steps = count_steps([steps_per_epoch(count, args.train_batch_size, name)
+                              for count, name in zip(work.counts, names, strict=True)], args.num_train_epochs)
+
+
+def _general(work: Work, earlier: _Earlier) -> None:
+    args = work.args
+    load_script(work.step.argv[0]).resolve_preset(args)
+    work.kind, work.outputs = "general", [args.output_dir]
+    data = earlier.need(args.pregenerated_data)
+    work.teacher = earlier.config(args.teacher_model)
+    work.student = replace(earlier.config(args.student_model), vocab_size=work.teacher.vocab_size)
+    epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
+    if maker:
+        made = maker.counts or [INSTANCES]
+        work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
+    elif data.exists():
+        with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
+            files = epoch_files(data, epochs)
+        made = [read_json(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
+    else:
+        made = [INSTANCES]
+    work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
+    made_before = (data / "epoch_0.arrays").is_dir() or any(
+        other.kind == "general" and other.args.pregenerated_data == args.pregenerated_data for other in earlier.works)
+    work.unread = 0 if made_before else sum(made)
+    work.length = args.max_seq_length
+    _training(work, [data] * epochs)
+    work.saves = 2 * math.ceil(work.steps / args.eval_step)  # the student, and step_N_pytorch_model.bin
+
+
+def _pregenerate(work: Work, earlier: _Earlier) -> None:
+    args = work.args
+    work.kind, work.outputs, work.length = "pregenerate", [str(args.output_dir)], args.max_seq_len
+    earlier.need(args.bert_model)
+    corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
+    work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
+    instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
+    metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
+    work.counts = [read_json(path)["num_training_examples"] if path.is_file() else instances  # of an earlier try
+                   for path in metrics]
+    if not corpus.is_file() and not all(path.is_file() for path in metrics):
+        work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
+
+
+def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
+    """Note train file and dev sets of a task; the train file."""
+    task = work.task
+    work.dev_examples = sum(earlier.rows(task, folder / name, rows)
+                            for name, rows in zip(task.dev_files, task.rows[1:], strict=True))
+    path = folder / "train.tsv"
+    if not augmented:
+        work.counts = [earlier.rows(task, path, task.rows[0])]
+        return path
+    path = folder / "train_aug.tsv"
+    maker = earlier.maker(path)
+    if maker and maker.args:  # its N
+        rows, copies = maker.examples, load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
+        work.counts = [augmented_rows(rows, task, copies)]
+        work.assumed.append(f"the most rows that augmentation can give: {path}")
+    elif earlier.need(path).is_file():
+        record = path.with_suffix(".json")
+        known = read_json(record).get("rows_out") if record.is_file() else None
+        work.counts = [known if isinstance(known, int) else count_rows(task, path)]
+    else:
+        work.counts = [augmented_rows(task.rows[0], task, 20)]
+    return path
+
+
+def _task_distill(work: Work, earlier: _Earlier) -> None:
+    args = work.args
+    task = work.task = get_task(args.task_name)
+    args.task_name = task.name
+    load_script(work.step.argv[0]).resolve(args, task)
+    folder = Path(args.data_dir)
+    if not (folder / "train.tsv").exists() and (folder / task.name).is_dir():
+        folder = folder / task.name
+    work.outputs = [args.output_dir]
+    work.student = earlier.config(args.student_model)
+    if args.do_eval or args.do_predict:
+        work.kind = "evaluation"
+        dev = [earlier.rows(task, folder / name, rows)
+               for name, rows in zip(task.dev_files, task.rows[1:], strict=True)] if args.do_eval else []
+        test = [earlier.rows(task.for_test(one), folder / one.file, one.rows)
+                for one in task.submissions] if args.do_predict else []
+        work.dev_examples = sum(dev)
+        work.counts, work.evaluations = [sum(dev) + sum(test)], 1
+        work.length = lengths_in(work, folder / task.dev_files[0], 1)
+        return
+    work.kind = "prediction" if args.pred_distill else "intermediate"
+    work.teacher = earlier.config(args.teacher_model)
+    work.student = replace(work.student, vocab_size=work.teacher.vocab_size)
+    path = _task_files(work, earlier, folder, args.aug_train)
+    work.counts *= math.ceil(args.num_train_epochs)
+    _training(work, [path] * len(work.counts))
+    logs = math.ceil(work.steps / args.eval_step)
+    work.saves = logs
+    work.evaluations = logs if args.pred_distill else 0
+    padded = not args.pred_distill and not args.dynamic_padding
+    work.length = args.max_seq_length if padded else lengths_in(work, folder / "train.tsv", work.micro_batch)
+
+
+def _teacher(work: Work, earlier: _Earlier) -> None:
+    args = work.args
+    script = load_script(work.step.argv[0])
+    tasks = list(dict.fromkeys(map(get_task, args.tasks)))
+    task = work.task = tasks[0]  # reproduce.sh asks for one at a time
+    work.kind = "teacher"
+    work.outputs = [str(script.teacher_folder(other, args)) for other in tasks]
+    own = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
+    start = args.model or (own if own.is_dir() or earlier.maker(own) else Path(args.models_dir) / "bert-base-uncased")
+    work.student = earlier.config(start)
+    folder = task_folder(args.glue_dir, task)
+    path = _task_files(work, earlier, folder, False)
+    work.counts *= args.num_train_epochs
+    _training(work, [path] * len(work.counts))
+    work.evaluations, work.saves = 1 + args.num_train_epochs, args.num_train_epochs
+    work.length = lengths_in(work, path, work.micro_batch)
+
+
+def _augment(work: Work, earlier: _Earlier) -> None:
+    args = work.args
+    task = work.task = get_task(args.task_name)
+    folder = task_folder(args.glue_dir, task)
+    work.kind, work.outputs = "augment", [str(folder / "train_aug.*")]
+    work.teacher = earlier.config(args.pretrained_bert_model)
+    earlier.need(args.glove_embs)
+    path = folder / "train.tsv"
+    work.counts = [earlier.rows(task, path, task.rows[0])]
+    texts = len(task.text_columns)
+    if path.is_file():
+        work.words = float(words_of(task, path).mean())
+    else:
+        work.words = WORDS[texts] * texts
+        work.assumed.append(f"{WORDS[texts]} words in a text: {path}")
+    work.length = work.words / texts * PIECES_PER_WORD + 2  # a masked sentence alone
+
+
+def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
+    """What the scripts leave that neither train nor ask a model."""
+    args = work.args
+    if work.step.script == "download_glue":
+        work.outputs = [str(args.data_dir / name) for name in args.tasks]
+    elif work.step.script == "get_bert_models":
+        work.outputs = [str(args.output_dir / name) for name in args.models]
+    elif work.step.script == "prepare_data":
+        maker = earlier.maker(earlier.need(args.input_dir))
+        dump = Path(maker.step.argv[2]) if maker and maker.step.argv else Path()
+        work.text_bytes = TEXT_BYTES * (dump.stat().st_size / DUMP_BYTES if dump.is_file() else 1)
+        work.outputs = [str(args.output_file)]
+
+
+def _outputs_of_module(step: Step) -> list[str]:
+    """Files that a command without a script of the kit makes."""
+    if step.script == "-m zipfile":
+        return [f"{step.argv[-1]}/*.txt"]
+    if step.script == "-c" or step.script.startswith("-m wikiextractor"):
+        return [step.argv[-1]]  # the file that is fetched; the folder after -o
+    return []
+
+
+_DESCRIBE = {"general_distill": _general, "pregenerate_training_data": _pregenerate, "task_distill": _task_distill,
+             "finetune_teacher": _teacher, "data_augmentation": _augment,
+             **dict.fromkeys(("download_glue", "get_bert_models", "prepare_data", "fix_teacher_layers"),
+                             _fetched_or_split)}

@@ -10,7 +10,7 @@ RESULTS ?= results/$(STUDENT)_*
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (minutes)
+smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (three to eight minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/smoke.sh
 
 ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (a quarter of an hour)
@@ -33,11 +33,18 @@ mutation: .venv/dev  ## change the code of some modules in 2,000 ways, one at a 
 clean:  ## remove what smoke and test made; data/, models/ and .venv stay
 	rm -rf .smoke .ablations .cache .pytest_cache .ruff_cache .hypothesis mutants
 
+# Errors alone are shown; with --log pip would show its warnings, too. wikiextractor has no wheel, and the old way of
+# building it is being given up: --use-pep517 takes the new one.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --use-pep517
+FAILED = { echo "installing failed; to see all that pip says: $(BIN)/python -m pip install -r $<" >&2; exit 1; }
+
 .venv/runtime: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing PyTorch and what else is in $< into .venv: a large download, silent for a minute or more ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r $< || $(FAILED)
 	@touch $@
 
 .venv/dev: requirements-dev.txt .venv/runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@echo "installing what the tests need, $<, into .venv: up to a minute ..."
+	@$(PIP) -r $< || $(FAILED)
 	@touch $@

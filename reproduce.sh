@@ -347,7 +347,7 @@ commands() {
 
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
-    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score
+    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score=
     local log=$base.log mark=$base.seconds spent=$base.spent wish=$base.again
     [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
     mkdir -p "${log%/*}"
@@ -367,7 +367,10 @@ step() {
     rm -f "$wish"
     echo $((before + SECONDS - begin)) >"$mark"
     rm -f "$spent"
-    score=$(awk '/^(acc|mcc|corr) = /{score = ", " $1 " " $3} END {print score}' "$log")
+    case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
+        teacher_* | prediction_* | eval_*)
+            score=$(awk '/^(acc|mcc|corr) = /{score = ", " $1 " " $3} END {print score}' "$log") ;;
+    esac
     echo "$1: done in $((SECONDS - begin)) s$score"
 }
 

@@ -22,7 +22,8 @@ from transformer.training.processes import join_processes
 from transformer.training.record import RunRecord, student_label
 
 ODD = "<b>&odd|[name]*"
-FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_model config --output_dir o",
+FLAGS = {"general_distill": "--pregenerated_data d --teacher_model t --student_model config --output_dir o "
+                            "--learning_rate 1e-4 --train_batch_size 256",
          "finetune_teacher": "--tasks RTE",
          "task_distill": "--data_dir d --task_name RTE --student_model s --teacher_model t --output_dir o "
                          "--pred_distill --aug_train --learning_rate 3e-5 --max_seq_length 128 --do_lower_case"}

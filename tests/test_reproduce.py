@@ -329,6 +329,8 @@ def test_a_step_says_what_it_does_and_what_it_scored(reproduce, tmp_path):
     assert "teacher_stsb: fine-tuning BERT on STS-B, the teacher ..." in said
     assert "general_6l: general distillation of the 6-layer student ..." in said
     assert re.fullmatch(r"eval_6l_stsb: done in \d+ s, corr 0.75", said[-1])
+    scored = [line.split("_")[0] for line in said if line.endswith(", corr 0.75")]
+    assert scored == ["teacher", "prediction", "eval"]  # in the log of the intermediate stage stands its teacher's
     assert all(re.fullmatch(r"\S+: (.+ \.\.\.|done in .*)", line) for line in said)
 
 

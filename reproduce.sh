@@ -5,7 +5,7 @@
 #                [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
-# epochs and rates of an earlier public reproduction. One folder holds steps of one of the two.
+# epochs, rates and batches of an earlier public reproduction. One folder holds steps of one of the two.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of earlier tries are
@@ -38,7 +38,9 @@
 #   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
 #                              added to the commands of these steps
 #   TASK_FLAGS_RTE             added to those of intermediate, prediction and eval for one task (RTE SST2 COLA MRPC STSB
-#                              QNLI QQP MNLI WNLI); PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...: to one step's
+#                              QNLI QQP MNLI WNLI); eval refuses flags of training, such as --num_train_epochs
+#   PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...
+#                              added to those of one step for one task
 #   OMP_NUM_THREADS            threads of a step (default: its share of the cores)
 set -euo pipefail
 
@@ -102,7 +104,11 @@ done
 
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_-'; }
 
+capitals() { key "$1" | tr '[:lower:]' '[:upper:]'; }  # of tasks, as variables name them
+
 unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
+
+known="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI"
 
 # The official spelling of tasks.
 official() {
@@ -111,7 +117,7 @@ official() {
         case $(key "$task") in
             rte) echo RTE ;; sst2 | sst) echo SST-2 ;; cola) echo CoLA ;; mrpc) echo MRPC ;; stsb | sts) echo STS-B ;;
             qnli) echo QNLI ;; qqp) echo QQP ;; mnli | mnlim | mnlimm) echo MNLI ;; wnli) echo WNLI ;;
-            *) die "unknown task $task: RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI" ;;
+            *) die "unknown task $task: $known" ;;
         esac
     done
 }
@@ -122,8 +128,7 @@ tasks=($(unique $names))
 
 for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
     "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do
-    [[ " RTE SST2 COLA MRPC STSB QNLI QQP MNLI WNLI " == *" ${variable##*_FLAGS_} "* ]] ||
-        die "$variable names no task: RTE SST2 COLA MRPC STSB QNLI QQP MNLI WNLI"
+    [[ " $(capitals "$known") " == *" ${variable##*_FLAGS_} "* ]] || die "$variable names no task: $(capitals "$known")"
 done
 for seed in ${seeds[@]+"${seeds[@]}"}; do
     [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || die "seed $seed is not a whole number"
@@ -190,7 +195,7 @@ again() {
 added() {
     local names=("$1_FLAGS") task name
     if [[ -n ${2-} ]]; then
-        task=$(key "$2" | tr '[:lower:]' '[:upper:]')
+        task=$(capitals "$2")
         if [[ $1 == INTERMEDIATE || $1 == PREDICTION || $1 == EVAL ]]; then names+=("TASK_FLAGS_$task"); fi
         names+=("$1_FLAGS_$task")
     fi
@@ -204,7 +209,8 @@ prediction_settings=
 eval_settings=
 if [[ $settings == earlier ]]; then
     # the last two were the published code's defaults
-    general_settings="--train_batch_size 256 --gradient_accumulation_steps 8 --learning_rate 5e-5 --warmup_proportion 0.1"
+    general_settings="--train_batch_size 256 --gradient_accumulation_steps 8 --learning_rate 5e-5"
+    general_settings+=" --warmup_proportion 0.1"
     intermediate_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 10"
     prediction_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 3 --learning_rate 3e-5"
     eval_settings="--max_seq_length 128 --eval_batch_size 32"

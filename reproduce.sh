@@ -8,6 +8,7 @@
 # epochs, rates and batches of an earlier public reproduction. One folder holds steps of one of the two.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
+# Teachers, general students and augmented data do not follow from each other.
 # It stops at the first failure with the step's name and log: results/steps/STEP.log; the logs of earlier tries are
 # STEP.1.log, STEP.2.log, ... STEP.seconds tells what the tries of a finished step took together.
 #
@@ -388,11 +389,27 @@ do_again() {
     rm -f "$1.seconds"
 }
 
+# Of the three branches that come together in task distillation, the one that a step belongs to, or nothing.
+branch() {
+    case $1 in
+        fix | teacher_*) echo teachers ;;
+        extract | sentences | pregenerate | general_* | */general_*) echo general ;;
+        augment_*) echo augmented ;;
+    esac
+}
+
+# Whether a step, after the one that --from names, is to be done once more, too: no branch follows from another.
+follows() {
+    local one other
+    one=$(branch "$from") other=$(branch "$1")
+    [[ -z $one || -z $other || $one == "$other" ]]
+}
+
 # The steps that --from does once more.
 anew() {
-    local name made_of_text='^(extract|sentences|pregenerate|augment_.*|(.*/)?general_.*)$'  # follows from no teacher
+    local name
     for name in $(printf '%s\n' ${stages[@]} | sed -n "\|^$from\$|,\$p"); do
-        [[ $from =~ ^(fix|teacher_.*)$ && $name =~ $made_of_text ]] || echo "$name"
+        if follows "$name"; then echo "$name"; fi
     done
 }
 
@@ -421,7 +438,9 @@ if [[ -n $from ]]; then
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
             find results/steps -mindepth 2 \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) |
-                while read -r file; do do_again "${file%.*}"; done ;;
+                while read -r file; do
+                    if follows "${file#results/steps/}"; then do_again "${file%.*}"; fi
+                done ;;
     esac
 fi
 devices=()  # to share out

@@ -182,14 +182,20 @@ def test_from_a_shared_step_does_the_runs_that_start_from_it_again(logs, reprodu
     assert all("--overwrite_output_dir" in call for call in calls if "--output_dir models/" in call)
 
 
-@pytest.mark.parametrize("step", ["fix", "teacher_rte"])
-def test_from_a_teacher_leaves_the_general_students(step, reproduce):
-    argv = "--tasks", "RTE,CoLA", "--students", "4l"
+@pytest.mark.parametrize("step,wanted", [
+    ("fix", ["fix_teacher_layers", "finetune_teacher"]), ("augment_rte", ["data_augmentation"]),
+    ("pregenerate", ["pregenerate_training_data", "general_distill"])])
+def test_teachers_general_students_and_augmented_data_do_not_follow_from_each_other(step, wanted, reproduce):
+    argv = "--tasks", "RTE", "--students", "4l"
     reproduce(*argv)
+    reproduce(*argv, "--ablation", "no_attn")
     run, calls = reproduce(*argv, "--from", step)
-    scripts = [re.search(r"(\w+)\.py", call)[1] for call in calls]
     assert run.returncode == 0
-    assert scripts == ["fix_teacher_layers"] * (step == "fix") + ["finetune_teacher"] * 2 + ["task_distill"] * 6
+    assert [re.search(r"(\w+)\.py", call)[1] for call in calls] == wanted + ["task_distill"] * 3
+    run, calls = reproduce(*argv, "--ablation", "no_attn")  # nor does the general student of an ablation
+    assert run.returncode == 0
+    general = ["general_distill"] * ("general_distill" in wanted)
+    assert [re.search(r"(\w+)\.py", call)[1] for call in calls] == general + ["task_distill"] * 3 + ["report"]
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

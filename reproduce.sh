@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
-#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--seeds 1,2,3] [--search]
-#                [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
+#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--published]
+#                [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
-# epochs, rates and batches of an earlier public reproduction. One folder holds steps of one of the two.
+# epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
+# authors, in place of Wikipedia and general distillation. One folder holds steps of one choice.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # Teachers, general students and augmented data do not follow from each other.
@@ -50,6 +51,7 @@ export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=RTE,SST-2,CoLA,MRPC
 students=4l,6l
 settings=paper
+published=false
 ablations=(no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom)
 seeds=()
 variants=()
@@ -75,6 +77,7 @@ while (($#)); do
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
         --settings) settings=$2; shift 2 ;;
+        --published) published=true; shift ;;
         --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
         --search) variants+=(search_b{16,32}_lr{1,2,3}e-5); shift ;;
         --ablation)
@@ -154,7 +157,12 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
-downloads="glove ${glue[*]} wiki bert"
+downloads="glove ${glue[*]} wiki bert" text=(extract sentences pregenerate)
+if $published; then
+    [[ ${general[*]} != */* ]] || die "--published leaves out the corpus, which step ${general[*]: -1} needs: \
+drop it, or the ablation"
+    downloads="glove ${glue[*]} bert" text=()
+fi
 general=("$(unique "${general[@]}")")
 chains=()
 for stage in intermediate prediction eval; do
@@ -173,7 +181,7 @@ for stage in intermediate prediction eval; do
     chains+=("$(unique ${names[@]+"${names[@]}"})")
 done
 # the teachers first: their scores tell early whether all is well
-stages=("$downloads" fix "${teachers[*]}" extract sentences pregenerate "${general[@]}" "${augment[*]-}" "${chains[@]}")
+stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${general[@]}" "${augment[*]-}" "${chains[@]}")
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
 
@@ -230,7 +238,9 @@ what() {
         extract) echo "extracting the articles of the dump" ;;
         sentences) echo "splitting the articles into sentences" ;;
         pregenerate) echo "making the instances of general distillation" ;;
-        general_*) echo "general distillation of $student" ;;
+        general_*)
+            if $published; then echo "getting the general student of the paper's authors"; return; fi
+            echo "general distillation of $student" ;;
         augment_*) echo "augmenting the training set of $task" ;;
         fix) echo "checking the models, and making them loadable" ;;
         teacher_*) echo "fine-tuning BERT on $task, the teacher" ;;
@@ -293,6 +303,10 @@ run_step() {
                 --output_dir data/json_wiki --num_workers "$WORKERS" \
                 ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
         general_*)
+            if $published; then
+                python "$kit/get_bert_models.py" --models "distilled_tinybert_$student"
+                return
+            fi
             again=$(again "models/${run}distilled_tinybert_$student/run.json")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
@@ -414,13 +428,14 @@ anew() {
 }
 
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
-made=$settings
+choice=$settings$($published && echo " --published" || true)
+made=$choice
 if [[ -f results/steps/settings ]]; then
     made=$(<results/steps/settings)
 elif [[ -d results/steps && -n $(find results/steps -name '*.seconds') ]]; then
     made=earlier  # this script knew no others
 fi
-[[ $made == "$settings" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
+[[ $made == "$choice" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
 another folder"
 # shellcheck disable=SC2068
 [[ -z $from || " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
@@ -430,7 +445,7 @@ if [[ -n $planning ]]; then
     exit $status
 fi
 mkdir -p data models results/steps
-echo "$settings" >results/steps/settings
+echo "$choice" >results/steps/settings
 if [[ -n $from ]]; then
     # on disk: they have to be done again even if this run is stopped
     for name in $(anew); do do_again "results/steps/$name"; done

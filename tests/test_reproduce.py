@@ -315,6 +315,23 @@ def test_settings_do_not_mix_in_one_folder(reproduce, tmp_path):
     assert run.returncode == 0 and not calls
 
 
+def test_published_general_students(reproduce):
+    """They are fetched in place of the corpus and general distillation; what needs the corpus is refused."""
+    argv = "--tasks", "RTE", "--students", "6l"
+    run, calls = reproduce(*argv, "--published")
+    assert run.returncode == 0, run.stderr
+    assert not any(word in call for call in calls for word in (
+        "enwiki", "WikiExtractor", "prepare_data", "pregenerate", "general_distill"))
+    fetched = next(number for number, call in enumerate(calls) if "--models distilled_tinybert_6l" in call)
+    assert flags(calls[fetched + 2])["--student_model"] == "models/distilled_tinybert_6l"  # after the augmentation
+    run, calls = reproduce(*argv)
+    assert run.returncode == 2 and "--settings paper --published" in run.stderr and not calls
+    run, calls = reproduce(*argv, "--published", "--ablation", "no_da,no_attn")
+    assert run.returncode == 2 and "no_attn/general_6l" in run.stderr and not calls
+    run, calls = reproduce(*argv, "--published", "--ablation", "no_da")
+    assert run.returncode == 0 and calls, run.stderr
+
+
 @pytest.mark.parametrize("jobs,given,wanted", [
     ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "1", "unset"}), ("2", "5", {"5"})])
 def test_steps_side_by_side_share_out_the_cores(jobs, given, wanted, reproduce, tmp_path, monkeypatch):

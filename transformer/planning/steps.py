@@ -296,7 +296,8 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
-    metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]  # tried before
+    # an earlier try has told how many they are
+    metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
     work.counts = [read_epoch_metrics(path)["num_training_examples"] if path.is_file() else instances
                    for path in metrics]
     if not corpus.is_file() and not all(path.is_file() for path in metrics):

@@ -253,6 +253,8 @@ def test_what_was_made_up_is_said(rehearsed):
     assert not any(found[name] for name in ("general", "augment", "teacher", "prediction", "again", "eval"))
     assert found["from_nothing"] == ["no_teacher", "no_student", "RTE/train_aug.tsv", "RTE/dev.tsv"]
     assert "made-up input: no_teacher, no_student" in printed
+    guess = next(line for line in printed.splitlines() if line.startswith("assumed: as many rows"))
+    assert "none/RTE/dev.tsv" in guess and "CoLA" not in guess
 
 
 def test_equal_work_is_rehearsed_once(rehearsed):

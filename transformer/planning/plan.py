@@ -18,7 +18,7 @@ from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
 from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, hours_text, price, product_rate
 from transformer.planning.rehearsal import RESULT, machine
-from transformer.planning.steps import Step, Work, bytes_in, is_among
+from transformer.planning.steps import Step, Work, bytes_in, is_among, print_assumed
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
@@ -238,11 +238,6 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
         print("missing: a GPU that torch can use; the run goes on without one, in the hours above")
     for step, what in found:
         print(f"missing: {step}: {what}")
-    assumed: dict[str, list[str]] = {}
-    for what, _, which in (text.partition(": ") for row in rows if row.state != "done" for work in row.works
-                           for text in work.assumed):
-        assumed.setdefault(what, []).append(which)
-    for what, which in assumed.items():
-        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
+    print_assumed([work for work in works if work.step.state != "done"])
     if found:
         raise InputError(f"the run would stop at {found[0][0]}: what is missing stands above")

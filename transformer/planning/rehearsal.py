@@ -34,7 +34,7 @@ from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work, bytes_in
+from transformer.planning.steps import BERT_BASE, Work, bytes_in, print_assumed
 from transformer.tokenization import BertTokenizer, casing
 
 RESULT = Path("results/rehearsal.json")
@@ -450,6 +450,7 @@ def rehearse(works: Sequence[Work], jobs: int = 1) -> None:
         print(table(results, rehearsal.cores))
     if skipped:
         print(f"not rehearsed: {' '.join(dict.fromkeys(skipped))}")
+    print_assumed(chosen)
     write_json(RESULT, {
         "steps": {result.work.step.name: result.facts(rehearsal.cores) for result in results}, "machine": facts})
     problems = lacking(results, facts["memory_gb"])

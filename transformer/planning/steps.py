@@ -182,6 +182,15 @@ def works_of(steps: Sequence[Step]) -> list[Work]:
     return works
 
 
+def print_assumed(works: Sequence[Work]) -> None:
+    """Print what is a guess in the counts of some commands, each guess once, with the files that it is about."""
+    assumed: dict[str, list[str]] = {}
+    for what, _, which in (text.partition(": ") for work in works for text in work.assumed):
+        assumed.setdefault(what, []).append(which)
+    for what, which in assumed.items():
+        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
+
+
 class _Earlier:
     """What is there when a command starts: on the disk now, or made by the steps before."""
 

@@ -132,7 +132,6 @@ class Rehearsal:
 
     def __init__(self, works: Sequence[Work], folder: Path, jobs: int = 1):
         self.works = works
-        self.folder = folder
         self.jobs = jobs
         self.cores = available_cores()
         on_gpu = torch.cuda.is_available()
@@ -161,7 +160,6 @@ class Rehearsal:
             return Rehearsed(work, earlier.measured, earlier.failure, earlier.work.step.name)
         result = Rehearsed(work)
         self._inputs.invented.clear()
-        self._inputs.folder.mkdir(exist_ok=True)
         self._place.mkdir()
         try:
             result.measured = getattr(self, f"_{work.kind}")(work)

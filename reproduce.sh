@@ -440,9 +440,7 @@ another folder"
 # shellcheck disable=SC2068
 [[ -z $from || " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
 if [[ -n $planning ]]; then
-    status=0
-    commands | python -m transformer.planning "$planning" --jobs "$JOBS" || status=$?
-    exit $status
+    exec python -m transformer.planning "$planning" --jobs "$JOBS" < <(commands)  # which gets the signals itself
 fi
 mkdir -p data models results/steps
 echo "$choice" >results/steps/settings

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,7 @@ from transformer.config import BertConfig
 from transformer.distillation import compared
 from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.planning import costs, plan
+from transformer.planning import costs, plan, rehearsal
 from transformer.planning.costs import H100, RTX_4090, Device, price
 from transformer.planning.steps import BERT_BASE, Step, Work, read_steps, work_of, works_of
 from transformer.training.processes import freeze, mixed
@@ -350,7 +351,7 @@ def test_plan_where_steps_are_done(planned, template):
     assert status == 2 and any("train_aug.tsv: step augment_mrpc is done, and it is gone" in line for line in lines)
     (steps / "augment_mrpc.seconds").unlink()
     write_lines(data / "glove.840B.300d.txt", ["the 1"])
-    write_lines(planned.folder / "results" / "rehearsal.json", ["{}"])
+    write_lines(planned.folder / "results" / "rehearsal.json", ['{"machine": {"cores": 0, "gpus": []}}'])
     status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)
     assert status == 0 and not errors, (lines, errors)
     assert [rows[name][0] for name in ("fix", "teacher_mrpc", "general_4l", "augment_mrpc", "eval_4l_mrpc")] == \
@@ -360,7 +361,7 @@ def test_plan_where_steps_are_done(planned, template):
 def test_a_rehearsal_of_this_machine_counts(tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny)
     monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
-    monkeypatch.setattr(plan, "available_cores", lambda: 3)
+    monkeypatch.setattr(rehearsal, "available_cores", lambda: 3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     command = step("task_distill", *train(tiny))
     entry = {"command": [*command.argv, "--resume"], "hours": 12.5, "memory_gb": 3.0, "gpu_gb": None}
@@ -369,11 +370,15 @@ def test_a_rehearsal_of_this_machine_counts(tiny, monkeypatch, capsys):
     for change, hours, memory in (({}, 12.5, 3.0), ({"machine": {"cores": 4, "gpus": []}}, None, None),
                                   ({"steps": {"it": {**entry, "command": ["other.py"]}}}, None, None)):
         (tiny / "results" / "rehearsal.json").write_text(json.dumps(record | change))
-        row, = plan.rows_of([work_of(command)], plan.rehearsed(Path("results")))
+        row, = plan.rows_of([work_of(command)], plan.rehearsed())
         assert row.measured == (hours is not None) == ("measured" in row.cells())
         if hours:
             assert (row.hours, row.memory / 1e9) == (hours, memory)
     assert "another machine" in capsys.readouterr().out
+    for damaged in ({"machine": 3}, {**record, "steps": {"it": {"hours": 1}}}, {**record, "steps": [1]}):
+        (tiny / "results" / "rehearsal.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="delete it, or rehearse again"):
+            plan.rehearsed()
 
 
 def test_lack_of_memory_and_disk_stops_the_plan(tiny, monkeypatch, capsys):
@@ -390,6 +395,49 @@ def test_lack_of_memory_and_disk_stops_the_plan(tiny, monkeypatch, capsys):
     with pytest.raises(InputError, match="stop at first"):
         plan.print_plan(works)
     assert "GB of disk: make room" in capsys.readouterr().out
+
+
+def test_steps_side_by_side_share_the_memory(tiny, monkeypatch):
+    """Two of 0.6 GB do not fit in 1 GB, unless each has a GPU of its own."""
+    monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: replace(CPU, memory=1e9))
+    rows = plan.rows_of(works_of([step("task_distill", *train(tiny), name=f"x_{number}") for number in range(3)]))
+    for jobs, gpus, fits in ((1, 0, True), (2, 0, False), (2, 1, False), (2, 2, True), (3, 2, False)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        found = plan.lacks(rows, [], jobs)
+        assert not found if fits else "2 such steps side by side take about 1.2 GB" in dict(found)["x_0"]
+
+
+def test_a_dump_that_is_not_the_english_one(tmp_path, monkeypatch):
+    """A thousandth of it: of the articles, of the sentences, also where the dump is gone and the articles are there."""
+    monkeypatch.chdir(tmp_path)
+    with open("wiki.bz2", "wb") as handle:
+        handle.truncate(22_000_000)
+    commands = [Step("extract", "open", ("-m", "wikiextractor.WikiExtractor", "wiki.bz2", "--json", "-o", "articles")),
+                step("prepare_data", "--input_dir", "articles", "--output_file", "text", name="sentences")]
+    extract, sentences = works_of(commands)
+    assert price(extract, CPU).disk == 17e6 and price(sentences, CPU).disk == 15e6
+    Path("articles").mkdir()
+    with open("articles/wiki_00", "wb") as handle:
+        handle.truncate(17_000_000)
+    Path("wiki.bz2").unlink()
+    sentences = works_of([replace(commands[0], state="done"), commands[1]])[1]
+    assert price(sentences, CPU).disk == pytest.approx(15e6)
+
+
+def test_a_reader_that_leaves_and_a_package_that_is_missing(tmp_path):
+    command = [sys.executable, "-m", "transformer.planning", "--plan"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = "".join(f"step_{number}\0open\0" + "0\0" for number in range(500)).encode()
+    with os.fdopen(writer, "wb") as gone:
+        run = subprocess.run(command, input=words, stdout=gone, stderr=subprocess.PIPE, cwd=tmp_path, env=environment)
+    assert run.stderr == b"" and run.returncode == -signal.SIGPIPE
+    write_lines(tmp_path / "torch.py", ["raise ModuleNotFoundError('no', name='torch')"])
+    run = subprocess.run(command, input="", capture_output=True, text=True, cwd=tmp_path,
+                         env={**environment, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert run.returncode == 2 and "error: the package torch is not there" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
 
 
 def test_a_gpu_is_asked_for_its_own_memory(tiny, monkeypatch, capsys):

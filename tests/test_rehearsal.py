@@ -253,6 +253,8 @@ def test_what_was_made_up_is_said(rehearsed):
     assert not any(found[name] for name in ("general", "augment", "teacher", "prediction", "again", "eval"))
     assert found["from_nothing"] == ["no_teacher", "no_student", "RTE/train_aug.tsv", "RTE/dev.tsv"]
     assert "made-up input: no_teacher, no_student" in printed
+    guess = next(line for line in printed.splitlines() if line.startswith("assumed: as many rows"))
+    assert "none/RTE/dev.tsv" in guess and "CoLA" not in guess
 
 
 def test_equal_work_is_rehearsed_once(rehearsed):
@@ -271,6 +273,21 @@ def test_a_failing_step_is_named_and_the_others_go_on(rehearsed):
 
 
 # --- commands and their ends
+
+def test_a_step_has_the_threads_that_the_run_gives_it(tmp_path, monkeypatch):
+    """reproduce.sh: the cores over the steps of its stage that run side by side."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(rehearsal, "available_cores", lambda: 8)
+    works = [Work(Step(name, "open", ("x",))) for name in ("general_4l", "general_4l", "general_6l", "fix",
+                                                           "full/seed_1/eval_4l_rte", "full/seed_2/eval_4l_rte",
+                                                           "eval_6l_rte")]
+    for jobs, threads in ((1, {None}), (2, {4, None})):
+        assert {rehearsal.Rehearsal(works, tmp_path, jobs).threads(work) for work in works} == threads
+    many = rehearsal.Rehearsal(works, tmp_path, 20)
+    assert [many.threads(work) for work in works] == [4, 4, 4, None, 2, 2, 2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert many.threads(works[0]) is None
+    assert run_command(["-c", "import os; raise SystemExit(os.environ['OMP_NUM_THREADS'] != '5')"], threads=5)
 
 def test_the_last_words_of_a_command_are_its_failure(tmp_path):
     program = write_lines(tmp_path / "it.py", ["import sys", "print('x.py: error: no such file')", "print('bye')",

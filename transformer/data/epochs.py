@@ -45,7 +45,7 @@ def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
 
 def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
     """Number of sequences that an epoch_K_metrics.json tells; InputError where they are longer, or cased otherwise."""
-    metrics = _read_metrics(metrics_json)
+    metrics = read_epoch_metrics(metrics_json)
     if metrics.get("do_lower_case", lower_case) != lower_case:
         data, model = ("cased", "uncased") if lower_case else ("lower-cased", "cased")
         raise InputError(f"{metrics_json}: the data are {data} and the teacher is {model}: generate the data again "
@@ -59,7 +59,8 @@ def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool)
     return metrics["num_training_examples"]
 
 
-def _read_metrics(path: str | Path) -> dict[str, Any]:
+def read_epoch_metrics(path: str | Path) -> dict[str, Any]:
+    """What an epoch_K_metrics.json holds; InputError where that is no number of sequences."""
     metrics = read_json(path)
     if not isinstance(metrics.get("num_training_examples"), int):
         raise InputError(f"{path} has no num_training_examples: generate the data again")
@@ -82,7 +83,7 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     max_seq_length.
     """
     epoch_json = Path(epoch_json)
-    metrics = _read_metrics(metrics_json)
+    metrics = read_epoch_metrics(metrics_json)
     if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
         raise InputError(f"{epoch_json} was generated with another vocabulary than {tokenizer.vocab_file}: "
                          "generate it again with --bert_model set to this model, or use the model it was made with")

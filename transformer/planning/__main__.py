@@ -1,25 +1,32 @@
 """What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input."""
 from __future__ import annotations
 
+import signal
 import sys
 
 from transformer.cli import Parser, positive, run_script
-from transformer.planning.plan import print_plan
-from transformer.planning.rehearsal import rehearse
-from transformer.planning.steps import read_steps, works_of
+from transformer.files import InputError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the plan, or rehearse."""
+    """Print the plan, or rehearse. InputError where a package is missing, too: newcomers start with a plan."""
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", action="store_true", help="print what the run will do and take")
     what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
     parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
     args = parser.parse_args(argv)
+    try:
+        from transformer.planning.plan import print_plan
+        from transformer.planning.rehearsal import rehearse
+        from transformer.planning.steps import read_steps, works_of
+    except ModuleNotFoundError as error:
+        raise InputError(f"the package {error.name} is not there: pip install -r requirements.txt") from None
+    if args.plan:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--plan | head` ends without a word
     works = works_of(read_steps(sys.stdin.buffer))
     if args.rehearse:
-        rehearse(works)
+        rehearse(works, args.jobs)
     else:
         print_plan(works, args.jobs)
 

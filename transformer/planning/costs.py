@@ -15,19 +15,26 @@ import torch
 
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
-from transformer.planning.steps import DUMP_BYTES, INSTANCE_LENGTH, Work, augmented_rows
+from transformer.planning.steps import (
+    ARTICLES_BYTES,
+    DUMP_BYTES,
+    INSTANCE_LENGTH,
+    TEXT_BYTES,
+    Work,
+    augmented_rows,
+)
 from transformer.training.processes import PRECISIONS
+from transformer.training.states import SHARE_OF_TIME
 
 # Of the rate of torch.mm, what training reaches: on a GPU with big batches (assumed); on a CPU a step of general
 # distillation reached 74% in fp32 and 58% in bf16 (benchmarks/bench_train.py --stages general --busy).
 SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
-STATE_SHARE = 0.05         # of the time of a run, that saving its states takes at most (transformer.training.states)
 # Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
 SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
 # Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
-GLOVE_ZIP, GLOVE_TEXT, EXTRACTED, BERT_FOLDER = 2.2e9, 5.8e9, 17e9, 0.44e9
+GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
 # Bytes that a training step holds at its peak, by saved_tensors_hooks, and for what is compared by whole steps in bf16:
@@ -82,7 +89,6 @@ class Device:
         """The precision that a command computes in on this device."""
         asked = getattr(work.args, "precision", "fp32")
         return asked if asked != "auto" else "bf16" if self.has_bf16 else "fp32"
-
 
     def scoring_rate(self, work: Work) -> float:
         """Of models that are scored: their weights and products are of 32 bits, with tf32 those products."""
@@ -201,7 +207,7 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     model = 4 * parameter_count(work.student, fit_size)
     state = 3 * model  # with two moments
     saving = work.saves * model / DISK_RATE
-    states = min(work.saves * state / DISK_RATE, STATE_SHARE * (seconds + scoring))
+    states = min(work.saves * state / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     kept = model + INSTANCE_ARRAYS * work.unread
     if work.kind == "general":
         kept += model * (work.args.keep_checkpoints or work.saves // 2)
@@ -253,7 +259,7 @@ def _size_of_files(work: Work) -> float:
     if script == "-m zipfile":
         return GLOVE_TEXT
     if script.startswith("-m wikiextractor"):
-        return EXTRACTED
+        return ARTICLES_BYTES * work.text_bytes / TEXT_BYTES
     if script == "get_bert_models":
         return BERT_FOLDER * len(work.args.models)
     return 0.0

@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import itertools
 import math
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ import torch
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
 from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, hours_text, price, product_rate
-from transformer.planning.steps import Step, Work, is_among
+from transformer.planning.rehearsal import RESULT, machine
+from transformer.planning.steps import Step, Work, bytes_in, is_among, print_assumed
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
@@ -36,7 +36,7 @@ def this_device(no_cuda: bool = False) -> Device:
     else:
         device = torch.device("cpu")
         name = f"CPU ({platform.machine()}, {available_cores()} cores)"
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = 1e9 * machine()["memory_gb"]
     alone = Processes(0, 1, device)
 
     @functools.cache
@@ -78,7 +78,7 @@ class Row:
 
 
 def rows_of(works: Sequence[Work], measured: dict[str, Any] | None = None) -> list[Row]:
-    """The rows of the table. measured: the steps of rehearsal.json, made on this machine."""
+    """The rows of the table. measured: what rehearsed() gives."""
     rows = []
     for name, group in itertools.groupby(works, lambda work: work.step.name):
         row = Row(name, list(group))
@@ -92,25 +92,26 @@ def rows_of(works: Sequence[Work], measured: dict[str, Any] | None = None) -> li
         on_gpu = this_device().type == "cuda"
         if row.memory and not on_gpu:
             row.memory += _PROCESS_BYTES
-        known = (measured or {}).get(name, {})
-        if "hours" in known and Step(name, "", tuple(known["command"])).command == row.works[-1].step.command:
+        known = (measured or {}).get(name)
+        if known and known["command"] == row.works[-1].step.command:
             row.hours, row.measured = known["hours"], True
             row.memory = 1e9 * (known.get("gpu_gb" if on_gpu else "memory_gb") or row.memory / 1e9)
     return rows
 
 
-def rehearsed(folder: Path) -> dict[str, Any]:
-    """The steps in the rehearsal.json of a folder, where it was made on a machine like this."""
-    path = folder / "rehearsal.json"
-    if not path.is_file():
+def rehearsed() -> dict[str, Any]:
+    """The steps in results/rehearsal.json that were measured, where it was made on a machine like this."""
+    if not RESULT.is_file():
         return {}
-    found = read_json(path)
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    machine = found.get("machine", {})
-    if machine.get("gpus") != gpus or machine.get("cores") != available_cores():
-        print(f"{path} was made on another machine: left aside")
-        return {}
-    return found.get("steps", {})
+    found, here = read_json(RESULT), machine()
+    try:
+        if any(found["machine"][fact] != here[fact] for fact in ("gpus", "cores")):
+            print(f"{RESULT} was made on another machine: left aside")
+            return {}
+        return {name: {**facts, "command": Step(name, "", tuple(facts["command"])).command,
+                       "hours": float(facts["hours"])} for name, facts in found["steps"].items() if "hours" in facts}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{RESULT} is not what a rehearsal writes: delete it, or rehearse again") from None
 
 
 def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[str, str]]:
@@ -134,6 +135,12 @@ def lacks(rows: Sequence[Row], disks: Sequence[Disk], jobs: int) -> list[tuple[s
         if row.memory > device.memory:
             found.append((row.name, f"memory: it takes about {row.memory / 1e9:.1f} GB and {device.name} has "
                                     f"{device.memory / 1e9:.1f}: raise --gradient_accumulation_steps"))
+    sharing = math.ceil(jobs / max(1, torch.cuda.device_count()))  # that have one memory
+    for stage in stages_left(rows):
+        memories = sorted(row.memory for row in stage)[-sharing:]
+        if max(memories) <= device.memory < sum(memories):
+            found.append((stage[0].name, f"memory: {len(memories)} such steps side by side take about "
+                          f"{sum(memories) / 1e9:.1f} GB and {device.name} has {device.memory / 1e9:.1f}: lower JOBS"))
     found += [
         (disk.full_at or rows[-1].name, f"about {(disk.needed(jobs) - disk.free) / 1e9:,.0f} GB of disk: make room, or "
          "make data or models a link to another disk") for disk in disks if disk.needed(jobs) > disk.free]
@@ -182,12 +189,8 @@ def to_come(work: Work, cost: Cost) -> float:
 
 def _bytes_of(outputs: Sequence[str]) -> int:
     """Bytes of the files that are there already of what a command makes."""
-    total = 0
-    for output in outputs:
-        for path in Path().glob(output) if not Path(output).is_absolute() else [Path(output)]:
-            files = path.rglob("*") if path.is_dir() else [path]
-            total += sum(file.stat().st_size for file in files if file.is_file())
-    return total
+    return sum(bytes_in(path) for output in outputs
+               for path in (Path().glob(output) if not Path(output).is_absolute() else [Path(output)]))
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -200,20 +203,26 @@ def print_table(rows: Sequence[Row]) -> None:
                         for number, (cell, width) in enumerate(zip(cells, widths))).rstrip())
 
 
+def stages_left(rows: Sequence[Row]) -> list[list[Row]]:
+    """The steps of each stage that are not done."""
+    stages: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.state != "done":
+            stages.setdefault(row.works[0].step.stage, []).append(row)
+    return list(stages.values())
+
+
 def hours_left(rows: Sequence[Row], jobs: int) -> float:
     """Hours of the steps that are not done; with several GPUs those of one stage side by side, `jobs` at most."""
     side_by_side = max(1, min(jobs, torch.cuda.device_count()))
-    stages: dict[str, list[float]] = {}
-    for row in rows:
-        if row.state != "done" and row.hours:
-            stages.setdefault(row.name.rpartition("/")[2].partition("_")[0], []).append(row.hours)
-    return sum(max(*hours, math.fsum(hours) / side_by_side) for hours in stages.values())
+    hours = [[row.hours or 0.0 for row in stage] for stage in stages_left(rows)]
+    return sum(max(*stage, math.fsum(stage) / side_by_side) for stage in hours)
 
 
 def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     """Print the table, totals, what is missing and what is assumed. InputError where the run would stop for something
     that is missing. Nothing is written."""
-    rows = rows_of(works, rehearsed(Path("results")))
+    rows = rows_of(works, rehearsed())
     device = this_device()
     launching = f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched" * (device.type == "cuda")
     print(f"On {device.name}, {device.memory / 1e9:.0f} GB. Estimates: hours by torch.mm, measured now, of which "
@@ -229,11 +238,6 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
         print("missing: a GPU that torch can use; the run goes on without one, in the hours above")
     for step, what in found:
         print(f"missing: {step}: {what}")
-    assumed: dict[str, list[str]] = {}
-    for what, _, which in (text.partition(": ") for row in rows if row.state != "done" for work in row.works
-                           for text in work.assumed):
-        assumed.setdefault(what, []).append(which)
-    for what, which in assumed.items():
-        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
+    print_assumed([work for work in works if work.step.state != "done"])
     if found:
         raise InputError(f"the run would stop at {found[0][0]}: what is missing stands above")

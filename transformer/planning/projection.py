@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformer.planning.steps import Work
+from transformer.training.states import SHARE_OF_TIME
 
-_STATES_SHARE = 0.05  # of its time that a run spends on states for --resume, at most
 # Parts of a training script's time (see transformer.stopwatch) that grow with the data; all else is there once.
 _GROWING = ("logits", "teacher", "steps", "evaluate", "save", "state")
 _AUGMENTING = ("survey", "masked_lm", "rows")
@@ -78,7 +78,7 @@ def projected_seconds(measured: Measured, work: Work, cores: int) -> float:
         total += seconds["save"] / measured.times["save"] * saves
     if seconds.get("state"):  # at the logs, as long as that is cheap
         once, logs = seconds["state"] / measured.times["state"], work.saves / (2 if work.kind == "general" else 1)
-        total += min(once * logs, once + _STATES_SHARE * total)
+        total += min(once * logs, once + SHARE_OF_TIME * total)
     return total
 
 

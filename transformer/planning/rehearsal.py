@@ -34,10 +34,10 @@ from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work
+from transformer.planning.steps import BERT_BASE, Work, bytes_in, print_assumed
 from transformer.tokenization import BertTokenizer, casing
 
-RESULT_NAME = "rehearsal.json"
+RESULT = Path("results/rehearsal.json")
 FEWEST_STEPS, MOST_STEPS = 3, 100  # of a rehearsed training
 FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
 FEWEST_INSTANCES = 20_000          # of an epoch file, whose reading is measured, too
@@ -94,13 +94,16 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
             signal.signal(number, handler)
 
 
-def run_command(argv: Sequence[str], mark: str = "") -> tuple[float, float, float]:
-    """Run a command of Python: its seconds, the GB of memory at its peak, and the seconds until it printed a line that
-    starts with `mark` (0 where it did not). RehearsalFailed with its last words where it fails; whatever it started
-    ends with this process's part in it."""
+def run_command(argv: Sequence[str], mark: str = "", threads: int | None = None) -> tuple[float, float, float]:
+    """Run a command of Python: its seconds, the GB of memory that its largest process had at its peak, and the seconds
+    until it printed a line that starts with `mark` (0 where it did not). threads: of it; None: as it likes.
+
+    RehearsalFailed with its last words where it fails; whatever it started ends with this process's part in it.
+    """
     begin, marked, last = time.perf_counter(), 0.0, ""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               errors="replace", start_new_session=True)
+                               errors="replace", start_new_session=True, env=environment)
     usage = None
     try:
         for line in process.stdout:
@@ -124,16 +127,12 @@ def run_command(argv: Sequence[str], mark: str = "") -> tuple[float, float, floa
     return time.perf_counter() - begin, usage.ru_maxrss / unit, marked
 
 
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
 class Rehearsal:
     """Rehearses commands in a temporary folder, in the order of the run."""
 
-    def __init__(self, works: Sequence[Work], folder: Path):
+    def __init__(self, works: Sequence[Work], folder: Path, jobs: int = 1):
         self.works = works
-        self.folder = folder
+        self.jobs = jobs
         self.cores = available_cores()
         on_gpu = torch.cuda.is_available()
         self.speed = _FIRST_GUESS["cuda"] if on_gpu else _FIRST_GUESS["cpu"] * torch.get_num_threads()
@@ -161,7 +160,6 @@ class Rehearsal:
             return Rehearsed(work, earlier.measured, earlier.failure, earlier.work.step.name)
         result = Rehearsed(work)
         self._inputs.invented.clear()
-        self._inputs.folder.mkdir(exist_ok=True)
         self._place.mkdir()
         try:
             result.measured = getattr(self, f"_{work.kind}")(work)
@@ -183,12 +181,19 @@ class Rehearsal:
         return json.dumps([work.kind, facts, work.student and vars(work.student), work.teacher and vars(work.teacher)],
                           default=str, sort_keys=True)
 
+    def threads(self, work: Work) -> int | None:
+        """What reproduce.sh sets OMP_NUM_THREADS to, for the step of a command; None: nothing."""
+        names = {other.step.name for other in self.works if other.step.stage == work.step.stage}
+        side_by_side = min(self.jobs, len(names))
+        return max(1, self.cores // side_by_side) if side_by_side > 1 and "OMP_NUM_THREADS" not in os.environ else None
+
     def _run(self, work: Work, flags: dict[str, object], without: Sequence[str] = (), mark: str = "",
              ) -> tuple[float, float, float]:
         """run_command() of a step's command, with these flags at the end, where the last of two equal ones counts."""
         given = [word for word in work.step.argv if word not in without]
         return run_command([*given, *(word for name, value in flags.items() for word in
-                                      ([f"--{name}"] if value is True else [f"--{name}", str(value)]))], mark)
+                                      ([f"--{name}"] if value is True else [f"--{name}", str(value)]))], mark,
+                           self.threads(work))
 
     # --- training
 
@@ -218,7 +223,7 @@ class Rehearsal:
         gpu_gb = json.loads(last_line).get("gpu_memory_gb")
         states = 6 * (output / "pytorch_model.bin").stat().st_size  # two, each with both moments
         return Measured(wall, seconds, times, timed, size, rows, reading, memory_gb=memory_gb, gpu_gb=gpu_gb,
-                        kept=_bytes_in(output), growing=_bytes_in(cache), states=states)
+                        kept=bytes_in(output), growing=bytes_in(cache), states=states)
 
     @staticmethod
     def _two_logs(steps: int) -> dict[str, object]:
@@ -325,7 +330,7 @@ class Rehearsal:
         record = read_json(model / "eval_results.json")
         return Measured(wall, record["seconds_of"], record["times_of"], 0, rows, {"evaluate": rows},
                         self._reading(work, folder / work.task.dev_files[0], model, args.max_seq_length),
-                        memory_gb=memory_gb, growing=_bytes_in(self._place / "cache"))
+                        memory_gb=memory_gb, growing=bytes_in(self._place / "cache"))
 
     def _augment(self, work: Work) -> Measured:
         args, task = work.args, work.task
@@ -365,7 +370,7 @@ class Rehearsal:
         flags = {"train_corpus": text, "bert_model": model, "output_dir": output, "tmp_dir": output}
         wall, memory_gb, marked = self._run(work, flags, mark="estimate:")
         return Measured(wall, {"making": wall - marked}, size=text.stat().st_size, memory_gb=memory_gb,
-                        growing=_bytes_in(output))
+                        growing=bytes_in(output))
 
 
 def machine() -> dict[str, Any]:
@@ -426,15 +431,15 @@ def table(results: Sequence[Rehearsed], cores: int) -> str:
                      for row in rows)
 
 
-def rehearse(works: Sequence[Work], results_folder: Path = Path("results")) -> None:
-    """Rehearse all commands that remain, print the table and write rehearsal.json into a folder. InputError where a
-    command failed or something does not fit."""
+def rehearse(works: Sequence[Work], jobs: int = 1) -> None:
+    """Rehearse all commands that remain, each with the threads that it gets where so many run side by side; print the
+    table and write results/rehearsal.json. InputError where a command failed or something does not fit."""
     remaining = [work for work in works if work.step.state != "done" and work.step.argv]
     skipped = [work.step.name for work in remaining if work.kind == "other" and not work.refused]
     chosen = [work for work in remaining if work.kind != "other" or work.refused]
     results = []
-    with _temporary_folder(results_folder) as folder:
-        rehearsal = Rehearsal(works, folder)
+    with _temporary_folder(RESULT.parent) as folder:
+        rehearsal = Rehearsal(works, folder, jobs)
         for number, work in enumerate(chosen, 1):
             print(f"[{number}/{len(chosen)}] {work.step.name}", flush=True)
             results.append(rehearsal.rehearse(work))
@@ -443,7 +448,8 @@ def rehearse(works: Sequence[Work], results_folder: Path = Path("results")) -> N
         print(table(results, rehearsal.cores))
     if skipped:
         print(f"not rehearsed: {' '.join(dict.fromkeys(skipped))}")
-    write_json(results_folder / RESULT_NAME, {
+    print_assumed(chosen)
+    write_json(RESULT, {
         "steps": {result.work.step.name: result.facts(rehearsal.cores) for result in results}, "machine": facts})
     problems = lacking(results, facts["memory_gb"])
     failed = [result.work.step.name for result in results if result.failure]

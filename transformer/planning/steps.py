@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.data.epochs import epoch_files
+from transformer.data.epochs import epoch_files, read_epoch_metrics
 from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, read_json
 from transformer.tasks.glue import get_task
@@ -33,8 +33,8 @@ from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
-# An English Wikipedia (docs/data.md, "Disk and memory"): dump, sentences, instances of up to 128 wordpieces each.
-DUMP_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 15e9, 32_000_000, 128
+# An English Wikipedia (docs/data.md, "Disk and memory"): dump, articles, sentences; instances of up to 128 wordpieces.
+DUMP_BYTES, ARTICLES_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 17e9, 15e9, 32_000_000, 128
 PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
 WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet
 _SAMPLE = 2000          # rows that the lengths of a file are judged by
@@ -57,6 +57,11 @@ class Step:
         if not self.argv:
             return ""
         return " ".join(self.argv[:2]) if self.argv[0] == "-m" else Path(self.argv[0]).stem
+
+    @property
+    def stage(self) -> str:
+        """What steps that can run side by side have in common: general of full/seed_1/general_4l."""
+        return self.name.rpartition("/")[2].partition("_")[0]
 
     @property
     def command(self) -> str:
@@ -82,7 +87,7 @@ class Work:
     trained. micro_batch: sequences of one forward pass. length: wordpieces of a sequence as computed, padding included,
     a mean where it differs. evaluations: passes over the dev sets of dev_examples rows (of the general and intermediate
     stage there are none but the teacher's one). saves: models written. words: words of a row (augment). text_bytes: of
-    the sentences that are written or read. unread: instances that have to be made arrays first (general).
+    the sentences that are extracted, written or read. unread: instances that have to be made arrays first (general).
     student: the model that is trained, or scored; teacher: the one that is asked, or masks. outputs: paths that are
     there afterwards, with * for any text. missing: inputs that are not there and that no earlier step makes.
     assumed: figures that are guesses, because their file is not there yet, as "what: which file".
@@ -121,6 +126,12 @@ def is_among(path: str | Path, outputs: Sequence[str]) -> bool:
                for pattern in (output, f"{output}/*"))
 
 
+def bytes_in(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def read_steps(stream: IO[bytes]) -> list[Step]:
     """The commands that reproduce.sh writes: NAME STATE ARGC ARG ... of each, with a NUL after every word."""
     words = iter(stream.read().decode().split("\0")[:-1])
@@ -153,7 +164,7 @@ def work_of(step: Step, earlier: Sequence[Work] = ()) -> Work:
     work = Work(step)
     describe = _DESCRIBE.get(step.script)
     if describe is None:
-        work.outputs = _outputs_of_module(step)
+        _module(work)
         return work
     try:
         work.args = parse(step)
@@ -169,6 +180,15 @@ def works_of(steps: Sequence[Step]) -> list[Work]:
     for step in steps:
         works.append(work_of(step, works))
     return works
+
+
+def print_assumed(works: Sequence[Work]) -> None:
+    """Print what is a guess in the counts of some commands, each guess once, with the files that it is about."""
+    assumed: dict[str, list[str]] = {}
+    for what, _, which in (text.partition(": ") for work in works for text in work.assumed):
+        assumed.setdefault(what, []).append(which)
+    for what, which in assumed.items():
+        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
 
 
 class _Earlier:
@@ -236,6 +256,7 @@ def lengths_in(work: Work, path: Path, batch_size: int) -> float:
     longest sequence where it is not there yet."""
     longest = work.args.max_seq_length
     if not path.is_file():
+        work.assumed.append(f"every sequence as long as it can be: {path}")
         return longest
     lengths = words_of(work.task, path) * PIECES_PER_WORD + 1 + len(work.task.text_columns)
     order = np.random.default_rng(0).permutation(len(lengths))
@@ -265,7 +286,7 @@ def _general(work: Work, earlier: _Earlier) -> None:
     elif data.exists():
         with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
             files = epoch_files(data, epochs)
-        made = [read_json(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
+        made = [read_epoch_metrics(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
     else:
         made = [INSTANCES]
     work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
@@ -284,11 +305,12 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
     work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
     instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
+    # an earlier try has told how many they are
     metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
-    work.counts = [read_json(path)["num_training_examples"] if path.is_file() else instances  # of an earlier try
+    work.counts = [read_epoch_metrics(path)["num_training_examples"] if path.is_file() else instances
                    for path in metrics]
     if not corpus.is_file() and not all(path.is_file() for path in metrics):
-        work.assumed.append(f"an English Wikipedia: {instances:,} instances in an epoch")
+        work.assumed.append(f"instances as of an English Wikipedia: {instances:,} in an epoch")
 
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
@@ -392,19 +414,21 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
     elif work.step.script == "get_bert_models":
         work.outputs = [str(args.output_dir / name) for name in args.models]
     elif work.step.script == "prepare_data":
-        maker = earlier.maker(earlier.need(args.input_dir))
-        dump = Path(maker.step.argv[2]) if maker and maker.step.argv else Path()
-        work.text_bytes = TEXT_BYTES * (dump.stat().st_size / DUMP_BYTES if dump.is_file() else 1)
+        articles, maker = earlier.need(args.input_dir), earlier.maker(args.input_dir)
+        work.text_bytes = maker.text_bytes if maker else TEXT_BYTES / ARTICLES_BYTES * bytes_in(articles)
         work.outputs = [str(args.output_file)]
 
 
-def _outputs_of_module(step: Step) -> list[str]:
-    """Files that a command without a script of the kit makes."""
+def _module(work: Work) -> None:
+    """What a command without a script of the kit leaves."""
+    step = work.step
     if step.script == "-m zipfile":
-        return [f"{step.argv[-1]}/*.txt"]
-    if step.script == "-c" or step.script.startswith("-m wikiextractor"):
-        return [step.argv[-1]]  # the file that is fetched; the folder after -o
-    return []
+        work.outputs = [f"{step.argv[-1]}/*.txt"]
+    elif step.script == "-c":
+        work.outputs = [step.argv[-1]]  # the file that is fetched
+    elif step.script.startswith("-m wikiextractor"):
+        work.outputs, dump = [step.argv[-1]], Path(step.argv[2])  # the folder after -o
+        work.text_bytes = TEXT_BYTES * (dump.stat().st_size / DUMP_BYTES if dump.is_file() else 1)
 
 
 _DESCRIBE = {"general_distill": _general, "pregenerate_training_data": _pregenerate, "task_distill": _task_distill,

@@ -20,7 +20,7 @@ from transformer.weights import weight_files, write_pickle
 _KEPT = 2               # states; the one before is there in case that the last is damaged
 _BAD = ".bad"           # comes after the name of a damaged one
 _NONE = -1              # in place of a step where there is no state
-_SHARE_OF_TIME = 0.05   # that saving at evaluations may take
+SHARE_OF_TIME = 0.05    # that saving at evaluations may take
 
 # Settings that do not change the result of a run: another value is no reason to refuse --resume.
 _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "keep_checkpoints", "eval_batch_size",
@@ -122,7 +122,7 @@ class States:
         more than a twentieth of the time. The first process decides for all."""
         if save_steps and step % save_steps == 0:
             return True
-        cheap = self._spent <= _SHARE_OF_TIME * (time.monotonic() - self._started)
+        cheap = self._spent <= SHARE_OF_TIME * (time.monotonic() - self._started)
         return step % eval_step == 0 and self.processes.any(self.processes.is_first and cheap)
 
     @property

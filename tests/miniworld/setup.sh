@@ -8,7 +8,7 @@ enter() {
     rm -rf "$run"
     mkdir -p "$run"
 
-    echo "making the embedded world (less than a minute the first time, its BERT most of it) ..."
+    echo "making the embedded world (a minute or two the first time, its BERT most of it) ..."
     python -m tests.miniworld build "$world"
     python -m tests.miniworld serve "$world" --port 0 --port_file "$run/port" 2>"$run/server.log" &
     server=$!

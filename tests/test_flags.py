@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,16 +321,18 @@ def test_the_precision_of_a_run_is_told(name, tiny, script):
     assert read_json(record)["settings"]["precision"] == "fp32"
 
 
-def test_threads_sleep_while_they_wait():
+@pytest.mark.parametrize("given,policy,spins", [
+    ({}, "PASSIVE", 1000), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None), ({"GOMP_SPINCOUNT": "7"}, "PASSIVE", 7)])
+def test_threads_sleep_while_they_wait(given, policy, spins):
     """Set before torch is loaded, which reads it then; what the user has set stays."""
-    for value, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        environment = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        environment |= {"OMP_DISPLAY_ENV": "TRUE"} if value is None else {
-            "OMP_DISPLAY_ENV": "TRUE", "OMP_WAIT_POLICY": value}
-        program = subprocess.run(
-            [sys.executable, "-c", "import task_distill, torch; torch.ones(1 << 20).add_(1)"], cwd=ROOT,
-            env=environment, capture_output=True, text=True, check=True)
-        assert f"OMP_WAIT_POLICY = '{wanted}'" in program.stderr  # says the OpenMP that torch has loaded
+    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
+    program = subprocess.run(
+        [sys.executable, "-c", "import task_distill, torch; torch.ones(9)"], cwd=ROOT, text=True, capture_output=True,
+        env={**environment, "OMP_DISPLAY_ENV": "VERBOSE", **given}, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in program.stderr  # says the OpenMP that torch has loaded
+    found = int(re.search(r"GOMP_SPINCOUNT = '(\d+)'", program.stderr)[1])
+    assert found == spins if spins else found > 1_000_000
 
 
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):

@@ -214,6 +214,9 @@ class _Earlier:
         if maker and maker.student:
             return maker.student
         file = Path(folder) / CONFIG_NAME
+        if maker:  # a published student has the sizes that the kit gives to its own
+            own = Path(maker.step.argv[0]).parent / f"{Path(folder).name.removeprefix('distilled_')}_config"
+            file = file if file.is_file() else own / CONFIG_NAME
         if file.is_file():
             return BertConfig.from_json_file(file)
         if not maker:

@@ -181,7 +181,7 @@ for stage in intermediate prediction eval; do
     chains+=("$(unique ${names[@]+"${names[@]}"})")
 done
 # the teachers first: their scores tell early whether all is well
-stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${general[@]}" "${augment[*]-}" "${chains[@]}")
+stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${general[*]} ${augment[*]-}" "${chains[@]}")
 
 task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
 

@@ -292,44 +292,18 @@ wget() {  # the last argument's file, from the embedded world, into the folder a
         *) echo "unknown address $url" >&2; return 1 ;;
     esac
 }
-mkfifo requests answers
-command python prefork.py <requests >answers &
-exec 3>requests 4<answers
+PYTHONPATH=$PWD command python "$PREFORK" socket &
+trap "kill $!" EXIT
+until [[ -S socket ]]; do sleep 0.1; done
 started=" "
 python() {  # each script starts once as anybody's does; from then on a process that has everything loaded does it
-    local status
     if [[ $1 != *.py || $started != *" $1 "* ]]; then
         started+="$1 "
         command python "$@"
     else
-        printf '%s' "$@" >&3
-        echo >&3
-        read -r status <&4
-        return "$status"
+        command python -S -E "$PREFORK" socket "$@"
     fi
 }
-"""
-
-# Reads a command a line, its words ended by 0x1f; runs it in a copy of itself, and answers with its exit status.
-PREFORK = r"""
-import os, pkgutil, runpy, sys
-import transformer
-import matplotlib.pyplot, nltk, scipy.stats, sklearn.metrics, torch, torch._dynamo
-for module in pkgutil.walk_packages(transformer.__path__, "transformer."):
-    __import__(module.name)
-answers = os.dup(1)
-os.dup2(2, 1)
-for line in sys.stdin:
-    if not (child := os.fork()):
-        sys.argv = line.split("")[:-1]
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        sys.stdout.flush()
-        os._exit(status)
-    os.write(answers, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 PAGES_OF_WIKI = 200  # of the embedded encyclopedia: enough for one batch of 256 instances in an epoch
 SMALLER = {  # numbers of the paper in the copy of the kit: file -> what stands there, what is put in its place
@@ -359,7 +333,6 @@ def copy_kit(folder: Path) -> None:
 def test_the_front_page_runs_as_printed(tmp_path):
     """All bash blocks in order, the five lines of Python, then the appendix in the place of what it stands for."""
     copy_kit(tmp_path)
-    (tmp_path / "prefork.py").write_text(PREFORK)
     world = ensure_world(ROOT / ".cache" / "miniworld")
     pages = bz2.decompress((world / "wiki" / "wiki.xml.bz2").read_bytes()).split(b"  <page>")
     (tmp_path / "wiki.xml.bz2").write_bytes(bz2.compress(b"  <page>".join(pages[:PAGES_OF_WIKI]) + b"</mediawiki>\n"))
@@ -371,7 +344,8 @@ def test_the_front_page_runs_as_printed(tmp_path):
     with serve(world) as base:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "WORLD": base,
-            "HF_ENDPOINT": base, "GLUE_BASE": f"{base}/nano/glue/data",
+            "PREFORK": str(ROOT / "tests" / "miniworld" / "prefork.py"), "HF_ENDPOINT": base,
+            "GLUE_BASE": f"{base}/nano/glue/data",
             "SENTEVAL_BASE": f"{base}/nano/senteval/senteval_data", "OMP_NUM_THREADS": "1"}
         run = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
                              stdin=subprocess.DEVNULL)

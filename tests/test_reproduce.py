@@ -333,7 +333,7 @@ def test_published_general_students(reproduce):
 
 
 @pytest.mark.parametrize("jobs,given,wanted", [
-    ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "1", "unset"}), ("2", "5", {"5"})])
+    ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "2", "1", "unset"}), ("2", "5", {"5"})])
 def test_steps_side_by_side_share_out_the_cores(jobs, given, wanted, reproduce, tmp_path, monkeypatch):
     """Of 6 cores: as many to each as there are for the steps that run at once."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

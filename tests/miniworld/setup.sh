@@ -1,5 +1,6 @@
 # Sourced by the scripts beside it: `enter FOLDER` empties FOLDER below the kit, offers the embedded world on a local
-# port, sets all that reproduce.sh needs to run on it, and changes to FOLDER. The server ends with the script.
+# port, sets all that reproduce.sh needs to run on it, and changes to FOLDER. `preload` then lets a process that has
+# everything loaded run the scripts. The servers end with the script.
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 enter() {
@@ -12,7 +13,8 @@ enter() {
     python -m tests.miniworld build "$world"
     python -m tests.miniworld serve "$world" --port 0 --port_file "$run/port" 2>"$run/server.log" &
     server=$!
-    trap 'kill $server 2>/dev/null' EXIT
+    servers=$server
+    trap 'kill $servers 2>/dev/null' EXIT
     until [[ -s $run/port ]]; do
         kill -0 $server || { cat "$run/server.log" >&2; exit 1; }
         sleep 0.1
@@ -33,4 +35,17 @@ enter() {
     export PREDICTION_FLAGS="--max_seq_length 32 --num_train_epochs 3 --learning_rate 2e-4 --eval_step 50"
     export EVAL_FLAGS="--max_seq_length 32"
     cd "$run"
+}
+
+preload() {
+    local prefork=$kit/tests/miniworld/prefork.py python
+    python=$(command -v python)
+    mkdir bin
+    printf '#!/bin/sh\ncase $1 in *.py) exec "%s" -S -E "%s" prefork.socket "$@" ;; esac\nexec "%s" "$@"\n' \
+        "$python" "$prefork" "$python" >bin/python
+    chmod +x bin/python
+    PYTHONPATH=$kit python "$prefork" prefork.socket 2>prefork.log &
+    servers+=" $!"
+    until [[ -S prefork.socket ]]; do kill -0 $! || { cat prefork.log >&2; exit 1; }; sleep 0.1; done
+    PATH=$PWD/bin:$PATH
 }

@@ -96,8 +96,8 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
 
 def run_command(argv: Sequence[str], mark: str = "", threads: int | None = None) -> tuple[float, float, float]:
     """Run a command of Python: its seconds, the GB of memory that its largest process had at its peak, and the seconds
-    until it printed a line that starts with `mark` (0 where it did not). threads: of it; None: as it likes. The memory is
-    no less than the peak of this process, which Linux counts in.
+    until it printed a line that starts with `mark` (0 where it did not). threads: of it; None: as it likes. The memory
+    is no less than the peak of this process, which Linux counts in.
 
     RehearsalFailed with its last words where it fails; whatever it started ends with this process's part in it.
     """

@@ -112,6 +112,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
     from transformer.weights import (
+        TIED_DECODER,
         WEIGHTS_NAME,
         canonical_names,
         head_convention,
@@ -135,7 +136,8 @@ def fix_folder(folder: Path, seed: int) -> str:
     if renamed := state.keys() - raw.keys():
         changes.append(f"{len(renamed)} weights renamed")
     used = {id(tensor) for tensor in state.values()}
-    if dropped := [name for name, tensor in raw.items() if id(tensor) not in used]:
+    if dropped := [name for name, tensor in raw.items() if id(tensor) not in used
+                   or name.endswith(TIED_DECODER) and TIED_DECODER not in state]:  # one tensor may have both names
         changes.append(f"{', '.join(dropped)} dropped")
     if (file := weight_files(folder)[0].name) != WEIGHTS_NAME:
         shards = shard_names(folder / file)

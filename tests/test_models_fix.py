@@ -222,6 +222,17 @@ def test_copies_are_dropped_and_reported(tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_tied_decoder_in_the_file_is_all_there_is_to_change(tmp_path, capsys):
+    """One tensor under two names, as torch.save keeps those that are one in memory."""
+    folder = folder_of(tmp_path / "bert", hf_model("BertForPreTraining"))
+    state = read_weights(folder)
+    torch.save({**state, "cls.predictions.decoder.weight": state["bert.embeddings.word_embeddings.weight"]},
+               folder / "pytorch_model.bin")
+    fix_teacher_layers.main([str(folder)])
+    assert f"{folder}: cls.predictions.decoder.weight dropped (" in capsys.readouterr().out
+    assert "cls.predictions.decoder.weight" not in read_weights(folder)
+
+
 @pytest.mark.parametrize("name", ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"])
 def test_what_only_looks_like_a_copy_is_not_dropped(tmp_path, name):
     state = with_copies(hf_model("BertForPreTraining").state_dict())

@@ -124,7 +124,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.training.models import load_start
     from transformer.training.processes import mixed, seed_everything
     from transformer.training.record import format_metrics, student_label
-    from transformer.training.run import Run
+    from transformer.training.run import Run, Training
     from transformer.training.scoring import evaluate
     from transformer.training.states import files_sha256
 
@@ -158,14 +158,15 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
     model.train()
-    with run:
-        for indices in run:
-            for rows in run.shares(indices):
-                batch = processes.send(train.batch(rows))
+    training = Training(args, processes, plan, [run], lambda lengths: None)  # each share is padded to its longest
+    with training:
+        for shares in training:
+            for rows, batch in shares:
                 labels, = processes.send([torch.from_numpy(train.labels[rows])])
-                with mixed(args.precision, processes.device):
-                    logits = run.trained(*batch, attention_scores=())[0]
-                run.backward([task.head.hard_loss(logits.float(), labels)])
+                for run in training.turns():
+                    with mixed(args.precision, processes.device):
+                        logits = run.trained(*batch, attention_scores=())[0]
+                    run.backward([task.head.hard_loss(logits.float(), labels)])
             run.update()
             if run.is_due:
                 epoch = run.step // plan.steps[0]

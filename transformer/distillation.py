@@ -1,7 +1,8 @@
 """What a student learns from a teacher: which layer from which, and the losses as pure functions."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -64,21 +65,18 @@ def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
     return pairs
 
 
-def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the losses of (attention pairs, hidden pairs) read of student and of teacher.
+def needed(pairs: Iterable[tuple[Pairs, Pairs]], side: int) -> dict[str, Any]:
+    """What the losses of all these (attention pairs, hidden pairs) read of student (side 0) or teacher (side 1).
 
-    Each as keywords of a model's forward: `layers`, how many to run, and `attention_scores`, the layers whose attention
+    As keywords of a model's forward: `layers`, how many to run, and `attention_scores`, the layers whose attention
     scores to return.
     """
-    attention, hidden = pairs
-    keywords = []
-    for side in (0, 1):
-        # a set: of the list of a second model torch.compile finds no element
-        scored = frozenset(pair[side] for pair in attention)
-        # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
-        layers = max([0, *(layer + 1 for layer in scored), *(pair[side] for pair in hidden)])
-        keywords.append({"layers": layers, "attention_scores": scored})
-    return keywords[0], keywords[1]
+    attention, hidden = (list(chain.from_iterable(parts)) for parts in zip(*pairs))
+    # a set: of the list of a second model torch.compile finds no element
+    scored = frozenset(pair[side] for pair in attention)
+    # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
+    return {"layers": max([0, *(layer + 1 for layer in scored), *(pair[side] for pair in hidden)]),
+            "attention_scores": scored}
 
 
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:

@@ -182,8 +182,10 @@ class PredictionStage:
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding."""
-        return None
+        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
+        from transformer.training.batches import few_lengths
+
+        return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
                stages: Iterable[PredictionStage]) -> Tensor:

@@ -338,7 +338,8 @@ def test_threads_sleep_while_they_wait(given, policy, spins):
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     compiled, compile_model = [], torch.compile
 
-    def eager(model):
+    def eager(model, mode=None):
+        assert mode is None
         compiled.append(type(model).__name__)
         return compile_model(model, backend="eager")
 

@@ -78,6 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.continue_train and args.init_from_teacher_layers:
         parser.error("--continue_train starts from the student's weights, --init_from_teacher_layers from the "
                      "teacher's: drop one of them")
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
     if not args.do_eval:
         parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
     return resolve_precision(parser, args)
@@ -97,22 +99,23 @@ def warmup_share(preset: str, total_steps: int) -> float:
 
 
 def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
-                        precision: str) -> tuple[Tensor, Tensor]:
+                        precision: str, query_key: bool = False) -> tuple[Tensor, Tensor]:
     """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
 
-    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of compared().
+    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of compared(); query_key:
+    without attention scores.
     """
     import torch
 
     from transformer.distillation import needed, transformer_losses
     from transformer.training.processes import mixed
 
-    of_student, of_teacher = needed(pairs)
+    of_student, of_teacher = needed([pairs], 0), needed([pairs], 1)
     with torch.no_grad():
-        teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, **of_teacher)
+        teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, query_key=query_key, **of_teacher)
     with mixed(precision, batch[0].device):
-        outputs = student(*batch, **of_student)
-    return transformer_losses(outputs, (teacher_scores, teacher_hidden), pairs)
+        outputs = student(*batch, query_key=query_key, **of_student)
+    return transformer_losses(outputs, (teacher_scores, teacher_hidden), pairs, batch[2])
 
 
 @STOPWATCH.part("evaluate")
@@ -197,6 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
     from transformer.data.features import show_examples
+    from transformer.distillation import uses_gram
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
@@ -247,11 +251,13 @@ def main(argv: list[str] | None = None) -> None:
           f"{accumulation} x {micro_batch}, on {processes.device}", flush=True)
 
     compiled_teacher = run.compiled(teacher)
+    query_key = uses_gram(args.attention_loss, args.preset, args.max_seq_length)
     with run:
         for indices in run:
             for rows in run.shares(indices):
                 batch = processes.send(run.data.batch(rows, args.max_seq_length))
-                run.backward(distillation_losses(run.trained, compiled_teacher, batch, pairs, args.precision))
+                run.backward(distillation_losses(run.trained, compiled_teacher, batch, pairs, args.precision,
+                                                 query_key))
             run.update()
             if run.is_due:
                 values = {**run.means(), "learning_rate": run.learning_rate}

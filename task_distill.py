@@ -97,6 +97,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.refuse(argv, "is for the intermediate stage: drop it, or drop --pred_distill", intermediate)
     else:
         parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
     if args.hard_labels:
         parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
     if args.save_predictions and not args.do_eval:
@@ -134,15 +136,16 @@ class IntermediateStage:
         """
         import torch
 
-        from transformer.distillation import needed, transformer_losses
+        from transformer.distillation import needed, transformer_losses, uses_gram
         from transformer.training.processes import mixed
 
-        of_student, of_teacher = needed(self.pairs)
+        query_key = uses_gram(self.args.attention_loss, self.args.preset, self.args.max_seq_length)
+        of_student, of_teacher = ({**needed([self.pairs], side), "query_key": query_key} for side in (0, 1))
         with torch.no_grad():
             _, *teacher_outputs = teacher(*batch, classify=False, **of_teacher)
         with mixed(self.args.precision, batch[0].device):
             _, *outputs = student(*batch, is_student=True, classify=False, **of_student)
-        return transformer_losses(outputs, teacher_outputs, self.pairs)
+        return transformer_losses(outputs, teacher_outputs, self.pairs, batch[2])
 
 
 class PredictionStage:

@@ -60,6 +60,7 @@ DISTILL = {
     "--output_dir": ({}, {"output_dir": "elsewhere"}, "student in {tiny}/elsewhere"),
     "--layer_mapping": ({}, {"layer_mapping": "top"}, WEIGHTS),
     "--without": ({}, {"without": "attn"}, WEIGHTS),
+    "--attention_loss": ({}, {"attention_loss": "gram"}, WEIGHTS),
     "--eval_step": ({}, {"eval_step": 1}, METRICS),
     "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
 CASES = {

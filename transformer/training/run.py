@@ -114,6 +114,7 @@ class Run:
             self.data = None  # its memory is free for the next epoch
             with self._stop.suspended() if self.plan.opens_epochs else contextlib.nullcontext():
                 self.data = self.plan.epochs[epoch]
+                self.processes.wait()  # gradients do not wait for hours
             for indices in self.plan.batches(epoch, first_batch if epoch == first_epoch else 0):
                 if self.step == self.plan.total_steps:
                     return
@@ -138,7 +139,7 @@ class Run:
     def update(self) -> None:
         """The optimizer step on the gradients of a batch, which are cleared after it; BertAdam clips them.
 
-        Whether the weights are finite afterwards is noted. With fp16 a step whose scaled gradients are not finite is
+        Whether the gradients are finite is noted. With fp16 a step whose scaled gradients are not finite is
         skipped, and their scale is lowered.
         """
         self.learning_rate = self.optimizer.learning_rate()
@@ -146,7 +147,7 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.losses.check(self.step, (weight for group in self.optimizer.param_groups for weight in group["params"]))
+        self.losses.check(self.optimizer.norms)
         self.record.count(self.data.lengths_of(self._indices))
         self.step += 1
         self._progress.update()
@@ -191,13 +192,13 @@ class Run:
                 save_model(self.model, self.output_dir, self.source)
 
     def _require_finite(self) -> None:
-        self.losses.require_finite(self.plan.counts, self.plan.batch_size, self.plan.seed, self._states.last,
-                                   f"{self._name}: " if self._name else "")
+        self.losses.require_finite(self.step, self.model.parameters(), self.plan.counts, self.plan.batch_size,
+                                   self.plan.seed, self._states.last, f"{self._name}: " if self._name else "")
 
     def _end_step(self) -> None:
         """Save a state where it is time for one; end the run after a signal."""
-        stopping = self._stop.agreed(self.processes)
         ends = self.plan.opens_epochs and self.step in self.plan.epoch_ends
+        stopping = self._stop.agreed(self.processes, self.step, at_once=ends)
         if stopping or ends or self._states.is_due(self.step, self.args.save_steps, self._due_every):
             self._require_finite()
             with STOPWATCH.part("state"):

@@ -55,9 +55,12 @@ class Plan:
 
 
 def seed_share(seed: int, step: int, share: int) -> None:
-    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which share of its
-    batch it is alone, so that a run can go on from any step, and with other processes."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, share)).generate_state(1, np.uint64)[0] >> 1))
+    """Seed torch's generators in use for one forward pass: dropout follows from the seed, the step and which share of
+    its batch it is alone, so that a run can go on from any step, and with other processes."""
+    number = int(np.random.SeedSequence((seed, step, share)).generate_state(1, np.uint64)[0] >> 1)
+    torch.default_generator.manual_seed(number)  # torch.manual_seed() goes through all kinds of devices
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:

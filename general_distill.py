@@ -200,13 +200,14 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.processes import join_processes, seed_everything, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
     from transformer.training.record import open_output, student_label
     from transformer.training.run import Run, parameter_counts
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    set_deterministic(args.deterministic, processes)
     seed_everything(args.seed)
     accumulation = args.gradient_accumulation_steps
     micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)

@@ -272,6 +272,7 @@ def test_device_flags(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     assert join_processes(True) == Processes(0, 1, cpu)
     assert join_processes().device == torch.device("cuda", 0)
     assert join_processes(local_rank=1).device == torch.device("cuda", 1)

@@ -178,14 +178,17 @@ def _unused_gpu() -> str:
 
 def _require_kernels(device: torch.device) -> None:
     """InputError where torch was built for other GPUs than this one."""
-    own = torch.cuda.get_device_capability(device)
-    built = [(match[1], divmod(int(match[2]), 10)) for name in torch.cuda.get_arch_list()
+    names = torch.cuda.get_arch_list()
+    built = [(match[1], divmod(int(match[2]), 10)) for name in names
              if (match := re.fullmatch("(sm|compute)_([0-9]+)[a-z]?", name))]
+    if not built:  # AMD
+        return
+    own = torch.cuda.get_device_capability(device)
     # code for 8.0 runs on 8.6, not on 9.0; what can be compiled for 8.0, on all later ones
-    if built and not any(have <= own and (kind == "compute" or have[0] == own[0]) for kind, have in built):
+    if not any(have <= own and (kind == "compute" or have[0] == own[0]) for kind, have in built):
         raise InputError(f"{torch.cuda.get_device_name(device)} has compute capability {own[0]}.{own[1]}, and torch "
-                         f"{torch.__version__} is built for {', '.join(torch.cuda.get_arch_list())}: install a torch "
-                         "for an older or newer CUDA that has it, or give --no_cuda")
+                         f"{torch.__version__} is built for {', '.join(names)}: install a torch for an older or newer "
+                         "CUDA that has it, or give --no_cuda")
 
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -166,9 +166,9 @@ def test_operations_are_those_that_torch_counts(sizes, fit):
     model = TinyBertForPreTraining(config, fit_size=fit).eval() if fit else BertModel(config, add_pooler=False)
     batch = torch.zeros(3, 24, dtype=torch.int64), torch.zeros(3, 24, dtype=torch.int64), torch.ones(
         3, 24, dtype=torch.int64)
-    all_scores = {"attention_scores": range(config.num_hidden_layers)}  # separate products, all of which are counted
-    with torch.no_grad():
-        total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
+    # with gradient: separate products, all of which are counted
+    all_scores = {"attention_scores": range(config.num_hidden_layers)}
+    total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
     assert 3 * costs.forward_flops(config, 24, fit or 0) == total
 
 

@@ -31,7 +31,7 @@ from transformer.files import find_folder, find_model
 from transformer.stopwatch import STOPWATCH
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
@@ -88,6 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                      "teacher's: drop one of them")
     if not args.do_eval:
         parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
     check_students(parser, args)
     return resolve_precision(parser, args)
 
@@ -105,8 +107,10 @@ def warmup_share(preset: str, total_steps: int) -> float:
     return min(10_000 / total_steps, 0.1) if preset == "paper" else 0.1
 
 
-def taught(teacher: nn.Module, batch: tuple[Tensor, ...], pairs: Iterable[tuple[Pairs, Pairs]]) -> Outputs:
-    """Attention scores and hidden states of the teacher, as far as the losses of these pairs of compared() read them.
+def taught(teacher: nn.Module, batch: tuple[Tensor, ...], pairs: Sequence[tuple[Pairs, Pairs]],
+           args: argparse.Namespace) -> Outputs:
+    """Attention scores, or what they are made of, and hidden states of the teacher, as far as the losses of these pairs
+    of compared() read them.
 
     batch: input_ids, token_type_ids, attention_mask, int64 [batch, length].
     """
@@ -115,19 +119,18 @@ def taught(teacher: nn.Module, batch: tuple[Tensor, ...], pairs: Iterable[tuple[
     from transformer.distillation import needed
 
     with torch.no_grad():
-        hidden, scores, _ = teacher(*batch, pool=False, **needed(pairs, 1))
+        hidden, scores, _ = teacher(*batch, pool=False, query_key=args.attention_loss == "gram", **needed(pairs, 1))
     return scores, hidden
 
 
-def distillation_losses(student: nn.Module, teacher_outputs: Outputs, batch: tuple[Tensor, ...],
-                        pairs: tuple[Pairs, Pairs], precision: str) -> tuple[Tensor, Tensor]:
-    """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9); batch as in taught()."""
-    from transformer.distillation import needed, transformer_losses
+def learned(student: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
+            args: argparse.Namespace) -> Outputs:
+    """The same of the student, projected to the teacher's width."""
+    from transformer.distillation import needed
     from transformer.training.processes import mixed
 
-    with mixed(precision, batch[0].device):
-        outputs = student(*batch, **needed([pairs], 0))
-    return transformer_losses(outputs, teacher_outputs, pairs)
+    with mixed(args.precision, batch[0].device):
+        return student(*batch, query_key=args.attention_loss == "gram", **needed([pairs], 0))
 
 
 def check_epochs(epochs: Epochs, first: int, tokenizer: BertTokenizer) -> None:
@@ -146,6 +149,7 @@ def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequenc
     import numpy as np
     import torch
 
+    from transformer.distillation import transformer_losses
     from transformer.training.losses import Losses
 
     modes = student.training, teacher.training
@@ -157,10 +161,21 @@ def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequenc
         for start in starts[processes.rank::processes.world]:
             rows = np.arange(start, min(start + args.eval_batch_size, len(data)))
             batch = processes.send(data.batch(rows, args.max_seq_length))
-            losses.add(0, distillation_losses(student, taught(teacher, batch, [pairs]), batch, pairs, args.precision))
+            from_teacher = taught(teacher, batch, [pairs], args)
+            losses.add(0, transformer_losses(learned(student, batch, pairs, args), from_teacher, pairs, batch[2]))
     student.train(modes[0])
     teacher.train(modes[1])
     return losses.means()
+
+
+def load_teacher(folder: Path, args: argparse.Namespace, processes: Processes) -> BertModel:
+    """The teacher on the device, its weights constants."""
+    from transformer.checkpoint import load_encoder
+    from transformer.training.processes import freeze
+
+    teacher = load_encoder(folder).to(processes.device)
+    freeze(teacher, args.precision)
+    return teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
 
 
 def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,
@@ -171,7 +186,7 @@ def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder:
 
     from transformer.checkpoint import require_same_vocabulary
     from transformer.config import check_sizes
-    from transformer.distillation import compared, copy_layers, layer_map
+    from transformer.distillation import compared, copy_layers, layer_map, transformer_losses
     from transformer.modeling import TinyBertForPreTraining
     from transformer.optimization import freeze_unused
     from transformer.training.processes import seed_everything
@@ -191,8 +206,8 @@ def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder:
         copy_layers(student.bert, teacher, layer_map(*layers, args.layer_mapping)[0])
     ids = torch.zeros(1, args.max_seq_length, dtype=torch.int64)  # any text tells which weights the losses reach
     batch = processes.send((ids, ids, ids + 1))
-    freeze_unused(student, sum(distillation_losses(student, taught(teacher, batch, [pairs]), batch, pairs,
-                                                   args.precision)))
+    freeze_unused(student, sum(transformer_losses(learned(student, batch, pairs, args),
+                                                  taught(teacher, batch, [pairs], args), pairs, batch[2])))
     return student, pairs
 
 
@@ -215,17 +230,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     resolve_preset(args)
 
-    from transformer.checkpoint import load_encoder, load_tokenizer
+    from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
+    from transformer.distillation import losses_on, uses_gram, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.processes import freeze, join_processes, seed_everything, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_precision
     from transformer.training.record import open_outputs, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     seed_everything(args.seed)
     accumulation = args.gradient_accumulation_steps
     micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
@@ -237,9 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
     if args.warmup_proportion is None:
         args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
-    teacher = load_encoder(teacher_folder).to(processes.device)
-    freeze(teacher, args.precision)
-    teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
+    teacher = load_teacher(teacher_folder, args, processes)
     students = {own.output_dir: load_general_student(own, find_model(own.student_model), teacher_folder, teacher,
                                                      processes) for own in each_student(args)}
     unfinished = open_outputs(each_student(args), processes, teacher_folder)
@@ -265,13 +280,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{plan.total_steps} steps of {args.train_batch_size} sequences = {processes.world} processes x "
           f"{accumulation} x {micro_batch}, on {processes.device}", flush=True)
 
-    compiled_teacher = compiled(teacher, args)
+    compiled_teacher, losses = compiled(teacher, args), losses_on(processes.device, args.compile)
     with training:
         for shares in training:
             for _, batch in shares:
-                teacher_outputs = taught(compiled_teacher, batch, [pairs[run] for run in training.active])
+                from_teacher = taught(compiled_teacher, batch, [pairs[run] for run in training.active], args)
                 for run in training.turns():
-                    run.backward(distillation_losses(run.trained, teacher_outputs, batch, pairs[run], args.precision))
+                    own = learned(run.trained, batch, pairs[run], args)
+                    run.backward(losses(own, from_teacher, pairs[run], batch[2]))
             for run in training.turns():
                 run.update()
                 if run.is_due:
@@ -279,6 +295,7 @@ def main(argv: list[str] | None = None) -> None:
                     if args.do_eval:
                         values |= losses_without_dropout(run.model, teacher, training.data, args, pairs[run], processes)
                     run.log(values, "log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
+                    warn_of_low_scores(from_teacher[0], batch[2], "teacher")
                     keep_checkpoint(run, args.keep_checkpoints)
                     run.keep(values)  # what --continue_train takes
     for run in pairs:

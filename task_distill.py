@@ -37,7 +37,7 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    from collections.abc import Iterable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -106,6 +106,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
     if args.hard_labels:
         parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
     check_students(parser, args)
     if len(args.student_model) > 1 and (args.pred_distill or args.do_eval or args.do_predict):
         parser.error("several students learn side by side in the intermediate stage only: name one --student_model")
@@ -126,9 +128,11 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
 
 @dataclass(frozen=True)
 class IntermediateStage:
-    """The student learns attention and hidden states of its teacher. pairs: those of compared()."""
+    """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: as
+    losses_on() gives it."""
     args: argparse.Namespace
     pairs: tuple[Pairs, Pairs]
+    transformer_losses: Callable[..., tuple[Tensor, Tensor]]
     loss_names = ("att_loss", "rep_loss")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
@@ -137,7 +141,7 @@ class IntermediateStage:
         return int(lengths.max()) if self.args.dynamic_padding else self.args.max_seq_length
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
-               stages: Iterable[IntermediateStage]) -> Outputs:
+               stages: Sequence[IntermediateStage]) -> Outputs:
         """Attention scores and hidden states of the teacher, as far as the losses of these stages read them.
 
         batch: input_ids, token_type_ids, attention_mask, int64 [batch, length], of the examples `rows`.
@@ -147,17 +151,19 @@ class IntermediateStage:
         from transformer.distillation import needed
 
         with torch.no_grad():
-            _, *outputs = teacher(*batch, classify=False, **needed([stage.pairs for stage in stages], 1))
+            _, *outputs = teacher(*batch, classify=False, query_key=self.args.attention_loss == "gram",
+                                  **needed([stage.pairs for stage in stages], 1))
         return outputs
 
     def losses(self, student: nn.Module, batch: tuple[Tensor, ...], teacher_outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9)."""
-        from transformer.distillation import needed, transformer_losses
+        from transformer.distillation import needed
         from transformer.training.processes import mixed
 
         with mixed(self.args.precision, batch[0].device):
-            _, *outputs = student(*batch, is_student=True, classify=False, **needed([self.pairs], 0))
-        return transformer_losses(outputs, teacher_outputs, self.pairs)
+            _, *outputs = student(*batch, is_student=True, classify=False, query_key=self.args.attention_loss == "gram",
+                                  **needed([self.pairs], 0))
+        return self.transformer_losses(outputs, teacher_outputs, self.pairs, batch[2])
 
 
 class PredictionStage:
@@ -182,11 +188,13 @@ class PredictionStage:
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding."""
-        return None
+        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
+        from transformer.training.batches import few_lengths
+
+        return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
-               stages: Iterable[PredictionStage]) -> Tensor:
+               stages: Sequence[PredictionStage]) -> Tensor:
         """What to learn of the examples `rows`: labels, or logits whose columns are the teacher's; batch as in
         IntermediateStage. No stage shares its teacher with another one."""
         import torch
@@ -212,7 +220,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
-    from transformer.distillation import compared
+    from transformer.distillation import compared, losses_on, uses_gram, warn_of_low_scores
     from transformer.optimization import freeze_unused
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
@@ -238,6 +246,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
         students[own.output_dir] = student.to(processes.device).train()
         if not args.pred_distill:
             pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
+    if not args.pred_distill:
+        args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
     unfinished = open_outputs(each_student(args), processes, teacher_folder)
@@ -258,13 +268,14 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
     facts = {"train": train.key, "dev": [sequences.key for sequences in dev.values()],
              "teacher_files": files_sha256(teacher_folder)}
+    losses = losses_on(processes.device, args.compile)
     stages: dict[Run, IntermediateStage | PredictionStage] = {}
     for own in unfinished:
         student = students[own.output_dir]
         if args.pred_distill:
             stage = PredictionStage(own, task, teacher, teacher_order, train, processes)
         else:
-            stage = IntermediateStage(own, pairs[own.output_dir])
+            stage = IntermediateStage(own, pairs[own.output_dir], losses)
         rows = np.arange(1)  # any example tells which weights the losses reach
         batch = processes.send(train.batch(rows))
         freeze_unused(student, sum(stage.losses(student, batch, stage.taught(teacher, batch, rows, [stage]))))
@@ -295,6 +306,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                     if args.pred_distill:
                         values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes)[0]
                         score = values[task.metric]
+                    else:
+                        warn_of_low_scores(taught[0], batch[2], "teacher")
                     run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
                     run.keep(values, score)
     for run in stages:

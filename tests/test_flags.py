@@ -60,6 +60,7 @@ DISTILL = {
     "--output_dir": ({}, {"output_dir": "elsewhere"}, "student in {tiny}/elsewhere"),
     "--layer_mapping": ({}, {"layer_mapping": "top"}, WEIGHTS),
     "--without": ({}, {"without": "attn"}, WEIGHTS),
+    "--attention_loss": ({}, {"attention_loss": "gram"}, WEIGHTS),
     "--eval_step": ({}, {"eval_step": 1}, METRICS),
     "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
 CASES = {
@@ -338,7 +339,8 @@ def test_threads_sleep_while_they_wait(given, policy, spins):
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     compiled, compile_model = [], torch.compile
 
-    def eager(model):
+    def eager(model, mode=None):
+        assert mode is None
         compiled.append(type(model).__name__)
         return compile_model(model, backend="eager")
 

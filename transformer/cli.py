@@ -142,6 +142,9 @@ def add_loss_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
                        action=_Without,
                        help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+    group.add_argument("--attention_loss", choices=("auto", "scores", "gram"), default="auto",
+                       help="from the scores, as published, or the same from Gram matrices of queries and keys, in "
+                            "less memory; auto: gram from 256 wordpieces on, never with --preset code")
 
 
 def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:

@@ -90,6 +90,12 @@ def own_shares(indices: np.ndarray, accumulation: int, processes: Processes) -> 
     return every[processes.rank::processes.world]
 
 
+def few_lengths(lengths: np.ndarray, longest: int) -> int:
+    """The longest of `lengths`, rounded up to a multiple of 32 but no more than `longest`: what a batch is padded to
+    where its padding does not count and a model is compiled for each length that it meets."""
+    return min(-(-int(lengths.max()) // 32) * 32, longest)
+
+
 def steps_per_epoch(count: int, train_batch_size: int, what: object) -> int:
     """Optimizer steps in one pass over `count` examples; InputError where they do not fill one batch."""
     if count < train_batch_size:

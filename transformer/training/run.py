@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from transformer.checkpoint import save_model
@@ -55,7 +56,7 @@ class Run:
         self.processes = processes
         self.plan = plan
         self.model = model
-        self.trained = compiled(processes.wrap(model), args)
+        self.trained = compiled(processes.wrap(model), args, processes.device)
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=args.precision == "fp16")
         self.losses = Losses(loss_names, processes)
@@ -310,9 +311,16 @@ class Training:
             self._stop.end(self.step, self.processes)
 
 
-def compiled(model: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """A model as it is called in training: compiled with --compile."""
-    return torch.compile(model) if args.compile else model
+def compiled(model: nn.Module, args: argparse.Namespace, device: torch.device | None = None) -> nn.Module:
+    """A model as it is called in training: compiled with --compile.
+
+    device: that of a model that is trained. On a GPU its step is captured, too, and replayed with one launch for
+    hundreds of kernels, unless its gradients are summed up over several passes, or over processes in their midst."""
+    if not args.compile:
+        return model
+    captured = device is not None and device.type == "cuda" and args.gradient_accumulation_steps == 1 and \
+        not isinstance(model, DistributedDataParallel)
+    return torch.compile(model, mode="reduce-overhead" if captured else None)
 
 
 def student_run(args: argparse.Namespace, processes: Processes, plan: Plan, student: BertPreTrainedModel,

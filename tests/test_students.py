@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STUDENT, TEACHER, contents, edit_config, general, lines, names, run, train, write_lines
+from conftest import STUDENT, TEACHER, contents, general, lines, names, run, train, write_lines
 
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.modeling import BertModel, TinyBertForPreTraining
-from transformer.training.batches import seed_share
+from transformer.training.run import Training
 from transformer.weights import read_weights
 
-# Width and layers of each; the teacher of all has 4 layers of width 16, and no student has a width that another has.
-SIZES = {"two": (8, 2), "four": (12, 4), "one": (20, 1), "wide": (16, 2)}
+# Width and layers of each; the teacher of all has 4 layers of width 16.
+SIZES = {"two": (8, 2), "four": (12, 4), "one": (20, 1), "wide": (16, 2), "layers": (8, 3)}
+ODD = {"heads": {"num_attention_heads": 4}, "sizes": {"max_position_embeddings": 20}}  # beside those of "two"
 SPEEDS = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
 STEPS = {"general_distill": 4, "task_distill": 3}  # optimizer steps of conftest's arguments
 
@@ -26,9 +27,10 @@ STEPS = {"general_distill": 4, "task_distill": 3}  # optimizer steps of conftest
 def world(world):
     """With the student folders of SIZES."""
     torch.manual_seed(1)
-    for name, (width, layers) in SIZES.items():
-        config = BertConfig(**{**STUDENT, "hidden_size": width, "num_hidden_layers": layers,
-                               "intermediate_size": 2 * width})
+    sizes = {name: {"hidden_size": width, "num_hidden_layers": layers} for name, (width, layers) in SIZES.items()}
+    sizes["wide"]["intermediate_size"] = TEACHER["intermediate_size"]
+    for name, odd in {**sizes, **ODD}.items():
+        config = BertConfig(**{**STUDENT, **odd})
         save_model(TinyBertForPreTraining(config, fit_size=TEACHER["hidden_size"]), world / name, world / "vocab.txt")
     return world
 
@@ -64,7 +66,8 @@ def results(folder: Path) -> dict[str, object]:
     record = json.loads(files.pop("run.json"))
     files["run.json"] = {fact: record[fact] for fact in record.keys() - {
         "command", "settings", "started", "seconds", "seconds_of", "times_of", "trained_with"}}
-    files["metrics.jsonl"] = [{key: line[key] for key in line.keys() - SPEEDS} for line in lines(folder / "metrics.jsonl")]
+    metrics = lines(folder / "metrics.jsonl")
+    files["metrics.jsonl"] = [{key: line[key] for key in line.keys() - SPEEDS} for line in metrics]
     return files
 
 
@@ -108,20 +111,13 @@ def test_each_is_what_it_is_alone(name, students, changes, world, tmp_path, scri
 
 
 def test_dropout_is_seeded_for_each_student(world, tmp_path, script, monkeypatch):
-    """A student that goes on with the random numbers where the one before it ended comes to other weights: the test
-    above can fail."""
-    count = []
-
-    def once(*numbers, of_teacher=False):  # for the first student of each share, whose turns() seed twice
-        if of_teacher or not count or count[-1] != numbers:
-            seed_share(*numbers, of_teacher=of_teacher)
-            count.append(() if of_teacher else numbers)
-
+    """Of two that are the same the second comes to other weights where it takes the random numbers that the first has
+    left: the test above can fail."""
     run(script, G, arguments(world, G, ("two", "two"), [tmp_path / "a", tmp_path / "b"]))
-    monkeypatch.setattr("transformer.training.run.seed_share", once)
+    monkeypatch.setattr(Training, "turns", lambda self: iter(self.active))
     run(script, G, arguments(world, G, ("two", "two"), [tmp_path / "c", tmp_path / "d"]))
     a, b, c, d = ((tmp_path / folder / "pytorch_model.bin").read_bytes() for folder in "abcd")
-    assert a == b == c != d
+    assert a == b and c != d
 
 
 @pytest.mark.parametrize("name", [G, T])
@@ -185,30 +181,26 @@ def test_an_output_folder_that_is_taken(what, name, tiny, refused):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("what,words", [
     ("vocabulary", ("vocab",)), ("layers", ("4 layers", "3, as the uniform layer mapping")), ("heads", ("heads",)),
-    ("sizes", ("max_position_embeddings",)), ("nowhere", ("does not exist",))])
+    ("sizes", ("20", "--max_seq_length")), ("nowhere", ("does not exist",))])
 def test_a_second_student_that_does_not_fit(what, words, name, tiny, refused):
     if what == "vocabulary":
-        path = tiny / "four" / "vocab.txt"
+        path = shutil.copytree(tiny / "four", tiny / what) / "vocab.txt"
         path.write_text(path.read_text().replace("\ndog\n", "\nwolf\n"))
-    elif what == "nowhere":
-        shutil.rmtree(tiny / "four")
-    else:
-        edit_config(tiny / "four", **{"layers": {"num_hidden_layers": 3}, "heads": {"num_attention_heads": 4},
-                                      "sizes": {"max_position_embeddings": 20}}[what])
     before = contents(tiny)
-    refused(name, *arguments(tiny, name, ("two", "four"), [tiny / "a", tiny / "b"],
-                             **({"continue_train": True} if name == G and what == "vocabulary" else {})), words=words)
+    refused(name, *arguments(tiny, name, ("two", what), [tiny / "a", tiny / "b"], continue_train=name == G),
+            words=words)
     assert contents(tiny) == before
     assert not (tiny / "a").exists() and not (tiny / "b").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_not_finite_weights_of_one_are_told_by_its_folder(name, tiny, refused):
+def test_not_finite_weights_of_one_are_told_by_its_folder(name, tiny, script):
     """The second starts from a weight that is none."""
     weights = read_weights(tiny / "four")
     weights["fit_dense.weight"][0, 0] = float("nan")
     torch.save(weights, tiny / "four" / "pytorch_model.bin")
-    refused(name, *arguments(tiny, name, ("two", "four"), [tiny / "a", tiny / "b"],
-                             **({"continue_train": True} if name == G else {})),
-            words=(f"{tiny}/b", "not finite at step 1"))
+    status, _, err = script(name, *arguments(tiny, name, ("two", "four"), [tiny / "a", tiny / "b"],
+                                             continue_train=name == G))
+    assert status == 2 and "Traceback" not in err
+    assert f"{name}.py: error: b: loss or weights are not finite at step 1, " in err, err
     assert "pytorch_model.bin" not in names(tiny / "b")

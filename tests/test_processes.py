@@ -47,7 +47,8 @@ LOGGED = {"loss", "att_loss", "rep_loss", "cls_loss", "eval_att_loss", "eval_rep
 
 def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
     """20 steps and more of everything that trains: {name: (script, arguments)}; each batch is split into `split`
-    passes in all. With one pass there is no dropout: it is drawn for each pass."""
+    passes in all. With one pass there is no dropout: it is drawn for each pass. `generals` and `intermediates` are two
+    students, of which the second has its weights from --seed."""
     flags = {"learning_rate": 1e-4}
     cases = {
         "general": ("general_distill", general, {"num_train_epochs": 10, "eval_step": 7, "do_eval": True}),

@@ -123,7 +123,7 @@ def check_students(parser: Parser, args: argparse.Namespace) -> None:
     if len(students) != len(folders):
         parser.error(f"--student_model names {len(students)} and --output_dir {len(folders)} folders: each student "
                      "needs one to be written to")
-    if len({Path(folder).absolute() for folder in folders}) < len(folders):
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
         parser.error("--output_dir names a folder twice: each student needs one of its own")
 
 

@@ -333,7 +333,7 @@ def student_run(args: argparse.Namespace, processes: Processes, plan: Plan, stud
                          warmup=args.warmup_proportion, t_total=plan.total_steps, schedule=schedule)
     facts = {**facts, "student_files": files_sha256(find_model(args.student_model), weights=not random)}
     return Run(args, processes, plan, student, optimizer, loss_names, Path(args.output_dir), teacher_folder,
-               due_every=args.eval_step, facts=facts)
+               due_every=args.eval_step, facts=facts, name=Path(args.output_dir).name)
 
 
 def parameter_counts(student: nn.Module) -> dict[str, int]:

@@ -53,7 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train = parser.add_argument_group("training")
     train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
     train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
-    train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
+    train.add_argument("--eval_batch_size", type=positive, default=32,
+                       help="longest sequences per batch of evaluation; of shorter ones as many wordpieces "
+                            "(on the CPU 512 at most)")
     add_warmup_flag(train)
     add_training_flags(train)
     add_device_flags(parser)

@@ -56,7 +56,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true",
                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
-    data.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch without training")
+    data.add_argument("--eval_batch_size", type=positive, default=32,
+                      help="longest sequences per batch without training; of shorter ones as many wordpieces "
+                           "(on the CPU 512 at most)")
     train = parser.add_argument_group("training")
     train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     train.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")

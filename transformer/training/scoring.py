@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import load_tokenizer, model_sha256
@@ -40,6 +40,7 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
 from transformer.tokenization import BertTokenizer
+from transformer.training.batches import batches_by_length
 from transformer.training.models import load_classifier
 from transformer.training.processes import Processes
 from transformer.training.record import (
@@ -52,6 +53,8 @@ from transformer.training.record import (
     is_finished,
 )
 
+_WORDPIECES_ON_CPU = 512  # of a batch at most: what leaves its cache takes up to a fifth longer
+
 
 @torch.no_grad()
 def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int, processes: Processes,
@@ -60,8 +63,9 @@ def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int,
     afterwards.
 
     rows: numbers of the examples wanted (None: all), in whose order the logits come. Batches hold examples of similar
-    length, padded to their longest: padding does not change a logit. Processes share the batches, and each gets all
-    logits.
+    length, padded to their longest: padding does not change a logit. batch_size: of the longest examples; a batch of
+    shorter ones holds more of them, as many wordpieces. Processes share the batches, and each gets all logits. The host
+    waits for the device once, at the end.
     """
     was_training = model.training
     model.eval()
@@ -69,15 +73,26 @@ def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int,
     lengths = sequences.lengths_of(rows)
     offsets = _offsets(head, lengths)
     flat = np.zeros(offsets[-1], np.float32)
-    order = np.argsort(lengths, kind="stable")
-    starts = range(0, len(order), batch_size)
-    for start in starts[processes.rank::processes.world]:
-        places = order[start:start + batch_size]
-        logits = model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float().cpu().numpy()
-        flat[_positions(offsets, places)] = head.pack(logits, lengths[places])
+    wordpieces = batch_size * int(lengths.max(initial=0))
+    if processes.device.type == "cpu":
+        wordpieces = min(wordpieces, _WORDPIECES_ON_CPU)
+    order, bounds = batches_by_length(lengths, wordpieces, len(rows))
+    own = [order[start:stop] for start, stop in bounds[processes.rank::processes.world]]
+    logits = [model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float() for places in own]
     model.train(was_training)
+    for places, of_batch in zip(own, _on_host(logits), strict=True):
+        flat[_positions(offsets, places)] = head.pack(of_batch, lengths[places])
     # exact: all processes but one have 0 for a row
     return head.unpack(processes.total(torch.from_numpy(flat)).numpy(), lengths)
+
+
+def _on_host(tensors: list[Tensor]) -> list[np.ndarray]:
+    """Tensors of one dtype as arrays: one copy of all, for which the host waits once."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(np.split(flat, ends[:-1]), tensors, strict=True)]
 
 
 def _offsets(head: Head, lengths: np.ndarray) -> np.ndarray:

@@ -267,7 +267,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                 values = {**run.means(), "learning_rate": run.learning_rate}
                 score = None  # the intermediate stage has none to choose by: its last state is its result
                 if args.pred_distill:
-                    values |= evaluate(student, task, dev, own_order, args.eval_batch_size, processes)[0]
+                    values |= evaluate(student, task, dev, own_order, args.eval_batch_size, processes,
+                                       to_beat=run.to_beat)[0]
                     score = values[task.metric]
                 run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
                 run.keep(values, score)

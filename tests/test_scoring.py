@@ -1,15 +1,20 @@
-"""What a model says of examples, and when it is asked: batches, waits."""
+"""What a model says of examples, and when it is asked: batches, waits, dev sets."""
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import PIECES, TEACHER
+from conftest import PIECES, TEACHER, finetune, lines, run, train, write_lines
 
 from transformer.config import BertConfig
 from transformer.data.features import Sequences
+from transformer.files import read_json
 from transformer.modeling import TinyBertForSequenceClassification
+from transformer.reporting.curves import draw_curves
 from transformer.tasks.glue import TASKS
+from transformer.tasks.head import Classes
+from transformer.training import scoring
 from transformer.training.processes import Processes
 from transformer.training.scoring import predict
 
@@ -84,3 +89,55 @@ def test_the_host_waits_once_however_many_batches_there_are(device, model, seque
         found.append(waits.copy())
         waits.clear()
     assert found[0] == found[1] and found[0].count("cpu") == 1 and len(found[0]) == 3
+
+
+SCORES = [0.9, 0.5, 0.4, 0.6, 0.6, 0.3]  # of the matched set, the first before training
+
+
+@pytest.mark.parametrize("name", ["task_distill", "finetune_teacher"])
+def test_the_second_dev_set_is_scored_with_the_best_and_at_the_end(name, tiny, script, monkeypatch):
+    monkeypatch.setattr("transformer.reporting.curves.draw_curves", draw_curves)
+    matched, names, scored = iter(SCORES), {}, []
+    evaluate = scoring.evaluate
+
+    def noted(model, task, sets, *arguments, **keywords):
+        names.update({id(sequences): name for name, sequences in sets.items()})
+        return evaluate(model, task, sets, *arguments, **keywords)
+
+    def score(self, logits, examples):
+        scored.append(names[id(examples)])
+        return {"acc": next(matched) if scored[-1] == "dev_matched" else len(scored) / 100}
+
+    monkeypatch.setattr(scoring, "evaluate", noted)
+    monkeypatch.setattr(Classes, "score", score)
+    arguments = (train(tiny, "MNLI", "mnli", pred_distill=True, eval_step=1, num_train_epochs=5 / 3)
+                 if name == "task_distill" else finetune(tiny, tasks="MNLI", model=tiny / "bert", num_train_epochs=5,
+                                                         output_dir=tiny / "out"))
+    run(script, name, arguments)
+    both = ["dev_matched", "dev_mismatched"]
+    assert scored == [*both, *both, "dev_matched", *both, "dev_matched", *both]
+    logged = lines(tiny / "out" / "metrics.jsonl")
+    assert [line["acc"] for line in logged] == SCORES[1:] and next(matched, None) is None
+    assert [line.get("acc_mismatched") for line in logged] == [0.04, None, 0.07, None, 0.1]
+    record = read_json(tiny / "out" / "run.json")
+    kept = record["kept"] if name == "task_distill" else record
+    assert (kept["acc"], kept["acc_mismatched"]) == (0.6, 0.07)
+    assert (tiny / "out" / "curves.png").is_file()
+
+
+def test_a_curve_of_values_that_few_logs_have(tmp_path, monkeypatch):
+    """Only the logs that have one are points of it, and it is drawn though the first log has none."""
+    drawn = {}
+    plot = __import__("matplotlib.axes").axes.Axes.plot
+
+    def noted(self, steps, values, **keywords):
+        drawn[keywords["label"]] = (list(steps), list(values), keywords["marker"])
+        return plot(self, steps, values, **keywords)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", noted)
+    write_lines(tmp_path / "metrics.jsonl", [
+        json.dumps({"step": step, "loss": 1.0, "acc": 0.5, **({"acc_mismatched": 0.25} if step % 20 == 0 else {})})
+        for step in range(1, 61)])
+    draw_curves(tmp_path)
+    assert drawn["acc_mismatched"] == ([20, 40, 60], [0.25] * 3, ".")
+    assert drawn["acc"] == (list(range(1, 61)), [0.5] * 60, None) and set(drawn) == {"loss", "acc", "acc_mismatched"}

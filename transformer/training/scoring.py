@@ -166,17 +166,20 @@ def require_finite_logits(task: Task, logits: np.ndarray) -> None:
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
-             processes: Processes, part: str = "evaluate") -> tuple[dict[str, float], dict[str, np.ndarray]]:
+             processes: Processes, part: str = "evaluate",
+             to_beat: float | None = None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
     order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
-    name, so that the first stays what it is. part: of the time that the record tells. Raises InputError as
-    require_finite_logits() does.
+    name, so that the first stays what it is. part: of the time that the record tells. to_beat: a score; where the first
+    set's is not above it, the others are left out. Raises InputError as require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
+        if values and to_beat is not None and not values[task.metric] > to_beat:
+            break
         with STOPWATCH.part(part):
             logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         require_finite_logits(task, logits[name])

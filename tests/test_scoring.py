@@ -1,6 +1,9 @@
-"""What a model says of examples, and when it is asked: batches, waits, dev sets."""
+"""What a model says of examples, and when it is asked: batches, waits, dev sets, how often a stage is scored."""
+import itertools
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,12 +14,13 @@ from transformer.config import BertConfig
 from transformer.data.features import Sequences
 from transformer.files import read_json
 from transformer.modeling import TinyBertForSequenceClassification
+from transformer.optimization import BertAdam
 from transformer.reporting.curves import draw_curves
 from transformer.tasks.glue import TASKS
 from transformer.tasks.head import Classes
 from transformer.training import scoring
 from transformer.training.processes import Processes
-from transformer.training.scoring import predict
+from transformer.training.scoring import padded_wordpieces, predict, scoring_interval
 
 MNLI = TASKS["mnli"]
 
@@ -141,3 +145,71 @@ def test_a_curve_of_values_that_few_logs_have(tmp_path, monkeypatch):
     draw_curves(tmp_path)
     assert drawn["acc_mismatched"] == ([20, 40, 60], [0.25] * 3, ".")
     assert drawn["acc"] == (list(range(1, 61)), [0.5] * 60, None) and set(drawn) == {"loss", "acc", "acc_mismatched"}
+
+
+@pytest.mark.parametrize("steps,batch,dev,interval", [
+    (1000, 300, 1000, 50),         # each scoring costs as much as ten steps may spend on it
+    (1000, 300, 5000, 50),         # as fifty
+    (1000, 300, 5001, 100),
+    (149, 300, 5000, 100),         # after 50 and 100 steps and at the end would be three, and 149 steps pay for two
+    (736_000, 2400, 786_000, 1000),  # about MNLI, augmented
+    (30, 300, 5000, 50), (120, 300, 50_000, 150)])  # less than one: at the end
+def test_how_often_a_stage_is_scored_by_hand(steps, batch, dev, interval):
+    assert scoring_interval(steps, batch, dev) == interval
+
+
+def test_how_often_a_stage_is_scored_is_the_most_often_that_is_a_tenth():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        steps, batch, dev = (int(10 ** rng.uniform(*bounds)) for bounds in ((0, 5), (1, 4), (1, 6)))
+        for interval in itertools.count(50, 50):
+            scorings = math.ceil(steps / interval)
+            if 10 * scorings * dev <= 3 * steps * batch + scorings * dev or scorings == 1:
+                break
+        assert scoring_interval(steps, batch, dev) == interval, (steps, batch, dev)
+
+
+def test_wordpieces_of_a_batch_by_hand():
+    assert padded_wordpieces(np.array([2, 4]), 2) == 7  # the longer of two is 2 in one of four cases, else 4
+    assert padded_wordpieces(np.array([2, 4, 6]), 1) == 4
+    assert padded_wordpieces(np.full(9, 5), 8) == 40
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 60, 500)
+    drawn = 8 * np.mean([rng.choice(lengths, 8, replace=False).max() for _ in range(4000)])
+    assert padded_wordpieces(lengths, 8) == pytest.approx(drawn, rel=0.01)
+
+
+def test_a_prediction_stage_is_scored_a_tenth_of_it(tiny, script, monkeypatch):
+    """Without --eval_step, by the wordpieces that the student gets; the interval stands in run.json, and a run that
+    was stopped finds it again."""
+    dev = tiny / "glue" / "MRPC" / "dev.tsv"
+    header, *rows = dev.read_text().splitlines()
+    write_lines(dev, [header, *rows * 10])
+    trained, scored, steps = [], [], []
+    forward, step = TinyBertForSequenceClassification.forward, BertAdam.step
+
+    def noted(self, ids, *arguments, **keywords):
+        if self.config.hidden_size == 8:  # the student
+            (trained if self.training else scored).append(ids.numel())
+        return forward(self, ids, *arguments, **keywords)
+
+    def stepped(self):
+        step(self)
+        steps.append(1)
+        if len(steps) == 130:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TinyBertForSequenceClassification, "forward", noted)
+    monkeypatch.setattr(BertAdam, "step", stepped)
+    arguments = train(tiny, aug_train=True, pred_distill=True, num_train_epochs=42)
+    assert script("task_distill", *arguments)[0] == 128 + signal.SIGTERM
+    out = run(script, "task_distill", [*arguments, "--resume"])
+    assert "252 steps of 8" in out and "a log every 150" in out and len(steps) == 252
+    assert read_json(tiny / "out" / "run.json")["settings"]["eval_step"] == 150
+    assert [line["step"] for line in lines(tiny / "out" / "metrics.jsonl")] == [150, 252]
+    assert 0.07 < sum(scored) / (3 * sum(trained) + sum(scored)) <= 0.1
+
+
+def test_the_intermediate_stage_logs_every_50_steps(tiny, script):
+    run(script, "task_distill", train(tiny, aug_train=True, num_train_epochs=10))
+    assert [line["step"] for line in lines(tiny / "out" / "metrics.jsonl")] == [50, 60]

@@ -40,7 +40,7 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
 from transformer.tokenization import BertTokenizer
-from transformer.training.batches import batches_by_length
+from transformer.training.batches import Plan, batches_by_length
 from transformer.training.models import load_classifier
 from transformer.training.processes import Processes
 from transformer.training.record import (
@@ -188,6 +188,31 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
             metrics = task.head.score(logits[name], sequences)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
+
+
+def eval_step_for(plan: Plan, dev: dict[str, Sequences]) -> int:
+    """scoring_interval() of a stage that goes over the same examples in every epoch."""
+    return scoring_interval(plan.total_steps, padded_wordpieces(plan.epochs[0].lengths, plan.batch_size),
+                            sum(int(sequences.lengths.sum()) for sequences in dev.values()))
+
+
+def scoring_interval(steps: int, batch_wordpieces: int, dev_wordpieces: int) -> int:
+    """Optimizer steps between two scorings of a stage of so many steps: the smallest multiple of 50 with which scoring
+    takes at most a tenth of the stage; if none does, one with which the stage is scored at its end alone.
+
+    By counts, not by time, so that a run follows from its data and flags: a wordpiece is one forward pass in scoring,
+    and three in training, where the backward pass costs as much as two. batch_wordpieces: of a step, padding included;
+    dev_wordpieces: of all dev sets, as if each was scored every time.
+    """
+    affordable = 3 * steps * batch_wordpieces // (9 * dev_wordpieces)  # scorings: they may take a ninth of the rest
+    return 50 * -(-steps // (50 * max(1, affordable)))
+
+
+def padded_wordpieces(lengths: np.ndarray, batch_size: int) -> int:
+    """Wordpieces of a batch of examples of these lengths that is padded to its longest: what is to be expected of
+    examples drawn at random, so that it follows from the data alone and no seed."""
+    up_to = np.cumsum(np.bincount(lengths)) / len(lengths)  # the share of examples that are no longer than 0, 1, ...
+    return round(batch_size * float((1 - up_to ** batch_size).sum()))
 
 
 def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> Sequences:

@@ -115,6 +115,11 @@ class Run:
         """Whether to log after this step."""
         return self.step % self._due_every == 0 or self.step == self.plan.total_steps
 
+    @property
+    def to_beat(self) -> float | None:
+        """The score above which the model of this step is kept; None at the last step, of which all is told anyway."""
+        return None if self.step == self.plan.total_steps else self.best
+
     def means(self) -> dict[str, float]:
         """The step, the sum of the losses, and each of them: means since the last call.
 

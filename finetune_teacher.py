@@ -193,10 +193,11 @@ def main(argv: list[str] | None = None) -> None:
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
 
     from transformer.training.batches import micro_batch_size
-    from transformer.training.processes import join_processes, set_precision
+    from transformer.training.processes import join_processes, set_deterministic, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    set_deterministic(args.deterministic, processes)
     micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for

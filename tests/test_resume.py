@@ -46,7 +46,7 @@ SPEEDS = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
 
 def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -> None:
     """Run a script in this process, its output into `log`; prepare() comes first, and act(optimizer) at the end of
-    optimizer step `step`."""
+    optimizer step `step`; poison() at its beginning."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -62,10 +62,13 @@ def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -
         return own_shares(indices, *args)
 
     def stepped(self, closure=None):
-        original(self)
-        if self.param_groups[0]["step"] == step:
-            print(f"acting after the batch {batches[-1]}", flush=True)
-            act(self)
+        is_poison = getattr(act, "func", act) is poison
+        for begins in (True, False):
+            if is_poison == begins and self.param_groups[0]["step"] == step - begins:
+                print(f"acting after the batch {batches[-1]}", flush=True)
+                act(self)
+            if begins:
+                original(self)
 
     training_run.own_shares, BertAdam.step, sys.argv = noted, stepped, [f"{name}.py"]
     sys.exit(run_script(lambda: module.main(argv)))
@@ -94,7 +97,8 @@ def fill_disk(optimizer) -> None:
 
 
 def poison(value: float, optimizer) -> None:
-    optimizer.param_groups[0]["params"][0].data.view(-1)[0] = value
+    """A gradient, as an overflow makes it, under a loss that is finite."""
+    optimizer.param_groups[0]["params"][0].grad.view(-1)[0] = value
 
 
 def damage_epoch(tiny: Path, number: int, optimizer=None) -> None:

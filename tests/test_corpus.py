@@ -62,7 +62,7 @@ def read_corpus(path: Path, tokenizer: BertTokenizer, store: str = "store") -> C
 
 
 def draw(sampler: InstanceSampler, epoch: int, document: int) -> list[dict]:
-    lines = sampler.json_lines(epoch, document)
+    lines = [sampler.json_line(instance) for instance in sampler.instances(epoch, document)]
     instances = [json.loads(line) for line in lines]
     assert [json.dumps(instance) + "\n" for instance in instances] == lines
     return instances

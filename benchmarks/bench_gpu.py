@@ -164,11 +164,12 @@ class Step:
         if kind == "distillation":
             self.teacher = BertModel(TEACHER, add_pooler=False).eval()
             freeze(self.teacher, precision)
-        make = TinyBertForPreTraining if kind == "distillation" else functools.partial(
-            TinyBertForSequenceClassification, num_labels=2)
-        self.students = [make(STUDENTS[name]).train() for name in names]
+        self.students = [TinyBertForPreTraining(STUDENTS[name], TEACHER.hidden_size) if kind == "distillation" else
+                         TinyBertForSequenceClassification(STUDENTS[name], 2) for name in names]
         self.pairs = [layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)
                       for student in self.students]
+        for student in self.students:
+            student.train()
         self.optimizers = [BertAdam(parameter_groups(student, 0.01), lr=1e-4) for student in self.students]
 
     def __call__(self, micro_batch: int, length: int, passes: int = 1) -> None:

@@ -215,23 +215,31 @@ def uses_gram(wanted: str, preset: str, max_seq_length: int) -> bool:
 
 
 def losses_on(device: torch.device, is_compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """transformer_losses() as it is called in training on a device: compiled with --compile (is_compiled), and on a GPU
-    for which torch finds a compiler, where each of its many small operations would have to be launched.
+    """transformer_losses() as it is called in training on a device: compiled with --compile (is_compiled) and, on a GPU
+    for which torch finds a compiler, by default, since each of its many small operations would have to be launched.
 
-    What is compiled gives the same numbers but for rounding.
+    What is compiled gives the same numbers but for rounding. The loss from queries and keys, nearly all of which are
+    matrix products, stays as it is.
     """
-    if is_compiled or device.type == "cuda" and _has_compiler(device):
-        return torch.compile(transformer_losses)
-    return transformer_losses
+    if not (is_compiled or device.type == "cuda" and _has_compiler(device)):
+        return transformer_losses
+    compiled = torch.compile(transformer_losses)
+
+    def losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs],
+               attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        called = transformer_losses if any(isinstance(layer, tuple) for layer in student[0]) else compiled
+        return called(student, teacher, pairs, attention_mask)
+
+    return losses
 
 
 def _has_compiler(device: torch.device) -> bool:
-    """Whether torch can compile for a device; what it lacks is printed. It needs more than one package, some of which
-    it finds only as it compiles: so it is tried."""
+    """Whether torch can compile for a device; if not, why is printed. That takes several packages and programs, some of
+    which are looked for in the midst of it: so it is tried."""
     try:
-        torch.compile(torch.neg)(torch.ones(1, device=device))
-    except Exception as error:  # noqa: BLE001  # each compiler fails in its own way, and training goes on without
-        reason = str(error).strip().partition("\n")[0]
+        torch.compile(lambda ones: ones + 1)(torch.ones(2, device=device))
+    except Exception as error:  # noqa: BLE001  # each part fails in its own way, and training goes on without
+        reason = " ".join(str(error).partition("\n")[0].split())
         print(f"the losses are not compiled, which takes longer: {type(error).__name__}: {reason}", flush=True)
         return False
     return True

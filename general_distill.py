@@ -168,6 +168,16 @@ def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequenc
     return losses.means()
 
 
+def load_teacher(folder: Path, args: argparse.Namespace, processes: Processes) -> BertModel:
+    """The teacher on the device, its weights constants."""
+    from transformer.checkpoint import load_encoder
+    from transformer.training.processes import freeze
+
+    teacher = load_encoder(folder).to(processes.device)
+    freeze(teacher, args.precision)
+    return teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
+
+
 def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,
                          processes: Processes) -> tuple[TinyBertForPreTraining, tuple[Pairs, Pairs]]:
     """A student on the device, to be trained, and what its losses compare. The weights that no loss reaches are
@@ -220,12 +230,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     resolve_preset(args)
 
-    from transformer.checkpoint import load_encoder, load_tokenizer
+    from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
     from transformer.distillation import losses_on, uses_gram, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.processes import freeze, join_processes, seed_everything, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_precision
     from transformer.training.record import open_outputs, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.states import files_sha256, numbered
@@ -244,9 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
     if args.warmup_proportion is None:
         args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
-    teacher = load_encoder(teacher_folder).to(processes.device)
-    freeze(teacher, args.precision)
-    teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
+    teacher = load_teacher(teacher_folder, args, processes)
     students = {own.output_dir: load_general_student(own, find_model(own.student_model), teacher_folder, teacher,
                                                      processes) for own in each_student(args)}
     unfinished = open_outputs(each_student(args), processes, teacher_folder)

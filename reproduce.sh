@@ -279,8 +279,9 @@ added() {
     for name in "${names[@]}"; do printf '%s ' "${!name-}"; done
 }
 
-# Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own.
-general_settings="--gradient_accumulation_steps 2"
+# Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own. A GPU of less
+# than 24 GB, or without bf16, wants GENERAL_FLAGS="--gradient_accumulation_steps 2".
+general_settings=
 intermediate_settings=
 prediction_settings=
 eval_settings=

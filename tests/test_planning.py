@@ -52,7 +52,7 @@ def test_general_distillation_by_hand(tiny):
                                                     eval_step=4)))
     assert (work.kind, work.counts, work.steps, work.micro_batch) == ("general", [20, 20, 20], 6, 4)
     assert (work.length, work.evaluations, work.unread) == (32, 0, 40)
-    assert work.saves == 2 * 2  # the student and its step_N_pytorch_model.bin
+    assert (work.logs, work.saves) == (2, 2)  # each with a step_N_pytorch_model.bin
     assert (work.student.num_hidden_layers, work.teacher.num_hidden_layers) == (2, 4)
     assert not work.missing and not work.assumed and not work.refused
 
@@ -74,10 +74,11 @@ def test_the_presets_of_the_scripts_hold(tiny):
 def test_task_distillation_by_hand(tiny):
     """24 rows, 48 of them augmented, in batches of 8: 6 steps an epoch."""
     work = work_of(step("task_distill", *train(tiny, aug_train=True, num_train_epochs=2, eval_step=5)))
-    assert (work.kind, work.counts, work.steps, work.saves, work.evaluations) == ("intermediate", [48, 48], 12, 3, 0)
+    assert (work.kind, work.counts, work.steps, work.logs, work.evaluations) == ("intermediate", [48, 48], 12, 3, 0)
+    assert work.saves == 1  # at the end; before that, with the states
     assert (work.length, work.dev_examples) == (24, 24)
     work = work_of(step("task_distill", *train(tiny, num_train_epochs=2, eval_step=5, pred_distill=True)))
-    assert (work.kind, work.counts, work.steps, work.evaluations) == ("prediction", [24, 24], 6, 2)
+    assert (work.kind, work.counts, work.steps, work.evaluations, work.saves) == ("prediction", [24, 24], 6, 2, 2)
     assert work.length == pytest.approx(2 * 6 * 1.28 + 3)  # all rows have twice six words, [CLS] and two [SEP]
     record = {"rows_out": 40}  # what data augmentation says of its file counts
     (tiny / "glue" / "MRPC" / "train_aug.json").write_text(json.dumps(record))
@@ -187,7 +188,7 @@ def work(kind: str, student: BertConfig, batch: int, length: int, teacher: BertC
                         "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
                         "hard_labels": False} | flags)
     return Work(step("general_distill"), kind, args, counts=[1000, 1000], steps=2000 // batch, length=length,
-                micro_batch=batch, student=student, teacher=teacher)
+                micro_batch=batch, students=(student,), teacher=teacher)
 
 
 @pytest.mark.parametrize(("student", "batch", "length", "gigabytes"), [
@@ -264,7 +265,7 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     assert cost.seconds == pytest.approx(flops / 0.7e9)
     assert cost.hours == pytest.approx(cost.seconds / 3600)
     assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work) * 1e-5)
-    scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, saves=5)
+    scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, logs=5, saves=5)
     cost = price(scored, CPU)
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
     assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)

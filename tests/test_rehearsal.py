@@ -82,7 +82,8 @@ def test_the_record_tells_where_the_time_went(tiny, script, script_name, argumen
 
 # --- what is projected
 
-WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "saves": 10}
+WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "logs": 10, "saves": 10,
+        "students": (SMALL,)}
 
 
 def test_the_projection_of_a_training_by_hand():
@@ -93,15 +94,18 @@ def test_the_projection_of_a_training_by_hand():
                  "state": 0.2}, times={"save": 2, "state": 2}, reading=0.01)
     work = Work(Step("it", "open", ("task_distill.py",)), "intermediate", **WORK)
     fixed = 7 + 0.01 * (1200 - 120) / 2
-    parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10 + 0.3 * 10
+    parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10
     assert measured.seconds_per_step == 0.5
-    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 0.1 * 10)
     best = Work(work.step, "prediction", **WORK)  # saves where a score is the best so far
     saves = 1 + 2 * math.log(10)
-    assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * (saves - 10) + 0.1 * 10)
-    measured.seconds["state"] = 200  # 100 s each: the first one, and a twentieth of the time
+    assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * saves + 0.1 * 10)
+    two = Work(work.step, "intermediate", **WORK | {"students": (SMALL, SMALL), "saves": 2})  # saves with the states
+    whole = fixed + parts + 0.3 * 2
+    assert projected_seconds(measured, two, 2) == pytest.approx(whole + 2 * (0.3 + 0.1) * 10)
+    measured.seconds["state"] = 200  # 100 s each: the first ones, and a twentieth of the time
     measured.wall += 199.8
-    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 100 + (fixed + parts) / 20)
+    assert projected_seconds(measured, two, 2) == pytest.approx(whole + 2 * (0.3 + 100) + whole / 20)
+    assert projected_seconds(measured, best, 2) == pytest.approx((fixed + parts + 0.3 * saves) * 1.05 + 100)
 
 
 def test_the_projection_of_the_others_by_hand(tmp_path):
@@ -342,6 +346,6 @@ def test_the_script_hands_its_steps_over(tmp_path):
     done = subprocess.run([ROOT / "reproduce.sh", "--rehearse"], cwd=tmp_path, text=True, capture_output=True,
                           env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip() == "reproduce.sh: error: failed: general_4l general_6l"
-    assert done.stdout.count("FAILED: unrecognized arguments: --no_such_flag") == 2
+    assert done.stderr.strip() == "reproduce.sh: error: failed: general_4l+6l"
+    assert done.stdout.count("FAILED: unrecognized arguments: --no_such_flag") == 1
     assert names(tmp_path / "results") == ["rehearsal.json", "steps"]

@@ -159,8 +159,9 @@ def trained(calls: list[str]) -> list[tuple[str, str, str]]:
     stage, without what all folders of a kind have in common."""
     found = []
     for call in calls:
-        if "general_distill" in call or "task_distill" in call and not {"--pred_distill", "--do_eval"} & set(call.split()):
-            own, again = flags(call), [flag for flag in ("--resume", "--overwrite_output_dir") if f" {flag}" in call]
+        own = flags(call)
+        if "general_distill" in call or "task_distill" in call and not own.keys() & {"--pred_distill", "--do_eval"}:
+            again = [flag for flag in ("--resume", "--overwrite_output_dir") if flag in own]
             names = [own[name].replace("distilled_tinybert_", "").replace("models/", "")
                      for name in ("--student_model", "--output_dir")]
             found.append((names[0].replace(f"{ROOT}/tinybert_", ""), names[1], " ".join(again)))
@@ -171,7 +172,7 @@ TOGETHER = ("4l_config 6l_config", "4l 6l"), ("4l 6l", "tmp_4l_rte tmp_6l_rte")
 
 
 def test_both_students_are_trained_together(reproduce):
-    """In any order of their names; predictions and scores are of each one; with --apart all is; and all is done once."""
+    """In any order of their names; predictions and scores are of each one, with --apart all; and all is done once."""
     argv = "--tasks", "RTE", "--students", "6l,4l"
     run, calls = reproduce(*argv)
     assert run.returncode == 0, run.stderr
@@ -321,7 +322,8 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
 
 
 @pytest.mark.parametrize("argv", [
-    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--students", ","], ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
+    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--students", ","],
+    ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
     ["--settings", "late"], ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)

@@ -53,10 +53,10 @@ def unfinished_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: 
             yield None
         else:
             yield files
-            write_manifest(files, facts, files.summary)
+            finish_arrays(files, facts, files.summary)
 
 
-def write_manifest(files: GrowingFiles, facts: dict[str, Any], summary: dict[str, Any]) -> None:
+def finish_arrays(files: GrowingFiles, facts: dict[str, Any], summary: dict[str, Any]) -> None:
     """Make whole arrays of the files: record their facts and sizes, and what `summary` tells beside them."""
     files.save()
     write_json(files.folder / ARRAYS_MANIFEST, {"facts": facts, "sizes": files.sizes, **summary})

@@ -19,10 +19,10 @@ import numpy as np
 from transformer.data.arrays import (
     append_examples,
     convert_lines,
+    finish_arrays,
     open_arrays,
     read_manifest,
     summary_of_examples,
-    write_manifest,
 )
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, GrowingFiles, Place, decode_lines, read_range
@@ -95,7 +95,7 @@ def append_instances(files: GrowingFiles, part: Sequences, counts: dict[str, int
 
 def finish_instances(files: GrowingFiles, folder: Path, vocab_sha256: str) -> None:
     """Make `folder`, an epoch_K.instances for open_epoch(), of the parts of a whole epoch."""
-    write_manifest(files, _facts(vocab_sha256), summary_of_examples(files))
+    finish_arrays(files, _facts(vocab_sha256), summary_of_examples(files))
     shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
     os.replace(files.folder, folder)
 

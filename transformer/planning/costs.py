@@ -207,10 +207,10 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     model = 4 * parameter_count(work.student, fit_size)
     state = 3 * model  # with two moments
     saving = work.saves * model / DISK_RATE
-    states = min(work.saves * state / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
+    states = min(work.logs * state / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     kept = model + INSTANCE_ARRAYS * work.unread
     if work.kind == "general":
-        kept += model * (work.args.keep_checkpoints or work.saves // 2)
+        kept += model * (work.args.keep_checkpoints or work.logs)
     return Cost(seconds, scoring, saving + states, training_memory(work, device), kept, 2 * state)
 
 

@@ -365,8 +365,8 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
     with mock.patch.object(scoring, "cached_logits", ask), mock.patch.object(Losses, "add", add):
         run_script(task_distill, folder, "teacher", {"out": folder / "still"}, [
             "--pred_distill", "--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check",
-            "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS, "--eval_step", NEVER],
-            lambda: stamps.append(clock()))
+            "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS,
+            "--eval_step", NEVER], lambda: stamps.append(clock()))
     return EPOCHS * ROWS / (stamps[-1] - stamps[0]), losses
 
 

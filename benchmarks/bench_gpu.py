@@ -161,9 +161,8 @@ class Step:
         """kind: distillation (as the general and the intermediate stage) or prediction; names: of the students;
         query_key: the attention loss without scores."""
         self.kind, self.precision, self.query_key = kind, precision, query_key
-        if kind == "distillation":
-            self.teacher = BertModel(TEACHER, add_pooler=False).eval()
-            freeze(self.teacher, precision)
+        self.teacher = BertModel(TEACHER, add_pooler=False).eval()  # in memory also where its answers are known
+        freeze(self.teacher, precision)
         self.students = [TinyBertForPreTraining(STUDENTS[name], TEACHER.hidden_size) if kind == "distillation" else
                          TinyBertForSequenceClassification(STUDENTS[name], 2) for name in names]
         self.pairs = [layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)

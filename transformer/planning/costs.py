@@ -48,7 +48,7 @@ class Kept(NamedTuple):
     (hidden size) once, fit (the teacher's width) for each compared hidden state, taught for each of the teacher's. For
     each attention score in a layer: score where it is compared, plain where it is not and no fused kernel computes it.
     Of the attention loss without scores, times a width in each layer: gram_own (hidden size), gram_taught (the
-    teacher's).
+    teacher's), beside two matrices of 32 bits of each head.
     """
     hidden: float
     inner: float
@@ -61,8 +61,8 @@ class Kept(NamedTuple):
     gram_taught: float
 
 
-KEPT = {True: Kept(28.4, 3.9, 3.5, 10.4, 2, 23, 6, 24, 20),  # with matrix products in 16 bits
-        False: Kept(34, 8, 9, 4, 4, 25, 12, 22, 20)}
+KEPT = {True: Kept(28.4, 3.9, 3.5, 10.4, 2, 23, 6, 8.4, 12),  # with matrix products in 16 bits
+        False: Kept(34, 8, 9, 4, 4, 26, 12, 9, 17.5)}
 
 
 def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float:
@@ -210,14 +210,16 @@ def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> fl
     length = args.max_seq_length  # padded batches are all as long as they can be; of others the longest counts
     wordpiece = layers * (kept.hidden * student.hidden_size + kept.inner * student.intermediate_size)
     wordpiece += kept.embedding * student.hidden_size
-    score = 0 if on_gpu else kept.plain  # fused kernels keep none
+    heads = layers * student.num_attention_heads
+    squares = 0 if on_gpu else kept.plain * heads * length ** 2  # fused kernels keep none
     if compares(work):
-        wordpiece += kept.fit * (layers + 1) * work.teacher.hidden_size
-        score = kept.score
+        fit_size = work.teacher.hidden_size
+        wordpiece += kept.fit * (layers + 1) * fit_size
+        squares = kept.score * heads * length ** 2
         if uses_gram(args.attention_loss, args.preset, length):
-            score = 0
-            wordpiece += layers * (kept.gram_own * student.hidden_size + kept.gram_taught * work.teacher.hidden_size)
-    return length * wordpiece + layers * student.num_attention_heads * length * length * score
+            wordpiece += layers * (kept.gram_own * student.hidden_size + kept.gram_taught * fit_size)
+            squares = 2 * 4 * heads * ((student.hidden_size + fit_size) / student.num_attention_heads) ** 2
+    return length * wordpiece + squares
 
 
 def training_memory(work: Work, device: Device) -> float:

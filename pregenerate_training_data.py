@@ -147,7 +147,7 @@ def finished_epochs(output_dir: Path, facts: dict[str, Any]) -> dict[int, str]:
                     what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
                     raise InputError(f"{output_dir} already holds {instances.name}, made with another {what}: "
                                      "name another --output_dir, or add --overwrite_output_dir")
-            if instances.is_file() or read_manifest(instances, EPOCH_ARRAYS):
+            if instances.suffix == ".json" or read_manifest(instances, EPOCH_ARRAYS):
                 epochs[int(number)] = instances.name
     return epochs
 

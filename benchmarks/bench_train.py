@@ -136,8 +136,9 @@ def write_pairs(path: Path, task: Task, rows: int, seed: int) -> None:
         print(*columns, sep="\t", file=file)
         for _ in range(rows):
             cells = ["x"] * len(columns)
-            for column, mean in zip(task.text_columns, (24, 12)):  # words
-                cells[column] = " ".join(rng.choice(words, int(rng.lognormal(np.log(mean) - 0.18, 0.6).clip(4, 100))))
+            for column, mean in zip(task.text_columns, (24, 12)):
+                length = int(np.clip(rng.lognormal(np.log(mean) - 0.18, 0.6), 4, 100))
+                cells[column] = " ".join(rng.choice(words, length))
             cells[task.label_column] = rng.choice(task.labels)
             print(*cells, sep="\t", file=file)
 

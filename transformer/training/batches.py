@@ -57,11 +57,14 @@ class Plan:
 
 
 def seed_share(seed: int, step: int, share: int, of_teacher: bool = False) -> None:
-    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which share of its
-    batch it is alone, so that a run can go on from any step, with other processes, and beside other runs. of_teacher:
-    the pass is a teacher's, whose dropout is another."""
+    """Seed torch's generators in use for one forward pass: dropout follows from the seed, the step and which share of
+    its batch it is alone, so that a run can go on from any step, with other processes, and beside other runs.
+    of_teacher: the pass is a teacher's, whose dropout is another."""
     numbers = (seed, step, share, 1) if of_teacher else (seed, step, share)
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+    number = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    torch.default_generator.manual_seed(number)  # torch.manual_seed() goes through all kinds of devices
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:

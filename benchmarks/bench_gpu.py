@@ -43,20 +43,20 @@ SHORT_BATCH, SHORT_LENGTH = 32, 64                                # of task dist
 # What the host does alone: other views of the same memory, memory without values.
 LAUNCHES_NOTHING = set(
     "view transpose t expand _unsafe_view unsqueeze select slice detach permute alias as_strided squeeze unbind split "
-    "empty empty_like new_empty _record_function_enter_new _record_function_exit".split())
+    "split_with_sizes empty empty_like new_empty _record_function_enter_new _record_function_exit".split())
 # A kernel over lists of tensors takes so many tensors at once, by the number of lists, and so many blocks of elements
 # (multi_tensor_apply of PyTorch).
-TENSORS_AT_ONCE, BLOCKS_AT_ONCE, BLOCK = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}, 320, 1 << 16
+TENSORS_AT_ONCE, BLOCKS_AT_ONCE, BLOCK = {1: 110, 2: 64, 3: 48, 4: 36}, 320, 1 << 16
 
 
 def kernels(name: str, args: Sequence[Any]) -> int:
-    """Launched by an operation: of one over lists of tensors (_foreach_) several, and one for each where shapes differ
-    between the lists, which CUDA takes one by one."""
+    """Launched by an operation: by one over lists of tensors (_foreach_, _fused_) several, and one for each where
+    shapes differ between the lists, which CUDA takes one by one."""
     if name in LAUNCHES_NOTHING:
         return 0
-    lists = [argument for argument in args if isinstance(argument, (list, tuple)) and argument
+    lists = [argument for argument in args[:4] if isinstance(argument, (list, tuple)) and argument
              and isinstance(argument[0], Tensor)]
-    if not name.startswith("_foreach") or not lists:
+    if not name.startswith(("_foreach_", "_fused_")) or not lists:
         return 1
     if any(tensor.shape != first.shape for column in zip(*lists) for first, tensor in itertools.pairwise(column)):
         return len(lists[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from transformer.config import BertConfig
 from transformer.distillation import compared, transformer_losses
 from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.planning import costs, plan, rehearsal
+from transformer.planning import costs, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
 from transformer.planning.steps import BERT_BASE, Step, Work, read_steps, work_of, works_of
 from transformer.training.processes import freeze, mixed
@@ -55,6 +56,51 @@ def test_general_distillation_by_hand(tiny):
     assert (work.logs, work.saves) == (2, 2)  # each with a step_N_pytorch_model.bin
     assert (work.student.num_hidden_layers, work.teacher.num_hidden_layers) == (2, 4)
     assert not work.missing and not work.assumed and not work.refused
+
+
+def test_students_that_are_trained_together(tiny):
+    """Each has sizes, saves and a folder of its own, by which the next step finds it."""
+    BertConfig(**{**STUDENT, "hidden_size": 4, "vocab_size": 7}).to_json_file(tiny / "narrow.json")
+    (tiny / "narrow").mkdir()
+    (tiny / "narrow.json").rename(tiny / "narrow" / "config.json")
+    both = "--student_model", tiny / "config", tiny / "narrow", "--output_dir", tiny / "wide_one", tiny / "narrow_one"
+    distilled = step("general_distill", *general(tiny, eval_step=2), *both, name="general")
+    task = step("task_distill", *train(tiny), "--student_model", tiny / "narrow_one", tiny / "wide_one",
+                "--output_dir", tiny / "narrow_two", tiny / "wide_two", name="intermediate")
+    answers = step("task_distill", *train(tiny, pred_distill=True, student_model=tiny / "narrow_two"))
+    works = works_of([distilled, task, answers])
+    assert [[config.hidden_size for config in work.students] for work in works] == [[8, 4], [4, 8], [4]]
+    assert works[0].student is works[0].students[0] and works[0].students[1].vocab_size == works[0].teacher.vocab_size
+    assert works[0].outputs == [str(tiny / "wide_one"), str(tiny / "narrow_one")]
+    assert (works[0].logs, works[0].saves, works[1].saves) == (2, 4, 2)
+    assert not any(work.missing or work.refused for work in works)
+
+
+def test_instances_as_arrays_are_not_read_again(tiny):
+    """Those that are there, and those that a step will write."""
+    argv = general(tiny)
+    assert work_of(step("general_distill", *argv)).unread == 40
+    made = step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / "bert", "--output_dir",
+                tiny / "json", "--epochs_to_generate", 2, name="pregenerate")
+    for flags, unread in (((), 40), (("--arrays",), 0)):
+        command = replace(made, argv=(*made.argv, *flags))
+        assert works_of([command, step("general_distill", *argv)])[1].unread == unread
+    for epoch in (0, 1):
+        (tiny / "json" / f"epoch_{epoch}.json").unlink()
+        (tiny / "json" / f"epoch_{epoch}.instances").mkdir()
+    work = work_of(step("general_distill", *argv))
+    assert (work.counts, work.unread) == ([20, 20], 0)
+
+
+def test_how_often_a_stage_is_scored_follows_from_its_counts(tiny, monkeypatch):
+    """--eval_step that is not given: 50 of the intermediate stage; of the prediction stage by the script's own rule,
+    with words in place of wordpieces. 24 rows, in train.tsv and dev.tsv, of 12 words: 18.36 wordpieces each."""
+    asked = []
+    monkeypatch.setattr(steps, "scoring_interval", lambda *counts: asked.append(counts) or 7)
+    assert work_of(step("task_distill", *train(tiny, num_train_epochs=40))).logs == math.ceil(120 / 50) and not asked
+    work = work_of(step("task_distill", *train(tiny, num_train_epochs=40, pred_distill=True)))
+    assert asked == [(120, round(8 * 18.36), round(24 * 18.36))]
+    assert work.logs == work.evaluations == math.ceil(120 / 7)
 
 
 def test_the_presets_of_the_scripts_hold(tiny):
@@ -176,7 +222,7 @@ def test_operations_are_those_that_torch_counts(sizes, fit):
     model = TinyBertForPreTraining(config, fit_size=fit).eval() if fit else BertModel(config, add_pooler=False)
     batch = torch.zeros(3, 24, dtype=torch.int64), torch.zeros(3, 24, dtype=torch.int64), torch.ones(
         3, 24, dtype=torch.int64)
-    # with gradient: separate products, all of which are counted
+    # separate products, all of which are counted; without gradients attention would run fused beside them
     all_scores = {"attention_scores": range(config.num_hidden_layers)}
     total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
     assert 3 * costs.forward_flops(config, 24, fit or 0) == total
@@ -196,7 +242,7 @@ def work(kind: str, students: BertConfig | tuple[BertConfig, ...], batch: int, l
     from argparse import Namespace
     args = Namespace(**{"precision": "bf16", "max_seq_length": length, "train_batch_size": batch, "preset": "paper",
                         "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
-                        "hard_labels": False, "attention_loss": "auto"} | flags)
+                        "hard_labels": False, "attention_loss": "scores"} | flags)
     return Work(step("general_distill"), kind, args, counts=[1000, 1000], steps=2000 // batch, length=length,
                 micro_batch=batch, students=students if isinstance(students, tuple) else (students,), teacher=teacher)
 
@@ -262,6 +308,7 @@ def test_a_step_holds_what_is_estimated(kind, precision):
     inputs = ids, torch.zeros_like(ids), torch.ones_like(ids)
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     held = {}
+    wanted = work(kind, config, batch, length, teacher, precision=precision)
 
     def hold(tensor):
         storage = tensor.untyped_storage()
@@ -400,6 +447,26 @@ def test_plan_where_steps_are_done(planned, template):
         ["done", "open", "done", "begun", "open"]
 
 
+def test_plan_of_both_students(planned):
+    """In one row, of which that is left which is not done yet, as in a folder of an earlier version."""
+    def missing() -> tuple[list[str], list[str]]:
+        _, rows, lines, _ = planned("--tasks", "RTE", CONFIG_4L="small", CONFIG_6L="large")
+        found = [line.split(": ")[2] for line in lines if line.startswith("missing: general")]
+        return rows["general_4l+6l"], [what for what in found if what != "memory"]  # of two as large as BERT-base
+
+    row, found = missing()
+    assert row[:3] == ["open", "32,000,000", "375,000"] and found == ["small/config.json", "large/config.json"]
+    write_lines(planned.folder / "results" / "steps" / "settings", ["paper"])
+    write_lines(planned.folder / "results" / "steps" / "general_4l.seconds", ["1"])
+    row, found = missing()
+    assert row[:3] == ["open", "32,000,000", "375,000"] and found == ["large/config.json"]
+    write_lines(planned.folder / "results" / "steps" / "general_6l.log", ["begun"])
+    assert missing()[0][0] == "begun"
+    write_lines(planned.folder / "results" / "steps" / "general_6l.seconds", ["1"])
+    row, found = missing()
+    assert row[0] == "done" and not found
+
+
 def test_a_rehearsal_of_this_machine_counts(tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny)
     monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: CPU)
@@ -489,7 +556,8 @@ def test_a_gpu_is_asked_for_its_own_memory(tiny, monkeypatch, capsys):
     BERT_BASE.to_json_file(tiny / "bert" / "config.json")
     STUDENTS["6l"].to_json_file(tiny / "config" / "config.json")
     (tiny / "json" / "epoch_0_metrics.json").write_text('{"num_training_examples": 6400, "max_seq_len": 512}')
-    flags = {"max_seq_length": 512, "train_batch_size": 64, "num_train_epochs": 1, "no_cuda": None}
+    flags = {"max_seq_length": 512, "train_batch_size": 64, "num_train_epochs": 1, "no_cuda": None,
+             "attention_loss": "scores"}
     with pytest.raises(InputError, match="stop at it"):
         plan.print_plan([work_of(step("general_distill", *general(tiny, **flags)))])
     out = capsys.readouterr().out

@@ -12,7 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEACHER, WORDS, command_line, contents, finetune, general, names, run, train, write_lines
+from conftest import (
+    ROOT,
+    STUDENT,
+    TEACHER,
+    WORDS,
+    command_line,
+    contents,
+    finetune,
+    general,
+    names,
+    run,
+    train,
+    write_lines,
+)
 
 from transformer import stopwatch
 from transformer.augmentation.glove import Glove
@@ -159,6 +172,17 @@ def test_made_up_instances_vectors_and_text(tmp_path, monkeypatch):
     assert inputs.invented == ["instances", "word vectors", "text"]
 
 
+def test_instances_that_are_arrays_are_linked(tmp_path):
+    real = tmp_path / "real"
+    (real / "epoch_0.instances").mkdir(parents=True)
+    (real / "epoch_0.json").write_text("no instance")
+    (real / "epoch_0_metrics.json").write_text('{"num_training_examples": 77, "max_seq_len": 32}')
+    folder, count = Inputs(tmp_path, None).instances(tmp_path, real, 9, 32, SMALL)
+    assert count == 77 and (folder / "epoch_0.instances").samefile(real / "epoch_0.instances")
+    assert names(folder) == ["epoch_0.instances", "epoch_0_metrics.json"]
+    assert json.loads((folder / "epoch_0_metrics.json").read_text())["num_training_examples"] == 77
+
+
 @pytest.mark.parametrize("name", ["CoLA", "MNLI", "STS-B"])
 def test_made_up_rows_are_rows_of_the_task(tmp_path, name):
     task = get_task(name)
@@ -189,6 +213,10 @@ def rehearsed(world):
         step("pregenerate", "pregenerate_training_data", command_line({
             "train_corpus": "no.txt", "bert_model": world / "bert", "output_dir": "json_new", "max_seq_len": 16})),
         step("general", "general_distill", general(world, output_dir="general_new")),
+        step("general_both", "general_distill", [
+            *general(world), "--student_model", world / "config", world / "narrow", "--output_dir", "one", "two"]),
+        step("both", "task_distill", [
+            *train(world), "--student_model", world / "general", "two", "--output_dir", "new6", "new7"]),
         step("augment", "data_augmentation", command_line({
             "pretrained_bert_model": world / "bert", "glove_embs": "glove.txt", "glue_dir": world / "glue",
             "task_name": "MRPC", "no_cuda": True})),
@@ -206,6 +234,8 @@ def rehearsed(world):
         step("refused", "task_distill", train(world, no_such_flag=True)),
         step("fetched", "download_glue", ["--tasks", "RTE"])]
     (world / "results").mkdir()
+    (world / "narrow").mkdir()
+    BertConfig(**{**STUDENT, "hidden_size": 4, "num_hidden_layers": 1}).to_json_file(world / "narrow" / "config.json")
     write_lines(world / "glove.txt", [f"{word} {number} 1.5" for number, word in enumerate(WORDS)])
     error, printed = "", []
     with pytest.MonkeyPatch.context() as patch:
@@ -236,8 +266,8 @@ def test_nothing_stays_but_the_figures(rehearsed):
 
 def test_the_table_has_the_figures_of_each_step(rehearsed):
     _, _, told, _, printed = rehearsed
-    assert list(told["steps"]) == ["pregenerate", "general", "augment", "teacher", "prediction", "again", "broken",
-                                   "eval", "from_nothing", "refused"]
+    assert list(told["steps"]) == ["pregenerate", "general", "general_both", "both", "augment", "teacher",
+                                   "prediction", "again", "broken", "eval", "from_nothing", "refused"]
     rows = {line.split()[0]: line for line in printed.splitlines()}
     for name, facts in told["steps"].items():
         assert name in rows
@@ -255,6 +285,7 @@ def test_what_was_made_up_is_said(rehearsed):
     found = {name: facts.get("made_up") for name, facts in told["steps"].items()}
     assert found["pregenerate"] == ["text"]
     assert not any(found[name] for name in ("general", "augment", "teacher", "prediction", "again", "eval"))
+    assert (found["general_both"], found["both"]) == ([], ["two"])
     assert found["from_nothing"] == ["no_teacher", "no_student", "RTE/train_aug.tsv", "RTE/dev.tsv"]
     assert "made-up input: no_teacher, no_student" in printed
     guess = next(line for line in printed.splitlines() if line.startswith("assumed: as many rows"))

@@ -198,10 +198,10 @@ def launches(work: Work, is_short: bool) -> int:
     with matrix products in 16 bits."""
     layers = sum(student.num_hidden_layers for student in work.students)
     if compares(work):
-        forward_backward = 14 * work.teacher.num_hidden_layers + (150 if is_short else 104) * layers
+        forward_backward = 14 * work.teacher.num_hidden_layers + (133 if is_short else 87) * layers
     else:
-        forward_backward = (108 if is_short else 73) * layers
-    return work.args.gradient_accumulation_steps * forward_backward + 40 * len(work.students)
+        forward_backward = (82 if is_short else 47) * layers + 40
+    return work.args.gradient_accumulation_steps * forward_backward + 35 * len(work.students)
 
 
 def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> float:

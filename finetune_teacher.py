@@ -28,6 +28,8 @@ from transformer.tasks.glue import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    import numpy as np
+
     from transformer.training.processes import Processes
 
 
@@ -120,11 +122,11 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.tokenization import BertTokenizer, casing
-    from transformer.training.batches import Plan
+    from transformer.training.batches import Plan, few_lengths
     from transformer.training.models import load_start
     from transformer.training.processes import mixed, seed_everything
     from transformer.training.record import format_metrics, student_label
-    from transformer.training.run import Run
+    from transformer.training.run import Run, Training
     from transformer.training.scoring import evaluate
     from transformer.training.states import files_sha256
 
@@ -158,14 +160,18 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
     model.train()
-    with run:
-        for indices in run:
-            for rows in run.shares(indices):
-                batch = processes.send(train.batch(rows))
+    def padded_length(lengths: np.ndarray) -> int | None:
+        return few_lengths(lengths, args.max_seq_length) if args.compile else None  # each share to its longest
+
+    training = Training(args, processes, plan, [run], padded_length)
+    with training:
+        for shares in training:
+            for rows, batch in shares:
                 labels, = processes.send([torch.from_numpy(train.labels[rows])])
-                with mixed(args.precision, processes.device):
-                    logits = run.trained(*batch, attention_scores=())[0]
-                run.backward([task.head.hard_loss(logits.float(), labels)])
+                for run in training.turns():
+                    with mixed(args.precision, processes.device):
+                        logits = run.trained(*batch, attention_scores=())[0]
+                    run.backward([task.head.hard_loss(logits.float(), labels)])
             run.update()
             if run.is_due:
                 epoch = run.step // plan.steps[0]

@@ -2,6 +2,7 @@
 
 Reads epoch_K.json from pregenerate_training_data.py and a teacher folder. Writes a student folder that
 task_distill.py takes as --student_model: pytorch_model.bin, config.json, vocab.txt; and log.txt, run.json.
+Several students learn side by side from one pass of the teacher, each as it would alone.
 """
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from transformer.cli import (
     add_run_flags,
     add_training_flags,
     add_warmup_flag,
+    check_students,
     count,
+    each_student,
     positive,
     positive_float,
-    print_settings,
     resolve_precision,
     run_script,
 )
@@ -29,11 +31,15 @@ from transformer.files import find_folder, find_model
 from transformer.stopwatch import STOPWATCH
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
+    from transformer.data.epochs import Epochs
     from transformer.data.features import Sequences
-    from transformer.distillation import Pairs
+    from transformer.distillation import Outputs, Pairs
     from transformer.modeling import BertModel, TinyBertForPreTraining
+    from transformer.tokenization import BertTokenizer
     from transformer.training.processes import Processes
     from transformer.training.run import Run
 
@@ -46,9 +52,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data and models")
     data.add_argument("--pregenerated_data", required=True, help="folder with epoch_K.json and epoch_K_metrics.json")
     data.add_argument("--teacher_model", required=True, help="folder of the teacher, a BERT without fine-tuning")
-    data.add_argument("--student_model", required=True,
-                      help="folder with the student's config.json (random weights); a checkpoint with --continue_train")
-    data.add_argument("--output_dir", required=True, help="folder to write the student to; must be empty")
+    data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
+                      help="folder with the student's config.json (random weights); a checkpoint with "
+                           "--continue_train; several: students that learn side by side")
+    data.add_argument("--output_dir", required=True, nargs="+", metavar="FOLDER",
+                      help="folder to write the student to; must be empty; one for each student")
     data.add_argument("--continue_train", action="store_true", help="start from the weights in --student_model")
     data.add_argument("--init_from_teacher_layers", action="store_true",
                       help="start from the teacher's embeddings and its layers of --layer_mapping, for a student as "
@@ -80,6 +88,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                      "teacher's: drop one of them")
     if not args.do_eval:
         parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
+    check_students(parser, args)
     return resolve_precision(parser, args)
 
 
@@ -96,23 +107,39 @@ def warmup_share(preset: str, total_steps: int) -> float:
     return min(10_000 / total_steps, 0.1) if preset == "paper" else 0.1
 
 
-def distillation_losses(student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
-                        precision: str) -> tuple[Tensor, Tensor]:
-    """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
+def taught(teacher: nn.Module, batch: tuple[Tensor, ...], pairs: Sequence[tuple[Pairs, Pairs]],
+           args: argparse.Namespace) -> Outputs:
+    """Attention scores, or what they are made of, and hidden states of the teacher, as far as the losses of these pairs
+    of compared() read them.
 
-    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length]; pairs: those of compared().
+    batch: input_ids, token_type_ids, attention_mask, int64 [batch, length].
     """
     import torch
 
-    from transformer.distillation import needed, transformer_losses
+    from transformer.distillation import needed
+
+    with torch.no_grad():
+        hidden, scores, _ = teacher(*batch, pool=False, query_key=args.attention_loss == "gram", **needed(pairs, 1))
+    return scores, hidden
+
+
+def learned(student: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, Pairs],
+            args: argparse.Namespace) -> Outputs:
+    """The same of the student, projected to the teacher's width."""
+    from transformer.distillation import needed
     from transformer.training.processes import mixed
 
-    of_student, of_teacher = needed(pairs)
-    with torch.no_grad():
-        teacher_hidden, teacher_scores, _ = teacher(*batch, pool=False, **of_teacher)
-    with mixed(precision, batch[0].device):
-        outputs = student(*batch, **of_student)
-    return transformer_losses(outputs, (teacher_scores, teacher_hidden), pairs)
+    with mixed(args.precision, batch[0].device):
+        return student(*batch, query_key=args.attention_loss == "gram", **needed([pairs], 0))
+
+
+def check_epochs(epochs: Epochs, first: int, tokenizer: BertTokenizer) -> None:
+    """Read the epochs that are left, or make their arrays, so that a bad one is found before hours go into others."""
+    from transformer.data.features import show_examples
+
+    for number, instances in enumerate(epochs.check(first)):
+        if number == 0:
+            show_examples(instances, tokenizer)
 
 
 @STOPWATCH.part("evaluate")
@@ -122,6 +149,7 @@ def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequenc
     import numpy as np
     import torch
 
+    from transformer.distillation import transformer_losses
     from transformer.training.losses import Losses
 
     modes = student.training, teacher.training
@@ -133,48 +161,54 @@ def losses_without_dropout(student: nn.Module, teacher: nn.Module, data: Sequenc
         for start in starts[processes.rank::processes.world]:
             rows = np.arange(start, min(start + args.eval_batch_size, len(data)))
             batch = processes.send(data.batch(rows, args.max_seq_length))
-            losses.add(0, distillation_losses(student, teacher, batch, pairs, args.precision))
+            from_teacher = taught(teacher, batch, [pairs], args)
+            losses.add(0, transformer_losses(learned(student, batch, pairs, args), from_teacher, pairs, batch[2]))
     student.train(modes[0])
     teacher.train(modes[1])
     return losses.means()
 
 
-def load_pair(args: argparse.Namespace, teacher_folder: Path, student_folder: Path,
-              processes: Processes) -> tuple[BertModel, TinyBertForPreTraining, tuple[Pairs, Pairs]]:
-    """Teacher and student, on the device and in the modes of training, and what the losses compare of them.
-
-    The weights that no loss reaches are frozen.
-    """
-    import torch
-
-    from transformer.checkpoint import load_encoder, require_same_vocabulary
-    from transformer.config import check_sizes
-    from transformer.distillation import compared, copy_layers, layer_map
-    from transformer.modeling import TinyBertForPreTraining
-    from transformer.optimization import freeze_unused
+def load_teacher(folder: Path, args: argparse.Namespace, processes: Processes) -> BertModel:
+    """The teacher on the device, its weights constants."""
+    from transformer.checkpoint import load_encoder
     from transformer.training.processes import freeze
 
-    teacher = load_encoder(teacher_folder).to(processes.device)
+    teacher = load_encoder(folder).to(processes.device)
+    freeze(teacher, args.precision)
+    return teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
+
+
+def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,
+                         processes: Processes) -> tuple[TinyBertForPreTraining, tuple[Pairs, Pairs]]:
+    """A student on the device, to be trained, and what its losses compare. The weights that no loss reaches are
+    frozen."""
+    import torch
+
+    from transformer.checkpoint import require_same_vocabulary
+    from transformer.config import check_sizes
+    from transformer.distillation import compared, copy_layers, layer_map, transformer_losses
+    from transformer.modeling import TinyBertForPreTraining
+    from transformer.optimization import freeze_unused
+    from transformer.training.processes import seed_everything
+
     fit_size = teacher.config.hidden_size
+    seed_everything(args.seed)  # random weights are the same whatever was made before
     if args.continue_train:
-        student = TinyBertForPreTraining.from_pretrained(student_folder, fit_size=fit_size)
-        require_same_vocabulary(student_folder, teacher_folder)
+        student = TinyBertForPreTraining.from_pretrained(folder, fit_size=fit_size)
+        require_same_vocabulary(folder, teacher_folder)
     else:
-        student = TinyBertForPreTraining.from_scratch(student_folder, vocab_size=teacher.config.vocab_size,
-                                                      fit_size=fit_size)
-    student.to(processes.device)
-    check_sizes(args.max_seq_length, 2, {student_folder: student.config, teacher_folder: teacher.config})
+        student = TinyBertForPreTraining.from_scratch(folder, vocab_size=teacher.config.vocab_size, fit_size=fit_size)
+    student.to(processes.device).train()
+    check_sizes(args.max_seq_length, 2, {folder: student.config, teacher_folder: teacher.config})
     pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if args.init_from_teacher_layers:
         layers = teacher.config.num_hidden_layers, student.config.num_hidden_layers
         copy_layers(student.bert, teacher, layer_map(*layers, args.layer_mapping)[0])
-    freeze(teacher, args.precision)
-    teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
-    student.train()
     ids = torch.zeros(1, args.max_seq_length, dtype=torch.int64)  # any text tells which weights the losses reach
-    freeze_unused(student, sum(distillation_losses(student, teacher, processes.send((ids, ids, ids + 1)), pairs,
-                                                   args.precision)))
-    return teacher, student, pairs
+    batch = processes.send((ids, ids, ids + 1))
+    freeze_unused(student, sum(transformer_losses(learned(student, batch, pairs, args),
+                                                  taught(teacher, batch, [pairs], args), pairs, batch[2])))
+    return student, pairs
 
 
 @STOPWATCH.part("save")
@@ -183,6 +217,8 @@ def keep_checkpoint(run: Run, keep: int) -> None:
     from transformer.training.states import numbered
     from transformer.weights import write_bin
 
+    if not run.processes.is_first:
+        return
     write_bin(run.output_dir / str(run.step).join(CHECKPOINT), run.model.state_dict())
     if keep:
         for earlier in numbered(run.output_dir, *CHECKPOINT)[:-keep]:
@@ -190,82 +226,84 @@ def keep_checkpoint(run: Run, keep: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train a general student."""
+    """Train general students."""
     args = parse_args(argv)
     resolve_preset(args)
 
     from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
-    from transformer.data.features import show_examples
-    from transformer.optimization import BertAdam, parameter_groups
+    from transformer.distillation import losses_on, uses_gram, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
     from transformer.training.processes import join_processes, seed_everything, set_precision
-    from transformer.training.record import open_output, student_label
-    from transformer.training.run import Run, parameter_counts
+    from transformer.training.record import open_outputs, student_label
+    from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     seed_everything(args.seed)
     accumulation = args.gradient_accumulation_steps
     micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
-    teacher_folder, student_folder = find_model(args.teacher_model), find_model(args.student_model)
-    output_dir = Path(args.output_dir)
+    teacher_folder = find_model(args.teacher_model)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)  # only names become ids: the text is split already
     args.do_lower_case = tokenizer.do_lower_case
     epochs = Epochs(epoch_files(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs)), tokenizer,
-                    args.max_seq_length, fallback=output_dir, in_memory=not args.reduce_memory)
+                    args.max_seq_length, fallback=Path(args.output_dir[0]), in_memory=not args.reduce_memory)
     plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
     if args.warmup_proportion is None:
         args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
-    teacher, student, pairs = load_pair(args, teacher_folder, student_folder, processes)
-    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
+    teacher = load_teacher(teacher_folder, args, processes)
+    students = {own.output_dir: load_general_student(own, find_model(own.student_model), teacher_folder, teacher,
+                                                     processes) for own in each_student(args)}
+    unfinished = open_outputs(each_student(args), processes, teacher_folder)
+    if not unfinished:
         return
-    print_settings(args)
-    optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
-                         warmup=args.warmup_proportion, t_total=plan.total_steps, schedule="warmup_linear")
-    run = Run(args, processes, plan, student, optimizer, ("att_loss", "rep_loss"), output_dir, teacher_folder,
-              due_every=args.eval_step,
-              facts={"examples": epochs.counts, "data_bytes": epochs.data_bytes,
-                     "teacher_files": files_sha256(teacher_folder),
-                     "student_files": files_sha256(student_folder, weights=args.continue_train)})
-    first_epoch, _ = plan.locate(run.step)
-
-    def check_epochs() -> None:
-        for number, instances in enumerate(epochs.check(first_epoch)):
-            if number == 0:  # before hours go into the others
-                show_examples(instances, tokenizer)
-
-    processes.in_turn(check_epochs)
-    run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), **parameter_counts(student),
-              teacher_parameters=sum(weight.numel() for weight in teacher.parameters()))
-    if processes.is_first and not run.is_resumed:
-        for earlier in numbered(output_dir, *CHECKPOINT):
-            earlier.unlink()
+    facts = {"examples": epochs.counts, "data_bytes": epochs.data_bytes, "teacher_files": files_sha256(teacher_folder)}
+    pairs = {}  # of each run, what its losses compare
+    for own in unfinished:
+        student, compares = students[own.output_dir]
+        run = student_run(own, processes, plan, student, ("att_loss", "rep_loss"), "warmup_linear", teacher_folder,
+                          facts, random=not args.continue_train)
+        pairs[run] = compares
+    training = Training(args, processes, plan, list(pairs), lambda lengths: args.max_seq_length)
+    first_epoch, _ = plan.locate(training.step)
+    processes.in_turn(lambda: check_epochs(epochs, first_epoch, tokenizer))
+    for run in pairs:
+        run.begin(student=student_label(vars(run.args), None, run.model.config.num_hidden_layers),
+                  **parameter_counts(run.model),
+                  teacher_parameters=sum(weight.numel() for weight in teacher.parameters()), **training.companions(run))
+        if processes.is_first and not run.is_resumed:
+            for earlier in numbered(run.output_dir, *CHECKPOINT):
+                earlier.unlink()
     print(f"{plan.total_steps} steps of {args.train_batch_size} sequences = {processes.world} processes x "
           f"{accumulation} x {micro_batch}, on {processes.device}", flush=True)
 
-    compiled_teacher = run.compiled(teacher)
-    with run:
-        for indices in run:
-            for rows in run.shares(indices):
-                batch = processes.send(run.data.batch(rows, args.max_seq_length))
-                run.backward(distillation_losses(run.trained, compiled_teacher, batch, pairs, args.precision))
-            run.update()
-            if run.is_due:
-                values = {**run.means(), "learning_rate": run.learning_rate}
-                if args.do_eval:
-                    values |= losses_without_dropout(student, teacher, run.data, args, pairs, processes)
-                run.log(values, "log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
-                if processes.is_first:
+    compiled_teacher, losses = compiled(teacher, args), losses_on(processes.device, args.compile)
+    with training:
+        for shares in training:
+            for _, batch in shares:
+                from_teacher = taught(compiled_teacher, batch, [pairs[run] for run in training.active], args)
+                for run in training.turns():
+                    own = learned(run.trained, batch, pairs[run], args)
+                    run.backward(losses(own, from_teacher, pairs[run], batch[2]))
+            for run in training.turns():
+                run.update()
+                if run.is_due:
+                    values = {**run.means(), "learning_rate": run.learning_rate}
+                    if args.do_eval:
+                        values |= losses_without_dropout(run.model, teacher, training.data, args, pairs[run], processes)
+                    run.log(values, "log.txt", "  ".join(f"{name} = {value:.6g}" for name, value in values.items()))
+                    warn_of_low_scores(from_teacher[0], batch[2], "teacher")
                     keep_checkpoint(run, args.keep_checkpoints)
-                run.keep(values)  # what --continue_train takes
-    run.finish(**run.kept)
-    if processes.is_first:
-        draw_or_warn(output_dir)
-    print(f"student in {output_dir}: att_loss {run.kept['att_loss']:.4f}, rep_loss {run.kept['rep_loss']:.4f}",
-          flush=True)
+                    run.keep(values)  # what --continue_train takes
+    for run in pairs:
+        run.finish(**run.kept)
+        if processes.is_first:
+            draw_or_warn(run.output_dir)
+        print(f"student in {run.output_dir}: att_loss {run.kept['att_loss']:.4f}, rep_loss "
+              f"{run.kept['rep_loss']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

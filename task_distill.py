@@ -23,9 +23,10 @@ from transformer.cli import (
     add_run_flags,
     add_training_flags,
     add_warmup_flag,
+    check_students,
+    each_student,
     positive,
     positive_float,
-    print_settings,
     resolve_precision,
     run_script,
 )
@@ -36,11 +37,14 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor, nn
 
     from transformer.data.features import Sequences
-    from transformer.distillation import Pairs
+    from transformer.distillation import Outputs, Pairs
     from transformer.training.processes import Processes
+    from transformer.training.run import Run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,8 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data and models")
     data.add_argument("--data_dir", required=True, help="the task's folder with train.tsv and dev.tsv")
     data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
-    data.add_argument("--student_model", required=True, help="general student, for --pred_distill an intermediate one")
-    data.add_argument("--output_dir", required=True, help="folder to write to; must be empty for training")
+    data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
+                      help="general student, for --pred_distill an intermediate one; several, in the intermediate "
+                           "stage: students that learn side by side")
+    data.add_argument("--output_dir", required=True, nargs="+", metavar="FOLDER",
+                      help="folder to write to; must be empty for training; one for each student")
     data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
@@ -99,6 +106,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
     if args.hard_labels:
         parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
+    if "attn" in args.without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
+    check_students(parser, args)
+    if len(args.student_model) > 1 and (args.pred_distill or args.do_eval or args.do_predict):
+        parser.error("several students learn side by side in the intermediate stage only: name one --student_model")
     if args.save_predictions and not args.do_eval:
         parser.error("--save_predictions is for --do_eval: add it, or drop it")
     return resolve_precision(parser, args)
@@ -116,9 +128,11 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
 
 @dataclass(frozen=True)
 class IntermediateStage:
-    """The student learns attention and hidden states of its teacher. pairs: those of compared()."""
+    """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: as
+    losses_on() gives it."""
     args: argparse.Namespace
     pairs: tuple[Pairs, Pairs]
+    transformer_losses: Callable[..., tuple[Tensor, Tensor]]
     loss_names = ("att_loss", "rep_loss")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
@@ -126,23 +140,30 @@ class IntermediateStage:
         not depend on how a batch is split. lengths: of the examples of the batch."""
         return int(lengths.max()) if self.args.dynamic_padding else self.args.max_seq_length
 
-    def losses(self, student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...],
-               rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9).
+    def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
+               stages: Sequence[IntermediateStage]) -> Outputs:
+        """Attention scores and hidden states of the teacher, as far as the losses of these stages read them.
 
         batch: input_ids, token_type_ids, attention_mask, int64 [batch, length], of the examples `rows`.
         """
         import torch
 
-        from transformer.distillation import needed, transformer_losses
+        from transformer.distillation import needed
+
+        with torch.no_grad():
+            _, *outputs = teacher(*batch, classify=False, query_key=self.args.attention_loss == "gram",
+                                  **needed([stage.pairs for stage in stages], 1))
+        return outputs
+
+    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], teacher_outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9)."""
+        from transformer.distillation import needed
         from transformer.training.processes import mixed
 
-        of_student, of_teacher = needed(self.pairs)
-        with torch.no_grad():
-            _, *teacher_outputs = teacher(*batch, classify=False, **of_teacher)
         with mixed(self.args.precision, batch[0].device):
-            _, *outputs = student(*batch, is_student=True, classify=False, **of_student)
-        return transformer_losses(outputs, teacher_outputs, self.pairs)
+            _, *outputs = student(*batch, is_student=True, classify=False, query_key=self.args.attention_loss == "gram",
+                                  **needed([self.pairs], 0))
+        return self.transformer_losses(outputs, teacher_outputs, self.pairs, batch[2])
 
 
 class PredictionStage:
@@ -167,21 +188,27 @@ class PredictionStage:
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding."""
-        return None
+        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
+        from transformer.training.batches import few_lengths
 
-    def losses(self, student: nn.Module, teacher: nn.Module, batch: tuple[Tensor, ...],
-               rows: np.ndarray) -> tuple[Tensor]:
-        """Prediction loss of a batch, a scalar (paper, equation 10); batch and rows as in IntermediateStage."""
+        return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
+
+    def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
+               stages: Sequence[PredictionStage]) -> Tensor:
+        """What to learn of the examples `rows`: labels, or logits whose columns are the teacher's; batch as in
+        IntermediateStage. No stage shares its teacher with another one."""
         import torch
-
-        from transformer.training.processes import mixed
 
         if self.known is not None:
             targets, = self.processes.send([torch.from_numpy(self.known[rows])])
-        else:
-            with torch.no_grad():
-                targets = teacher(*batch, attention_scores=())[0]
+            return targets
+        with torch.no_grad():
+            return teacher(*batch, attention_scores=())[0]
+
+    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor]:
+        """Prediction loss of a batch, a scalar (paper, equation 10)."""
+        from transformer.training.processes import mixed
+
         with mixed(self.args.precision, batch[0].device):
             logits = student(*batch, attention_scores=())[0].float()
         if self.is_gold:
@@ -190,22 +217,21 @@ class PredictionStage:
 
 
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
-    """Train a student: the intermediate stage, or the prediction stage."""
+    """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
-    from transformer.distillation import compared
-    from transformer.optimization import BertAdam, freeze_unused, parameter_groups
+    from transformer.distillation import compared, losses_on, uses_gram, warn_of_low_scores
+    from transformer.optimization import freeze_unused
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
     from transformer.training.models import load_classifier, load_student
-    from transformer.training.processes import freeze
-    from transformer.training.record import format_metrics, open_output, require_finished, student_label
-    from transformer.training.run import Run, parameter_counts
+    from transformer.training.processes import freeze, seed_everything
+    from transformer.training.record import format_metrics, open_outputs, require_finished, student_label
+    from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.scoring import dev_sets, encoded, evaluate, require_fit_teacher, train_file
     from transformer.training.states import files_sha256
 
-    student_folder, teacher_folder = find_model(args.student_model), find_model(args.teacher_model)
-    output_dir, data_dir = Path(args.output_dir), data_folder(find_folder(args.data_dir), task)
+    teacher_folder, data_dir = find_model(args.teacher_model), data_folder(find_folder(args.data_dir), task)
     args.data_dir = str(data_dir)
     train_path = train_file(data_dir, args.aug_train)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
@@ -213,72 +239,88 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
     teacher = load_classifier(teacher_folder, task, args).to(processes.device)
-    student = load_student(student_folder, teacher_folder, teacher.config, task, args).to(processes.device)
-    pairs = None if args.pred_distill else compared(student.config, teacher.config, args.layer_mapping, args.without)
+    students, pairs = {}, {}  # by output folder
+    for own in each_student(args):
+        seed_everything(args.seed)  # random weights are the same whatever was made before
+        student = load_student(find_model(own.student_model), teacher_folder, teacher.config, task, own)
+        students[own.output_dir] = student.to(processes.device).train()
+        if not args.pred_distill:
+            pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
+    if not args.pred_distill:
+        args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
-    if open_output(output_dir, args.resume, args.overwrite_output_dir, processes, teacher_folder, student_folder):
+    unfinished = open_outputs(each_student(args), processes, teacher_folder)
+    if not unfinished:
         return
-    print_settings(args)
-    dev = dev_sets(task, data_dir, tokenizer, args)
+    first = unfinished[0]
+    dev = dev_sets(task, data_dir, tokenizer, first)
     teacher_scores, _ = evaluate(teacher, task, dev, teacher_order, args.eval_batch_size, processes, "teacher")
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())).labels)
-    train = encoded(task, train_path, tokenizer, args)
+    train = encoded(task, train_path, tokenizer, first)
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
 
     freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
-    student.train()
-    if args.pred_distill:
-        stage = PredictionStage(args, task, teacher, teacher_order, train, processes)
-    else:
-        stage = IntermediateStage(args, pairs)
-    first = np.arange(1)  # any example tells which weights the losses reach
-    freeze_unused(student, sum(stage.losses(student, teacher, processes.send(train.batch(first)), first)))
-    optimizer = BertAdam(parameter_groups(student, args.weight_decay), lr=args.learning_rate,
-                         warmup=args.warmup_proportion, t_total=plan.total_steps,
-                         schedule="warmup_linear" if args.pred_distill else "none")
-    run = Run(args, processes, plan, student, optimizer, stage.loss_names, output_dir, teacher_folder,
-              due_every=args.eval_step,
-              facts={"train": train.key, "dev": [sequences.key for sequences in dev.values()],
-                     "teacher_files": files_sha256(teacher_folder),
-                     "student_files": files_sha256(student_folder, weights=not args.from_scratch)})
-    run.begin(student=student_label(vars(args), None, student.config.num_hidden_layers), teacher=teacher_scores,
-              **parameter_counts(student))
+    facts = {"train": train.key, "dev": [sequences.key for sequences in dev.values()],
+             "teacher_files": files_sha256(teacher_folder)}
+    losses = losses_on(processes.device, args.compile)
+    stages: dict[Run, IntermediateStage | PredictionStage] = {}
+    for own in unfinished:
+        student = students[own.output_dir]
+        if args.pred_distill:
+            stage = PredictionStage(own, task, teacher, teacher_order, train, processes)
+        else:
+            stage = IntermediateStage(own, pairs[own.output_dir], losses)
+        rows = np.arange(1)  # any example tells which weights the losses reach
+        batch = processes.send(train.batch(rows))
+        freeze_unused(student, sum(stage.losses(student, batch, stage.taught(teacher, batch, rows, [stage]))))
+        schedule = "warmup_linear" if args.pred_distill else "none"
+        run = student_run(own, processes, plan, student, stage.loss_names, schedule, teacher_folder, facts,
+                          random=args.from_scratch)
+        stages[run] = stage
+    training = Training(args, processes, plan, list(stages), stage.padded_length)
+    for run in stages:
+        run.begin(student=student_label(vars(run.args), None, run.model.config.num_hidden_layers),
+                  teacher=teacher_scores, **parameter_counts(run.model), **training.companions(run))
     print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {plan.total_steps} "
           f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
           f"{micro_batch}, on {processes.device}", flush=True)
 
-    compiled_teacher = run.compiled(teacher)
-    with run:
-        for indices in run:
-            length = stage.padded_length(train.lengths_of(indices))
-            for rows in run.shares(indices):
-                batch = processes.send(train.batch(rows, length))
-                run.backward(stage.losses(run.trained, compiled_teacher, batch, rows))
-            run.update()
-            if run.is_due:
-                values = {**run.means(), "learning_rate": run.learning_rate}
-                score = None  # the intermediate stage has none to choose by: its last state is its result
-                if args.pred_distill:
-                    values |= evaluate(student, task, dev, own_order, args.eval_batch_size, processes)[0]
-                    score = values[task.metric]
-                run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
-                run.keep(values, score)
-    run.finish(task=task.name, kept=run.kept)
-    if processes.is_first:
-        draw_or_warn(output_dir)
-    print(format_metrics(f"student in {output_dir}", run.kept), flush=True)
-    if args.pred_distill:
-        print(head_note(student.config, output_dir), flush=True)
+    compiled_teacher = compiled(teacher, args)
+    with training:
+        for shares in training:
+            for rows, batch in shares:
+                taught = stage.taught(compiled_teacher, batch, rows, [stages[run] for run in training.active])
+                for run in training.turns():
+                    run.backward(stages[run].losses(run.trained, batch, taught))
+            for run in training.turns():
+                run.update()
+                if run.is_due:
+                    values = {**run.means(), "learning_rate": run.learning_rate}
+                    score = None  # the intermediate stage has none to choose by: its last state is its result
+                    if args.pred_distill:
+                        values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes)[0]
+                        score = values[task.metric]
+                    else:
+                        warn_of_low_scores(taught[0], batch[2], "teacher")
+                    run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
+                    run.keep(values, score)
+    for run in stages:
+        run.finish(task=task.name, kept=run.kept)
+        if processes.is_first:
+            draw_or_warn(run.output_dir)
+        print(format_metrics(f"student in {run.output_dir}", run.kept), flush=True)
+        if args.pred_distill:
+            print(head_note(run.model.config, run.output_dir), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train a student, or score one."""
+    """Train students, or score one."""
     args = parse_args(argv)
     task = get_task(args.task_name)
     args.task_name = task.name
@@ -291,7 +333,7 @@ def main(argv: list[str] | None = None) -> None:
     args.precision = set_precision(args.precision, processes)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
-        evaluate_only(args, task, processes)
+        evaluate_only(*each_student(args), task, processes)
     else:
         distill(args, task, processes)
 

@@ -153,7 +153,7 @@ def bare_step(precision: str, batch_size: int, length: int) -> Callable[[], None
     teacher, student = BertModel(TEACHER, add_pooler=False).eval(), TinyBertForPreTraining(STUDENTS["4l"])
     freeze(teacher, precision)
     pairs = layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)
-    of_student, of_teacher = needed(pairs)
+    of_student, of_teacher = needed([pairs], 0), needed([pairs], 1)
     ids = torch.randint(1000, 30_000, (batch_size, length))
     batch = ids, torch.zeros_like(ids), torch.ones_like(ids)
 

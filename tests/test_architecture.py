@@ -135,10 +135,11 @@ def test_functions_can_be_read_at_a_sitting(name):
 
 @pytest.mark.parametrize("script", ["general_distill", "task_distill", "finetune_teacher"])
 def test_the_method_is_one_short_loop(script):
-    loops = [node for node in ast.walk(tree(script)) if isinstance(node, ast.For) and ast.unparse(node.iter) == "run"]
+    loops = [node for node in ast.walk(tree(script))
+             if isinstance(node, ast.For) and ast.unparse(node.iter) == "training"]
     assert len(loops) == 1 and lines_of(loops[0]) <= 20
     text = ast.unparse(loops[0])
-    steps = ("run.shares(", "run.backward(", "run.update()", "run.is_due", "run.log(", "run.keep(")
+    steps = ("in shares", "in training.turns()", "run.backward(", "run.update()", "run.is_due", "run.log(", "run.keep(")
     assert sorted(steps, key=text.index) == list(steps)
 
 

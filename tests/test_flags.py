@@ -29,7 +29,7 @@ from transformer.tasks.glue import get_task
 from transformer.training import run as training_run
 from transformer.training import scoring
 from transformer.training.processes import Processes, join_processes, set_precision
-from transformer.training.states import States
+from transformer.training.states import Allowance, States
 from transformer.weights import read_weights
 
 MAKE = {"general_distill": general, "task_distill": train, "finetune_teacher": finetune}
@@ -60,6 +60,7 @@ DISTILL = {
     "--output_dir": ({}, {"output_dir": "elsewhere"}, "student in {tiny}/elsewhere"),
     "--layer_mapping": ({}, {"layer_mapping": "top"}, WEIGHTS),
     "--without": ({}, {"without": "attn"}, WEIGHTS),
+    "--attention_loss": ({}, {"attention_loss": "gram"}, WEIGHTS),
     "--eval_step": ({}, {"eval_step": 1}, METRICS),
     "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
 CASES = {
@@ -189,7 +190,7 @@ def test_every_flag_changes_something(script_name, flag, world, plain_runs, scri
         return opened(*args, **kwargs)
 
     monkeypatch.setattr(States, "save", noted_save)
-    monkeypatch.setattr(States, "is_due", lambda self, step, save_steps, *_: bool(save_steps))
+    monkeypatch.setattr(Allowance, "is_left", False)
     monkeypatch.setattr(source, opens, noted)
     monkeypatch.setattr(torch, "compile", lambda model: print("is compiled") or model)
 
@@ -338,7 +339,8 @@ def test_threads_sleep_while_they_wait(given, policy, spins):
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     compiled, compile_model = [], torch.compile
 
-    def eager(model):
+    def eager(model, mode=None):
+        assert mode is None
         compiled.append(type(model).__name__)
         return compile_model(model, backend="eager")
 

@@ -111,7 +111,8 @@ def outputs(model, batch, **kwargs):
     ("bottom", ("embd", "hidn"), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 2, "attention_scores": {0, 1}}),
     ("uniform", ("attn", "hidn"), {"layers": 0, "attention_scores": set()}, {"layers": 0, "attention_scores": set()})])
 def test_needed_by_hand(mapping, without, student, teacher):
-    assert needed(ablate(layer_map(6, 2, mapping), without)) == (student, teacher)
+    pairs = ablate(layer_map(6, 2, mapping), without)
+    assert (needed([pairs], 0), needed([pairs], 1)) == (student, teacher)
 
 
 @pytest.mark.parametrize("mapping", ["uniform", "top", "bottom"])
@@ -119,7 +120,7 @@ def test_needed_by_hand(mapping, without, student, teacher):
 def test_losses_of_what_is_needed_equal_those_of_all(batch, mapping, without):
     student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
     pairs = ablate(layer_map(4, 2, mapping), without)
-    student_needs, teacher_needs = needed(pairs)
+    student_needs, teacher_needs = needed([pairs], 0), needed([pairs], 1)
     with torch.no_grad():
         (scores, hidden), (teacher_scores, teacher_hidden) = outputs(student, batch), outputs(teacher, batch)
         losses = transformer_losses(outputs(student, batch, **student_needs), outputs(teacher, batch, **teacher_needs),
@@ -176,7 +177,7 @@ def test_freeze_unused(batch, stage, without, unreached):
         teacher = outputs(BertModel(config(4)).eval(), batch)
 
     def loss():
-        return sum(transformer_losses(outputs(student, batch, **needed(pairs)[0]), teacher, pairs))
+        return sum(transformer_losses(outputs(student, batch, **needed([pairs], 0)), teacher, pairs))
 
     everything = {name for name, _ in student.named_parameters()}
     frozen = freeze_unused(student, loss())
@@ -199,7 +200,7 @@ def test_losses_under_bfloat16(batch):
     torch.manual_seed(1)
     student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
     pairs = layer_map(4, 2)
-    student_needs, teacher_needs = needed(pairs)
+    student_needs, teacher_needs = needed([pairs], 0), needed([pairs], 1)
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         with torch.no_grad():

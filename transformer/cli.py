@@ -113,6 +113,22 @@ def add_training_flags(group: argparse._ArgumentGroup, batch_size: int | None = 
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
 
 
+def check_students(parser: Parser, args: argparse.Namespace) -> None:
+    """End as error() does unless each --student_model has an --output_dir of its own."""
+    students, folders = args.student_model, args.output_dir
+    if len(students) != len(folders):
+        parser.error(f"--student_model names {len(students)} and --output_dir {len(folders)} folders: each student "
+                     "needs one to be written to")
+    if len({Path(folder).absolute() for folder in folders}) < len(folders):
+        parser.error("--output_dir names a folder twice: each student needs one of its own")
+
+
+def each_student(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The flags as they would be for each --student_model alone."""
+    return [argparse.Namespace(**{**vars(args), "student_model": student, "output_dir": folder})
+            for student, folder in zip(args.student_model, args.output_dir, strict=True)]
+
+
 def add_warmup_flag(group: argparse._ArgumentGroup, default: float | None = 0.1, note: str = "") -> None:
     """Add --warmup_proportion. default: None where the script fills it in; note: ends the help then."""
     group.add_argument("--warmup_proportion", type=proportion, default=default,
@@ -126,6 +142,9 @@ def add_loss_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
                        action=_Without,
                        help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
+    group.add_argument("--attention_loss", choices=("auto", "scores", "gram"), default="auto",
+                       help="from the scores, as published, or the same from Gram matrices of queries and keys, in "
+                            "less memory; auto: gram from 256 wordpieces on, never with --preset code")
 
 
 def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:

@@ -1,7 +1,8 @@
 """What a student learns from a teacher: which layer from which, and the losses as pure functions."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from torch.nn import functional
 
 from transformer.config import SIZES, BertConfig
 from transformer.files import InputError
-from transformer.modeling import BertModel
+from transformer.modeling import BertModel, Scores
 
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
+GRAM_LENGTH = 256  # wordpieces from which on the attention loss costs less without scores
+
+_WARNED: set[str] = set()  # whose low scores were told of
 
 Pairs = list[tuple[int, int]]  # (student index, teacher index)
-Outputs = tuple[Sequence[Tensor | None], Sequence[Tensor]]  # attention scores, hidden states
+Outputs = tuple[Sequence[Scores], Sequence[Tensor]]  # attention scores (or what they are made of), hidden states
 
 
 def layer_map(teacher_layers: int, student_layers: int, mapping: str = "uniform") -> tuple[Pairs, Pairs]:
@@ -64,21 +68,18 @@ def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
     return pairs
 
 
-def needed(pairs: tuple[Pairs, Pairs]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the losses of (attention pairs, hidden pairs) read of student and of teacher.
+def needed(pairs: Sequence[tuple[Pairs, Pairs]], side: int) -> dict[str, Any]:
+    """What the losses of all these (attention pairs, hidden pairs) read of a model: of the student (side 0), or of the
+    teacher (side 1) that several students may share.
 
-    Each as keywords of a model's forward: `layers`, how many to run, and `attention_scores`, the layers whose attention
-    scores to return.
+    As keywords of its forward: `layers`, how many to run, and `attention_scores`, the layers whose attention scores to
+    return.
     """
-    attention, hidden = pairs
-    keywords = []
-    for side in (0, 1):
-        # a set: of the list of a second model torch.compile finds no element
-        scored = frozenset(pair[side] for pair in attention)
-        # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
-        layers = max([0, *(layer + 1 for layer in scored), *(pair[side] for pair in hidden)])
-        keywords.append({"layers": layers, "attention_scores": scored})
-    return keywords[0], keywords[1]
+    # a set: of the list of a second model torch.compile finds no element
+    scored = frozenset(pair[side] for attention, _ in pairs for pair in attention)
+    hidden = [pair[side] for _, hidden_pairs in pairs for pair in hidden_pairs]
+    # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
+    return {"layers": max([0, *(layer + 1 for layer in scored), *hidden]), "attention_scores": scored}
 
 
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
@@ -102,30 +103,175 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
         student.encoder.layer[student_layer].load_state_dict(teacher.encoder.layer[teacher_layer].state_dict())
 
 
-def attention_loss(student: Sequence[Tensor | None], teacher: Sequence[Tensor | None], pairs: Pairs) -> Tensor:
-    """Sum over layer pairs of the mean squared error of attention scores (paper, equation 7), in float32.
+def attention_loss(student: Sequence[Scores], teacher: Sequence[Scores], pairs: Pairs) -> Tensor:
+    """Sum over layer pairs, of which there is one, of the mean squared error of attention scores (paper, equation 7),
+    in float32.
 
     student, teacher: scores before softmax, [batch, heads, sequence, sequence] each; those outside `pairs` may be
-    None. The mean goes over the whole tensor; scores <= -100 (padded positions) count as 0, in each model by itself.
+    None. The mean goes over the whole tensor; scores <= -100 count as 0, in each model by itself. These are the padded
+    positions, to which the models add MASKED_SCORE, and whatever real score lies so low (see lowest_score).
     """
     def visible(scores: Tensor) -> Tensor:
         return functional.threshold(scores.float(), PADDED_SCORE, 0.0)  # one pass, and no mask to keep for backward
 
-    return sum((functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs), torch.zeros(()))
+    first, *others = (functional.mse_loss(visible(student[s]), visible(teacher[t])) for s, t in pairs)
+    return sum(others, first)
+
+
+class _Gram(torch.autograd.Function):
+    """The products of all columns with each other, X^T X of X = [learned, fixed]: [..., S, D] and [..., S, E], float32
+    -> [..., D + E, D + E]. The gradient reaches `learned` alone.
+
+    Forward and backward are exact in float32, also where --precision tf32 shortens the factors of other products: the
+    loss is a small difference of large products, so that the rounded factors of its backward pass would show.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, learned: Tensor, fixed: Tensor) -> Tensor:
+        columns = torch.cat([learned, fixed], -1)
+        ctx.save_for_backward(columns)
+        ctx.width = learned.size(-1)
+        return _exactly(torch.matmul, columns.mT, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        columns, = ctx.saved_tensors
+        return _exactly(torch.matmul, columns, (gradient + gradient.mT)[..., :ctx.width]), None
+
+
+def _exactly(product: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+    """A product of float32 whose factors are not shortened; torch has one setting for all, which is put back."""
+    precision = torch.get_float32_matmul_precision()
+    if precision == "highest":
+        return product(one, other)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return product(one, other)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def gram_attention_loss(student: Sequence[Scores], teacher: Sequence[Scores], pairs: Pairs,
+                        attention_mask: Tensor) -> Tensor:
+    """attention_loss() from (query, key) of each layer, [batch, heads, sequence, head size] each: no scores are made.
+
+    attention_mask: 1 real, 0 padding, [batch, sequence]. For a head, the sum of the squares of
+    Q_s K_s^T / sqrt(d_s) - Q_t K_t^T / sqrt(d_t) = U V^T is the sum over the elements of (U^T U) * (V^T V), where
+    U = [Q_s / sqrt(d_s), -Q_t / sqrt(d_t)] and V = [K_s, K_t], less the rows of V whose keys are padding.
+
+    In float32, also within autocast and of queries and keys of 16 bits. Where student and teacher all but agree the sum
+    is rounded, and the loss, never the gradient, is cut at 0. Real scores <= -100 count as they are.
+    """
+    def layer_loss(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+        batch, heads, length, _ = own[0].shape
+        queries = _Gram.apply(own[0].float() / math.sqrt(own[0].size(-1)),
+                              other[0].float() / -math.sqrt(other[0].size(-1)))
+        keys = _Gram.apply(own[1].float() * is_real, other[1].float() * is_real)
+        return (queries * keys).sum() / (batch * heads * length * length)
+
+    with torch.autocast(attention_mask.device.type, enabled=False):
+        is_real = attention_mask[:, None, :, None].float()
+        first, *others = (layer_loss(student[s], teacher[t]) for s, t in pairs)
+        loss = sum(others, first)
+        return loss + (loss.clamp(min=0) - loss).detach()
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> Tensor:
-    """Sum over pairs of the mean squared error of hidden states (paper, equations 8 and 9), in float32.
+    """Sum over pairs, of which there is one, of the mean squared error of hidden states (paper, equations 8 and 9), in
+    float32.
 
     student: projected to the teacher's width; both [batch, sequence, width]. Padded positions are part of the mean.
     """
-    return sum((functional.mse_loss(student[s].float(), teacher[t].float()) for s, t in pairs), torch.zeros(()))
+    first, *others = (functional.mse_loss(student[s].float(), teacher[t].float()) for s, t in pairs)
+    return sum(others, first)
 
 
-def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs]) -> tuple[Tensor, Tensor]:
-    """Attention loss and hidden loss of (attention scores, hidden states) of both models; 0 where nothing is paired."""
-    losses = attention_loss(student[0], teacher[0], pairs[0]), hidden_loss(student[1], teacher[1], pairs[1])
-    return tuple(loss.to(student[1][0].device) for loss in losses)  # a loss without pairs lies on the CPU
+def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs],
+                       attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention loss and hidden loss of (attention scores, hidden states) of both models; 0 where nothing is paired.
+
+    Where the models tell (query, key) in place of scores the attention loss is gram_attention_loss(), which needs the
+    attention_mask of the batch.
+    """
+    attention, hidden = student[1][0].new_zeros(2, dtype=torch.float32)  # on the device: nothing waits for a copy
+    if pairs[0]:
+        of_scores = isinstance(student[0][pairs[0][0][0]], Tensor)
+        attention = attention_loss(student[0], teacher[0], pairs[0]) if of_scores else \
+            gram_attention_loss(student[0], teacher[0], pairs[0], attention_mask)
+    if pairs[1]:
+        hidden = hidden_loss(student[1], teacher[1], pairs[1])
+    return attention, hidden
+
+
+def uses_gram(wanted: str, preset: str, max_seq_length: int) -> bool:
+    """Whether the attention loss is made of queries and keys, from --attention_loss: `scores`, `gram` or `auto`.
+
+    auto: where the scores, which grow with the square of the length, are dearer than the products of queries and keys,
+    but never with --preset code, whose loss leaves out real scores <= -100, too.
+    """
+    if wanted == "auto":
+        return preset == "paper" and max_seq_length >= GRAM_LENGTH
+    return wanted == "gram"
+
+
+def losses_on(device: torch.device, is_compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """transformer_losses() as it is called in training on a device: compiled with --compile (is_compiled) and, on a GPU
+    for which torch finds a compiler, by default, since each of its many small operations would have to be launched.
+
+    What is compiled gives the same numbers but for rounding. The loss from queries and keys, nearly all of which are
+    matrix products, stays as it is.
+    """
+    if not (is_compiled or device.type == "cuda" and _has_compiler(device)):
+        return transformer_losses
+    compiled = torch.compile(transformer_losses)
+
+    def losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs],
+               attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        called = transformer_losses if any(isinstance(layer, tuple) for layer in student[0]) else compiled
+        return called(student, teacher, pairs, attention_mask)
+
+    return losses
+
+
+def _has_compiler(device: torch.device) -> bool:
+    """Whether torch can compile for a device; if not, why is printed. That takes several packages and programs, some of
+    which are looked for in the midst of it: so it is tried."""
+    try:
+        torch.compile(lambda ones: ones + 1)(torch.ones(2, device=device))
+    except Exception as error:  # noqa: BLE001  # each part fails in its own way, and training goes on without
+        reason = " ".join(str(error).partition("\n")[0].split())
+        print(f"the losses are not compiled, which takes longer: {type(error).__name__}: {reason}", flush=True)
+        return False
+    return True
+
+
+def lowest_score(query: Tensor, key: Tensor, attention_mask: Tensor) -> float:
+    """A lower bound of the attention scores of a layer for real keys, from query and key, [B, A, S, D] each: by the
+    norms of both where that is above PADDED_SCORE, else the lowest score itself. The host waits for it."""
+    query, key = query.detach().float() / math.sqrt(query.size(-1)), key.detach().float()
+    is_real = attention_mask[:, None, :].bool()                                                  # [B, 1, S]
+    longest = key.norm(dim=-1).masked_fill(~is_real, 0.0).amax(-1)                               # [B, A]
+    bound = -(query.norm(dim=-1).amax(-1) * longest).max().item()
+    if bound > PADDED_SCORE:
+        return bound
+    return min((q @ k.mT).masked_fill(~real[:, None], math.inf).min().item()  # of one sequence after the other
+               for q, k, real in zip(query, key, is_real))
+
+
+def warn_of_low_scores(layers: Sequence[Scores], attention_mask: Tensor, whose: str) -> None:
+    """Print, once for each `whose`, that real scores lie where --attention_loss scores would count them as padding.
+
+    layers: of a model's last batch; asked are those that tell (query, key). The host waits for the answer.
+    """
+    asked = [layer for layer in layers if isinstance(layer, tuple)]
+    if whose in _WARNED or not asked:
+        return
+    lowest = min(lowest_score(query, key, attention_mask) for query, key in asked)
+    if lowest <= PADDED_SCORE:
+        _WARNED.add(whose)
+        print(f"warning: an attention score of the {whose} is {lowest:.1f}: the published loss counts scores <= "
+              f"{PADDED_SCORE:.0f} as 0, --attention_loss gram does not; take --attention_loss scores for that",
+              flush=True)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

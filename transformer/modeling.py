@@ -22,6 +22,8 @@ from transformer.weights import head_convention, load_strictly, read_model, requ
 
 MASKED_SCORE = -10000.0  # added to the attention score of every padded position
 
+Scores = Tensor | tuple[Tensor, Tensor] | None  # of a layer: [B, A, S, S], or (query, key), [B, A, S, D] each
+
 # What people call the heads of models -> how the names of their weights begin.
 HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
          "classifier": "classifier.", "projections": "fit_dense"}
@@ -46,6 +48,21 @@ class BertEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(summed))
 
 
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
+                    multiple: int = 1) -> Tensor:
+    """Attention by one kernel that writes no scores: query, key, value [B, A, S, D], mask [B, 1, 1, S] -> [B, A, S, D].
+
+    multiple: the kernel takes heads of a multiple of so many numbers; others are padded with zeros, which add nothing.
+    """
+    size = query.size(-1)
+    padding = -size % multiple
+    if padding:
+        query, key, value = (nn.functional.pad(tensor, (0, padding)) for tensor in (query, key, value))
+    context = nn.functional.scaled_dot_product_attention(
+        query, key, value, None if mask is None else mask.to(query.dtype), dropout, scale=1 / math.sqrt(size))
+    return context[..., :size] if padding else context
+
+
 class BertSelfAttention(nn.Module):
     """Multi-head attention that also returns its scores before softmax, where they are wanted (paper, equation 1)."""
 
@@ -57,21 +74,32 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """hidden [B, S, H], mask (added to the scores, [B, 1, 1, S]) -> context [B, S, H], scores [B, A, S, S]."""
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool,
+                query_key: bool = False) -> tuple[Tensor, Scores]:
+        """hidden [B, S, H], mask (added to the scores, [B, 1, 1, S]) -> context [B, S, H], scores [B, A, S, S].
+
+        The scores are None unless wanted; with query_key they are what they are made of: (query, key), [B, A, S, D].
+        """
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
-        # on the CPU, in bfloat16, the fused kernel with its backward pass is slower than separate operations
-        if not (want_scores or query.is_cpu and query.dtype == torch.bfloat16 and torch.is_grad_enabled()):
-            context = nn.functional.scaled_dot_product_attention(
-                query, key, value, None if mask is None else mask.to(query.dtype),
-                self.dropout.p if self.training else 0.0)
-            return context.transpose(1, 2).flatten(2), None
-        attention_scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)            # [B, A, S, S]
-        if mask is not None:
-            attention_scores += mask  # in place: the product's gradient does not read it
-        context = self.dropout(attention_scores.softmax(dim=-1)) @ value                         # [B, A, S, D]
-        return context.transpose(1, 2).flatten(2), attention_scores if want_scores else None
+        writes_scores = want_scores and not query_key
+        # What learns from its scores goes on with them. What learns nothing, as a teacher, is fused whatever is asked
+        # of it, so that its numbers do not depend on that. On the CPU, in bfloat16, the fused kernel with its backward
+        # pass is slower than separate operations.
+        is_fused = not (torch.is_grad_enabled() and (
+            writes_scores or query.is_cpu and query.dtype == torch.bfloat16))
+        attention_scores = None
+        if writes_scores or not is_fused:
+            attention_scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)        # [B, A, S, S]
+            if mask is not None:
+                attention_scores += mask  # in place: the product's gradient does not read it
+        if is_fused:  # CUDA's kernels that take a mask want heads of a multiple of 8
+            context = fused_attention(query, key, value, mask, self.dropout.p if self.training else 0.0,
+                                      multiple=8 if query.is_cuda else 1)
+        else:
+            context = self.dropout(attention_scores.softmax(dim=-1)) @ value                     # [B, A, S, D]
+        context = context.transpose(1, 2).flatten(2)
+        return context, ((query, key) if query_key else attention_scores) if want_scores else None
 
 
 class BertSelfOutput(nn.Module):
@@ -96,9 +124,9 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertSelfOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool) -> tuple[Tensor, Scores]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        context, attention_scores = self.self(hidden, mask, want_scores)
+        context, attention_scores = self.self(hidden, mask, want_scores, query_key)
         return self.output(context, hidden), attention_scores
 
 
@@ -124,9 +152,9 @@ class BertLayer(nn.Module):
         self.intermediate = BertIntermediate(config)
         self.output = BertSelfOutput(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool) -> tuple[Tensor, Scores]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        hidden, attention_scores = self.attention(hidden, mask, want_scores)
+        hidden, attention_scores = self.attention(hidden, mask, want_scores, query_key)
         return self.output(self.intermediate(hidden), hidden), attention_scores
 
 
@@ -138,11 +166,12 @@ class BertEncoder(nn.Module):
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, hidden: Tensor, mask: Tensor | None, layers: int | None,
-                attention_scores: Collection[int] | None) -> tuple[list[Tensor], list[Tensor | None]]:
+                attention_scores: Collection[int] | None, query_key: bool) -> tuple[list[Tensor], list[Scores]]:
         """Embedding output [B, S, H] -> hidden states and attention scores, as BertModel returns them."""
         hidden_states, all_attention_scores = [hidden], []
         for index, layer in enumerate(self.layer[:layers]):
-            hidden, layer_scores = layer(hidden, mask, attention_scores is None or index in attention_scores)
+            want_scores = attention_scores is None or index in attention_scores
+            hidden, layer_scores = layer(hidden, mask, want_scores, query_key)
             hidden_states.append(hidden)
             all_attention_scores.append(layer_scores)
         return hidden_states, all_attention_scores
@@ -283,16 +312,19 @@ class BertModel(BertPreTrainedModel):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 pool: bool = True, layers: int | None = None,
-                attention_scores: Collection[int] | None = None,
-                ) -> tuple[list[Tensor], list[Tensor | None], Tensor | None]:
+                attention_scores: Collection[int] | None = None, query_key: bool = False,
+                ) -> tuple[list[Tensor], list[Scores], Tensor | None]:
         """input_ids, token_type_ids, attention_mask (1 real, 0 padding): int [B, S].
 
         layers: run only the first so many (None: all). attention_scores: the layers, from 0, whose attention scores the
-        caller reads (None: all); the others run through a fused kernel where that is faster.
+        caller reads (None: all); the others run through a fused kernel where that is faster. query_key: return what
+        these scores are made of in their place, so that these layers are fused, too. Without gradient all layers are
+        fused, and what is asked for changes no number.
 
         Returns hidden states (layers + 1 of [B, S, H], embedding output first), attention scores (`layers` of
-        [B, A, S, S], before softmax, mask added; None where not asked for), and pooled [B, H] (None without a
-        pooler, with pool=False or where `layers` ends before the last).
+        [B, A, S, S], before softmax, mask added, or with query_key (query, key), [B, A, S, D] each, whose product over
+        sqrt(D) they are without the mask; None where not asked for), and pooled [B, H] (None without a pooler, with
+        pool=False or where `layers` ends before the last).
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -303,7 +335,7 @@ class BertModel(BertPreTrainedModel):
         if attention_mask is not None and (
                 not input_ids.is_cpu or torch.compiler.is_compiling() or not attention_mask.all()):
             mask = (1 - attention_mask[:, None, None, :].to(embedded.dtype)) * MASKED_SCORE       # [B, 1, 1, S]
-        hidden_states, all_attention_scores = self.encoder(embedded, mask, layers, attention_scores)
+        hidden_states, all_attention_scores = self.encoder(embedded, mask, layers, attention_scores, query_key)
         whole = len(hidden_states) > self.config.num_hidden_layers
         pooled = self.pooler(hidden_states[-1]) if pool and whole and self.pooler is not None else None
         return hidden_states, all_attention_scores, pooled
@@ -376,10 +408,11 @@ class TinyBertForPreTraining(_Fit):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None, layers: int | None = None,
-                attention_scores: Collection[int] | None = None) -> tuple[list[Tensor | None], list[Tensor]]:
+                attention_scores: Collection[int] | None = None,
+                query_key: bool = False) -> tuple[list[Scores], list[Tensor]]:
         """Returns attention scores and projected hidden states; all as BertModel's, with fit_size for H."""
         hidden_states, all_attention_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers,
-                                                           attention_scores)
+                                                           attention_scores, query_key)
         return all_attention_scores, self.fit(hidden_states)
 
 
@@ -400,15 +433,15 @@ class TinyBertForSequenceClassification(_Fit):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 is_student: bool = False, classify: bool = True, layers: int | None = None,
-                attention_scores: Collection[int] | None = None,
-                ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+                attention_scores: Collection[int] | None = None, query_key: bool = False,
+                ) -> tuple[Tensor | None, list[Scores], list[Tensor]]:
         """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true.
 
-        `layers` and `attention_scores` as BertModel's. The logits are None with classify=False or where `layers`
-        ends before the last.
+        `layers`, `attention_scores` and `query_key` as BertModel's. The logits are None with classify=False or where
+        `layers` ends before the last.
         """
         hidden_states, all_attention_scores, pooled = self.bert(input_ids, token_type_ids, attention_mask, classify,
-                                                                layers, attention_scores)
+                                                                layers, attention_scores, query_key)
         logits = None
         if pooled is not None:
             logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)

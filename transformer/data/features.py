@@ -5,7 +5,6 @@ torch is loaded by the first batch: workers that only tokenize can do without.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import tempfile
@@ -66,6 +65,12 @@ class Sequences:
 
         Padded with 0 to `length`, or to the longest of the batch. Raises ValueError where `length` is too small.
         """
+        return unpack(self.packed(indices, length))
+
+    def packed(self, indices: np.ndarray, length: int | None = None) -> Tensor:
+        """All that batch() follows from, in one small tensor, which unpack() takes apart on its device: int16 or int32
+        [batch, length + 2]. Of each example the ids, unsigned, with anything as padding, then its length, then that of
+        its segment 0. Raises ValueError where `length` is too small."""
         import torch
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
@@ -74,22 +79,27 @@ class Sequences:
         if longest > length:
             raise ValueError(f"an example of {longest} wordpieces does not fit into {length}")
         tokens = self.tokens
+        numbers = np.empty((len(indices), length + 2), tokens.dtype)
         if starts.max() + length <= len(tokens):  # cut whole windows of `length`, with what follows the examples
             windows = np.ndarray((len(tokens) - length + 1, length), tokens.dtype, tokens, strides=2 * tokens.strides)
-            input_ids = windows[starts].astype(np.int64)
+            numbers[:, :length] = windows[starts]
         else:
-            input_ids = tokens.take(starts[:, None] + np.arange(length), mode="clip").astype(np.int64)
-        leading_ones = _leading_ones(length)
-        mask = leading_ones.take(lengths, axis=0)
-        input_ids *= mask
-        segments = mask - leading_ones.take(self.first_lengths[indices], axis=0)
-        return torch.from_numpy(input_ids), torch.from_numpy(segments), torch.from_numpy(mask)
+            numbers[:, :length] = tokens.take(starts[:, None] + np.arange(length), mode="clip")
+        numbers[:, length] = lengths
+        numbers[:, length + 1] = self.first_lengths[indices]
+        return torch.from_numpy(numbers.view(f"i{numbers.itemsize}"))
 
 
-@functools.lru_cache(maxsize=4)
-def _leading_ones(length: int) -> np.ndarray:
-    """int64 [length + 1, length]: row k is k ones, then zeros. Copying rows of it is faster than comparing."""
-    return np.tri(length + 1, length, -1, dtype=np.int64)
+def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """input_ids, token_type_ids, attention_mask, int64 [batch, length], of what Sequences.packed() made."""
+    import torch
+    numbers = packed.to(torch.int64)
+    if packed.dtype == torch.int16:
+        numbers &= 0xFFFF
+    ids, length, first_length = numbers[:, :-2], numbers[:, -2:-1], numbers[:, -1:]
+    places = torch.arange(ids.size(1), device=ids.device)
+    mask = (places < length).long()
+    return ids * mask, (places >= first_length) * mask, mask
 
 
 def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: BertTokenizer, max_seq_length: int,

@@ -54,10 +54,12 @@ class Plan:
         return shuffled_batches(self.counts[epoch], self.batch_size, self.seed, epoch, start)
 
 
-def seed_share(seed: int, step: int, share: int) -> None:
+def seed_share(seed: int, step: int, share: int, of_teacher: bool = False) -> None:
     """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which share of its
-    batch it is alone, so that a run can go on from any step, and with other processes."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, share)).generate_state(1, np.uint64)[0] >> 1))
+    batch it is alone, so that a run can go on from any step, with other processes, and beside other runs. of_teacher:
+    the pass is a teacher's, whose dropout is another."""
+    numbers = (seed, step, share, 1) if of_teacher else (seed, step, share)
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
@@ -86,6 +88,12 @@ def own_shares(indices: np.ndarray, accumulation: int, processes: Processes) -> 
     """What this process has to do of a batch: (number of the share, its indices), `accumulation` of them."""
     every = list(enumerate(np.split(indices, accumulation * processes.world)))
     return every[processes.rank::processes.world]
+
+
+def few_lengths(lengths: np.ndarray, longest: int) -> int:
+    """The longest of `lengths`, rounded up to a multiple of 32 but no more than `longest`: what a batch is padded to
+    where its padding does not count and a model is compiled for each length that it meets."""
+    return min(-(-int(lengths.max()) // 32) * 32, longest)
 
 
 def steps_per_epoch(count: int, train_batch_size: int, what: object) -> int:

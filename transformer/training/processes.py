@@ -36,8 +36,12 @@ class Processes:
     def send(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """Tensors on the device; the host does not wait until they are there."""
         if self.device.type == "cuda":
-            return tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+            return tuple(self.pinned(tensor).to(self.device, non_blocking=True) for tensor in tensors)
         return tuple(tensors)
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """A tensor from which send() need not copy first."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def finish_computing(self) -> None:
         """Wait until the device has done all that it was given."""

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from transformer.files import (
     require_no_file,
     write_json,
 )
-from transformer.stopwatch import STOPWATCH
 from transformer.training.processes import Processes
 from transformer.training.states import clear_states
 
@@ -80,12 +80,19 @@ def check_output(folder: str | Path, resume: bool, overwrite: bool, *starts: str
     return False
 
 
-def open_output(folder: str | Path, resume: bool, overwrite: bool, processes: Processes, *starts: str | Path) -> bool:
-    """check_output() for all processes, which says so where there is nothing to do."""
-    finished = processes.any(processes.is_first and check_output(folder, resume, overwrite, *starts))
-    if finished:
-        print(f"{folder} is finished: nothing to resume", flush=True)
-    return finished
+def open_outputs(students: Sequence[argparse.Namespace], processes: Processes,
+                 *starts: str | Path) -> list[argparse.Namespace]:
+    """check_output() of the flags of each student, for all processes: those that are not finished. starts: the models
+    that all start from, beside their own. Of the others it is said that there is nothing to do."""
+    unfinished = []
+    for args in students:
+        finished = processes.any(processes.is_first and check_output(
+            args.output_dir, args.resume, args.overwrite_output_dir, *starts, *(own.student_model for own in students)))
+        if finished:
+            print(f"{args.output_dir} is finished: nothing to resume", flush=True)
+        else:
+            unfinished.append(args)
+    return unfinished
 
 
 def student_label(settings: dict[str, Any], start: str | None, layers: int) -> str:
@@ -219,5 +226,5 @@ class RunRecord:
 
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete."""
-        self.run.update(results, seconds=round(time.time() - self._started, 1), **STOPWATCH.facts(), finished=True)
+        self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()

@@ -1,12 +1,14 @@
 """Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
 import re
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +48,26 @@ def files_sha256(folder: str | Path, weights: bool = True) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+class Allowance:
+    """The share of its time that a process may spend on saving at logs: SHARE_OF_TIME of that since this was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._spent = 0.0  # seconds
+
+    @property
+    def is_left(self) -> bool:
+        """Whether saving has taken no more than its share so far."""
+        return self._spent <= SHARE_OF_TIME * (time.monotonic() - self._started)
+
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """The time of the block is spent on saving."""
+        started = time.monotonic()
+        yield
+        self._spent += time.monotonic() - started
+
+
 class States:
     """The states of a run, state_STEP.pt in its output folder. Each holds everything that the rest of the run follows
     from: weights, optimizer, step, best score, settings. Data order and dropout follow from seed and step alone.
@@ -59,8 +81,6 @@ class States:
         self.settings = settings
         self.processes = processes
         self.parts = parts
-        self._started = time.monotonic()
-        self._spent = 0.0  # seconds, by saving
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.folder)  # by a run that was killed while it saved
 
@@ -104,7 +124,6 @@ class States:
 
         All processes have to call it. values: tensors, numbers, strings, and lists and dicts of them.
         """
-        started = time.monotonic()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         if not self.processes.is_first:
             return
@@ -115,15 +134,6 @@ class States:
                 _require_whole(written, _path(self.folder, step))
         for path in _paths(self.folder)[:-_KEPT]:
             path.unlink()
-        self._spent += time.monotonic() - started
-
-    def is_due(self, step: int, save_steps: int | None, eval_step: int) -> bool:
-        """Whether to save after this step: every save_steps steps, and at evaluations as long as saving has not taken
-        more than a twentieth of the time. The first process decides for all."""
-        if save_steps and step % save_steps == 0:
-            return True
-        cheap = self._spent <= SHARE_OF_TIME * (time.monotonic() - self._started)
-        return step % eval_step == 0 and self.processes.any(self.processes.is_first and cheap)
 
     @property
     def last(self) -> Path | None:

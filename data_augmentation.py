@@ -95,15 +95,9 @@ def is_augmented(output: Path, unfinished: Path, made_from: dict[str, Any]) -> b
 def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
     """Augment one task: its train.tsv to train_aug.tsv."""
-    from transformer.augmentation.candidates import (
-        Candidates,
-        MaskedLM,
-        MaskedWords,
-        Splitter,
-        batches_by_length,
-        open_table,
-    )
+    from transformer.augmentation.candidates import Candidates, MaskedLM, MaskedWords, Splitter, open_table
     from transformer.checkpoint import model_sha256
+    from transformer.training.batches import batches_by_length
     path = task_folder(args.glue_dir, task) / "train.tsv"
     output, unfinished = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished")
     args = argparse.Namespace(**{**vars(args), "N": resolve_copies(args, task), "task_name": task.name})

@@ -55,7 +55,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train = parser.add_argument_group("training")
     train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
     train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
-    train.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch of evaluation")
+    train.add_argument("--eval_batch_size", type=positive, default=32,
+                       help="longest sequences per batch of evaluation; of shorter ones as many wordpieces "
+                            "(on the CPU 512 at most)")
     add_warmup_flag(train)
     add_training_flags(train)
     add_device_flags(parser)
@@ -138,8 +140,9 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     model, keeps_head = load_start(folder, task, args)
     model.to(processes.device)
     data_dir = task_folder(find_folder(args.glue_dir), task)
-    dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
-                              fallback=output_dir / "features") for name in (task.dev_files[0], "train.tsv"))
+    *of_dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
+                                  fallback=output_dir / "features") for name in (*task.dev_files, "train.tsv"))
+    dev = {Path(name).stem: sequences for name, sequences in zip(task.dev_files, of_dev, strict=True)}
     show_examples(train, tokenizer)
     epochs = args.num_train_epochs
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / "train.tsv"] * epochs)
@@ -151,7 +154,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
 
     own_order = list(range(task.num_labels))
     if not run.is_resumed:
-        run.remembered["before"], _ = evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)
+        run.remembered["before"], _ = evaluate(model, task, dev, own_order, args.eval_batch_size, processes)
     before = run.remembered["before"]
     run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), task=task.name, start=str(folder),
               before=before)
@@ -176,7 +179,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
             if run.is_due:
                 epoch = run.step // plan.steps[0]
                 values = {"epoch": epoch, **run.means()}
-                values |= evaluate(model, task, {"dev": dev}, own_order, args.eval_batch_size, processes)[0]
+                values |= evaluate(model, task, dev, own_order, args.eval_batch_size, processes,
+                                   to_beat=run.to_beat)[0]
                 run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), shown=[task.metric],
                         task=task.name)
                 run.keep(values, values[task.metric])
@@ -193,10 +197,11 @@ def main(argv: list[str] | None = None) -> None:
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
 
     from transformer.training.batches import micro_batch_size
-    from transformer.training.processes import join_processes, set_precision
+    from transformer.training.processes import join_processes, set_deterministic, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    set_deterministic(args.deterministic, processes)
     micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
     pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for

@@ -1,6 +1,6 @@
 """General distillation: a small BERT learns attention and hidden states of BERT on general text (paper, section 3).
 
-Reads epoch_K.json from pregenerate_training_data.py and a teacher folder. Writes a student folder that
+Reads the epochs of pregenerate_training_data.py and a teacher folder. Writes a student folder that
 task_distill.py takes as --student_model: pytorch_model.bin, config.json, vocab.txt; and log.txt, run.json.
 Several students learn side by side from one pass of the teacher, each as it would alone.
 """
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, as given; resolve_preset() settles what depends on the preset."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
-    data.add_argument("--pregenerated_data", required=True, help="folder with epoch_K.json and epoch_K_metrics.json")
+    data.add_argument("--pregenerated_data", required=True, help="folder that pregenerate_training_data.py wrote")
     data.add_argument("--teacher_model", required=True, help="folder of the teacher, a BERT without fine-tuning")
     data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
                       help="folder with the student's config.json (random weights); a checkpoint with "
@@ -235,13 +235,14 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.distillation import losses_on, uses_gram, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.processes import join_processes, seed_everything, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
     from transformer.training.record import open_outputs, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    set_deterministic(args.deterministic, processes)
     args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     seed_everything(args.seed)
     accumulation = args.gradient_accumulation_steps

@@ -1,8 +1,9 @@
 """Turn a text corpus into BERT's pre-training instances, one file per epoch.
 
 Reads a text file with one sentence per line and an empty line between documents (prepare_data.py writes it); writes
-epoch_K.json, one instance per line, and epoch_K_metrics.json into --output_dir. Started again with the same arguments
-after it was stopped, it goes on with the finished parts.
+epoch_K.json, one instance per line, and epoch_K_metrics.json into --output_dir. With --arrays it writes
+epoch_K.instances in place of the JSON: the same instances, ready for general_distill.py. Started again with the same
+arguments after it was stopped, it goes on with the finished parts.
 """
 from __future__ import annotations
 
@@ -13,13 +14,16 @@ import os
 import shutil
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, proportion, run_script
+from transformer.data.arrays import read_manifest
 from transformer.data.corpus import STORE_NAME, Corpus, corpus_sha256, open_corpus
+from transformer.data.epochs import EPOCH_ARRAYS, append_instances, finish_instances
 from transformer.data.estimate import print_estimate
 from transformer.data.instances import (
     INSTANCES_VERSION,
@@ -36,6 +40,7 @@ from transformer.kinds import kind_of
 from transformer.tokenization import BertTokenizer, resolve_casing
 
 SHORTEST = 8               # wordpieces: [CLS], two [SEP], and something to split
+JSON_NAME = "instances"    # of an epoch_K.json that is being written
 PART_WORDPIECES = 100_000  # that a process makes instances of at a time: 1.5 megabytes of JSON
 MOST_UNUSED = 0.05         # of the wordpieces, that long lines may waste without a warning
 # Of the wordpieces, that an epoch may leave out without a warning: what BERT's procedure cuts off is 12% of English in
@@ -50,6 +55,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--train_corpus", type=Path, required=True,
                        help="text file: a sentence per line, an empty line between documents")
     group.add_argument("--output_dir", type=Path, required=True, help="folder for epoch_K.json and its metrics")
+    group.add_argument("--arrays", action="store_true",
+                       help="write folders epoch_K.instances in place of epoch_K.json: integer arrays of what "
+                            "general_distill.py reads of it, on a sixth of the disk, and not to be parsed")
     group.add_argument("--overwrite_output_dir", action="store_true",
                        help="start afresh: delete the epochs in --output_dir, finished or not, before writing new ones")
     group.add_argument("--bert_model", type=Path, required=True,
@@ -125,50 +133,61 @@ def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
               "that is not split into sentences: a line should hold one (prepare_data.py does that)", flush=True)
 
 
-def finished_epochs(output_dir: Path, facts: dict[str, Any]) -> set[int]:
-    """Numbers of the epochs that are complete; InputError where one was made from other facts than these."""
-    epochs = set()
-    for epoch_json in output_dir.glob("epoch_*.json"):
-        number = epoch_json.stem.removeprefix("epoch_")
+def finished_epochs(output_dir: Path, facts: dict[str, Any]) -> dict[int, str]:
+    """Numbers of the epochs that are complete, and names of what holds them; InputError where one was made from other
+    facts than these."""
+    epochs = {}
+    for instances in (*output_dir.glob("epoch_*.json"), *output_dir.glob("epoch_*.instances")):
+        number = instances.stem.removeprefix("epoch_")
         if number.isdecimal():
             metrics_json = output_dir / f"epoch_{number}_metrics.json"
             metrics = read_json(metrics_json) if metrics_json.is_file() else {}
             for name, value in facts.items():
                 if metrics.get(name) != value:
                     what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
-                    raise InputError(f"{output_dir} already holds {epoch_json.name}, made with another {what}: "
+                    raise InputError(f"{output_dir} already holds {instances.name}, made with another {what}: "
                                      "name another --output_dir, or add --overwrite_output_dir")
-            epochs.add(int(number))
+            if instances.suffix == ".json" or read_manifest(instances, EPOCH_ARRAYS):
+                epochs[int(number)] = instances.name
     return epochs
 
 
 def write_epochs(args: argparse.Namespace, corpus: Corpus, epochs: list[int], facts: dict[str, Any],
                  worker_facts: tuple) -> None:
-    """Write epoch_K.json and its metrics for each of `epochs`, going on after the parts that are there.
+    """Write the instances of each of `epochs` and its metrics, going on after the parts that are there.
 
     worker_facts: those of start_generating().
     """
+    names, facts_of_parts = [JSON_NAME], {**facts, "part_wordpieces": PART_WORDPIECES}
+    if args.arrays:
+        names, facts_of_parts = EPOCH_ARRAYS, {**facts_of_parts, "arrays": EPOCH_ARRAYS}
     ranges = []
     for documents in corpus.document_ranges(PART_WORDPIECES):
         ranges.append(documents)
         if args.reduce_memory:
             corpus.release()
+    for other in {JSON_NAME, *EPOCH_ARRAYS}.difference(names):  # of a run that was stopped, with --arrays or without
+        for path in args.output_dir.glob(f"epoch_*.unfinished/{other}"):
+            path.unlink()
     warned = False
     with contextlib.ExitStack() as stack:
-        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", ["instances"],
-                                                           {**facts, "part_wordpieces": PART_WORDPIECES}))
+        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", names,
+                                                           facts_of_parts))
                    for epoch in epochs}
         epoch_parts = [(epoch, documents) for epoch in epochs for documents in ranges[len(growing[epoch].records):]]
         results = stack.enter_context(contextlib.closing(
-            in_order(generate, epoch_parts, args.num_workers, start_generating, worker_facts)))
+            in_order(partial(generate, args.arrays), epoch_parts, args.num_workers, start_generating, worker_facts)))
         for epoch in epochs:
             files = growing[epoch]
             done = len(files.records)
             if done:
                 print(f"epoch {epoch}: {done} of {len(ranges)} parts are there already", flush=True)
-            for text, counts in tqdm(itertools.islice(results, len(ranges) - done), desc=f"epoch {epoch}",
+            for part, counts in tqdm(itertools.islice(results, len(ranges) - done), desc=f"epoch {epoch}",
                                      initial=done, total=len(ranges), unit=" parts", disable=None):
-                files.append([text], **counts)
+                if args.arrays:
+                    append_instances(files, part, counts)
+                else:
+                    files.append([part], **counts)
             unused = finish_epoch(args, epoch, files, facts)
             if unused > MOST_CUT_OFF and not warned:
                 warned = True  # the other epochs are much the same
@@ -178,7 +197,8 @@ def write_epochs(args: argparse.Namespace, corpus: Corpus, epochs: list[int], fa
 
 
 def finish_epoch(args: argparse.Namespace, epoch: int, files: GrowingFiles, facts: dict[str, Any]) -> float:
-    """Make an epoch_K.json of the parts, with its metrics; the share of the wordpieces that are in no instance."""
+    """Make an epoch_K.json or epoch_K.instances of the parts, with its metrics; the share of the wordpieces that are
+    in no instance."""
     files.save()
     count, share, unused, sums = sum(record["instances"] for record in files.records), "", 0.0, {}
     # parts that an earlier version of this script left count their instances alone
@@ -186,12 +206,16 @@ def finish_epoch(args: argparse.Namespace, epoch: int, files: GrowingFiles, fact
         sums = {name: sum(record[name] for record in files.records) for name in ("wordpieces", "wordpieces_used")}
         unused = 1 - sums["wordpieces_used"] / sums["wordpieces"]
         share = f", which hold {1 - unused:.1%} of the corpus's wordpieces"
-    # Before epoch_K.json: where that stands, its epoch is complete.
+    # Before the instances: where those stand, their epoch is complete.
     write_json(args.output_dir / f"epoch_{epoch}_metrics.json", {
         "num_training_examples": count, "max_seq_len": args.max_seq_len, "train_corpus": str(args.train_corpus),
         "preset": args.preset, **sums, **facts})
-    os.replace(files.folder / "instances", args.output_dir / f"epoch_{epoch}.json")
-    print(f"{args.output_dir}/epoch_{epoch}.json: {count:,} instances{share}", flush=True)
+    instances = args.output_dir / f"epoch_{epoch}.{'instances' if args.arrays else 'json'}"
+    if args.arrays:
+        finish_instances(files, instances, facts["vocab_sha256"])
+    else:
+        os.replace(files.folder / JSON_NAME, instances)
+    print(f"{instances}: {count:,} instances{share}", flush=True)
     return unused
 
 
@@ -228,7 +252,13 @@ def main(argv: list[str] | None = None) -> None:
             if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
                 for path in [*args.output_dir.glob("epoch_*.json"), *args.output_dir.glob("epoch_*.unfinished/*")]:
                     path.unlink()
+                for folder in [*args.output_dir.glob("epoch_*.instances"), *args.output_dir.glob("epoch_*.arrays")]:
+                    shutil.rmtree(folder)
             finished = finished_epochs(args.output_dir, facts)
+            for name in sorted(finished.values()):
+                if name.endswith(".json") == args.arrays:
+                    print(f"{args.output_dir} holds {name} already, which general_distill.py reads as well: add "
+                          "--overwrite_output_dir to make it in the other form", flush=True)
             epochs = [epoch for epoch in range(args.epochs_to_generate) if epoch not in finished]
             write_epochs(args, corpus, epochs, facts, (store, tokenizer, settings, args.reduce_memory))
     for epoch in range(args.epochs_to_generate):

@@ -63,7 +63,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true",
                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
-    data.add_argument("--eval_batch_size", type=positive, default=32, help="sequences per batch without training")
+    data.add_argument("--eval_batch_size", type=positive, default=32,
+                      help="longest sequences per batch without training; of shorter ones as many wordpieces "
+                           "(on the CPU 512 at most)")
     train = parser.add_argument_group("training")
     train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     train.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")
@@ -75,8 +77,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="rate of BertAdam (default 5e-5; prediction stage of the paper preset: 3e-5)")
     train.add_argument("--num_train_epochs", type=positive_float,
                        help="default: 3; intermediate stage of the paper preset: 20, MNLI QQP QNLI 10, CoLA 50")
-    train.add_argument("--eval_step", type=positive, default=50, help="optimizer steps between logs and saves")
     add_training_flags(train)
+    train.add_argument("--eval_step", type=positive,  # last, for --resume names first what its default follows from
+                       help="optimizer steps between logs and saves (default: 50; prediction stage, where each scores "
+                            "the dev set: the multiple of 50 with which that takes at most a tenth)")
     intermediate = parser.add_argument_group("intermediate stage")
     add_loss_flags(intermediate)
     intermediate.add_argument("--dynamic_padding", action="store_true",
@@ -122,6 +126,8 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
     args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
     args.num_train_epochs = args.num_train_epochs or (3 if args.pred_distill or not paper else task.intermediate_epochs)
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
+    if not args.pred_distill:  # whose own follows from the data, too: eval_step_for()
+        args.eval_step = args.eval_step or 50
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
 
@@ -228,7 +234,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     from transformer.training.processes import freeze, seed_everything
     from transformer.training.record import format_metrics, open_outputs, require_finished, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
-    from transformer.training.scoring import dev_sets, encoded, evaluate, require_fit_teacher, train_file
+    from transformer.training.scoring import dev_sets, encoded, eval_step_for, evaluate, require_fit_teacher, train_file
     from transformer.training.states import files_sha256
 
     teacher_folder, data_dir = find_model(args.teacher_model), data_folder(find_folder(args.data_dir), task)
@@ -263,6 +269,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
+    for own in unfinished:
+        own.eval_step = own.eval_step or eval_step_for(plan, dev)
 
     freeze(teacher, args.precision)
     teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
@@ -289,7 +297,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                   teacher=teacher_scores, **parameter_counts(run.model), **training.companions(run))
     print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {plan.total_steps} "
           f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
-          f"{micro_batch}, on {processes.device}", flush=True)
+          f"{micro_batch}, on {processes.device}, a log every {first.eval_step}", flush=True)
 
     compiled_teacher = compiled(teacher, args)
     with training:
@@ -304,7 +312,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                     values = {**run.means(), "learning_rate": run.learning_rate}
                     score = None  # the intermediate stage has none to choose by: its last state is its result
                     if args.pred_distill:
-                        values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes)[0]
+                        values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes,
+                                           to_beat=run.to_beat)[0]
                         score = values[task.metric]
                     else:
                         warn_of_low_scores(taught[0], batch[2], "teacher")
@@ -326,11 +335,12 @@ def main(argv: list[str] | None = None) -> None:
     args.task_name = task.name
     resolve(args, task)
 
-    from transformer.training.processes import join_processes, seed_everything, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
     from transformer.training.scoring import evaluate_only
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
+    set_deterministic(args.deterministic, processes)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
         evaluate_only(*each_student(args), task, processes)

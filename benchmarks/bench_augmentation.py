@@ -21,12 +21,13 @@ from bench_tokenizer import VOCAB
 from english import documents
 from measure import ROOT, machine, print_table, run, seconds
 
-from transformer.augmentation.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for, batches_by_length
+from transformer.augmentation.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for
 from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.modeling import BertForMaskedLM
 from transformer.tokenization import BertTokenizer
+from transformer.training.batches import batches_by_length
 
 SIZES = {"BERT-base": BertConfig(30_522),
          "6 layers, 384 wide": BertConfig(30_522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,

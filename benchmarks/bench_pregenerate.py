@@ -162,10 +162,11 @@ def main() -> None:
             for workers, name in WORKERS.items():
                 tokenizing = measure(f"tokenize, {name}", times, size, afresh(store), "-c", TOKENIZE, corpus, VOCAB,
                                      store / "corpus", workers)
-                generating = measure(
-                    f"3 epochs of the tokenized corpus, {name}", times, size, afresh(output),
-                    "pregenerate_training_data.py", "--train_corpus", corpus, "--bert_model", VOCAB, "--do_lower_case",
-                    "--output_dir", output, "--tmp_dir", store, "--reduce_memory", "--num_workers", workers)
+                command = ("pregenerate_training_data.py", "--train_corpus", corpus, "--bert_model", VOCAB,
+                           "--do_lower_case", "--output_dir", output, "--tmp_dir", store, "--reduce_memory",
+                           "--num_workers", workers)
+                generating = measure(f"3 epochs of the tokenized corpus, {name}", times, size, afresh(output), *command)
+                measure(f"the same with --arrays, {name}", times, size, afresh(output), *command, "--arrays")
                 both = tokenizing + generating
                 rows.append([f"both, {name}", f"{times}x", f"{both:.2f}", f"{size / both:.2f}",
                              f"{size / both / naive_rate:.1f}", ""])

@@ -195,9 +195,9 @@ def zipped(entries: dict[str, bytes], link: str | None = None) -> bytes:
 # --- scripts
 
 def command_line(flags: dict) -> list:
-    """{"flag": value} as arguments; None and False drop a flag, True gives it no value."""
+    """{"flag": value} as arguments; None and False drop a flag, True gives it no value, a list several."""
     return [part for name, value in flags.items() if value is not None and value is not False
-            for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
+            for part in (f"--{name}", *([] if value is True else value if isinstance(value, list) else [value]))]
 
 
 def train(tiny: Path, task="MRPC", key="mrpc", **changes) -> list:

@@ -24,7 +24,6 @@ from transformer.augmentation.candidates import (
     MaskedLM,
     MaskedWords,
     Splitter,
-    batches_by_length,
     open_table,
     words_to_vary,
 )
@@ -38,6 +37,7 @@ from transformer.data.tables import read_rows
 from transformer.files import InputError, locked
 from transformer.modeling import BertForMaskedLM, BertModel
 from transformer.tasks.glue import TASKS
+from transformer.training.batches import batches_by_length
 from transformer.training.processes import Processes
 from transformer.training.scoring import train_file
 

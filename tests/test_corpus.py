@@ -62,7 +62,7 @@ def read_corpus(path: Path, tokenizer: BertTokenizer, store: str = "store") -> C
 
 
 def draw(sampler: InstanceSampler, epoch: int, document: int) -> list[dict]:
-    lines = sampler.json_lines(epoch, document)
+    lines = [sampler.json_line(instance) for instance in sampler.instances(epoch, document)]
     instances = [json.loads(line) for line in lines]
     assert [json.dumps(instance) + "\n" for instance in instances] == lines
     return instances
@@ -658,7 +658,8 @@ sys.exit(run_script(lambda: pregenerate_training_data.main(sys.argv[1:])))
 """
 
 
-def test_killed_at_random_moments(tmp_path):
+@pytest.mark.parametrize("form,flags", [("json", []), ("instances", ["--arrays"])])
+def test_killed_at_random_moments(form, flags, tmp_path):
     """kill -9 in the middle, five times, each run going on where the last one was stopped."""
     rng = random.Random(5)
     numbered_corpus(tmp_path, [[rng.randint(1, 12) for _ in range(rng.randint(1, 9))] for _ in range(500)])
@@ -666,7 +667,7 @@ def test_killed_at_random_moments(tmp_path):
     def start(output: str) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-c", RUN_WITH_SMALL_PARTS, "--train_corpus", "corpus.txt",
                                  "--bert_model", "vocab.txt", "--output_dir", output, "--do_lower_case",
-                                 "--num_workers", "2", "--masked_lm_prob", "0.15", "--max_seq_len", "40"],
+                                 "--num_workers", "2", "--masked_lm_prob", "0.15", "--max_seq_len", "40", *flags],
                                 cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -686,9 +687,10 @@ def test_killed_at_random_moments(tmp_path):
             time.sleep(0.001)
         run.kill()
         assert run.wait() == -signal.SIGKILL
-        assert not (tmp_path / "killed" / "epoch_2.json").exists()
-        for name, data in contents(tmp_path / "killed").items():
-            assert data == (tmp_path / "whole" / name).read_bytes()  # what stands under a final name is whole
+        assert not (tmp_path / "killed" / f"epoch_2.{form}").exists()
+        for folder in (".", *(path.name for path in (tmp_path / "killed").glob("*.instances"))):
+            for name, data in contents(tmp_path / "killed" / folder).items():
+                assert data == (tmp_path / "whole" / folder / name).read_bytes()  # under a final name all is whole
         for _ in range(1000):  # the workers end by themselves
             try:
                 os.killpg(run.pid, 0)
@@ -701,14 +703,17 @@ def test_killed_at_random_moments(tmp_path):
     out, err = last.communicate(timeout=60)
     assert last.returncode == 0 and "parts of corpus.txt are tokenized already" in out, err
     assert "parts are there already" in out or "epoch_2" in out
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    folders = [f"epoch_{epoch}.instances" for epoch in range(3) if form == "instances"]
+    for folder in (".", *folders):
+        assert contents(tmp_path / "killed" / folder) == contents(tmp_path / "whole" / folder) != {}
     assert {path.name for path in (tmp_path / "killed").iterdir()} \
-        == {*contents(tmp_path / "whole"), "tokenized_corpus", ".lock"}
+        == {*contents(tmp_path / "whole"), "tokenized_corpus", ".lock", *folders}
 
 
-@pytest.mark.parametrize("name", ["tokens", "instances"])
-def test_full_disk_keeps_what_is_finished(small, script, monkeypatch, name):
+@pytest.mark.parametrize("name,flags", [("tokens", []), ("instances", []), ("first_lengths", ["--arrays"])])
+def test_full_disk_keeps_what_is_finished(small, script, monkeypatch, name, flags):
     arguments, output = small
+    arguments = [*arguments, *flags]
     monkeypatch.setattr(corpus_module, "TEXT_PART_BYTES", 1500)
     monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
     monkeypatch.setattr(parts, "_SECONDS_BETWEEN_SAVES", 0)
@@ -722,17 +727,25 @@ def test_full_disk_keeps_what_is_finished(small, script, monkeypatch, name):
     monkeypatch.setattr(parts.GrowingFiles, "append", full)
     status, _, err = script("pregenerate_training_data", *arguments)
     assert status == 2 and "No space left on device" in err and len(err.splitlines()) == 1
-    assert not list(output.glob("epoch_*.json"))
+    assert not list(output.glob("epoch_*.json")) and not list(output.glob("epoch_*.instances"))
     monkeypatch.setattr(parts.GrowingFiles, "append", append)
     status, out, err = script("pregenerate_training_data", *arguments)
-    assert status == 0 and f"{'epoch 0: ' if name == 'instances' else ''}3 of " in out, err
+    assert status == 0 and f"{'epoch 0: ' if name != 'tokens' else ''}3 of " in out, err
 
 
-def test_disk_too_small_is_refused_before_the_work(small, refused, monkeypatch, tmp_path):
+def test_disk_too_small_is_refused_before_the_work(small, refused, script, monkeypatch, tmp_path):
+    """What is enough for two epochs of arrays, 250 bytes for a JSON's 1,500, is not for JSON."""
     arguments, output = small
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=100_000))
     refused("pregenerate_training_data", *arguments, words=("lacks about", "GB", "--output_dir", "--tmp_dir"))
     assert not contents(output)
+    status, _, err = script("pregenerate_training_data", *arguments, "--arrays")
+    assert status == 0, err
+    made = sum(path.stat().st_size for name in ("epoch_*.instances/*", "tokenized_corpus/*") for path in
+               output.glob(name))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=made // 2))
+    refused("pregenerate_training_data", *arguments, "--arrays", "--output_dir", tmp_path / "more",
+            words=("lacks about",))
 
 
 def test_estimate(small, script, tmp_path):
@@ -778,6 +791,90 @@ def test_unusual_corpora(tmp_path, script, documents):
         assert count == len(documents)
     elif len(documents[0]) == 70_000:
         assert 70_007 - 3 * count <= covered <= 70_007  # a random second half of 3 or 4 words may not fit
+
+
+def arrays_of(epoch_json: Path, vocab: Path) -> dict[str, list[int]]:
+    """What epoch_K.instances is to hold of an epoch_K.json, an instance at a time."""
+    ids = {piece: number for number, piece in enumerate(vocab.read_text().splitlines())}
+    arrays: dict[str, list[int]] = {"tokens": [], "offsets": [0], "first_lengths": []}
+    for instance in map(json.loads, epoch_json.read_text().splitlines()):
+        arrays["tokens"] += [ids[token] for token in instance["tokens"]]
+        arrays["offsets"].append(len(arrays["tokens"]))
+        arrays["first_lengths"].append(instance["segment_ids"].count(0))
+    return arrays
+
+
+def test_arrays_hold_what_the_json_holds(small, script, tmp_path, monkeypatch):
+    """Of the wordpieces as they are masked, by any number of workers and parts; the metrics are the same."""
+    arguments, output = small
+    arguments += ["--masked_lm_prob", "0.3", "--do_whole_word_mask", "--tmp_dir", tmp_path / "store"]
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    for number, flags in enumerate(([], ["--num_workers", "2"], ["--num_workers", "3", "--reduce_memory"])):
+        folder = tmp_path / f"arrays{number}"
+        status, out, err = script("pregenerate_training_data", *arguments, *flags, "--arrays", "--output_dir", folder)
+        assert status == 0 and "estimate: " in out, err
+        for epoch in range(2):
+            wanted = arrays_of(output / f"epoch_{epoch}.json", tmp_path / "vocab.txt")
+            made = folder / f"epoch_{epoch}.instances"
+            assert f"{made}: {len(wanted['first_lengths']):,} instances, which hold" in out
+            for name, typecode in (("tokens", "uint16"), ("offsets", "int64"), ("first_lengths", "int32")):
+                assert np.fromfile(made / name, typecode).tolist() == wanted[name], (flags, name)
+            assert contents(folder)[f"epoch_{epoch}_metrics.json"] == contents(output)[f"epoch_{epoch}_metrics.json"]
+        assert {path.name for path in folder.iterdir()} == {
+            ".lock", *(f"epoch_{epoch}{end}" for epoch in range(2) for end in (".instances", "_metrics.json"))}
+        monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
+    status, out, err = script("pregenerate_training_data", *arguments, "--arrays", "--output_dir", folder)
+    assert status == 0 and "all 2 epochs are there already" in out, err
+
+
+@pytest.mark.parametrize("first,then", [([], ["--arrays"]), (["--arrays"], []), (["--arrays"], ["--arrays"])])
+def test_a_run_that_was_stopped_goes_on_in_the_same_form_or_starts_in_the_other(first, then, small, script, monkeypatch,
+                                                                               tmp_path):
+    """Nothing of the one form is left in what the other one wrote."""
+    arguments, output = small
+    monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
+    assert script("pregenerate_training_data", *arguments, *then, "--output_dir", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pregenerate_training_data, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert script("pregenerate_training_data", *arguments, *first)[0] == 130
+    status, out, err = script("pregenerate_training_data", *arguments, *then)
+    assert status == 0 and ("parts are there already" in out) == (first == then), err
+    for folder in (".", *(f"epoch_{epoch}.instances" for epoch in range(2) if then)):
+        assert contents(output / folder) == contents(tmp_path / "whole" / folder) != {}
+    assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+
+
+@pytest.mark.parametrize("flags,other", [([], ["--arrays"]), (["--arrays"], [])])
+def test_an_epoch_that_is_there_in_the_other_form(flags, other, small, script, refused):
+    """It counts as there, which is said, if it was made from the same; --overwrite_output_dir makes it anew."""
+    arguments, output = small
+    names = ["epoch_0.json", "epoch_1.json"] if other else ["epoch_0.instances", "epoch_1.instances"]
+    assert script("pregenerate_training_data", *arguments, *flags)[0] == 0
+    before = sorted(path.name for path in output.iterdir())
+    status, out, err = script("pregenerate_training_data", *arguments, *other)
+    assert status == 0 and "all 2 epochs are there already" in out, err
+    for name in names:
+        assert f"{output} holds {name} already, which general_distill.py reads as well" in out
+    assert sorted(path.name for path in output.iterdir()) == before
+    refused("pregenerate_training_data", *arguments, *other, "--seed", 7,
+            words=("already holds epoch_", names[0].removeprefix("epoch_0"), "another seed"))
+    (output / "epoch_0.arrays" / "of that JSON").mkdir(parents=True)
+    assert script("pregenerate_training_data", *arguments, *other, "--overwrite_output_dir")[0] == 0
+    assert {path.name for path in output.glob("epoch_*")} == {
+        f"epoch_{epoch}{end}" for epoch in range(2)
+        for end in ("_metrics.json", ".instances" if other else ".json")}
+
+
+@pytest.mark.parametrize("name", ["tokens", "offsets", "first_lengths", "manifest.json"])
+def test_arrays_that_are_not_whole_are_made_again(name, small, script):
+    arguments, output = small
+    arguments = [*arguments, "--arrays"]
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    whole = contents(output / "epoch_1.instances")
+    os.truncate(output / "epoch_1.instances" / name, len(whole[name]) // 2)
+    status, out, err = script("pregenerate_training_data", *arguments)
+    assert status == 0 and out.count("which hold") == 1, err
+    assert contents(output / "epoch_1.instances") == whole
 
 
 def test_files_of_a_run(small, script, tmp_path):

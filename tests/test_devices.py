@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import PIECES, STUDENT, TEACHER, finetune, general, run, train
+from conftest import finetune, general, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer.optimization import BertAdam

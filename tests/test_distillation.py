@@ -1,20 +1,32 @@
 """Losses and layer maps against numbers worked out by hand and naive loops."""
 import dataclasses
+import itertools
 import math
+import shutil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_bad_input import general, train
 from test_training import assert_equal_weights, run
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from transformer import distillation
 from transformer.config import BertConfig
 from transformer.distillation import (
     attention_loss,
     compared,
     copy_layers,
+    gram_attention_loss,
     hidden_loss,
     layer_map,
+    losses_on,
+    lowest_score,
     soft_cross_entropy,
+    transformer_losses,
+    uses_gram,
+    warn_of_low_scores,
 )
 from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining
@@ -149,6 +161,253 @@ def test_attention_loss_by_hand():
     # -99.9 is a score, not a padded position: (0 - -99.9)^2 / 2
     teacher[2][0, 0, 0, 1] = -99.9
     assert attention_loss(student, teacher, [(1, 2)]).item() == pytest.approx(99.9 ** 2 / 2, rel=1e-6)
+
+
+def plain_attention_loss(student, teacher, pairs, mask):
+    """In float64, from the definition: queries and keys of one head and one sequence after the other."""
+    total = 0.0
+    for s, t in pairs:
+        squares, count = 0.0, 0
+        for row, head in itertools.product(range(len(mask)), range(student[s][0].shape[1])):
+            (query, key), (other_query, other_key) = ([tensor[row, head].double() for tensor in pair]
+                                                      for pair in (student[s], teacher[t]))
+            difference = query @ key.T / query.shape[1] ** 0.5 - other_query @ other_key.T / other_query.shape[1] ** 0.5
+            squares = squares + (difference[:, mask[row].bool()] ** 2).sum()
+            count += difference.numel()
+        total = total + squares / count
+    return total
+
+
+def as_scores(layers, mask):
+    return [query / query.shape[-1] ** 0.5 @ key.mT + (1 - mask[:, None, None].to(query.dtype)) * -10000
+            for query, key in layers]
+
+
+def padding(lengths, longest):
+    return (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+
+
+def difference(ours, wanted):
+    """Largest relative difference of tensors, by their norms."""
+    return max(((our.double() - want.double()).norm() / want.double().norm()).item()
+               for our, want in zip(ours, wanted, strict=True))
+
+
+def two_models(sizes, nearness, lengths, dtype, seed=0, layers=2, heads=3):
+    """Queries and keys of the layers of a student and a teacher whose heads have these sizes, and the mask. nearness:
+    by what the student's differ from the teacher's; None: they have nothing in common."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def layer(size):
+        return tuple(torch.randn(len(lengths), heads, max(lengths), size, generator=generator) * 2 for _ in range(2))
+
+    teacher = [layer(sizes[1]) for _ in range(layers)]
+    student = [layer(sizes[0]) for _ in range(layers)]
+    if nearness is not None:
+        student = [tuple(ours * nearness + theirs for ours, theirs in zip(*both)) for both in zip(student, teacher)]
+    student = [tuple(tensor.to(dtype).requires_grad_() for tensor in pair) for pair in student]
+    return student, [tuple(tensor.to(dtype) for tensor in pair) for pair in teacher], padding(lengths, max(lengths))
+
+
+@pytest.mark.parametrize("sizes,nearness,dtype,loss_error,gradient_error", [
+    ((26, 64), None, torch.float32, 1e-6, 1e-6),
+    ((64, 26), None, torch.float32, 1e-6, 1e-6),
+    ((64, 64), 0.3, torch.float32, 2e-6, 3e-6),
+    ((64, 64), 0.03, torch.float32, 1e-5, 3e-5),       # the scores are a thousand times as large as their difference
+    ((26, 64), None, torch.bfloat16, 1e-6, 3e-3),      # a gradient of 16 bits is rounded by 2e-3
+    # squares of 8 bits end alike, so that their sums are all rounded to one side; with products in 16 bits the loss
+    # would be wrong by a hundredth, the gradient by a tenth
+    ((64, 64), 0.03, torch.bfloat16, 1e-4, 3e-3)])
+@pytest.mark.parametrize("gram", [True, False])
+def test_attention_loss_equals_the_definition(sizes, nearness, dtype, loss_error, gradient_error, gram):
+    student, teacher, mask = two_models(sizes, nearness, [37, 20, 1], dtype)
+    pairs = [(0, 1), (1, 0)] if nearness is None else [(0, 0), (1, 1)]
+    leaves = [tensor for pair in student for tensor in pair]
+    wanted = plain_attention_loss(student, teacher, pairs, mask)
+    if gram:
+        loss = gram_attention_loss(student, teacher, pairs, mask)
+    else:
+        loss = attention_loss(as_scores([[t.float() for t in pair] for pair in student], mask),
+                              as_scores([[t.float() for t in pair] for pair in teacher], mask), pairs)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wanted.item(), rel=loss_error)
+    assert difference(torch.autograd.grad(loss, leaves), torch.autograd.grad(wanted, leaves)) < gradient_error
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_attention_loss_without_scores_of_any_shape(data):
+    sizes = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)), "sizes")
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4), "lengths")
+    student, teacher, mask = two_models(sizes, None, lengths, torch.float32, data.draw(st.integers(0, 999), "seed"),
+                                        heads=data.draw(st.integers(1, 3), "heads"))
+    leaves = [tensor for pair in student for tensor in pair]
+    pairs = [(0, 0), (1, 0), (1, 1)]
+    loss, wanted = (way(student, teacher, pairs, mask) for way in (gram_attention_loss, plain_attention_loss))
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert difference(torch.autograd.grad(loss, leaves), torch.autograd.grad(wanted, leaves)) < 1e-4
+
+
+def test_attention_loss_without_scores_within_autocast():
+    student, teacher, mask = two_models((26, 64), None, [9, 4], torch.float32)
+    leaves = [tensor for pair in student for tensor in pair]
+    outcomes = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = gram_attention_loss(student, teacher, [(0, 0)], mask)
+        outcomes.append((loss, *torch.autograd.grad(loss, leaves[:2])))
+    assert all(map(torch.equal, *outcomes))
+
+
+class NotedPrecision(TorchDispatchMode):
+    """Notes how exactly float32 is multiplied when a product is made."""
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "mm" in str(function):
+            self.noted.append(torch.get_float32_matmul_precision())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_products_of_queries_and_keys_are_exact_whatever_the_others_are(precision):
+    """Forward and backward; what was set is set again."""
+    student, teacher, mask = two_models((26, 64), None, [9, 4], torch.float32)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with NotedPrecision() as products:
+            gram_attention_loss(student, teacher, [(0, 0)], mask).backward()
+            set_now = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert products.noted == ["highest"] * 4 and set_now == precision
+
+
+def test_a_loss_rounded_below_0_is_0_and_its_gradient_stays():
+    values = []
+    for seed in range(20):
+        student, teacher, mask = two_models((64, 64), 1e-6, [9, 4], torch.float32, seed)
+        loss = gram_attention_loss(student, teacher, [(0, 0)], mask)
+        gradient = torch.autograd.grad(loss, student[0])
+        assert all(tensor.abs().max() > 0 for tensor in gradient)
+        values.append(loss.item())
+    assert min(values) == 0.0 < max(values) < 1e-4
+
+
+@pytest.mark.parametrize("wanted,preset,length,gram", [
+    ("auto", "paper", 256, True), ("auto", "paper", 255, False), ("auto", "code", 512, False),
+    ("gram", "paper", 8, True), ("gram", "code", 512, True), ("scores", "paper", 512, False)])
+def test_which_way_the_attention_loss_is_made(wanted, preset, length, gram):
+    assert uses_gram(wanted, preset, length) is gram
+
+
+def test_attention_loss_flag_without_that_loss(tiny, refused):
+    for script, flags in (("general_distill", general), ("task_distill", train)):
+        refused(script, *flags(tiny, without="attn", attention_loss="auto"),
+                words=("--attention_loss", "--without attn"))
+
+
+def test_lowest_score():
+    """The bound where it suffices, else the score itself: of real keys alone, and of all queries, as in the loss."""
+    query, key = torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 4)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    query[0, 1, 2], key[0, 1, 0] = torch.tensor([0, 3.0, 4, 0]), torch.tensor([0, 0, -6.0, 8])
+    assert lowest_score(query, key, mask) == -5 * 10 / 2            # by the norms; the score is -24 / 2
+    key[1, 0, 2] = 1e6                                              # of padding
+    query[1, 0, 2, 0] = -1e3                                        # the query of padding sees real keys
+    assert lowest_score(query, key, mask) == -5 * 10 / 2
+    key[1, 0, 1] = torch.tensor([0.0, 7, 0, 0])                     # -1e3 * 7 / 2 by the norms
+    assert lowest_score(query, key, mask) == -24 / 2
+    key[1, 0, 1, 0] = 0.5
+    assert lowest_score(query.bfloat16(), key.bfloat16(), mask) == -250
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 999), st.floats(0.1, 40), st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_lowest_score_is_a_bound(seed, scale, lengths):
+    (pair, *_), _, mask = two_models((5, 5), None, lengths, torch.float32, seed)
+    query, key = (tensor.detach() * scale for tensor in pair)
+    scores = query.double() @ key.double().mT / 5 ** 0.5
+    lowest = scores.masked_fill(~mask.bool()[:, None, None], math.inf).min().item()
+    bound = lowest_score(query, key, mask)
+    assert bound <= lowest + 1e-5 * abs(lowest)
+    assert bound > -100 or bound == pytest.approx(lowest, rel=1e-5)
+
+
+def test_low_scores_are_told_once(monkeypatch, capsys):
+    monkeypatch.setattr(distillation, "_WARNED", set())
+    mask = torch.ones(1, 2, dtype=torch.long)
+    low, high = ((torch.full((1, 1, 2, 4), value), torch.ones(1, 1, 2, 4)) for value in (-51.0, 40.0))
+    warn_of_low_scores([None, high], mask, "teacher")
+    warn_of_low_scores([torch.full((1, 1, 2, 2), -102.0)], mask, "teacher")  # of the loss that counts them as 0
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        warn_of_low_scores([high, None, low], mask, "teacher")
+        warn_of_low_scores([low], mask, "student")
+    out = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in out] == ["warning"] * 2
+    for line, whose in zip(out, ("teacher", "student")):
+        assert f"score of the {whose} is -102.0" in line and "--attention_loss scores" in line
+
+
+def some_outputs(dtype=torch.float32):
+    """Attention scores and hidden states of a student and a teacher, the student's with gradient, and their pairs."""
+    generator = torch.Generator().manual_seed(4)
+    scores = [(torch.randn(2, 3, 8, 8, generator=generator) * 60).to(dtype) for _ in range(3)]
+    hidden = [torch.randn(2, 8, 12, generator=generator).to(dtype) for _ in range(4)]
+    student = [scores[0].requires_grad_()], [tensor.requires_grad_() for tensor in hidden[:2]]
+    return student, (scores[1:], hidden[2:]), ([(0, 1)], [(0, 0), (1, 1)])
+
+
+def compared_with_plain(losses, dtype, **tolerance):
+    student, teacher, pairs = some_outputs(dtype)
+    leaves = [*student[0], *student[1]]
+    outcomes = []
+    for function in (losses, transformer_losses):
+        values = function(student, teacher, pairs, torch.ones(2, 8, dtype=torch.long))
+        outcomes.append((*values, *torch.autograd.grad(sum(values), leaves)))
+    torch.testing.assert_close(*outcomes, **tolerance)
+
+
+def test_losses_are_one_graph():
+    compared_with_plain(torch.compile(transformer_losses, backend="aot_eager", fullgraph=True), torch.float32,
+                        rtol=2e-7, atol=0)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+def test_compiled_losses_equal_plain_ones():
+    compared_with_plain(losses_on(torch.device("cpu"), True), torch.float32, rtol=2e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("device,is_compiled,finds_compiler,wanted", [
+    ("cpu", False, True, False), ("cpu", True, True, True), ("cuda", False, True, True), ("cuda", False, False, False),
+    ("cuda", True, False, True)])
+def test_where_the_losses_are_compiled(device, is_compiled, finds_compiler, wanted, monkeypatch, capsys):
+    """The loss from queries and keys never; where the compiler is broken the reason is one line."""
+    def compiled(function):
+        def call(*args):
+            if not finds_compiler:
+                raise RuntimeError("no g++\nand more")
+            return "compiled", function(*args)
+        return call
+
+    ones = torch.ones(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", compiled)
+        patch.setattr(torch, "ones", lambda *_, device: ones)
+        losses = losses_on(torch.device(device), is_compiled)
+    said = capsys.readouterr().out
+    assert said == ("" if wanted or finds_compiler else
+                    "the losses are not compiled, which takes longer: RuntimeError: no g++\n")
+    if finds_compiler:
+        student, teacher, pairs = some_outputs()
+        assert (losses(student, teacher, pairs)[0] == "compiled") == wanted
+        layers, others, mask = two_models((4, 4), None, [8, 3], torch.float32)
+        by_gram = losses((layers, student[1]), (others, teacher[1]), pairs, mask)
+        assert all(map(torch.equal, by_gram, (gram_attention_loss(layers, others, [(0, 1)], mask),
+                                              hidden_loss(student[1], teacher[1], pairs[1]))))
 
 
 def test_hidden_loss_counts_padding_and_sums_layers():

@@ -19,7 +19,7 @@ from transformer.data import epochs
 from transformer.data.arrays import open_arrays, unfinished_arrays
 from transformer.data.epochs import Epochs, epoch_files, open_epoch
 from transformer.data.features import Sequences
-from transformer.data.parts import byte_ranges
+from transformer.data.parts import GrowingFiles, byte_ranges
 from transformer.files import InputError
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 from transformer.training.batches import shuffled_batches
@@ -397,8 +397,82 @@ def test_epochs_that_fit_no_run(tmp_path):
     tokenizer = write_epochs(tmp_path, [5]) and BertTokenizer(tmp_path / "vocab.txt")
     with pytest.raises(InputError, match="up to 21 wordpieces, more than --max_seq_length 20"):
         Epochs(epoch_files(tmp_path, 1), tokenizer, 20)
-    with pytest.raises(InputError, match="holds no epoch_0.json"):
+    with pytest.raises(InputError, match="holds no epoch_0.json, and no epoch_0.instances"):
         epoch_files(tmp_path / "one", 1)
+
+
+def write_arrays(folder: Path, instances: list[dict]) -> BertTokenizer:
+    """epoch_0.instances of these instances, in the place of epoch_0.json, as pregenerate_training_data.py writes it."""
+    tokenizer = BertTokenizer(folder / "vocab.txt")
+    with GrowingFiles(folder / "epoch_0.unfinished", epochs.EPOCH_ARRAYS, {}) as files:
+        for some in (instances[:7], instances[7:]):
+            tokens = [tokenizer.vocab[token] for instance in some for token in instance["tokens"]]
+            part = Sequences(np.array(tokens, tokenizer.id_typecode),
+                             np.cumsum([0, *(len(instance["tokens"]) for instance in some)]),
+                             np.array([instance["segment_ids"].count(0) for instance in some], np.int32))
+            epochs.append_instances(files, part, {})
+        epochs.finish_instances(files, folder / "epoch_0.instances", tokenizer.vocab_fingerprint)
+    (folder / "epoch_0.json").unlink(missing_ok=True)
+    return tokenizer
+
+
+def test_an_epoch_that_is_arrays_already(tmp_path, capsys):
+    """Mapped or read; before JSON of the same epoch, which is said; nothing is written."""
+    instances = write_epoch(tmp_path, 20)
+    epoch_json = (tmp_path / "epoch_0.json").read_bytes()
+    tokenizer = write_arrays(tmp_path, instances)
+    before = sorted(tmp_path.rglob("*"))
+    for in_memory in (False, True):
+        run = Epochs(epoch_files(tmp_path, 2), tokenizer, 21, in_memory=in_memory)
+        assert run.counts == [20, 20] and run.data_bytes == [sum(
+            (tmp_path / "epoch_0.instances" / name).stat().st_size for name in epochs.EPOCH_ARRAYS)] * 2
+        assert read_back(run[1]) == expected(instances) and run[1].labels is None
+        assert isinstance(run[1].tokens.base, np.memmap) != in_memory
+        (checked,) = run.check()
+        assert read_back(checked) == expected(instances)
+    assert sorted(tmp_path.rglob("*")) == before and "both" not in capsys.readouterr().out
+    (tmp_path / "epoch_0.json").write_bytes(epoch_json)
+    assert epoch_files(tmp_path, 1) == [(tmp_path / "epoch_0.instances", tmp_path / "epoch_0_metrics.json")]
+    assert "holds both epoch_0.instances and epoch_0.json: taking epoch_0.instances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*epochs.EPOCH_ARRAYS, "manifest.json"])
+@pytest.mark.parametrize("how", ["cut short", "gone"])
+def test_arrays_of_an_epoch_that_are_not_whole(tmp_path, name, how):
+    tokenizer = write_arrays(tmp_path, write_epoch(tmp_path, 20))
+    path = tmp_path / "epoch_0.instances" / name
+    os.truncate(path, path.stat().st_size - 1) if how == "cut short" else path.unlink()
+    if how == "cut short" and name == "manifest.json":
+        os.truncate(path, 30)
+    run = Epochs(epoch_files(tmp_path, 1), tokenizer, 21)
+    for look in (lambda: run[0], lambda: run.data_bytes, lambda: list(run.check())):
+        with pytest.raises(InputError, match="epoch_0.instances is not whole: .*pregenerate_training_data.py again"):
+            look()
+
+
+def test_arrays_of_an_epoch_that_fit_no_run(tmp_path):
+    """Another vocabulary, also where the metrics do not tell; fewer or longer instances than the metrics tell."""
+    instances = write_epoch(tmp_path, 20)
+    write_arrays(tmp_path, instances)
+    folder, metrics = tmp_path / "epoch_0.instances", tmp_path / "epoch_0_metrics.json"
+    longest = max(len(instance["tokens"]) for instance in instances)
+    number = next(i for i, instance in enumerate(instances) if len(instance["tokens"]) == longest)
+
+    def refuse(message: str, max_seq_length: int = 21, **recorded) -> None:
+        metrics.write_text(json.dumps({"num_training_examples": 20, "max_seq_len": 21, **recorded}))
+        with pytest.raises(InputError, match=message):
+            open_epoch(folder, metrics, BertTokenizer(tmp_path / "vocab.txt"), max_seq_length)
+
+    refuse("epoch_0.instances holds 20 instances.* says 21", num_training_examples=21)
+    refuse(f"epoch_0.instances, instance {number + 1}: {longest} wordpieces, more than --max_seq_length "
+           f"{longest - 1}; .*--max_seq_len 21", longest - 1)
+    refuse("generated with another vocabulary than .*--bert_model", vocab_sha256="0" * 64)
+    with open(tmp_path / "vocab.txt", "a") as vocab:
+        vocab.write("new\n")
+    refuse("epoch_0.instances was generated with another vocabulary than .*vocab.txt, or by another version")
+    metrics.unlink()
+    with pytest.raises(InputError, match="epoch_0_metrics.json does not exist"):
+        Epochs(epoch_files(tmp_path, 1), BertTokenizer(tmp_path / "vocab.txt"), 21)
 
 
 @pytest.mark.parametrize("index_type", [np.int64, np.uint32])

@@ -28,7 +28,7 @@ from transformer.reporting.curves import main as draw_main
 from transformer.tasks.glue import get_task
 from transformer.training import run as training_run
 from transformer.training import scoring
-from transformer.training.processes import Processes, join_processes, set_precision
+from transformer.training.processes import Processes, join_processes, set_deterministic, set_precision
 from transformer.training.states import Allowance, States
 from transformer.weights import read_weights
 
@@ -55,6 +55,7 @@ SHARED = {
     "--precision": ({}, {"precision": "bf16"}, WEIGHTS),
     "--fp16": ({}, {"fp16": True, "no_cuda": None}, "refused: --precision fp16 needs a GPU"),
     "--compile": ({}, {"compile": True}, "is compiled"),
+    "--deterministic": ({}, {"deterministic": True, "no_cuda": None}, "refused: --deterministic is for a GPU"),
     "--seed": ({}, {"seed": 7}, WEIGHTS)}
 DISTILL = {
     "--output_dir": ({}, {"output_dir": "elsewhere"}, "student in {tiny}/elsewhere"),
@@ -272,6 +273,7 @@ def test_device_flags(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     assert join_processes(True) == Processes(0, 1, cpu)
     assert join_processes().device == torch.device("cuda", 0)
     assert join_processes(local_rank=1).device == torch.device("cuda", 1)
@@ -311,6 +313,35 @@ def test_precision_that_is_not_given(device, units, others, wanted, monkeypatch)
     monkeypatch.setattr(Processes, "any", lambda self, flag: flag or not others)
     assert set_precision("auto", Processes(0, 2, torch.device(device))) == wanted
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_gpu_without_the_precision(precision, monkeypatch):
+    """It would compute in another, or slowly: refused, as fp32 and fp16 are not."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = Processes(0, 1, torch.device("cuda", 0))
+    with pytest.raises(InputError, match=f"--precision {precision} .*8.0 and Tesla T4 has less: take fp32 or fp16"):
+        set_precision(precision, gpu)
+    assert [set_precision(other, gpu) for other in ("auto", "fp32", "fp16")] == ["fp32", "fp32", "fp16"]
+    assert set_precision("bf16", Processes(0, 1, torch.device("cpu"))) == "bf16"
+
+
+def test_a_deterministic_gpu(monkeypatch, refused, tiny):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    gpu = Processes(0, 1, torch.device("cuda", 0))
+    set_deterministic(False, gpu)
+    assert not asked and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    set_deterministic(True, gpu)
+    assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # the user's own
+    set_deterministic(True, gpu)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    refused("task_distill", *train(tiny, deterministic=True), words=("--deterministic", "--no_cuda"))
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -13,7 +13,13 @@ from transformer.distillation import (
     soft_cross_entropy,
     transformer_losses,
 )
-from transformer.modeling import BertModel, BertSelfAttention, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import (
+    BertModel,
+    BertSelfAttention,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+    fused_attention,
+)
 from transformer.optimization import freeze_unused
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -50,6 +56,65 @@ def test_fused_layers_equal_explicit_ones(batch, asked):
     assert_close(our_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_without_gradient_what_is_asked_for_changes_no_number(batch, training):
+    """Bit by bit: students that share a teacher learn the same from it as each alone."""
+    model = BertModel(config(4)).train(training)
+    outcomes = {}
+    for asked in ((), (1,), frozenset({0, 3}), None):
+        for query_key in (False, True):
+            torch.manual_seed(8)
+            with torch.no_grad():
+                outcomes[asked, query_key] = model(*batch, attention_scores=asked, query_key=query_key)
+    hidden, _, pooled = outcomes[(), False]
+    for (asked, query_key), (our_hidden, our_scores, our_pooled) in outcomes.items():
+        assert all(map(torch.equal, our_hidden, hidden)) and torch.equal(our_pooled, pooled)
+        for layer, (ours, every) in enumerate(zip(our_scores, outcomes[None, query_key][1])):
+            if asked is None or layer in asked:
+                assert all(map(torch.equal, ours, every))
+            else:
+                assert ours is None
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_scores_are_the_products_of_queries_and_keys(batch, with_gradient):
+    model = BertModel(config(3)).eval()
+    with torch.set_grad_enabled(with_gradient):
+        hidden, all_scores, pooled = model(*batch)
+        our_hidden, all_pairs, our_pooled = model(*batch, attention_scores=(0, 2), query_key=True)
+    assert_close(our_hidden, hidden, **TOLERANCE)
+    assert_close(our_pooled, pooled, **TOLERANCE)
+    assert all_pairs[1] is None
+    for scores, (query, key) in ((all_scores[layer], all_pairs[layer]) for layer in (0, 2)):
+        assert query.shape == key.shape == (3, 4, 11, 6)
+        products = torch.einsum("bhqd,bhkd->bhqk", query, key) / 6 ** 0.5
+        is_real = batch[2].bool()[:, None, None].expand_as(products)
+        assert_close(products[is_real], scores[is_real], **TOLERANCE)
+        assert scores[~is_real].max() < -9000
+
+
+@pytest.mark.parametrize("size", [6, 8, 26])
+@pytest.mark.parametrize("masked", [True, False])
+def test_heads_padded_for_a_kernel(size, masked, monkeypatch):
+    """As CUDA wants them, of a multiple of 8: context and gradients are the same, what the kernel gets is padded."""
+    torch.manual_seed(2)
+    leaves = [torch.randn(2, 3, 9, size, requires_grad=True) for _ in range(3)]
+    mask = torch.tensor([[0.0] * 9, [0.0] * 5 + [-10000.0] * 4])[:, None, None] if masked else None
+    sizes, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query, *args, **kwargs):
+        sizes.append(query.size(-1))
+        return kernel(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    outcomes = []
+    for multiple in (1, 8):
+        context = fused_attention(*leaves, mask, 0.0, multiple)
+        outcomes.append((context, *torch.autograd.grad(context.square().sum(), leaves)))
+    assert sizes == [size, {6: 8, 8: 8, 26: 32}[size]]
+    assert_close(outcomes[1], outcomes[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("asked", [None, ()])
 def test_rows_without_padding_equal_themselves_beside_padded_ones(batch, asked):
     """Alone they need no mask, and then none is used."""
@@ -62,14 +127,15 @@ def test_rows_without_padding_equal_themselves_beside_padded_ones(batch, asked):
         assert_close(alone[1], [layer if layer is None else layer[:1] for layer in beside[1]], **TOLERANCE)
 
 
+@pytest.mark.parametrize("with_gradient", [True, False])
 @pytest.mark.parametrize("want_scores", [True, False])
-def test_dropout_of_attention(want_scores):
+def test_dropout_of_attention(want_scores, with_gradient):
     """One token attends to itself with probability 1, so that dropout leaves a head 0 or value / (1 - p)."""
     torch.manual_seed(0)
     attention = BertSelfAttention(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2,
                                              attention_probs_dropout_prob=0.3))
     hidden, mask = torch.randn(2000, 1, 8), torch.zeros(2000, 1, 1, 1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(with_gradient):
         value = attention.value(hidden).unflatten(-1, (2, 4))
         assert_close(attention.eval()(hidden, mask, want_scores)[0].unflatten(-1, (2, 4)), value, **TOLERANCE)
         context = attention.train()(hidden, mask, want_scores)[0].unflatten(-1, (2, 4))
@@ -159,6 +225,38 @@ def test_attention_loss_and_its_gradient_equal_the_definition():
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("mapping,without", [("uniform", ()), ("top", ("hidn",)), ("bottom", ("attn",))])
+def test_losses_without_scores_equal_those_with(batch, mapping, without):
+    """Of a student and a teacher with other heads, padding in the batch: losses, and gradients of all weights."""
+    torch.manual_seed(6)
+    student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
+    pairs = ablate(layer_map(4, 2, mapping), without)
+    outcomes = []
+    for query_key in (False, True):
+        with torch.no_grad():
+            targets = outputs(teacher, batch, **needed([pairs], 1), query_key=query_key)
+        learned = outputs(student, batch, **needed([pairs], 0), query_key=query_key)
+        losses = transformer_losses(learned, targets, pairs, batch[2])
+        student.zero_grad()
+        sum(losses).backward()
+        outcomes.append((torch.stack(losses), {name: weight.grad for name, weight in student.named_parameters()}))
+    (losses, gradients), (our_losses, our_gradients) = outcomes
+    assert_close(our_losses, losses, rtol=1e-5, atol=0)
+    largest = max(gradient.norm() for gradient in gradients.values() if gradient is not None)
+    for name, gradient in gradients.items():
+        ours = our_gradients[name]
+        assert (ours is None) == (gradient is None), name
+        assert gradient is None or (ours - gradient).norm() <= 1e-5 * largest + 1e-4 * gradient.norm(), name
+
+
+def test_several_students_need_what_each_of_them_needs():
+    pairs = [layer_map(12, 4), layer_map(12, 6), ablate(layer_map(12, 3, "bottom"), ("hidn",))]
+    assert needed(pairs, 1) == {"layers": 12, "attention_scores": {2, 5, 8, 11} | {1, 3, 5, 7, 9, 11} | {0, 1, 2}}
+    assert needed(pairs[2:], 1) == {"layers": 3, "attention_scores": {0, 1, 2}}
+    assert needed([ablate(each, ("attn",)) for each in pairs[:2]], 1) == {"layers": 12, "attention_scores": set()}
+    assert needed([([], [(0, 0)]), ([], [])], 1) == {"layers": 0, "attention_scores": set()}
+
+
 HEAD = {"general": ("bert.pooler.", "cls."), "intermediate": ("bert.pooler.", "classifier.")}
 BESIDE_LAST_SCORES = tuple(f"bert.encoder.layer.1.{part}." for part in (
     "attention.self.value", "attention.output", "intermediate", "output"))
@@ -218,5 +316,5 @@ def test_losses_under_bfloat16(batch):
 def test_models_compile_as_one_graph(batch):
     model = TinyBertForPreTraining(config(2), fit_size=16).eval()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}):
+    for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}, {"query_key": True}):
         assert_close(compiled(*batch, **kwargs), model(*batch, **kwargs), rtol=1e-6, atol=1e-5)

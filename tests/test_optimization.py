@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer.config import BertConfig
 from transformer.modeling import TinyBertForSequenceClassification
@@ -125,10 +127,90 @@ def test_gradients_are_clipped_in_place_each_tensor_by_itself(max_grad_norm, gra
         torch.testing.assert_close(weight.grad, torch.tensor(wanted), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("chunk", [2, 100])
-def test_bert_adam_equals_the_definition(chunk, monkeypatch):
+def test_a_gpu_clips_as_the_cpu_does():
+    """What takes the place of a kernel for each tensor there, called here."""
+    torch.manual_seed(0)
+    tensors, factors = [torch.randn(size) for size in [(2, 3), (1,), (4,), (3, 2, 1)]], torch.rand(4)
+    wanted = [tensor * factor for tensor, factor in zip(tensors, factors)]
+    optimizer = BertAdam(tensors, lr=0.1)
+    for _ in range(2):
+        scaled = [tensor.clone() for tensor in tensors]
+        optimizer._scale(scaled, factors)
+        for tensor, product in zip(scaled, wanted):
+            assert torch.equal(tensor, product)
+
+
+class Operations(TorchDispatchMode):
+    """The operations that a device is given, of PyTorch's own (views and questions about a tensor aside)."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "aten" and not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        if str(func) == "aten._foreach_mul_.List":
+            assert [tensor.shape for tensor in args[0]] == [tensor.shape for tensor in args[1]]
+        return func(*args, **(kwargs or {}))
+
+
+def test_kernels_on_a_gpu():
+    """As many for a hundred parameters as for three, and nothing is copied to the device."""
+    given = []
+    for count in (3, 100):
+        with FakeTensorMode():
+            weights = [torch.nn.Parameter(torch.empty(number + 1, 2, device="cuda")) for number in range(count)]
+            optimizer = BertAdam(weights, lr=0.1)
+            for _ in range(2):  # the first makes the moments
+                for weight in weights:
+                    weight.grad = torch.empty_like(weight)
+                with Operations() as operations:
+                    optimizer.step()
+            given.append(operations.names)
+    assert given[0] == given[1] and len(given[0]) <= 12 and "_fused_adamw_" in given[0], given
+    assert not {"_to_copy", "copy_", "lift_fresh"} & {*given[0]}
+
+
+def test_gradients_that_overflow_in_16_bits():
+    """GradScaler leaves the step out, and its schedule goes on as the run does: no moments, no decay, another rate."""
+    first, second = parameter(1.0), parameter(2.0)
+    optimizer = BertAdam([{"params": [first]}, {"params": [second]}], lr=0.1, warmup=0.5, t_total=8)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def scaled_step(*gradients):
+        for weight, gradient in zip((first, second), gradients):
+            weight.grad = scaler.scale(torch.tensor([gradient]))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+    for number, gradients in enumerate([(0.5, 0.25), (float("inf"), 0.25), (0.5, float("nan"))]):
+        assert optimizer.learning_rate() == pytest.approx(0.1 * number / 4)
+        scaled_step(*gradients)
+        assert optimizer.norms.tolist() == ([0.5, 0.25] if number == 0 else [0, 0])
+        assert (first.item(), second.item()) == (1, 2)
+    assert scaler.get_scale() == 1
+    scaled_step(0.5, 0.25)
+    # m = 0.9 * 0.05 + 0.05, v = 0.999 * 0.00025 + 0.00025, at 3/4 of the rate
+    moved = 0.075 * (0.095 / (math.sqrt(0.00049975) + 1e-6) + 0.01 * 1)
+    assert first.item() == pytest.approx(1 - moved, abs=1e-6)
+    first.grad = scaler.scale(torch.tensor([1.0]))
+    with pytest.raises(RuntimeError, match="unscale_"):
+        scaler.step(optimizer)
+
+
+def test_norms_are_those_before_clipping():
+    weights = [parameter(1.0, 1.0), parameter(1.0), parameter(1.0)]
+    for weight, gradient in zip(weights, ([3.0, 4.0], None, [-0.5])):
+        weight.grad = None if gradient is None else torch.tensor(gradient)
+    optimizer = BertAdam([{"params": weights[:1]}, {"params": weights[1:], "max_grad_norm": 0.0}], lr=0.1)
+    optimizer.step()
+    assert optimizer.norms.tolist() == [5, 0.5] and weights[0].grad.norm() <= 1
+
+
+def test_bert_adam_equals_the_definition():
     """A naive scalar loop: clip per tensor, no bias correction, decay inside the update, by default of 0.01."""
-    monkeypatch.setattr("transformer.optimization.CHUNK", chunk)
     torch.manual_seed(2)
     tensors = [torch.nn.Parameter(torch.randn(size) * 5) for size in (3, 2, 2)]
     optimizer = BertAdam([{"params": tensors[:1], "weight_decay": 0.1}, {"params": tensors[1:2], "weight_decay": 0.0},

@@ -126,8 +126,8 @@ def scored_first(monkeypatch) -> list:
     """Gets the dev logits of each model that a script scores, the first of which is the teacher or the start."""
     logits = []
 
-    def recorded(*arguments, evaluate=scoring.evaluate):
-        values, of_sets = evaluate(*arguments)
+    def recorded(*arguments, evaluate=scoring.evaluate, **keywords):
+        values, of_sets = evaluate(*arguments, **keywords)
         logits.append(next(iter(of_sets.values())))
         return values, of_sets
     monkeypatch.setattr(scoring, "evaluate", recorded)

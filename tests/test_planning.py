@@ -84,6 +84,15 @@ def test_task_distillation_by_hand(tiny):
     assert work_of(step("task_distill", *train(tiny, aug_train=True))).counts == [40]
 
 
+def test_a_prediction_stage_is_scored_as_often_as_it_pays_for(tiny):
+    """Ten times the 24 rows to score, as long as those in batches of 8: 90 of 180 steps pay for it once."""
+    dev = tiny / "glue" / "MRPC" / "dev.tsv"
+    header, *rows = dev.read_text().splitlines()
+    write_lines(dev, [header, *rows * 10])
+    work = work_of(step("task_distill", *train(tiny, num_train_epochs=60, pred_distill=True)))
+    assert (work.steps, work.dev_examples, work.args.eval_step, work.evaluations) == (180, 240, 100, 2)
+
+
 def test_teacher_and_scores_by_hand(tiny):
     work = work_of(step("finetune_teacher", "--tasks", "MNLI", "--glue_dir", tiny / "glue", "--model", tiny / "bert",
                         "--models_dir", tiny, "--train_batch_size", 8))
@@ -166,9 +175,9 @@ def test_operations_are_those_that_torch_counts(sizes, fit):
     model = TinyBertForPreTraining(config, fit_size=fit).eval() if fit else BertModel(config, add_pooler=False)
     batch = torch.zeros(3, 24, dtype=torch.int64), torch.zeros(3, 24, dtype=torch.int64), torch.ones(
         3, 24, dtype=torch.int64)
-    all_scores = {"attention_scores": range(config.num_hidden_layers)}  # separate products, all of which are counted
-    with torch.no_grad():
-        total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
+    # with gradient: separate products, all of which are counted
+    all_scores = {"attention_scores": range(config.num_hidden_layers)}
+    total = counted(model, batch, **({} if fit else {"pool": False}), **all_scores)
     assert 3 * costs.forward_flops(config, 24, fit or 0) == total
 
 

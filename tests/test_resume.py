@@ -19,16 +19,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import contents, finetune, general, names, train
+from conftest import STUDENT, TEACHER, contents, finetune, general, names, train
 
+from transformer.checkpoint import save_model
 from transformer.cli import run_script
+from transformer.config import BertConfig
 from transformer.data import epochs
 from transformer.files import InputError
+from transformer.modeling import TinyBertForPreTraining
 from transformer.optimization import BertAdam
 from transformer.reporting import curves
 from transformer.training import run as training_run
 from transformer.training import scoring, states
 from transformer.training.processes import Processes
+from transformer.training.record import RunRecord
 from transformer.training.states import States, result_settings
 from transformer.weights import read_weights, write_bin
 
@@ -40,13 +44,16 @@ CASES = {
                                            "pred_distill": True, "gradient_accumulation_steps": 4}),
     "finetune": ("finetune_teacher", finetune, {"num_train_epochs": 5, "model": "bert",
                                                 "gradient_accumulation_steps": 2})}
-STEPS = {"general": 14, "intermediate": 14, "prediction": 14, "finetune": 15}
+# Two students side by side: the names of their folders, and of those that they start from.
+SIDE_BY_SIDE = {"generals": {"2l": "config", "4l": "config_4l"}, "intermediates": {"2l": "general", "4l": "general_4l"}}
+CASES |= {case: CASES[case.removesuffix("s")] for case in SIDE_BY_SIDE}
+STEPS = {"general": 14, "intermediate": 14, "prediction": 14, "finetune": 15, "generals": 14, "intermediates": 14}
 SPEEDS = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
 
 
 def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -> None:
     """Run a script in this process, its output into `log`; prepare() comes first, and act(optimizer) at the end of
-    optimizer step `step`."""
+    optimizer step `step`; poison() at its beginning."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -62,10 +69,13 @@ def child(name: str, argv: list[str], log: Path, step: int, act, prepare=None) -
         return own_shares(indices, *args)
 
     def stepped(self, closure=None):
-        original(self)
-        if self.param_groups[0]["step"] == step:
-            print(f"acting after the batch {batches[-1]}", flush=True)
-            act(self)
+        is_poison = getattr(act, "func", act) is poison
+        for begins in (True, False):
+            if is_poison == begins and self.param_groups[0]["step"] == step - begins:
+                print(f"acting after the batch {batches[-1]}", flush=True)
+                act(self)
+            if begins:
+                original(self)
 
     training_run.own_shares, BertAdam.step, sys.argv = noted, stepped, [f"{name}.py"]
     sys.exit(run_script(lambda: module.main(argv)))
@@ -84,17 +94,38 @@ def kill_before_state(optimizer) -> None:
     states.States.save = lambda *_, **__: send(signal.SIGKILL)
 
 
+def kill_before_second_state(optimizer) -> None:
+    save = states.States.save
+    states.States.save = lambda *state, **values: save(*state, **values) or kill_before_state(optimizer)
+
+
+def kill_in_second_state(optimizer) -> None:
+    save = states.States.save
+    states.States.save = lambda *state, **values: save(*state, **values) or kill_in_state(optimizer)
+
+
+def kill_before_second_finish() -> None:
+    finish = RunRecord.finish
+
+    def finish_the_first(self, **results) -> None:
+        finish(self, **results)
+        RunRecord.finish = lambda *_, **__: send(signal.SIGKILL)
+
+    RunRecord.finish = finish_the_first
+
+
 def kill_in_state(optimizer) -> None:
     states.write_pickle = lambda value, handle: (handle.write(b"half"), handle.flush(), send(signal.SIGKILL))
 
 
 def fill_disk(optimizer) -> None:
-    """No file can grow beyond 4 KiB: room for the logs, not for weights. The system refuses, as with a full disk."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    """No file can grow beyond 16 KiB: room for the logs, not for weights. The system refuses, as with a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
 
 
 def poison(value: float, optimizer) -> None:
-    optimizer.param_groups[0]["params"][0].data.view(-1)[0] = value
+    """A gradient, as an overflow makes it, under a loss that is finite."""
+    optimizer.param_groups[0]["params"][0].grad.view(-1)[0] = value
 
 
 def damage_epoch(tiny: Path, number: int, optimizer=None) -> None:
@@ -150,12 +181,28 @@ class World:
             "test_resume", "general_distill", "task_distill", "finetune_teacher", "torch._dynamo", "sklearn.metrics",
             "scipy.stats"])
         self.whole = functools.cache(self._whole)
+        config = BertConfig(**{**STUDENT, "hidden_size": 12, "num_hidden_layers": 4})
+        save_model(TinyBertForPreTraining(config, fit_size=TEACHER["hidden_size"]), tiny / "general_4l", tiny / "bert")
+        (tiny / "config_4l").mkdir()
+        config.to_json_file(tiny / "config_4l/config.json")
+
+    def folders(self, case: str, out: str) -> list[str]:
+        """The output folders of a case: of each student its own."""
+        return [f"{out}/{student}" for student in SIDE_BY_SIDE[case]] if case in SIDE_BY_SIDE else [out]
+
+    def alone(self, case: str, out: str, student: str) -> dict[str, Path]:
+        """Flags for one of two students alone, in the folder that it has beside the other."""
+        return {"student_model": self.tiny / SIDE_BY_SIDE[case][student], "output_dir": self.tiny / out / student}
 
     def arguments(self, case: str, out: str, **changes) -> tuple[str, list[str]]:
         name, make, flags = CASES[case]
         if case == "finetune":
             flags = {**flags, "model": self.tiny / "bert"}
-        flags = {"learning_rate": 1e-2, "save_steps": 3, "output_dir": self.tiny / out, **flags, **changes}
+        students = SIDE_BY_SIDE.get(case)
+        if students:
+            flags = {**flags, "student_model": [self.tiny / start for start in students.values()]}
+        outputs = [self.tiny / folder for folder in self.folders(case, out)]
+        flags = {"learning_rate": 1e-2, "save_steps": 3, "output_dir": outputs, **flags, **changes}
         return name, [str(part) for part in make(self.tiny, **flags)]
 
     def start(self, case: str, out: str, step: int = -1, act=None, prepare=None, **changes) -> tuple[int, str]:
@@ -189,22 +236,29 @@ class World:
 
     def result(self, out: str) -> dict[str, object]:
         """Everything in a folder, less damaged states and what tells of the time that it took."""
-        files: dict[str, object] = {path.name: path.read_bytes() for path in (self.tiny / out).iterdir()
-                                    if path.suffix != ".bad"}
-        run = json.loads(files["run.json"])
-        assert run["finished"]
-        files["run.json"] = {name: run.get(name) for name in ("kept", "before", "eval_rep_loss", "acc", "steps")}
-        metrics = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
-        files["metrics.jsonl"] = [{name: line[name] for name in line.keys() - SPEEDS} for line in metrics]
+        files: dict[str, object] = {}
+        for file, content in contents(self.tiny / out).items():
+            name = Path(file).name
+            if name == "run.json":
+                run = json.loads(content)
+                assert run["finished"]
+                content = {fact: run.get(fact) for fact in ("kept", "before", "eval_rep_loss", "acc", "steps")}
+            elif name == "metrics.jsonl":
+                metrics = [json.loads(line) for line in content.splitlines()]
+                content = [{value: line[value] for value in line.keys() - SPEEDS} for line in metrics]
+            if not name.endswith(".bad"):
+                files[file] = content
         return files
 
     def _whole(self, case: str) -> dict[str, object]:
         status, output = self.start(case, f"whole_{case}")
         assert status == 0, output
-        result = self.result(f"whole_{case}")
-        assert result["run.json"]["steps"] == STEPS[case] and len(result["metrics.jsonl"]) == (STEPS[case] + 3) // 4 + (
-            case == "finetune"), "an evaluation every 4 steps (3 in fine-tuning) and at the end"
-        return result
+        for folder in self.folders(case, f"whole_{case}"):
+            result = self.result(folder)
+            assert result["run.json"]["steps"] == STEPS[case]
+            assert len(result["metrics.jsonl"]) == (STEPS[case] + 3) // 4 + (case == "finetune"), (
+                "an evaluation every 4 steps (3 in fine-tuning) and at the end")
+        return self.result(f"whole_{case}")
 
     def finish(self, case: str, out: str, **changes) -> None:
         """Resume without another stop; the result has to be that of a whole run."""
@@ -229,22 +283,29 @@ def out(world):
     shutil.rmtree(world.tiny / "out", ignore_errors=True)
 
 
+def times(folder: Path) -> dict[str, int]:
+    """When each file was written."""
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_killed_five_times(case, world, out):
     rng = random.Random(case)
     stops = [rng.randint(1, 2), *sorted(rng.sample(range(3, STEPS[case]), 4))]  # the first before there is a state
     for number, stop in enumerate(stops):
-        states = world.states(out)
+        states = {folder: world.states(folder) for folder in world.folders(case, out)}
         status, output = world.start(case, out, stop, functools.partial(send, signal.SIGKILL), resume=number > 0)
         assert status == -signal.SIGKILL, output
-        assert (f"going on from {world.tiny / out}/state_{max(states, default=0)}.pt" in output) == bool(states)
-        # every third step, and at evaluations, where that has been cheap
-        assert len(world.states(out)) <= 2 and max(world.states(out), default=0) >= (stop - 1) // 3 * 3
+        for folder, found in states.items():
+            assert (f"going on from {world.tiny / folder}/state_{max(found, default=0)}.pt" in output) == bool(found)
+            # every third step, and at evaluations, where that has been cheap
+            assert len(world.states(folder)) <= 2 and max(world.states(folder), default=0) >= (stop - 1) // 3 * 3
     world.finish(case, out)
-    before = {path: path.stat().st_mtime_ns for path in (world.tiny / out).iterdir()}
+    before = times(world.tiny / out)
     status, output = world.start(case, out, resume=True)
-    assert status == 0 and ("skipped" if case == "finetune" else "is finished: nothing to resume") in output
-    assert {path: path.stat().st_mtime_ns for path in (world.tiny / out).iterdir()} == before
+    assert status == 0
+    assert output.count("skipped" if case == "finetune" else "is finished: nothing to resume") == len(states)
+    assert times(world.tiny / out) == before
 
 
 @pytest.mark.parametrize("act", [kill_before_state, kill_in_state])
@@ -253,6 +314,64 @@ def test_killed_between_an_evaluation_and_its_state(act, world, out):
     assert status == -signal.SIGKILL and world.states(out)[-1] < 12, output
     assert len((world.tiny / out / "metrics.jsonl").read_text().splitlines()) == 3
     world.finish("prediction", out)
+
+
+@pytest.mark.parametrize("case,act", [("generals", kill_before_second_state), ("intermediates", kill_in_second_state)])
+def test_a_student_that_is_ahead_waits(case, act, world, out):
+    """It is not trained until the other has come to its step, not even by a run that is killed before that."""
+    first, second = world.folders(case, out)
+    status, output = world.start(case, out, 7, act)
+    ahead, behind = world.states(first)[-1], world.states(second)[-1]
+    assert status == -signal.SIGKILL and behind < ahead, output
+    before = contents(world.tiny / first)
+    status, output = world.start(case, out, behind + 1, functools.partial(send, signal.SIGKILL), resume=True)
+    assert status == -signal.SIGKILL and f"going on from {world.tiny / first}/state_{ahead}.pt" in output
+    after = contents(world.tiny / first)
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {"run.json"}
+    world.finish(case, out)
+
+
+@pytest.mark.parametrize("case,how", [("generals", "killed"), ("intermediates", "alone")])
+def test_a_finished_student_is_left_alone(case, how, world, out):
+    """It was finished when the run was killed; or it was trained alone, and the other one, alone, was stopped."""
+    first, second = world.folders(case, out)
+    if how == "killed":
+        assert world.start(case, out, prepare=kill_before_second_finish)[0] == -signal.SIGKILL
+    else:
+        assert world.start(case, out, **world.alone(case, out, "2l"))[0] == 0
+        kill = functools.partial(send, signal.SIGKILL)
+        assert world.start(case, out, 11, kill, **world.alone(case, out, "4l"))[0] == -signal.SIGKILL
+    before, written = contents(world.tiny / first), times(world.tiny / first)
+    assert json.loads(before["run.json"])["finished"] and world.states(second)[-1] >= 9
+    world.finish(case, out)
+    assert contents(world.tiny / first) == before and times(world.tiny / first) == written
+    assert "trained_with" not in json.loads((world.tiny / second / "run.json").read_text())
+
+
+def test_a_student_that_was_stopped_alone_goes_on_beside_another(world, out):
+    """Which starts, and for which it waits."""
+    status, output = world.start("intermediates", out, 11, functools.partial(send, signal.SIGKILL),
+                                 **world.alone("intermediates", out, "4l"))
+    assert status == -signal.SIGKILL and world.states(f"{out}/4l") and not world.states(f"{out}/2l"), output
+    world.finish("intermediates", out)
+
+
+def test_damaged_states_of_one_of_two_students(world, out):
+    """It goes back to the one before; where it has none nothing is lost, in both folders."""
+    first, second = world.folders("generals", out)
+    world.start("generals", out, 11, functools.partial(send, signal.SIGKILL))
+    before, newest = (world.tiny / second / f"state_{step}.pt" for step in world.states(second))
+    whole = before.read_bytes()
+    for path in (before, newest):
+        path.write_bytes(path.read_bytes()[:-1000])
+    found = contents(world.tiny / out)
+    status, log = world.start("generals", out, resume=True)
+    assert status == 2 and log.count("error: ") == 1 and f"error: --resume: {newest} cannot be read" in log
+    assert contents(world.tiny / out) == found
+    before.write_bytes(whole)
+    world.finish("generals", out)
+    assert contents(world.tiny / second)[f"{newest.name}.bad"] == found[f"4l/{newest.name}"]
+    assert not list((world.tiny / first).glob("*.bad"))
 
 
 def cut(content: bytes) -> bytes:
@@ -485,34 +604,37 @@ def test_a_signal_during_a_conversion(step, number, world, out):
 
 @pytest.mark.parametrize("case,act,number", [
     ("general", send, signal.SIGTERM), ("intermediate", send, signal.SIGINT), ("finetune", send, signal.SIGTERM),
-    ("prediction", send_in_evaluation, signal.SIGTERM), ("finetune", send_in_evaluation, signal.SIGINT)])
+    ("prediction", send_in_evaluation, signal.SIGTERM), ("finetune", send_in_evaluation, signal.SIGINT),
+    ("generals", send, signal.SIGINT), ("intermediates", send, signal.SIGTERM)])
 def test_signals(case, act, number, world, out):
     status, output = world.start(case, out, 7, functools.partial(act, number))
     assert status == 128 + number
     ends = {("prediction", send_in_evaluation): 8, ("finetune", send_in_evaluation): 9}.get((case, act), 7)
     assert output.count(f"stopped by {number.name} after step {ends}: the same command with --resume goes on") == 1
     assert "Traceback" not in output and "Error" not in output
-    assert world.states(out)[-1] == ends
+    assert [world.states(folder)[-1] for folder in world.folders(case, out)] == [ends] * output.count("settings: ")
     world.finish(case, out)
 
 
 @pytest.mark.parametrize("case,what", [("general", "state"), ("prediction", "model"), ("finetune", "state"),
-                                       ("finetune", "model")])
+                                       ("finetune", "model"), ("generals", "state"), ("intermediates", "state")])
 def test_full_disk(case, what, world, out):
     # after step 10 the state alone is written; after step 8, and 9 in fine-tuning, the model before it
     full, save_steps = (9, 5) if what == "state" else (7 + (case == "finetune"), 3)
     status, output = world.start(case, out, full, fill_disk, save_steps=save_steps)
     assert status == 2 and "Traceback" not in output, output
     folder = world.tiny / out
-    assert re.search(rf"^\w+\.py: error: {folder}/\w+\.(pt|bin): File too large$", output, re.M), output
-    assert not list(folder.glob(".*")), "a part of a file was left"
-    for path in [*folder.glob("state_*.pt"), folder / "pytorch_model.bin"]:
-        assert torch.load(path, weights_only=True)
-    assert world.states(out) and world.states(out)[-1] <= full
+    assert re.search(rf"^\w+\.py: error: {folder}/(\w+/)?\w+\.(pt|bin): File too large$", output, re.M), output
+    assert not list(folder.rglob(".*")), "a part of a file was left"
+    for name in world.folders(case, out):
+        for path in [*(world.tiny / name).glob("state_*.pt"), world.tiny / name / "pytorch_model.bin"]:
+            assert torch.load(path, weights_only=True)
+        assert world.states(name) and world.states(name)[-1] <= full
     world.finish(case, out, save_steps=save_steps)
 
 
-@pytest.mark.parametrize("case,value", [*((case, float("nan")) for case in CASES), ("prediction", float("inf"))])
+@pytest.mark.parametrize("case,value", [*((case, float("nan")) for case in CASES if case not in SIDE_BY_SIDE),
+                                        ("prediction", float("inf"))])
 def test_weights_that_are_not_finite(case, value, world, out):
     status, output = world.start(case, out, 5, functools.partial(poison, value))
     batch = re.search(r"acting after the batch (\[.*\])", output).group(1)

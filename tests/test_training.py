@@ -9,16 +9,20 @@ import torch
 from conftest import (
     PIECES,
     assert_equal_weights,
+    command_line,
     edit_config,
     finetune,
     general,
     lines,
     make_cased,
+    names,
     pad_embeddings,
     run,
+    sentence,
     train,
     without_dropout,
     without_vocab_txt,
+    write_lines,
 )
 
 import general_distill
@@ -523,6 +527,48 @@ def test_input_paths_with_and_without_data(tiny, script, monkeypatch):
     assert "json does not exist: taking data/json" in out
     out = run(script, "task_distill", train(tiny, data_dir="data/glue/MRPC", output_dir=tiny / "out2"))
     assert "taking glue/MRPC" in out
+
+
+def pregenerate(tiny, **flags) -> list:
+    """Arguments of a pregenerate_training_data run for the teacher of general()."""
+    sentences = ((sentence(i), sentence(i + 7), sentence(2 * i), "") for i in range(30))
+    text = write_lines(tiny / "text", itertools.chain.from_iterable(sentences))
+    return command_line({"train_corpus": text, "bert_model": tiny / "bert", "max_seq_len": 32,
+                         "epochs_to_generate": 2} | flags)
+
+
+@pytest.mark.parametrize("memory", [{}, {"reduce_memory": True}])
+def test_arrays_and_json_give_the_same_student(memory, tiny, script):
+    """Bit for bit; and of arrays nothing else is made."""
+    for form, arrays in (("made_json", None), ("made_arrays", True)):
+        run(script, "pregenerate_training_data", pregenerate(tiny, output_dir=tiny / form, masked_lm_prob=0.2,
+                                                             arrays=arrays))
+        run(script, "general_distill", general(tiny, pregenerated_data=tiny / form, output_dir=tiny / f"from_{form}",
+                                               **memory))
+    assert_equal_weights(tiny / "from_made_json", tiny / "from_made_arrays", 0)
+    first, second = (read_json(tiny / f"from_{form}" / "run.json") for form in ("made_json", "made_arrays"))
+    assert first["att_loss"] == second["att_loss"] > 0
+    assert names(tiny / "made_arrays") == [
+        ".lock", "epoch_0.instances", "epoch_0_metrics.json", "epoch_1.instances", "epoch_1_metrics.json",
+        "tokenized_corpus"]
+
+
+def test_arrays_that_fit_no_run_are_refused(tiny, script, refused):
+    """Before the first step: another vocabulary, another casing, longer ones, and those that are not whole."""
+    run(script, "pregenerate_training_data", pregenerate(tiny, output_dir=tiny / "made", arrays=True))
+    flags = {"pregenerated_data": tiny / "made"}
+    refused("general_distill", *general(tiny, **flags, max_seq_length=31),
+            words=("epoch_0_metrics.json", "up to 32 wordpieces", "set it to 32"))
+    vocab = (tiny / "bert" / "vocab.txt").read_text()
+    (tiny / "bert" / "vocab.txt").write_text(vocab.replace("bird", "fish"))
+    refused("general_distill", *general(tiny, **flags),
+            words=("epoch_0.instances was generated with another vocabulary", "--bert_model"))
+    (tiny / "bert" / "vocab.txt").write_text(vocab)
+    os.truncate(tiny / "made" / "epoch_1.instances" / "tokens", 100)
+    refused("general_distill", *general(tiny, **flags), words=("epoch_1.instances is not whole",))
+    make_cased(tiny / "bert")
+    refused("general_distill", *general(tiny, **flags), words=("epoch_0_metrics.json", "the teacher is cased"))
+    assert not (tiny / "out" / "pytorch_model.bin").exists()
 
 
 def test_general_distill_shows_examples_before_it_reads_the_next_epoch(tiny, script):

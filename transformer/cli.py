@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,6 +112,9 @@ def add_training_flags(group: argparse._ArgumentGroup, batch_size: int | None = 
     _add_precision_flag(group)
     group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
+    group.add_argument("--deterministic", action="store_true",
+                       help="the same weights for the same command on a GPU, too, where they else differ in their last "
+                            "bits; slower")
 
 
 def check_students(parser: Parser, args: argparse.Namespace) -> None:
@@ -119,7 +123,7 @@ def check_students(parser: Parser, args: argparse.Namespace) -> None:
     if len(students) != len(folders):
         parser.error(f"--student_model names {len(students)} and --output_dir {len(folders)} folders: each student "
                      "needs one to be written to")
-    if len({Path(folder).absolute() for folder in folders}) < len(folders):
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
         parser.error("--output_dir names a folder twice: each student needs one of its own")
 
 
@@ -148,12 +152,15 @@ def add_loss_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
-    """Turn --fp16 into its --precision; refuse what contradicts it. `auto` is left for set_precision()."""
+    """Turn --fp16 into its --precision; refuse what contradicts it, or --no_cuda. `auto` is left for
+    set_precision()."""
     fp16 = getattr(args, "fp16", False)
     if fp16 and args.precision not in ("auto", "fp16"):
         parser.error(f"--fp16 and --precision {args.precision} contradict each other: drop one of them")
     if fp16:
         args.precision = "fp16"
+    if args.no_cuda and getattr(args, "deterministic", False):
+        parser.error("--deterministic is for a GPU and --no_cuda forbids it: drop one of them")
     if args.no_cuda and args.precision in ("tf32", "fp16"):
         parser.error(f"--precision {args.precision} needs a GPU and --no_cuda forbids it: drop one of them")
     return args
@@ -215,16 +222,35 @@ def print_settings(args: argparse.Namespace) -> None:
 def run_script(main: Callable[[], None]) -> int:
     """Run a script's main(); return its exit status.
 
-    Bad input (InputError) and the operating system's refusals (no space, no permission) become one line on
-    stderr and status 2; anything else is a defect of the kit and keeps its traceback.
+    Bad input (InputError), the operating system's refusals (no space, no permission), a GPU without memory left and
+    another process that has ended become one line on stderr and status 2; anything else is a defect of the kit and
+    keeps its traceback.
     """
     script = Path(sys.argv[0]).name
     try:
         main()
-    except (InputError, OSError) as error:
-        print(f"{script}: error: {' '.join(in_words(error).split())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        text = in_words(error) if isinstance(error, (InputError, OSError)) else _of_torch(error)
+        if text is None:
+            raise
+        print(f"{script}: error: {' '.join(text.split())}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _of_torch(error: Exception) -> str | None:
+    """What to say of an error of torch that is no defect of the kit: no GPU memory, or another process has ended."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return None
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text or "_ALLOC_FAILED" in text:
+        return ("out of GPU memory: raise --gradient_accumulation_steps in training, lower --eval_batch_size in "
+                "scoring, --batch_tokens in augmentation")
+    if "RANK" in os.environ and (isinstance(error, torch.distributed.DistError) or "/gloo/" in text):
+        return (f"process {os.environ['RANK']} ends because another has ended or does not answer; its own message says "
+                f"why ({text.splitlines()[0]})")
+    return None

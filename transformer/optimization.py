@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 NO_DECAY = ("bias", "LayerNorm.weight")
-CHUNK = 1 << 17  # elements of a tensor updated at once on the CPU, so that they stay in its cache
 
 
 # Schedules: the factor of the learning rate after a share `progress` of all steps, from 0 to 1.
@@ -64,9 +63,12 @@ class BertAdam(torch.optim.Optimizer):
     is lr * schedule(s / t_total), so the first warmup_linear step has rate 0.
 
     warmup: share of t_total, -1 for none, of no effect under a schedule without it; t_total: number of optimizer steps,
-    or -1 for a constant rate. The defaults are those of the published class.
+    or -1 for a constant rate. The defaults are those of the published class. Computed by torch's fused AdamW, whose
+    bias corrections are 1 after steps without end; parameters and gradients are dense, as autograd makes them.
     Raises ValueError for an unknown schedule or values out of range.
     """
+
+    _step_supports_amp_scaling = True  # GradScaler then calls step() always, and does not wait for the device
 
     def __init__(self, params: Iterable, lr: float, warmup: float = -1, t_total: int = -1,
                  schedule: str = "warmup_linear", b1: float = 0.9, b2: float = 0.999, e: float = 1e-6,
@@ -77,9 +79,11 @@ class BertAdam(torch.optim.Optimizer):
             raise ValueError(f"BertAdam: lr {lr}, warmup {warmup}, b1 {b1}, b2 {b2} or e {e} is out of range")
         super().__init__(params, {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "b1": b1,
                                   "b2": b2, "e": e, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm})
+        self._sizes: dict[tuple[int, ...], torch.Tensor] = {}  # numbers of elements, on the device
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._sizes = {}
         for group in self.param_groups:  # states of earlier versions count the steps of each parameter by itself
             counts = [self.state[parameter].pop("step", 0) for parameter in group["params"] if parameter in self.state]
             group.setdefault("step", max(counts, default=0))
@@ -102,43 +106,49 @@ class BertAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update every parameter that has a gradient; its gradient is clipped in place."""
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in parameters:
-                if not self.state[parameter]:
-                    self.state[parameter].update(next_m=torch.zeros_like(parameter),
-                                                 next_v=torch.zeros_like(parameter))
-            if parameters:
-                self._update(parameters, group, self._rate(group))
-            group["step"] += 1
+        """Update every parameter that has a gradient; its gradient is clipped in place.
 
-    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
-        """Clip the gradients of some parameters of a group and take one step with them."""
+        Sets `norms`: of these gradients as they came, float [parameters with a gradient]. GradScaler lets the step
+        happen on the device, or not happen if the gradients overflowed: then the schedule goes on alone, as the run
+        does, and the norms are 0. It has to unscale_() the gradients first.
+        """
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("BertAdam clips gradients: GradScaler.unscale_() has to come before its step()")
+        columns = [[parameter for parameter in group["params"] if parameter.grad is not None]
+                   for group in self.param_groups]
+        gradients = [parameter.grad for parameters in columns for parameter in parameters]
+        found_inf = getattr(self, "found_inf", None)
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(0)
+        for parameters, group, own in zip(columns, self.param_groups, norms.split([*map(len, columns)])):
+            if parameters:
+                self._update(parameters, group, own, found_inf)
+            group["step"] += 1
+        self.norms = norms if found_inf is None else torch.where(found_inf > 0, 0.0, norms)
+
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], norms: torch.Tensor,
+                found_inf: torch.Tensor | None) -> None:
+        """Clip the gradients of some parameters of a group, which have these norms, and take one step with them."""
         gradients = [parameter.grad for parameter in parameters]
         if group["max_grad_norm"] > 0:
-            norms = torch.stack(torch._foreach_norm(gradients))
-            torch._foreach_mul_(gradients, (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0).unbind())
+            factors = (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0)
+            if factors.device.type == "cpu":  # where kernels cost nothing, and memory does
+                torch._foreach_mul_(gradients, factors.unbind())
+            else:
+                self._scale(gradients, factors)
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter].update(next_m=torch.zeros_like(parameter), next_v=torch.zeros_like(parameter))
         states = [self.state[parameter] for parameter in parameters]
-        columns = parameters, gradients, [state["next_m"] for state in states], [state["next_v"] for state in states]
-        if parameters[0].device.type == "cpu":  # chunk by chunk, so that memory is read once and not in each operation
-            for tensors in zip(*columns):
-                for chunks in zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors)):
-                    self._move(*([chunk] for chunk in chunks), group, rate)
-        else:
-            self._move(*columns, group, rate)
+        torch._fused_adamw_(parameters, gradients, [state["next_m"] for state in states],
+                            [state["next_v"] for state in states], [], [norms.new_full((), math.inf)] * len(states),
+                            lr=self._rate(group), beta1=group["b1"], beta2=group["b2"], eps=group["e"],
+                            weight_decay=group["weight_decay"], amsgrad=False, maximize=False, found_inf=found_inf)
 
-    @staticmethod
-    def _move(parameters: list[torch.Tensor], gradients: list[torch.Tensor], means: list[torch.Tensor],
-              variances: list[torch.Tensor], group: dict[str, Any], rate: float) -> None:
-        """The update itself, all tensors in each operation."""
-        torch._foreach_mul_(means, group["b1"])
-        torch._foreach_add_(means, gradients, alpha=1 - group["b1"])
-        torch._foreach_mul_(variances, group["b2"])
-        torch._foreach_addcmul_(variances, gradients, gradients, value=1 - group["b2"])
-        denominators = torch._foreach_sqrt(variances)
-        torch._foreach_add_(denominators, group["e"])
-        updates = torch._foreach_div(means, denominators)
-        if group["weight_decay"] > 0:
-            torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-rate)
+    def _scale(self, tensors: list[torch.Tensor], factors: torch.Tensor) -> None:
+        """Multiply each of some tensors, in place, by its element of `factors`, in a few kernels for all together: by
+        tensors of other shapes than their own it would be one kernel for each."""
+        sizes = tuple(tensor.numel() for tensor in tensors)
+        if sizes not in self._sizes:  # the host waits for such a copy: once
+            self._sizes[sizes] = torch.tensor(sizes, dtype=torch.int32, device=factors.device)
+        spread = factors.repeat_interleave(self._sizes[sizes], output_size=sum(sizes)).split(sizes)
+        torch._foreach_mul_(tensors, [part.view_as(tensor) for part, tensor in zip(spread, tensors)])

@@ -22,13 +22,13 @@ from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
 from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
+from transformer.training.batches import Batches
 from transformer.training.processes import PRECISIONS, Processes, mixed
 
 STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
 
 _PLAIN_WORD = re.compile("[a-z]+")
 _REMEMBERED_WORDS = 1 << 17
-_MOST_ROWS = 1024              # of a batch: their logits for 30,522 wordpieces take 125 MB
 
 
 def words_to_vary(words: list[str]) -> list[int]:
@@ -148,25 +148,6 @@ def batch_tokens_in(gpu_memory: float | None) -> int:
     if gpu_memory is None:
         return 4096
     return 65_536 if gpu_memory > 12 << 30 else 16_384
-
-
-Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of the masked words; (start, stop) in it of each batch
-
-
-def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Batches:
-    """An order of the masked words, longest first, and (start, stop) in it of each batch.
-
-    A batch that is padded to its longest has at most batch_tokens wordpieces, or one row. The batches follow from the
-    file and batch_tokens alone: other batches round other sums.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    bounds = []
-    start = 0
-    while start < len(order):
-        stop = min(start + max(1, min(_MOST_ROWS, batch_tokens // int(lengths[order[start]]))), len(order))
-        bounds.append((start, stop))
-        start = stop
-    return order, bounds
 
 
 class MaskedLM:

@@ -53,8 +53,23 @@ def unfinished_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: 
             yield None
         else:
             yield files
-            files.save()
-            write_json(files.folder / ARRAYS_MANIFEST, {"facts": facts, "sizes": files.sizes, **files.summary})
+            finish_arrays(files, facts, files.summary)
+
+
+def finish_arrays(files: GrowingFiles, facts: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Make whole arrays of the files: record their facts and sizes, and what `summary` tells beside them."""
+    files.save()
+    write_json(files.folder / ARRAYS_MANIFEST, {"facts": facts, "sizes": files.sizes, **summary})
+
+
+def read_manifest(folder: Path, names: Iterable[str]) -> dict[str, Any] | None:
+    """What is recorded of the arrays `names` in a folder; None where they are not whole."""
+    try:
+        manifest = read_json(folder / ARRAYS_MANIFEST)
+        whole = "facts" in manifest and manifest["sizes"] == [(folder / name).stat().st_size for name in names]
+    except (InputError, OSError, KeyError):
+        return None
+    return manifest if whole else None
 
 
 def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[str, Any], in_memory: bool = False,
@@ -87,42 +102,47 @@ def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], ty
         if files is not None:
             missing = [(path, *text_range) for text_range in byte_ranges(path, part_bytes)][len(files.records):]
             workers = max(1, min(num_workers or available_cores(), len(missing)))
+            itemsize = np.dtype(typecodes["tokens"]).itemsize
             bytes_done = status.st_size - sum(stop - start for _, start, stop in missing)
             with contextlib.closing(in_order(parse_part, missing, workers, start_worker, worker_facts)) as parsed, \
                     tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", initial=bytes_done,
                          unit_scale=True, disable=None) as progress:
                 for (_, start, stop), part in zip(missing, parsed):
-                    _append_examples(files, np.dtype(typecodes["tokens"]).itemsize, part)
+                    tokens, lengths, others, skipped = part
+                    append_examples(files, itemsize, tokens, lengths, others, skipped=skipped)
                     progress.update(stop - start)
             after = path.stat()
             if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
                 files.keep(0)
                 raise InputError(f"{path} changed while it was read: start again when it is complete")
-            files.summary = {"examples": sum(record["examples"] for record in files.records),
-                             "longest": max((record["longest"] for record in files.records), default=0),
+            files.summary = {**summary_of_examples(files),
                              "skipped": sum(record["skipped"] for record in files.records)}
     return open_arrays(places, typecodes, facts, in_memory)
 
 
-def _append_examples(files: GrowingFiles, itemsize: int, part: tuple[bytes, np.ndarray, list[bytes], int]) -> None:
-    """Append a part, see convert_lines(), with offsets counted from the start of the file; itemsize: of a token."""
-    tokens, lengths, others, skipped = part
+def append_examples(files: GrowingFiles, itemsize: int, tokens: bytes, lengths: Sequence[int] | np.ndarray,
+                    others: Sequence[bytes], **record: Any) -> None:
+    """Append a part to the files of tokens, offsets, which are counted from the start of the file, and `others`.
+
+    itemsize: bytes of a token; record: what to remember of the part beside its `examples` and their `longest`.
+    """
     offsets = np.cumsum(lengths, dtype=np.int64) + files.sizes[0] // itemsize
     if not files.records:
         offsets = np.append(0, offsets)
     files.append((tokens, offsets.tobytes(), *others), examples=len(lengths), longest=int(np.max(lengths, initial=0)),
-                 skipped=skipped)
+                 **record)
+
+
+def summary_of_examples(files: GrowingFiles) -> dict[str, int]:
+    """How many `examples` were appended, and how many tokens the `longest` has."""
+    return {"examples": sum(record["examples"] for record in files.records),
+            "longest": max((record["longest"] for record in files.records), default=0)}
 
 
 def _manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any] | None:
-    """What is recorded of the finished arrays in `folder`; None where they are not whole or of other facts."""
-    try:
-        manifest = read_json(folder / ARRAYS_MANIFEST)
-        whole = manifest["facts"] == facts and \
-            manifest["sizes"] == [(folder / name).stat().st_size for name in names]
-    except (InputError, OSError, KeyError, TypeError):
-        return None
-    return manifest if whole else None
+    """read_manifest() where the arrays are of these facts; else None."""
+    manifest = read_manifest(folder, names)
+    return manifest if manifest and manifest["facts"] == facts else None
 
 
 def _first_writable(places: Sequence[Path]) -> Path:

@@ -1,11 +1,13 @@
-"""Epochs of pre-training instances: each epoch_K.json is turned into integer arrays once, then only mapped.
+"""Epochs of pre-training instances as integer arrays, which are mapped.
 
-The arrays lie beside the JSON in epoch_K.arrays, in a folder whose name tells what they were made from. Arrays of
-another JSON are so never written over while a running process maps them. No torch here: workers import this module.
+An epoch is a folder epoch_K.instances, which holds the arrays, or the published epoch_K.json, which is turned into
+arrays once. Those lie beside the JSON in epoch_K.arrays, in a folder whose name tells what they were made from. Arrays
+of another JSON are so never written over while a running process maps them. No torch here: workers import this module.
 """
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
@@ -14,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data.arrays import convert_lines
+from transformer.data.arrays import (
+    append_examples,
+    convert_lines,
+    finish_arrays,
+    open_arrays,
+    read_manifest,
+    summary_of_examples,
+)
 from transformer.data.features import Sequences
-from transformer.data.parts import FilePart, Place, decode_lines, read_range
+from transformer.data.parts import FilePart, GrowingFiles, Place, decode_lines, read_range
 from transformer.files import InputError, read_json
 from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 
+EPOCH_ARRAYS = ("tokens", "offsets", "first_lengths")  # of an epoch; tokens are of the tokenizer's id_typecode
 _EPOCH_FORMAT = 2            # of the arrays; another number makes them anew
 _JSON_PART_BYTES = 1 << 24   # of an epoch_K.json, a worker's task
 
@@ -29,18 +39,28 @@ _typecode: str
 
 
 def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
-    """(epoch_K.json, epoch_K_metrics.json) for each training epoch, looping over what is there, with a warning.
+    """(epoch_K.instances or epoch_K.json, epoch_K_metrics.json) for each training epoch, looping over what is there,
+    with a warning.
 
     Raises InputError where there is none.
     """
-    files = []
-    while (Path(folder) / f"epoch_{len(files)}.json").is_file():
-        files.append(tuple(Path(folder) / f"epoch_{len(files)}{end}" for end in (".json", "_metrics.json")))
+    files: list[tuple[Path, Path]] = []
+    while epoch := _instances_of(Path(folder) / f"epoch_{len(files)}"):
+        files.append((epoch, epoch.with_name(f"{epoch.stem}_metrics.json")))
     if not files:
-        raise InputError(f"{folder} holds no epoch_0.json: make it with pregenerate_training_data.py")
+        raise InputError(f"{folder} holds no epoch_0.json, and no epoch_0.instances: make them with "
+                         "pregenerate_training_data.py")
     if len(files) < epochs:
         print(f"warning: {epochs} epochs asked for, {folder} holds {len(files)}: going over them again", flush=True)
     return [files[epoch % len(files)] for epoch in range(epochs)]
+
+
+def _instances_of(epoch: Path) -> Path | None:
+    """epoch_K.instances, which is said where epoch_K.json is there as well, or that, or nothing."""
+    folder, epoch_json = epoch.with_suffix(".instances"), epoch.with_suffix(".json")
+    if folder.is_dir() and epoch_json.is_file():
+        print(f"{epoch.parent} holds both {folder.name} and {epoch_json.name}: taking {folder.name}", flush=True)
+    return folder if folder.is_dir() else epoch_json if epoch_json.is_file() else None
 
 
 def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
@@ -67,13 +87,27 @@ def read_epoch_metrics(path: str | Path) -> dict[str, Any]:
     return metrics
 
 
+def append_instances(files: GrowingFiles, part: Sequences, counts: dict[str, int]) -> None:
+    """Append a part to the EPOCH_ARRAYS of an epoch that is being made; counts: what to remember of it."""
+    append_examples(files, part.tokens.itemsize, part.tokens.tobytes(), part.lengths, [part.first_lengths.tobytes()],
+                    **counts)
+
+
+def finish_instances(files: GrowingFiles, folder: Path, vocab_sha256: str) -> None:
+    """Make `folder`, an epoch_K.instances for open_epoch(), of the parts of a whole epoch."""
+    finish_arrays(files, _facts(vocab_sha256), summary_of_examples(files))
+    shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
+    os.replace(files.folder, folder)
+
+
 @STOPWATCH.part("encode")
-def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
+def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
                fallback: str | Path | None = None, in_memory: bool = False, num_workers: int | None = None,
                part_bytes: int = _JSON_PART_BYTES) -> Sequences:
-    """The instances of one epoch (epoch_K.json, epoch_K_metrics.json) as memory-mapped arrays, without labels.
+    """The instances of one epoch (epoch_K.instances or epoch_K.json, epoch_K_metrics.json) as memory-mapped arrays,
+    without labels.
 
-    The first call converts the JSON, with num_workers processes (one for each core by default) that take part_bytes
+    The first call converts JSON, with num_workers processes (one for each core by default) that take part_bytes
     of it at a time; a killed conversion goes on where it was, and a process that comes meanwhile waits for it. Later
     calls read nothing of the JSON while its size, its time of change and the vocabulary stay the same.
 
@@ -82,38 +116,73 @@ def open_epoch(epoch_json: str | Path, metrics_json: str | Path, tokenizer: Bert
     metrics, a token is not in the vocabulary, the recorded vocabulary is another one, or a sequence is longer than
     max_seq_length.
     """
-    epoch_json = Path(epoch_json)
+    epoch = Path(epoch)
     metrics = read_epoch_metrics(metrics_json)
     if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
-        raise InputError(f"{epoch_json} was generated with another vocabulary than {tokenizer.vocab_file}: "
+        raise InputError(f"{epoch} was generated with another vocabulary than {tokenizer.vocab_file}: "
                          "generate it again with --bert_model set to this model, or use the model it was made with")
-    if not epoch_json.is_file():
-        raise InputError(f"{epoch_json} does not exist: pregenerate_training_data.py makes it")
+    if not epoch.exists():
+        raise InputError(f"{epoch} does not exist: pregenerate_training_data.py makes it")
+    if epoch.is_dir():
+        arrays, manifest = _open_instances(epoch, tokenizer, in_memory)
+    else:
+        arrays, manifest = _convert_json(epoch, tokenizer, fallback, in_memory, num_workers, part_bytes)
+    if manifest["examples"] != metrics["num_training_examples"]:
+        raise InputError(f"{epoch} holds {manifest['examples']} instances, {metrics_json} says "
+                         f"{metrics['num_training_examples']}: it may be cut short, generate it again")
+    if not manifest["examples"]:
+        raise InputError(f"{epoch} holds no instances: generate it again")
+    sequences = Sequences(**arrays)
+    if manifest["longest"] > max_seq_length:
+        number = int(np.argmax(sequences.lengths > max_seq_length))
+        raise InputError(f"{epoch}, {'instance' if epoch.is_dir() else 'line'} {number + 1}: "
+                         f"{sequences.lengths[number]} wordpieces, more than --max_seq_length {max_seq_length}; the "
+                         f"data was generated with --max_seq_len {metrics.get('max_seq_len', 'unknown')}: set "
+                         "--max_seq_length to that")
+    return sequences
 
+
+def _facts(vocab_sha256: str) -> dict[str, Any]:
+    return {"format": _EPOCH_FORMAT, "vocab_sha256": vocab_sha256}
+
+
+def _types(tokenizer: BertTokenizer) -> dict[str, str]:
+    return dict(zip(EPOCH_ARRAYS, (tokenizer.id_typecode, "q", "i"), strict=True))
+
+
+def _manifest_of(folder: Path) -> dict[str, Any]:
+    """What is recorded of an epoch_K.instances; InputError where it is not whole."""
+    manifest = read_manifest(folder, EPOCH_ARRAYS)
+    if manifest is None:
+        raise InputError(f"{folder} is not whole: copy it again, or start pregenerate_training_data.py again, which "
+                         "makes what is missing")
+    return manifest
+
+
+def _open_instances(folder: Path, tokenizer: BertTokenizer, in_memory: bool,
+                    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an epoch_K.instances, and its manifest."""
+    manifest = _manifest_of(folder)
+    if manifest["facts"] != _facts(tokenizer.vocab_fingerprint):
+        raise InputError(f"{folder} was generated with another vocabulary than {tokenizer.vocab_file}, or by another "
+                         "version: generate it again with --bert_model set to this model")
+    return open_arrays([folder], _types(tokenizer), manifest["facts"], in_memory)
+
+
+def _convert_json(epoch_json: Path, tokenizer: BertTokenizer, fallback: str | Path | None, in_memory: bool,
+                  num_workers: int | None, part_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an epoch_K.json, made where they are not there yet, and their manifest."""
     status = epoch_json.stat()
-    facts = {"format": _EPOCH_FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns,
-             "vocab_sha256": tokenizer.vocab_fingerprint}
+    facts = {**_facts(tokenizer.vocab_fingerprint), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     this_json = f"{_EPOCH_FORMAT}-{status.st_size}-{status.st_mtime_ns}-"
     folders = [Path(parent) / f"{epoch_json.stem}.arrays" for parent in (epoch_json.parent, fallback) if parent]
     for made_before in (path for folder in folders for path in folder.glob("*")):
         if not made_before.name.startswith(this_json):  # from a JSON that is no more; who maps it can go on
             shutil.rmtree(made_before, ignore_errors=True)
-    arrays, manifest = convert_lines(
+    return convert_lines(
         epoch_json, status, [folder / f"{this_json}{tokenizer.vocab_fingerprint:.16}" for folder in folders],
-        {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i"}, facts, _parse_instances,
-        _start_parsing, (tokenizer.vocab, tokenizer.id_typecode), part_bytes, num_workers, in_memory)
-    if manifest["examples"] != metrics["num_training_examples"]:
-        raise InputError(f"{epoch_json} holds {manifest['examples']} instances, {metrics_json} says "
-                         f"{metrics['num_training_examples']}: it may be cut short, generate it again")
-    if not manifest["examples"]:
-        raise InputError(f"{epoch_json} holds no instances: generate it again")
-    sequences = Sequences(**arrays)
-    if manifest["longest"] > max_seq_length:
-        line = int(np.argmax(sequences.lengths > max_seq_length))
-        raise InputError(f"{epoch_json}, line {line + 1}: {sequences.lengths[line]} wordpieces, more than "
-                         f"--max_seq_length {max_seq_length}; the data was generated with --max_seq_len "
-                         f"{metrics.get('max_seq_len', 'unknown')}: set --max_seq_length to that")
-    return sequences
+        _types(tokenizer), facts, _parse_instances, _start_parsing, (tokenizer.vocab, tokenizer.id_typecode),
+        part_bytes, num_workers, in_memory)
 
 
 class Epochs:
@@ -141,8 +210,9 @@ class Epochs:
 
     @property
     def data_bytes(self) -> list[int]:
-        """Bytes of the epoch_K.json of each epoch: tells runs on other data apart."""
-        return [epoch_json.stat().st_size for epoch_json, _ in self.files]
+        """Bytes of the instances of each epoch: tells runs on other data apart."""
+        return [sum(_manifest_of(epoch)["sizes"]) if epoch.is_dir() else epoch.stat().st_size
+                for epoch, _ in self.files]
 
     def check(self, first: int = 0) -> Iterator[Sequences]:
         """Make the arrays of all epochs from `first` on, which finds what is wrong with one before days are spent.

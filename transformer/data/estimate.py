@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from transformer.data.corpus import STORE_NAME, open_corpus
-from transformer.data.instances import InstanceSampler, InstanceSettings
+from transformer.data.instances import InstanceSampler, InstanceSettings, draw_part
 from transformer.data.parallel import available_cores
 from transformer.files import InputError
 from transformer.tokenization import BertTokenizer
@@ -41,16 +41,17 @@ def print_estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings:
         started = time.perf_counter()
         with open_corpus(sample, tokenizer, Path(temporary) / STORE_NAME) as (corpus, _):
             tokenized = time.perf_counter()
-            sampler = InstanceSampler(corpus, tokenizer, settings)
-            lines = [line for document in range(corpus.num_documents) for line in sampler.json_lines(0, document)]
+            part, counts = draw_part(InstanceSampler(corpus, tokenizer, settings), (0, (0, corpus.num_documents)),
+                                     args.arrays)
             generated = time.perf_counter()
         scale = args.train_corpus.stat().st_size / sample.stat().st_size
         epochs = args.epochs_to_generate
         store_bytes = scale * sum(map(len, corpus.maps))
-        epochs_bytes = scale * epochs * sum(map(len, lines))
+        epochs_bytes = scale * epochs * (part.nbytes if args.arrays else len(part))
         seconds = scale * (tokenized - started + epochs * (generated - tokenized))
-        print(f"estimate: {scale * len(lines):,.0f} instances in each epoch; {epochs_bytes / 1e9:,.2f} GB for {epochs} "
-              f"epochs in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
+        instances = scale * counts["instances"]
+        print(f"estimate: {instances:,.0f} instances in each epoch; {epochs_bytes / 1e9:,.2f} GB for {epochs} epochs "
+              f"in {args.output_dir}; {store_bytes / 1e9:,.2f} GB for the tokenized corpus in {args.tmp_dir}; "
               f"{seconds / 60 / min(args.num_workers, available_cores()):,.1f} minutes", flush=True)
         _require_room(args.output_dir, epochs_bytes, args.tmp_dir, store_bytes)
 
@@ -58,7 +59,8 @@ def print_estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings:
 def _require_room(output_dir: Path, epochs_bytes: float, tmp_dir: Path, store_bytes: float) -> None:
     """OSError where the disk, or one of both disks, has no room for what is not there yet."""
     free = {}
-    for folder, patterns, needed in ((output_dir, ("epoch_*.json", "epoch_*.unfinished/*"), epochs_bytes),
+    of_epochs = ("epoch_*.json", "epoch_*.instances/*", "epoch_*.unfinished/*")
+    for folder, patterns, needed in ((output_dir, of_epochs, epochs_bytes),
                                      (tmp_dir, (f"{STORE_NAME}/*",), store_bytes)):
         written = sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
         disk = folder.stat().st_dev

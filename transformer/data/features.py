@@ -56,6 +56,12 @@ class Sequences:
         """Wordpieces per example, specials included: int64 [n]."""
         return np.diff(self.offsets)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        arrays = self.tokens, self.offsets, self.first_lengths, self.labels
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def lengths_of(self, indices: np.ndarray) -> np.ndarray:
         """Wordpieces of the examples `indices`: int64 [batch]."""
         return self.offsets[indices + 1] - self.offsets[indices]

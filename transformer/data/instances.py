@@ -4,14 +4,17 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from transformer.data.corpus import Corpus
+from transformer.data.features import Sequences
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
 
 INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
@@ -41,6 +44,15 @@ class InstanceSettings:
     one_seq: bool = False
 
 
+class Instance(NamedTuple):
+    """[CLS], first half, [SEP], second half, [SEP], as ids, masked; `labels` are the ids that stood at `positions`."""
+    tokens: list[int]
+    first_length: int  # with [CLS] and [SEP]
+    is_random_next: bool
+    positions: list[int]
+    labels: list[int]
+
+
 class InstanceSampler:
     """Draws BERT's pre-training instances; which ones depends on settings.seed, epoch and document only.
 
@@ -54,28 +66,40 @@ class InstanceSampler:
         self.used = 0
         self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
         self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
+        self._typecode = tokenizer.id_typecode
         self._in_json = [json.dumps(wordpiece) for wordpiece in tokenizer.vocab]
         self._continues_word = [wordpiece.startswith("##") for wordpiece in tokenizer.vocab]
         # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
         self._replacements = [i for wordpiece, i in tokenizer.vocab.items() if wordpiece not in SPECIAL_TOKENS]
 
-    def json_lines(self, epoch: int, document: int) -> list[str]:
-        """The instances of one document as lines of epoch_K.json, byte for byte what json.dumps makes of them."""
+    def instances(self, epoch: int, document: int) -> Iterator[Instance]:
+        """The instances of one document."""
         key = f"{self.settings.seed} {epoch} {document}"
         masks = self.settings.masked_lm_prob > 0 or self.settings.mask_at_least_one
         mask_rng = random.Random(key + " mask")  # its own: masking changes nothing else
-        in_json = self._in_json.__getitem__
-        lines = []
         for first, second, is_random_next in self.pairs(document, random.Random(key)):
             tokens = [self._cls, *first, self._sep, *second, self._sep]
             positions, labels = self.mask(tokens, mask_rng) if masks else ([], [])
-            lines.append(_INSTANCE_LINE % (
-                ", ".join(map(in_json, tokens)),
-                "0, " * (len(first) + 2) + "1, " * len(second) + "1",  # [CLS] and [SEP], and the last [SEP]
-                "true" if is_random_next else "false",
-                ", ".join(map(str, positions)),
-                ", ".join(map(in_json, labels))))
-        return lines
+            yield Instance(tokens, len(first) + 2, is_random_next, positions, labels)
+
+    def json_line(self, instance: Instance) -> str:
+        """An instance as a line of epoch_K.json, byte for byte what json.dumps makes of it."""
+        in_json, (tokens, first_length, is_random_next, positions, labels) = self._in_json.__getitem__, instance
+        return _INSTANCE_LINE % (
+            ", ".join(map(in_json, tokens)),
+            "0, " * first_length + "1, " * (len(tokens) - first_length - 1) + "1",
+            "true" if is_random_next else "false",
+            ", ".join(map(str, positions)),
+            ", ".join(map(in_json, labels)))
+
+    def arrays(self, instances: Sequence[Instance]) -> Sequences:
+        """Instances as general distillation takes them: without is_random_next, positions and labels."""
+        tokens, lengths = array(self._typecode), [0]
+        for instance in instances:
+            tokens.fromlist(instance.tokens)
+            lengths.append(len(instance.tokens))
+        return Sequences(np.frombuffer(tokens, self._typecode), np.cumsum(lengths, dtype=np.int64),
+                         np.array([instance.first_length for instance in instances], np.int32))
 
     def pairs(self, document: int, rng: random.Random) -> Iterator[tuple[list[int], list[int], bool]]:
         """Token ids of both halves and is_random_next, for chunk after chunk of the document's sentences.
@@ -179,23 +203,30 @@ def start_generating(store: Path, tokenizer: BertTokenizer, settings: InstanceSe
     _worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)
 
 
-def generate(epoch_part: EpochPart) -> tuple[bytearray, dict[str, int]]:
-    """JSON lines of the instances of some documents; how many they are, wordpieces of the documents, and those used."""
+def draw_part(sampler: InstanceSampler, epoch_part: EpochPart, as_arrays: bool,
+              ) -> tuple[bytes | Sequences, dict[str, int]]:
+    """The instances of some documents, as lines of JSON or as arrays; how many they are, wordpieces of the documents,
+    and those used."""
     epoch, documents = epoch_part
-    text, count, used = bytearray(), 0, _worker_sampler.used
-    for document in range(*documents):
-        lines = _worker_sampler.json_lines(epoch, document)
-        text += "".join(lines).encode()
-        count += len(lines)
+    used = sampler.used
+    instances = [instance for document in range(*documents) for instance in sampler.instances(epoch, document)]
+    part = sampler.arrays(instances) if as_arrays else "".join(map(sampler.json_line, instances)).encode()
+    return part, {"instances": len(instances), "wordpieces": sampler.corpus.wordpieces(*documents),
+                  "wordpieces_used": sampler.used - used}
+
+
+def generate(as_arrays: bool, epoch_part: EpochPart) -> tuple[bytes | Sequences, dict[str, int]]:
+    """draw_part() in a worker."""
+    drawn = draw_part(_worker_sampler, epoch_part, as_arrays)
     if _worker_sampler.corpus.file is not None:
         _worker_sampler.corpus.release()
-    return text, {"instances": count, "wordpieces": _worker_sampler.corpus.wordpieces(*documents),
-                  "wordpieces_used": _worker_sampler.used - used}
+    return drawn
 
 
 def show_instances(sampler: InstanceSampler, count: int) -> None:
     """Print some instances, for a person to look at."""
-    lines = (line for document in range(sampler.corpus.num_documents) for line in sampler.json_lines(0, document))
+    lines = (sampler.json_line(instance) for document in range(sampler.corpus.num_documents)
+             for instance in sampler.instances(0, document))
     for number, instance in enumerate(map(json.loads, itertools.islice(lines, count))):
         print(f"instance {number}: {' '.join(instance['tokens'])}\n"
               f"  segment_ids {' '.join(map(str, instance['segment_ids']))}  "

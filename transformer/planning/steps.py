@@ -31,6 +31,7 @@ from transformer.files import InputError, read_json
 from transformer.tasks.glue import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
+from transformer.training.scoring import scoring_interval
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
 # An English Wikipedia (docs/data.md, "Disk and memory"): dump, articles, sentences; instances of up to 128 wordpieces.
@@ -366,6 +367,10 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     path = _task_files(work, earlier, folder, args.aug_train)
     work.counts *= math.ceil(args.num_train_epochs)
     _training(work, [path] * len(work.counts))
+    if args.eval_step is None:  # as the script finds it, with lengths judged by words
+        batch = args.train_batch_size * lengths_in(work, folder / "train.tsv", args.train_batch_size)
+        dev = work.dev_examples * lengths_in(work, folder / task.dev_files[0], 1)
+        args.eval_step = scoring_interval(work.steps, round(batch), max(1, round(dev)))
     logs = math.ceil(work.steps / args.eval_step)
     work.saves = logs
     work.evaluations = logs if args.pred_distill else 0

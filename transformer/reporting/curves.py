@@ -73,14 +73,17 @@ def require_matplotlib() -> None:
 
 def _draw_curves(lines: list[dict[str, Any]], path: Path) -> Path:
     steps = [line.get("step", line.get("epoch")) for line in lines]
-    names = [name for name, value in lines[0].items() if isinstance(value, (int, float)) and name not in _NOT_SHOWN]
+    # a second dev set is not scored with every log
+    names = dict.fromkeys(name for line in lines for name, value in line.items()
+                          if isinstance(value, (int, float)) and name not in _NOT_SHOWN)
     panels = [[name for name in names if name.endswith("loss")], [name for name in names if not name.endswith("loss")]]
     panels = [panel for panel in panels if panel]
     figure = _figure(8, 3.5 * len(panels))
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in panel:
-            axis.plot(steps, [line.get(name) for line in lines], label=name, marker="." if len(lines) < _FEW else None)
+            points = [(step, line[name]) for step, line in zip(steps, lines, strict=True) if name in line]
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < _FEW else None)
         axis.legend()
         axis.grid(alpha=0.3)
     axes[0].set_title(path.parent.resolve().name)

@@ -13,6 +13,8 @@ from transformer.data.features import Sequences
 from transformer.files import InputError
 from transformer.training.processes import Processes
 
+_MOST_ROWS = 1024  # of a batch: a masked LM's logits of 30,522 wordpieces take 125 MB for them
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,11 +57,14 @@ class Plan:
 
 
 def seed_share(seed: int, step: int, share: int, of_teacher: bool = False) -> None:
-    """Seed torch's generators for one forward pass: dropout follows from the seed, the step and which share of its
-    batch it is alone, so that a run can go on from any step, with other processes, and beside other runs. of_teacher:
-    the pass is a teacher's, whose dropout is another."""
+    """Seed torch's generators in use for one forward pass: dropout follows from the seed, the step and which share of
+    its batch it is alone, so that a run can go on from any step, with other processes, and beside other runs.
+    of_teacher: the pass is a teacher's, whose dropout is another."""
     numbers = (seed, step, share, 1) if of_teacher else (seed, step, share)
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+    number = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    torch.default_generator.manual_seed(number)  # torch.manual_seed() goes through all kinds of devices
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
@@ -71,6 +76,25 @@ def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: 
     np.random.default_rng((seed, epoch)).shuffle(order)
     for begin in range(start * batch_size, count - batch_size + 1, batch_size):
         yield order[begin:begin + batch_size]
+
+
+Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of examples; (start, stop) in it of each batch
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int, most_rows: int = _MOST_ROWS) -> Batches:
+    """An order of examples of these lengths, longest first, and (start, stop) in it of each batch.
+
+    A batch that is padded to its longest has at most batch_tokens wordpieces, and at most most_rows examples, but at
+    least one. The batches follow from the arguments alone: other batches round other sums.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    bounds = []
+    start = 0
+    while start < len(order):
+        stop = min(start + max(1, min(most_rows, batch_tokens // int(lengths[order[start]]))), len(order))
+        bounds.append((start, stop))
+        start = stop
+    return order, bounds
 
 
 def micro_batch_size(train_batch_size: int, accumulation: int, world: int = 1) -> int:

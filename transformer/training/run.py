@@ -99,7 +99,7 @@ class Run:
     def update(self) -> None:
         """The optimizer step on the gradients of a batch, which are cleared after it; BertAdam clips them.
 
-        Whether the weights are finite afterwards is noted. With fp16 a step whose scaled gradients are not finite is
+        Whether the gradients are finite is noted. With fp16 a step whose scaled gradients are not finite is
         skipped, and their scale is lowered.
         """
         self.learning_rate = self.optimizer.learning_rate()
@@ -107,13 +107,18 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.losses.check(self.step, (weight for group in self.optimizer.param_groups for weight in group["params"]))
+        self.losses.check(self.optimizer.norms)
         self.step += 1
 
     @property
     def is_due(self) -> bool:
         """Whether to log after this step."""
         return self.step % self._due_every == 0 or self.step == self.plan.total_steps
+
+    @property
+    def to_beat(self) -> float | None:
+        """The score above which the model of this step is kept; None at the last step, of which all is told anyway."""
+        return None if self.step == self.plan.total_steps else self.best
 
     def means(self) -> dict[str, float]:
         """The step, the sum of the losses, and each of them: means since the last call.
@@ -160,8 +165,8 @@ class Run:
             self._states.save(self.step, best=self.best, kept=self.kept, logs=self.record.sizes(), **self.remembered)
 
     def _require_finite(self) -> None:
-        self.losses.require_finite(self.plan.counts, self.plan.batch_size, self.plan.seed, self._states.last,
-                                   f"{self.name}: " if self.name else "")
+        self.losses.require_finite(self.step, self.model.parameters(), self.plan.counts, self.plan.batch_size,
+                                   self.plan.seed, self._states.last, f"{self.name}: " if self.name else "")
 
     def finish(self, **results: Any) -> None:
         """Write the results, which marks the folder as complete; the states are of no use any more."""
@@ -231,6 +236,7 @@ class Training:
             self.data = None  # its memory is free for the next epoch
             with self._stop.suspended() if self.plan.opens_epochs else contextlib.nullcontext():
                 self.data = self.plan.epochs[epoch]
+                self.processes.wait()  # gradients do not wait for hours
             batches = self.plan.batches(epoch, first_batch if epoch == first_epoch else 0)
             for indices, shares in self._made_ahead(batches):
                 if self.step == self.plan.total_steps:
@@ -296,8 +302,8 @@ class Training:
         if is_due:
             self._progress.set_postfix({f"{run.name} {name}" if len(self.runs) > 1 else name: value
                                         for run in self.runs for name, value in run.shown.items()})
-        stopping = self._stop.agreed(self.processes)
         ends = self.plan.opens_epochs and self.step in self.plan.epoch_ends
+        stopping = self._stop.agreed(self.processes, self.step, at_once=ends)
         asked = self.args.save_steps and self.step % self.args.save_steps == 0
         cheap = is_due and not is_last and self.processes.any(self.processes.is_first and self._allowance.is_left)
         with self._allowance.spending():
@@ -332,7 +338,7 @@ def student_run(args: argparse.Namespace, processes: Processes, plan: Plan, stud
                          warmup=args.warmup_proportion, t_total=plan.total_steps, schedule=schedule)
     facts = {**facts, "student_files": files_sha256(find_model(args.student_model), weights=not random)}
     return Run(args, processes, plan, student, optimizer, loss_names, Path(args.output_dir), teacher_folder,
-               due_every=args.eval_step, facts=facts)
+               due_every=args.eval_step, facts=facts, name=Path(args.output_dir).name)
 
 
 def parameter_counts(student: nn.Module) -> dict[str, int]:

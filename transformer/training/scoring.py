@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer.checkpoint import load_tokenizer, model_sha256
@@ -40,6 +40,7 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
 from transformer.tokenization import BertTokenizer
+from transformer.training.batches import Plan, batches_by_length
 from transformer.training.models import load_classifier
 from transformer.training.processes import Processes
 from transformer.training.record import (
@@ -52,6 +53,8 @@ from transformer.training.record import (
     is_finished,
 )
 
+_WORDPIECES_ON_CPU = 512  # of a batch at most: what leaves its cache takes up to a fifth longer
+
 
 @torch.no_grad()
 def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int, processes: Processes,
@@ -60,8 +63,9 @@ def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int,
     afterwards.
 
     rows: numbers of the examples wanted (None: all), in whose order the logits come. Batches hold examples of similar
-    length, padded to their longest: padding does not change a logit. Processes share the batches, and each gets all
-    logits.
+    length, padded to their longest: padding does not change a logit. batch_size: of the longest examples; a batch of
+    shorter ones holds more of them, as many wordpieces. Processes share the batches, and each gets all logits. The host
+    waits for the device once, at the end.
     """
     was_training = model.training
     model.eval()
@@ -69,15 +73,26 @@ def predict(model: nn.Module, head: Head, sequences: Sequences, batch_size: int,
     lengths = sequences.lengths_of(rows)
     offsets = _offsets(head, lengths)
     flat = np.zeros(offsets[-1], np.float32)
-    order = np.argsort(lengths, kind="stable")
-    starts = range(0, len(order), batch_size)
-    for start in starts[processes.rank::processes.world]:
-        places = order[start:start + batch_size]
-        logits = model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float().cpu().numpy()
-        flat[_positions(offsets, places)] = head.pack(logits, lengths[places])
+    wordpieces = batch_size * int(lengths.max(initial=0))
+    if processes.device.type == "cpu":
+        wordpieces = min(wordpieces, _WORDPIECES_ON_CPU)
+    order, bounds = batches_by_length(lengths, wordpieces, len(rows))
+    own = [order[start:stop] for start, stop in bounds[processes.rank::processes.world]]
+    logits = [model(*processes.send(sequences.batch(rows[places])), attention_scores=())[0].float() for places in own]
     model.train(was_training)
+    for places, of_batch in zip(own, _on_host(logits), strict=True):
+        flat[_positions(offsets, places)] = head.pack(of_batch, lengths[places])
     # exact: all processes but one have 0 for a row
     return head.unpack(processes.total(torch.from_numpy(flat)).numpy(), lengths)
+
+
+def _on_host(tensors: list[Tensor]) -> list[np.ndarray]:
+    """Tensors of one dtype as arrays: one copy of all, for which the host waits once."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(np.split(flat, ends[:-1]), tensors, strict=True)]
 
 
 def _offsets(head: Head, lengths: np.ndarray) -> np.ndarray:
@@ -151,17 +166,20 @@ def require_finite_logits(task: Task, logits: np.ndarray) -> None:
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
-             processes: Processes, part: str = "evaluate") -> tuple[dict[str, float], dict[str, np.ndarray]]:
+             processes: Processes, part: str = "evaluate",
+             to_beat: float | None = None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
     order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
-    name, so that the first stays what it is. part: of the time that the record tells. Raises InputError as
-    require_finite_logits() does.
+    name, so that the first stays what it is. part: of the time that the record tells. to_beat: a score; where the first
+    set's is not above it, the others are left out. Raises InputError as require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
+        if values and to_beat is not None and not values[task.metric] > to_beat:
+            break
         with STOPWATCH.part(part):
             logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         require_finite_logits(task, logits[name])
@@ -170,6 +188,31 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
             metrics = task.head.score(logits[name], sequences)
         values |= {f"{metric}{suffix}": value for metric, value in metrics.items()}
     return values, logits
+
+
+def eval_step_for(plan: Plan, dev: dict[str, Sequences]) -> int:
+    """scoring_interval() of a stage that goes over the same examples in every epoch."""
+    return scoring_interval(plan.total_steps, padded_wordpieces(plan.epochs[0].lengths, plan.batch_size),
+                            sum(int(sequences.lengths.sum()) for sequences in dev.values()))
+
+
+def scoring_interval(steps: int, batch_wordpieces: int, dev_wordpieces: int) -> int:
+    """Optimizer steps between two scorings of a stage of so many steps: the smallest multiple of 50 with which scoring
+    takes at most a tenth of the stage; if none does, one with which the stage is scored at its end alone.
+
+    By counts, not by time, so that a run follows from its data and flags: a wordpiece is one forward pass in scoring,
+    and three in training, where the backward pass costs as much as two. batch_wordpieces: of a step, padding included;
+    dev_wordpieces: of all dev sets, as if each was scored every time.
+    """
+    affordable = 3 * steps * batch_wordpieces // (9 * dev_wordpieces)  # scorings: they may take a ninth of the rest
+    return 50 * -(-steps // (50 * max(1, affordable)))
+
+
+def padded_wordpieces(lengths: np.ndarray, batch_size: int) -> int:
+    """Wordpieces of a batch of examples of these lengths that is padded to its longest: what is to be expected of
+    examples drawn at random, so that it follows from the data alone and no seed."""
+    up_to = np.cumsum(np.bincount(lengths)) / len(lengths)  # the share of examples that are no longer than 0, 1, ...
+    return round(batch_size * float((1 - up_to ** batch_size).sum()))
 
 
 def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> Sequences:

@@ -228,16 +228,18 @@ def costs(runs: list[FinishedRun], roots: list[Path], remarks: Remarks) -> list[
     """Wall time and speed of each kind of run, and the seconds that reproduce.sh noted for its steps."""
     rows = []
     full = [run for run in runs if run.variant == "full"]
-    for stage, student, task in dict.fromkeys((run.stage, run.student, run.task) for run in full):
-        group = [run for run in full if (run.stage, run.student, run.task) == (stage, student, task)
+    for stage, team, task in dict.fromkeys((run.stage, run.team, run.task) for run in full):
+        group = [run for run in full if (run.stage, run.team, run.task) == (stage, team, task)
                  and all(is_number(run.record.get(name)) for name in ("seconds", "steps", "resumed_from"))]
         if not group:
             continue
-        seconds = [run.record["seconds"] for run in group]
-        steps = [run.record["steps"] - run.record["resumed_from"] for run in group]
-        speeds = [value for _, _, values in lines_of(group, "sequences_per_s", 1, remarks) for value in values]
-        rows.append([f"{stage}, {model_name(student)}" if student else stage, task.name if task else "",
-                     str(len(group)), f"{statistics.fmean(steps):.0f}",
+        once = [run for run in group if run.student == group[0].student]  # the record of each tells the time of all
+        seconds = [run.record["seconds"] for run in once]
+        steps = [run.record["steps"] - run.record["resumed_from"] for run in once]
+        speeds = [value for _, _, values in lines_of(once, "sequences_per_s", 1, remarks) for value in values]
+        students = " and ".join(map(model_name, team)) + " together" * (len(team) > 1)
+        rows.append([f"{stage}, {students}" if any(team) else stage, task.name if task else "",
+                     str(len(once)), f"{statistics.fmean(steps):.0f}",
                      [f"{statistics.fmean(seconds):.0f}", *references(group)],
                      f"{sum(seconds) / max(1, sum(steps)):.3f}",
                      f"{statistics.median(speeds):.4g}" if speeds else MISSING,
@@ -245,8 +247,9 @@ def costs(runs: list[FinishedRun], roots: list[Path], remarks: Remarks) -> list[
     head = ["run", "task", "n", "steps", "wall seconds", "seconds per step", "sequences/s", "device"]
     blocks = [Heading("Cost"), Text(
         "Means over n runs. Wall seconds are those of a run from its first step on, its evaluations included; of one "
-        "that was stopped and resumed, those since then, with the steps since then. Sequences a second: the median of "
-        "what was logged. Energy is left out: it is not measured."),
+        "that was stopped and resumed, those since then, with the steps since then. Students that were trained "
+        "together, from one pass of their teacher, have one row, whose seconds are those of all. Sequences a second: "
+        "the median of what was logged. Energy is left out: it is not measured."),
         Table(head, rows, "llrrrrrl") if rows else Text("Missing: there is no such run.")]
     noted = noted_seconds(roots)
     if noted:

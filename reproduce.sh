@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
-#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--settings paper] [--published]
+#   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
 #                [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
 # authors, in place of Wikipedia and general distillation. One folder holds steps of one choice.
+#
+# Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
+# the teacher, most of the work, answers once for both. --apart trains each by itself, for JOBS on several GPUs or where
+# memory is short. The students come out the same, and a folder may change from one to the other.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # Teachers, general students and augmented data do not follow from each other.
@@ -50,6 +54,7 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=RTE,SST-2,CoLA,MRPC
 students=4l,6l
+apart=false
 settings=paper
 published=false
 ablations=(no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom)
@@ -76,6 +81,7 @@ while (($#)); do
     case $1 in
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
+        --apart) apart=true; shift ;;
         --settings) settings=$2; shift 2 ;;
         --published) published=true; shift ;;
         --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
@@ -99,10 +105,14 @@ while (($#)); do
     esac
 done
 IFS=, read -ra tasks <<<"$tasks"
-IFS=, read -ra students <<<"$students"
-for student in "${students[@]}"; do
+[[ $students == *[!,]* ]] || die "no student: 4l or 6l"
+for student in ${students//,/ }; do
     [[ $student == 4l || $student == 6l ]] || die "unknown student $student: 4l or 6l"
 done
+# shellcheck disable=SC2207
+students=($(tr , '\n' <<<"$students" | sort -u))
+teams=("${students[@]}")  # those trained together
+if ! $apart; then teams=("$(IFS=+; echo "${students[*]}")"); fi
 
 [[ $settings == paper || $settings == earlier ]] || die "unknown settings $settings: paper or earlier"
 
@@ -150,10 +160,11 @@ for task in "${tasks[@]}"; do
     [[ $task == WNLI ]] || augment+=("augment_$(key "$task")")  # the paper does not augment WNLI
     teachers+=("teacher_$(key "$task")")
 done
-general=("${students[@]/#/general_}")
+general=("${teams[@]/#/general_}")
+if $published; then general=("${students[@]/#/general_}"); fi
 runs=("")  # VARIANT/seed_SEED/ before a step's name: its folder below models/runs; nothing: models itself
 for variant in ${variants[@]+"${variants[@]}"}; do
-    if has_losses "$variant"; then general+=("${students[@]/#/$variant/general_}"); fi
+    if has_losses "$variant"; then general+=("${teams[@]/#/$variant/general_}"); fi
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
@@ -168,14 +179,16 @@ chains=()
 for stage in intermediate prediction eval; do
     names=()
     for run in "${runs[@]}"; do
+        who=("${students[@]}")
         if [[ $stage == intermediate ]]; then
+            who=("${teams[@]}")
             case $run in
                 no_td/*) continue ;;
                 no_pred/* | search_*) run=full/${run#*/} ;;  # the same student
             esac
         fi
         for task in "${tasks[@]}"; do
-            for student in "${students[@]}"; do names+=("$run${stage}_${student}_$(key "$task")"); done
+            for student in "${who[@]}"; do names+=("$run${stage}_${student}_$(key "$task")"); done
         done
     done
     chains+=("$(unique ${names[@]+"${names[@]}"})")
@@ -192,12 +205,67 @@ from transformer.fetching.download import fetch
 sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
 }
 
+# The students of a step: 4l and 6l of full/seed_1/intermediate_4l+6l_rte.
+students_of() { cut -d_ -f2 <<<"${1##*/}" | tr + ' '; }
+
+# The steps that train the students of a step one by one: general_4l and general_6l of general_4l+6l. Of others, itself.
+one_by_one() {
+    local who student
+    who=$(students_of "$1")
+    for student in $who; do echo "${1/"_${who// /+}"/_$student}"; done
+}
+
+# The step that trains the student of a step together with the other one: general_4l+6l of general_4l.
+together() { echo "${1/_[46]l/_4l+6l}"; }
+
+# A step, and those that train its students one by one, or together.
+relatives() { local name; for name in $(one_by_one "$1"); do echo "$name" "$(together "$name")"; done; }
+
+# Whether a step is finished: for each of its students, by itself or by a relative.
+is_finished() {
+    local name
+    for name in $(one_by_one "$1"); do
+        [[ -f results/steps/$name.seconds || -f results/steps/$(together "$name").seconds ]] || return
+    done
+}
+
+# Whether a step, or a relative, has been tried.
+was_tried() {
+    local name
+    for name in $(relatives "$1"); do
+        name=results/steps/$name
+        if [[ -e $name.log || -e $name.1.log || -e $name.spent ]]; then return; fi
+    done
+    return 1
+}
+
+# Set `team`, the students of a step who are not finished (all of them where $2 is true), and `wishes`, of each of them
+# the file that is there where it is to be done anew.
+choose_team() {
+    local name
+    team=() wishes=()
+    for name in $(one_by_one "$1"); do
+        if $2 || ! is_finished "$name"; then
+            team+=("$(students_of "$name")") wishes+=("results/steps/$name.again")
+        fi
+    done
+}
+
 # The flag for a step that was tried before: what an earlier try of this script left is gone on with or, after --from,
-# done anew. What anything else made is neither: the step refuses it. $1 is a file that the step writes when it starts
-# anew: where it is younger than the wish to do so, a try has started since, and is gone on with.
+# done anew. What anything else made is neither: the step refuses it. The arguments are files that the step writes when
+# it starts anew, one for each of the team: where they are younger than the wish to do so, a try has started since, and
+# is gone on with.
 again() {
+    local file number=0
     $tried || return 0
-    if [[ -e $wish && ! $1 -nt $wish ]]; then echo --overwrite_output_dir; else echo --resume; fi
+    for file; do
+        if [[ -e ${wishes[number]} && ! $file -nt ${wishes[number]} ]]; then
+            echo --overwrite_output_dir
+            return
+        fi
+        number=$((number + 1))
+    done
+    echo --resume
 }
 
 # The flags that the environment adds to a step's command: those of the step's kind, $1, and for the task $2.
@@ -211,9 +279,10 @@ added() {
     for name in "${names[@]}"; do printf '%s ' "${!name-}"; done
 }
 
-# Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own.
-general_settings="--gradient_accumulation_steps 2"
-intermediate_settings="--eval_step 1000"
+# Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own. A GPU of less
+# than 24 GB, or without bf16, wants GENERAL_FLAGS="--gradient_accumulation_steps 2".
+general_settings=
+intermediate_settings=
 prediction_settings=
 eval_settings=
 if [[ $settings == earlier ]]; then
@@ -222,14 +291,16 @@ if [[ $settings == earlier ]]; then
     general_settings+=" --warmup_proportion 0.1"
     intermediate_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 10"
     prediction_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 3 --learning_rate 3e-5"
+    prediction_settings+=" --eval_step 100"
     eval_settings="--max_seq_length 128 --eval_batch_size 32"
 fi
 
 # What a step is about to do, in words.
 what() {
-    local step=${1##*/} task student
+    local step=${1##*/} task student learns=learns
     task=$(task_of "$step")
-    student="the $(cut -d_ -f2 <<<"$step" | tr -d l)-layer student"
+    student="the ${team[0]%l}-layer student"
+    if ((${#team[@]} > 1)); then student="the ${team[0]%l}- and the ${team[1]%l}-layer student" learns=learn; fi
     case $step in
         glove) echo "getting the GloVe vectors" ;;
         glue_*) echo "getting $task of GLUE" ;;
@@ -244,7 +315,7 @@ what() {
         augment_*) echo "augmenting the training set of $task" ;;
         fix) echo "checking the models, and making them loadable" ;;
         teacher_*) echo "fine-tuning BERT on $task, the teacher" ;;
-        intermediate_*) echo "$student learns the teacher's attention and hidden states on $task" ;;
+        intermediate_*) echo "$student $learns the teacher's attention and hidden states on $task" ;;
         prediction_*) echo "$student learns the teacher's answers on $task" ;;
         eval_*) echo "scoring $student on $task" ;;
     esac
@@ -252,25 +323,17 @@ what() {
 
 # What each step does: the commands of the README.
 run_step() {
-    local step=${1##*/} run= variant=full named= seed= task student config again
+    local step=${1##*/} run= variant=full named= seed= task student again
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
-    student=$(cut -d_ -f2 <<<"$step")
-    [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
     # the paper trains the prediction stage of STS-B on the original rows
     local aug_train=--aug_train
     if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
-    # scoring their large dev sets takes as long as a hundred steps and more
-    local eval_step=100
-    if [[ $settings == paper && $task =~ ^(QNLI|QQP|MNLI)$ ]]; then eval_step=1000; fi
-    local general=models/distilled_tinybert_$student
-    local intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
     local losses= prediction=  # flags of the variant
-    if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
     case $variant in
-        no_gd) general=$config losses=--from_scratch ;;
-        no_td) intermediate=$general prediction=--hard_labels ;;
+        no_gd) losses=--from_scratch ;;
+        no_td) prediction=--hard_labels ;;
         no_da) aug_train= ;;
         no_pred) prediction=--hard_labels ;;
         no_trm) losses="--without attn hidn" ;;
@@ -278,9 +341,21 @@ run_step() {
         map_*) losses="--layer_mapping ${variant#map_}" ;;
         search_*) prediction=${variant#search_b} prediction="--train_batch_size ${prediction/_lr/ --learning_rate }" ;;
     esac
-    if [[ $variant == no_pred || $variant == search_* ]]; then
-        intermediate=models/runs/full/${run#runs/*/}tmp_distilled_tinybert_${student}_$(key "$task")
-    fi
+    # of each of the team: its sizes, the folder after general distillation, and after the intermediate stage
+    local config general intermediate configs=() generals=() intermediates=()
+    for student in "${team[@]}"; do
+        [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
+        general=models/distilled_tinybert_$student
+        if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
+        intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
+        case $variant in
+            no_gd) general=$config ;;
+            no_td) intermediate=$general ;;
+            no_pred | search_*)
+                intermediate=models/runs/full/${run#runs/*/}tmp_distilled_tinybert_${student}_$(key "$task") ;;
+        esac
+        configs+=("$config") generals+=("$general") intermediates+=("$intermediate")
+    done
     case $step in
         glove)
             [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
@@ -300,18 +375,18 @@ run_step() {
             again=$(again data/json_wiki/epoch_0.unfinished/progress.jsonl)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
-                --output_dir data/json_wiki --num_workers "$WORKERS" \
+                --output_dir data/json_wiki --arrays --num_workers "$WORKERS" \
                 ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
         general_*)
             if $published; then
                 python "$kit/get_bert_models.py" --models "distilled_tinybert_$student"
                 return
             fi
-            again=$(again "models/${run}distilled_tinybert_$student/run.json")
+            again=$(again "${generals[@]/%//run.json}")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
-                --teacher_model models/bert-base-uncased --student_model "$config" --reduce_memory --do_lower_case \
-                $general_settings --eval_step 10000 \
-                --output_dir "models/${run}distilled_tinybert_$student" $again $(added GENERAL) $losses $named ;;
+                --teacher_model models/bert-base-uncased --student_model "${configs[@]}" --reduce_memory \
+                --do_lower_case $general_settings --eval_step 10000 \
+                --output_dir "${generals[@]}" $again $(added GENERAL) $losses $named ;;
         augment_*)
             again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
@@ -322,10 +397,10 @@ run_step() {
             again=$(again "models/final_$(key "$task")_teacher/run.json")
             python "$kit/finetune_teacher.py" --tasks "$task" $again $(added TEACHER "$task") ;;
         intermediate_*)
-            again=$(again "$intermediate/run.json")
+            again=$(again "${intermediates[@]/%//run.json}")
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
-                --student_model "$general" --data_dir "data/glue_data/$task" \
-                --task_name "$task" --output_dir "$intermediate" \
+                --student_model "${generals[@]}" --data_dir "data/glue_data/$task" \
+                --task_name "$task" --output_dir "${intermediates[@]}" \
                 $again $intermediate_settings $aug_train \
                 --do_lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
@@ -333,8 +408,7 @@ run_step() {
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
-                --do_lower_case $prediction_settings --eval_step $eval_step $(added PREDICTION "$task") \
-                $prediction $seed $named ;;
+                --do_lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the GLUE server
             python "$kit/task_distill.py" --do_eval $([[ $variant == full ]] && echo --do_predict) \
@@ -348,18 +422,20 @@ run_step() {
 # The commands of all steps, none of them run, for transformer.planning: NAME STATE ARGC ARG ... of each, with a NUL
 # after every word.
 commands() {
-    local name state count again tried=false wish=
+    local name state count again tried=false team wishes
     again=" $([[ -z $from ]] || anew | tr '\n' ' ')"
     python() { count=$((count + 1)); printf '%s\0' "$name" "$state" $# "$@"; }
     # shellcheck disable=SC2068
     for name in ${stages[@]}; do
         state=open count=0
+        choose_team "$name" true
         if [[ $again == *" $name "* ]]; then
             :
-        elif [[ -f results/steps/$name.seconds ]]; then
+        elif is_finished "$name"; then
             state=done
-        elif [[ -e results/steps/$name.log || -e results/steps/$name.1.log ]]; then
-            state=begun
+        else
+            if was_tried "$name"; then state=begun; fi
+            choose_team "$name" false
         fi
         run_step "$name"
         ((count)) || printf '%s\0' "$name" "$state" 0
@@ -368,11 +444,12 @@ commands() {
 
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
-    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score=
-    local log=$base.log mark=$base.seconds spent=$base.spent wish=$base.again
-    [[ -f $mark ]] && { echo "$1: finished before, skipped"; return 0; }
+    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score= team wishes
+    local log=$base.log mark=$base.seconds spent=$base.spent
+    if is_finished "$1"; then echo "$1: finished before, skipped"; return; fi
     mkdir -p "${log%/*}"
-    if [[ -e $log || -e $base.1.log || -e $spent ]]; then tried=true; fi
+    if was_tried "$1"; then tried=true; fi
+    choose_team "$1" false
     if [[ -e $log ]]; then
         while [[ -e $base.$number.log ]]; do number=$((number + 1)); done
         mv "$log" "$base.$number.log"
@@ -385,7 +462,7 @@ step() {
         { echo "reproduce.sh: step $1 failed, its log is $log; the end of it:"; tail -n 5 "$log"; } >&2
         return 1
     fi
-    rm -f "$wish"
+    rm -f "${wishes[@]}"
     echo $((before + SECONDS - begin)) >"$mark"
     rm -f "$spent"
     case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
@@ -397,10 +474,13 @@ step() {
 
 # Mark a step to be done anew, and its seconds with it. That it was tried stays known, also where its logs are deleted.
 do_again() {
+    local name
     mkdir -p "${1%/*}"
-    touch "$1.again"
-    if [[ -e $1.seconds || -e $1.spent ]]; then echo 0 >"$1.spent"; fi
-    rm -f "$1.seconds"
+    for name in $(one_by_one "$1"); do touch "$name.again"; done
+    for name in $(relatives "$1"); do
+        if [[ -e $name.seconds || -e $name.spent ]]; then echo 0 >"$1.spent"; fi
+        rm -f "$name.seconds"
+    done
 }
 
 # Of the three branches that come together in task distillation, the one that a step belongs to, or nothing.
@@ -438,7 +518,14 @@ fi
 [[ $made == "$choice" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
 another folder"
 # shellcheck disable=SC2068
-[[ -z $from || " $(echo ${stages[@]}) " == *" $from "* ]] || die "no step $from; --list shows them"
+names=" $(echo ${stages[@]}) "
+if [[ -n $from && $names != *" $from "* ]]; then
+    for name in $(relatives "$from"); do
+        how=$([[ $name == *+* ]] && echo "both students together" || echo "a student by itself")
+        [[ $names != *" $name "* ]] || die "no step $from here: --from $name, which trains $how"
+    done
+    die "no step $from; --list shows them"
+fi
 if [[ -n $planning ]]; then
     exec python -m transformer.planning "$planning" --jobs "$JOBS" < <(commands)  # which gets the signals itself
 fi
@@ -494,6 +581,6 @@ for stage in "${stages[@]}"; do
         if ((JOBS == 1)); then wait; fi
     done
     wait
-    for name in $stage; do [[ -f results/steps/$name.seconds ]] || exit 1; done
+    for name in $stage; do is_finished "$name" || exit 1; done
 done
 if ((${#variants[@]})); then python "$kit/report.py"; fi

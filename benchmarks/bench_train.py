@@ -1,11 +1,12 @@
 """The training engine: steps of the scripts against bare models, prediction stage, scoring, optimizer, memory.
 
-    python benchmarks/bench_train.py [--stages general intermediate prediction evaluation optimizer memory]
+    python benchmarks/bench_train.py [--stages general intermediate together attention prediction share evaluation
+                                      optimizer memory]
     python benchmarks/bench_train.py --stages hours     the estimates in docs/results.md, nothing is measured
 
 A BERT-base as the teacher and a TinyBERT4 as the student, with random weights; made-up data. The scripts run inside
 this process; what they are compared with takes turns with them, step by step; ratios are medians over the turns.
-All stages take about 5 minutes on 2 cores.
+All stages take about 20 minutes on 2 cores. What a GPU would hold and be given to do is counted in bench_gpu.py.
 """
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ import argparse
 import contextlib
 import io
 import itertools
+import json
+import multiprocessing
 import os
 import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -26,7 +31,7 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_reader import write_epoch
-from measure import ROOT, machine, parse_with_clock, print_table, seconds
+from measure import ROOT, PeakMemory, machine, parse_with_clock, print_table, seconds, tree_memory
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import general_distill
@@ -52,17 +57,24 @@ from transformer.planning.costs import (
 from transformer.planning.steps import BERT_BASE as TEACHER
 from transformer.planning.steps import Work, read_steps, works_of
 from transformer.tasks.glue import TASKS
-from transformer.training import scoring
+from transformer.tasks.task import Task
+from transformer.training import stages
 from transformer.training.batches import shuffled_batches
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes, freeze, mixed
-from transformer.training.scoring import predict
+from transformer.training.scoring import padded_wordpieces, predict, scoring_interval
+from transformer.training.states import SHARE_OF_TIME
 
 TASK, LENGTH = TASKS["sst2"], 128
 WARM_UP = 2  # steps that do not count
+NEVER = 10_000  # steps between logs, where they are not to be measured
 ROWS, BATCH, EPOCHS, ROUNDS = 128, 32, 3, 3  # of the prediction stage
 LENGTHS = 64, 128  # that a task's rows are cut to; all are padded to them in the plain way
 DEV_ROWS = 512
+SLICE = 512  # of MNLI, the stage `share` trains on one row of so many
+TOGETHER_ROUNDS = 2
+OLD_EVAL_STEP = 50  # before --eval_step followed from the data
+ATTENTION_LENGTHS, WORDPIECES = (64, 128, 256, 512), 2048  # of the stage `attention`: at most so many in a step
 STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -110,17 +122,39 @@ def hours(*_: object) -> None:
                  "disk GB"], table)
 
 
+def words_in(folder: Path) -> list[str]:
+    """What rows are made of."""
+    return [piece for piece in (folder / "vocab.txt").read_text().split() if piece.isalpha()]
+
+
+def write_pairs(path: Path, task: Task, rows: int, seed: int) -> None:
+    """Rows of MNLI with two texts of 4 to 100 words, 39 wordpieces together on average, as in its train.tsv."""
+    rng = np.random.default_rng(seed)
+    words = words_in(path.parent.parent)
+    columns = (task.header if path.name == "train.tsv" else task.dev_header).split(",")
+    with path.open("w") as file:
+        print(*columns, sep="\t", file=file)
+        for _ in range(rows):
+            cells = ["x"] * len(columns)
+            for column, mean in zip(task.text_columns, (24, 12)):
+                length = int(np.clip(rng.lognormal(np.log(mean) - 0.18, 0.6), 4, 100))
+                cells[column] = " ".join(rng.choice(words, length))
+            cells[task.label_column] = rng.choice(task.labels)
+            print(*cells, sep="\t", file=file)
+
+
 def write_rows(path: Path, rows: int, seed: int) -> None:
     """Rows of SST-2 with 4 to 60 wordpieces, 13 on average, as in its train.tsv."""
     rng = np.random.default_rng(seed)
-    words = [piece for piece in (path.parent.parent / "vocab.txt").read_text().split() if piece.isalpha()]
+    words = words_in(path.parent.parent)
     lengths = rng.lognormal(np.log(13) - 0.14, 0.6, rows).round().astype(int).clip(4, 60)
     path.write_text("sentence\tlabel\n" + "".join(f"{' '.join(rng.choice(words, length - 2))}\t{rng.integers(2)}\n"
                                                   for length in lengths))
 
 
 def write_inputs(folder: Path, args: argparse.Namespace) -> None:
-    """vocab.txt, instances, SST-2, and the folders of teacher and student; the student has no dropout."""
+    """vocab.txt, instances, SST-2, and the folders of a teacher and of students: still has no dropout, pair is for a
+    task of three classes."""
     torch.manual_seed(0)
     write_epoch(folder, -(-args.batch * (args.steps + WARM_UP) // 4))
     (folder / "SST-2").mkdir()
@@ -128,41 +162,46 @@ def write_inputs(folder: Path, args: argparse.Namespace) -> None:
     write_rows(folder / "SST-2" / "dev.tsv", BATCH, 1)
     still = BertConfig.from_dict({**STUDENTS["4l"].to_dict(), "hidden_dropout_prob": 0.0,
                                   "attention_probs_dropout_prob": 0.0})
-    for name, config in (("teacher", TEACHER), ("student", STUDENTS["4l"]), ("still", still)):
+    for name, config in (("teacher", TEACHER), ("student", STUDENTS["4l"]), ("still", still),
+                         ("pair", STUDENTS["4l"])):
         (folder / name).mkdir()
-        model = TinyBertForSequenceClassification(config, 2)
+        model = TinyBertForSequenceClassification(config, 3 if name == "pair" else 2)
         torch.nn.init.normal_(model.classifier.weight, std=0.2)  # so that answers differ
         save_model(model, folder / name, folder / "vocab.txt")
 
 
-def run_script(script: ModuleType, folder: Path, teacher: str, student: str, data: list[object],
+def run_script(script: ModuleType, folder: Path, teacher: str, students: dict[str, Path], data: Sequence[object],
                after_step: Callable[[], None]) -> None:
-    """A training run of a script, silent, in this process; after_step() is called after each optimizer step."""
+    """A training run of a script, silent, in this process; after_step() is called after each optimizer step.
+
+    students: where each comes from, by the name of the folder that it goes to.
+    """
     hook = register_optimizer_step_post_hook(lambda *_: after_step())
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             script.main([str(part) for part in (
-                "--teacher_model", folder / teacher, "--student_model", folder / student, "--do_lower_case",
-                "--output_dir", folder / "out", "--overwrite_output_dir", "--eval_step", 10_000, *data)])
+                "--teacher_model", folder / teacher, "--student_model", *students.values(), "--do_lower_case",
+                "--output_dir", *(folder / name for name in students), "--overwrite_output_dir", *data)])
     finally:
         hook.remove()
 
 
-def bare_step(precision: str, batch_size: int, length: int) -> Callable[[], None]:
-    """Forward and backward of both models alone, on random wordpieces."""
-    teacher, student = BertModel(TEACHER, add_pooler=False).eval(), TinyBertForPreTraining(STUDENTS["4l"])
+def bare_step(precision: str, batch_size: int, length: int, name: str = "4l",
+              query_key: bool = False) -> Callable[[], None]:
+    """Forward and backward of the teacher and a student alone, on random wordpieces; query_key: the attention loss
+    without scores."""
+    teacher, student = BertModel(TEACHER, add_pooler=False).eval(), TinyBertForPreTraining(STUDENTS[name])
     freeze(teacher, precision)
     pairs = layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)
-    of_student, of_teacher = needed([pairs], 0), needed([pairs], 1)
     ids = torch.randint(1000, 30_000, (batch_size, length))
     batch = ids, torch.zeros_like(ids), torch.ones_like(ids)
 
     def step() -> None:
         with torch.no_grad():
-            hidden, scores, _ = teacher(*batch, pool=False, **of_teacher)
+            hidden, scores, _ = teacher(*batch, pool=False, query_key=query_key, **needed([pairs], 1))
         with mixed(precision, batch[0].device):
-            outputs = student(*batch, **of_student)
-        sum(transformer_losses(outputs, (scores, hidden), pairs)).backward()
+            outputs = student(*batch, query_key=query_key, **needed([pairs], 0))
+        sum(transformer_losses(outputs, (scores, hidden), pairs, batch[2])).backward()
         student.zero_grad()
 
     return step
@@ -186,7 +225,7 @@ def turns(script: ModuleType, folder: Path, flags: list[object], bare: dict[str,
         found.append(turn)
         since = args.clock()
 
-    run_script(script, folder, "teacher", "student", flags, after_step)
+    run_script(script, folder, "teacher", {"out": folder / "student"}, flags, after_step)
     return found[WARM_UP:]
 
 
@@ -205,11 +244,12 @@ def steps(script: ModuleType, folder: Path, data: list[object], args: argparse.N
     bare = {precision: bare_step(precision, args.batch // args.accumulation, args.length)
             for precision in ("fp32", "bf16")}
     rates = {"fp32": product_rate(torch.float32, args.clock), "bf16": product_rate(torch.bfloat16, args.clock)}
-    flops = args.batch * distillation_flops(STUDENTS["4l"], TEACHER, args.length)
+    flops = args.batch * distillation_flops([STUDENTS["4l"]], TEACHER, args.length)
     table, relative = [], {}
     for precision in bare:
         flags = ["--train_batch_size", args.batch, "--gradient_accumulation_steps", args.accumulation,
-                 "--num_train_epochs", 1, "--max_seq_length", args.length, "--precision", precision, *data]
+                 "--num_train_epochs", 1, "--max_seq_length", args.length, "--precision", precision,
+                 "--eval_step", NEVER, *data]
         found = turns(script, folder, flags, {name: bare[name] for name in ("fp32", precision)}, args)
         for name in (precision, "whole step"):
             took = statistics.median(turn[name] for turn in found)
@@ -228,6 +268,65 @@ def steps(script: ModuleType, folder: Path, data: list[object], args: argparse.N
           "as fast as in fp32\n")
     print_table([script.__name__ + ".py", "ms", "GFLOP/s", "of torch.mm", "x bare fp32", "x bare of its precision"],
                 table)
+
+
+def together(folder: Path, args: argparse.Namespace) -> None:
+    """Two students in one pass of general_distill.py against each in a run of its own, which gives the same weights."""
+    flags = ["--train_batch_size", args.batch, "--gradient_accumulation_steps", args.accumulation, "--precision",
+             "fp32", "--num_train_epochs", 1, "--max_seq_length", args.length, "--eval_step", NEVER,
+             "--pregenerated_data", folder]
+    runs = {"TinyBERT4 alone": ("4l",), "TinyBERT6 alone": ("6l",), "both in one pass": ("4l", "6l")}
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _, (name, students) in itertools.product(range(TOGETHER_ROUNDS), runs.items()):
+        stamps: list[float] = []
+        outputs = {f"{student}_of_{len(students)}": ROOT / f"tinybert_{student}_config" for student in students}
+        run_script(general_distill, folder, "teacher", outputs, flags,
+                   lambda stamps=stamps: stamps.append(args.clock()))
+        ends = stamps[len(students) - 1::len(students)]  # of a step, after the optimizer of its last student
+        took[name] += [later - sooner for sooner, later in itertools.pairwise(ends)][WARM_UP - 1:]
+    for student in STUDENTS:
+        alone, beside = (torch.load(folder / f"{student}_of_{number}" / "pytorch_model.bin") for number in (1, 2))
+        assert all(torch.equal(alone[key], beside[key]) for key in alone), f"{student}: other weights than alone"
+    medians = {name: statistics.median(times) for name, times in took.items()}
+    apart = medians["TinyBERT4 alone"] + medians["TinyBERT6 alone"]
+    counted = {name: args.batch * distillation_flops([STUDENTS[student] for student in students], TEACHER, args.length)
+               for name, students in runs.items()}
+    flops_apart = counted["TinyBERT4 alone"] + counted["TinyBERT6 alone"]
+    print(f"{len(took['both in one pass'])} steps of {args.batch} sequences of {args.length}, fp32; each student comes "
+          "to the same weights, bit by bit, as in a run of its own\n")
+    print_table(["general_distill.py", "ms a step", "of both apart", "of their operations"], [
+        [name, f"{medians[name] * 1e3:,.0f}", f"{medians[name] / apart:.3f}", f"{counted[name] / flops_apart:.3f}"]
+        for name in runs])
+
+
+def attention_step(name: str, precision: str, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
+    """Seconds of a step of bare models in this process, and the most bytes that it takes beside the models."""
+    if busy:
+        torch.set_num_threads(1)
+    clock = time.process_time if busy else time.perf_counter
+    step = bare_step(precision, min(8, WORDPIECES // length), length, name, query_key)
+    before, took = tree_memory(os.getpid()), []
+    with PeakMemory(interval=0.01) as memory:
+        for _ in range(3):
+            start = clock()
+            step()
+            took.append(clock() - start)
+    return statistics.median(took[1:]), memory.peak - before
+
+
+def attention(folder: Path, args: argparse.Namespace) -> None:
+    """Both attention losses: seconds and memory of a step of the bare models, each in a process of its own."""
+    table = []
+    for student, length in itertools.product(STUDENTS, ATTENTION_LENGTHS):
+        found = []
+        for query_key in (False, True):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                found.append(alone.submit(attention_step, student, "fp32", length, query_key, args.busy).result())
+        (slow, much), (fast, little) = found
+        table.append([f"{student}, {min(8, WORDPIECES // length)} x {length}", f"{slow * 1e3:,.0f}",
+                      f"{fast * 1e3:,.0f}", f"{fast / slow:.2f}", f"{much / 1e9:.2f}", f"{little / 1e9:.2f}"])
+    print("fp32, a step of BERT-base and the student, forward and backward; memory beside that of the models\n")
+    print_table(["student, sequences x wordpieces", "scores, ms", "gram, ms", "ratio", "scores, GB", "gram, GB"], table)
 
 
 def padded_prediction(folder: Path, train: Sequences, length: int,
@@ -255,7 +354,7 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
     step, and the losses of its steps."""
     losses, stamps = [], []
 
-    def ask(*arguments, plain=scoring.cached_logits, **keywords):
+    def ask(*arguments, plain=stages.cached_logits, **keywords):
         stamps.append(clock())
         return plain(*arguments, **keywords)
 
@@ -264,11 +363,11 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
         plain(self, step, values)
 
     shutil.rmtree(folder / "SST-2" / "features", ignore_errors=True)
-    with mock.patch.object(scoring, "cached_logits", ask), mock.patch.object(Losses, "add", add):
-        run_script(task_distill, folder, "teacher", "still", [
+    with mock.patch.object(stages, "cached_logits", ask), mock.patch.object(Losses, "add", add):
+        run_script(task_distill, folder, "teacher", {"out": folder / "still"}, [
             "--pred_distill", "--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check",
-            "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS],
-            lambda: stamps.append(clock()))
+            "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS,
+            "--eval_step", NEVER], lambda: stamps.append(clock()))
     return EPOCHS * ROWS / (stamps[-1] - stamps[0]), losses
 
 
@@ -295,6 +394,46 @@ def prediction(folder: Path, args: argparse.Namespace) -> None:
     print(f"{ROWS} rows of {train.lengths.mean():.1f} wordpieces on average, batches of {BATCH}, {EPOCHS} epochs and "
           f"the teacher's logits before them, fp32, no dropout; losses of the first {len(wanted)} steps compared\n")
     print_table(["prediction stage", "rows/s", "ratio", "largest difference of a loss"], table)
+
+
+def share(folder: Path, args: argparse.Namespace) -> None:
+    """Time that the prediction stage of an MNLI-sized task spends scoring and saving: what a step, a scored row and a
+    saved model take is measured on a slice of the task, how many there are is counted."""
+    task = TASKS["mnli"]
+    rows, *dev_rows = task.rows
+    (folder / task.name).mkdir()
+    write_pairs(folder / task.name / "train.tsv", task, rows // SLICE, 0)
+    for seed, name in enumerate(task.dev_files, 1):
+        write_pairs(folder / task.name / name, task, DEV_ROWS, seed)
+    steps_done = EPOCHS * (rows // SLICE // BATCH)
+    # the student is its own teacher, whose answers, asked once, are not what is looked at
+    run_script(task_distill, folder, "pair", {"out": folder / "pair"}, [
+        "--pred_distill", "--data_dir", folder / task.name, "--task_name", task.name, "--skip_teacher_check",
+        "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS, "--eval_step", steps_done // 2], lambda: None)
+    record = json.loads((folder / "out" / "run.json").read_text())
+    spent, times = record["seconds_of"], record["times_of"]
+    a_step = spent["steps"] / (steps_done - 1)  # the first is a part of its own
+    a_row = (spent["evaluate"] + spent["score"]) / times["evaluate"] / DEV_ROWS
+    a_model, a_state = (spent.get(part, 0.0) / times.get(part, 1) for part in ("save", "state"))
+    total = EPOCHS * (rows // BATCH)
+    train, *dev = (encode_file(task, folder / task.name / name, load_tokenizer(folder / "pair", True),
+                               task.max_seq_length).lengths for name in ("train.tsv", *task.dev_files))
+    dev_wordpieces = sum(round(lengths.mean() * count) for lengths, count in zip(dev, dev_rows))
+    chosen = scoring_interval(total, padded_wordpieces(train, BATCH), dev_wordpieces)
+    table = []
+    for interval, text in ((OLD_EVAL_STEP, "as it was"), (chosen, "as it is chosen")):
+        scorings = -(-total // interval)
+        scoring = scorings * sum(dev_rows) * a_row
+        training = total * a_step
+        saving = scorings * a_model + min(scorings * a_state, SHARE_OF_TIME * (training + scoring))
+        everything = training + scoring + saving
+        table.append([f"--eval_step {interval:,}, {text}", f"{scorings:,}", f"{everything / 3600:.1f}",
+                      f"{scoring / everything:.1%}", f"{saving / everything:.1%}"])
+    print(f"{rows:,} rows, {total:,} steps of {BATCH}, dev sets of {' and '.join(f'{count:,}' for count in dev_rows)}: "
+          f"extrapolated by these counts from {steps_done} steps of {a_step * 1e3:,.0f} ms, {times['evaluate']} sets "
+          f"of {DEV_ROWS} rows of {a_row * 1e3:.1f} ms and {times.get('save', 0)} models of {a_model:.2f} s on this "
+          "machine. At most: as if both sets were scored and a better model saved every time.\n")
+    print_table(["prediction stage", "scorings", "hours", "scoring", "saving"], table)
 
 
 def evaluation(folder: Path, args: argparse.Namespace) -> None:
@@ -381,7 +520,8 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
 
 
 STAGES = {function.__name__: function
-          for function in (general, intermediate, prediction, evaluation, optimizer, memory, hours)}
+          for function in (general, intermediate, together, attention, prediction, share, evaluation, optimizer, memory,
+                           hours)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

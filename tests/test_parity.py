@@ -79,12 +79,14 @@ def test_hidden_states_pooled_and_pretraining_logits(seed, size, tmp_path):
     torch.testing.assert_close(nsp, wanted.seq_relationship_logits, **TOLERANCE)
 
 
-def test_real_weights_hidden_states_and_pooled():
+@pytest.mark.parametrize("attention,with_gradient", [("eager", True), ("sdpa", False)])
+def test_real_weights_hidden_states_and_pooled(attention, with_gradient):
+    """Separate operations, and the fused kernel."""
     folder = minilm_folder()
-    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation=attention).eval()
     vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
     input_ids, segments, mask = random_batch(vocab_size, 7)
-    with torch.no_grad():
+    with torch.set_grad_enabled(with_gradient):
         wanted = theirs(input_ids, mask, segments, output_hidden_states=True)
         hidden, _, pooled = BertModel.from_pretrained(folder).eval()(input_ids, segments, mask)
     assert len(hidden) == 7

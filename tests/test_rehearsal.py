@@ -12,7 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEACHER, WORDS, command_line, contents, finetune, general, names, run, train, write_lines
+from conftest import (
+    ROOT,
+    STUDENT,
+    TEACHER,
+    WORDS,
+    command_line,
+    contents,
+    finetune,
+    general,
+    names,
+    run,
+    train,
+    write_lines,
+)
 
 from transformer import stopwatch
 from transformer.augmentation.glove import Glove
@@ -82,7 +95,8 @@ def test_the_record_tells_where_the_time_went(tiny, script, script_name, argumen
 
 # --- what is projected
 
-WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "saves": 10}
+WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "logs": 10, "saves": 10,
+        "students": (SMALL,)}
 
 
 def test_the_projection_of_a_training_by_hand():
@@ -93,15 +107,18 @@ def test_the_projection_of_a_training_by_hand():
                  "state": 0.2}, times={"save": 2, "state": 2}, reading=0.01)
     work = Work(Step("it", "open", ("task_distill.py",)), "intermediate", **WORK)
     fixed = 7 + 0.01 * (1200 - 120) / 2
-    parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10 + 0.3 * 10
+    parts = 0.5 * 500 + 1 / 100 * 1000 + 2 / 20 * 200 + 4 / 40 * 200 * 10
     assert measured.seconds_per_step == 0.5
-    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 0.1 * 10)
     best = Work(work.step, "prediction", **WORK)  # saves where a score is the best so far
     saves = 1 + 2 * math.log(10)
-    assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * (saves - 10) + 0.1 * 10)
-    measured.seconds["state"] = 200  # 100 s each: the first one, and a twentieth of the time
+    assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * saves + 0.1 * 10)
+    two = Work(work.step, "intermediate", **WORK | {"students": (SMALL, SMALL), "saves": 2})  # saves with the states
+    whole = fixed + parts + 0.3 * 2
+    assert projected_seconds(measured, two, 2) == pytest.approx(whole + 2 * (0.3 + 0.1) * 10)
+    measured.seconds["state"] = 200  # 100 s each: the first ones, and a twentieth of the time
     measured.wall += 199.8
-    assert projected_seconds(measured, work, 2) == pytest.approx(fixed + parts + 100 + (fixed + parts) / 20)
+    assert projected_seconds(measured, two, 2) == pytest.approx(whole + 2 * (0.3 + 100) + whole / 20)
+    assert projected_seconds(measured, best, 2) == pytest.approx((fixed + parts + 0.3 * saves) * 1.05 + 100)
 
 
 def test_the_projection_of_the_others_by_hand(tmp_path):
@@ -155,6 +172,17 @@ def test_made_up_instances_vectors_and_text(tmp_path, monkeypatch):
     assert inputs.invented == ["instances", "word vectors", "text"]
 
 
+def test_instances_that_are_arrays_are_linked(tmp_path):
+    real = tmp_path / "real"
+    (real / "epoch_0.instances").mkdir(parents=True)
+    (real / "epoch_0.json").write_text("no instance")
+    (real / "epoch_0_metrics.json").write_text('{"num_training_examples": 77, "max_seq_len": 32}')
+    folder, count = Inputs(tmp_path, None).instances(tmp_path, real, 9, 32, SMALL)
+    assert count == 77 and (folder / "epoch_0.instances").samefile(real / "epoch_0.instances")
+    assert names(folder) == ["epoch_0.instances", "epoch_0_metrics.json"]
+    assert json.loads((folder / "epoch_0_metrics.json").read_text())["num_training_examples"] == 77
+
+
 @pytest.mark.parametrize("name", ["CoLA", "MNLI", "STS-B"])
 def test_made_up_rows_are_rows_of_the_task(tmp_path, name):
     task = get_task(name)
@@ -185,6 +213,10 @@ def rehearsed(world):
         step("pregenerate", "pregenerate_training_data", command_line({
             "train_corpus": "no.txt", "bert_model": world / "bert", "output_dir": "json_new", "max_seq_len": 16})),
         step("general", "general_distill", general(world, output_dir="general_new")),
+        step("general_both", "general_distill", [
+            *general(world), "--student_model", world / "config", world / "narrow", "--output_dir", "one", "two"]),
+        step("both", "task_distill", [
+            *train(world), "--student_model", world / "general", "two", "--output_dir", "new6", "new7"]),
         step("augment", "data_augmentation", command_line({
             "pretrained_bert_model": world / "bert", "glove_embs": "glove.txt", "glue_dir": world / "glue",
             "task_name": "MRPC", "no_cuda": True})),
@@ -202,6 +234,8 @@ def rehearsed(world):
         step("refused", "task_distill", train(world, no_such_flag=True)),
         step("fetched", "download_glue", ["--tasks", "RTE"])]
     (world / "results").mkdir()
+    (world / "narrow").mkdir()
+    BertConfig(**{**STUDENT, "hidden_size": 4, "num_hidden_layers": 1}).to_json_file(world / "narrow" / "config.json")
     write_lines(world / "glove.txt", [f"{word} {number} 1.5" for number, word in enumerate(WORDS)])
     error, printed = "", []
     with pytest.MonkeyPatch.context() as patch:
@@ -232,8 +266,8 @@ def test_nothing_stays_but_the_figures(rehearsed):
 
 def test_the_table_has_the_figures_of_each_step(rehearsed):
     _, _, told, _, printed = rehearsed
-    assert list(told["steps"]) == ["pregenerate", "general", "augment", "teacher", "prediction", "again", "broken",
-                                   "eval", "from_nothing", "refused"]
+    assert list(told["steps"]) == ["pregenerate", "general", "general_both", "both", "augment", "teacher",
+                                   "prediction", "again", "broken", "eval", "from_nothing", "refused"]
     rows = {line.split()[0]: line for line in printed.splitlines()}
     for name, facts in told["steps"].items():
         assert name in rows
@@ -251,6 +285,7 @@ def test_what_was_made_up_is_said(rehearsed):
     found = {name: facts.get("made_up") for name, facts in told["steps"].items()}
     assert found["pregenerate"] == ["text"]
     assert not any(found[name] for name in ("general", "augment", "teacher", "prediction", "again", "eval"))
+    assert (found["general_both"], found["both"]) == ([], ["two"])
     assert found["from_nothing"] == ["no_teacher", "no_student", "RTE/train_aug.tsv", "RTE/dev.tsv"]
     assert "made-up input: no_teacher, no_student" in printed
     guess = next(line for line in printed.splitlines() if line.startswith("assumed: as many rows"))
@@ -342,6 +377,6 @@ def test_the_script_hands_its_steps_over(tmp_path):
     done = subprocess.run([ROOT / "reproduce.sh", "--rehearse"], cwd=tmp_path, text=True, capture_output=True,
                           env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip() == "reproduce.sh: error: failed: general_4l general_6l"
-    assert done.stdout.count("FAILED: unrecognized arguments: --no_such_flag") == 2
+    assert done.stderr.strip() == "reproduce.sh: error: failed: general_4l+6l"
+    assert done.stdout.count("FAILED: unrecognized arguments: --no_such_flag") == 1
     assert names(tmp_path / "results") == ["rehearsal.json", "steps"]

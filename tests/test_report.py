@@ -255,6 +255,7 @@ def edit(folder: Path, change) -> None:
     (lambda run: run.update(variant="full") or run["settings"].update(hard_labels=True),
      "an ablation by its settings (--hard_labels): make it with --variant NAME"),
     (lambda run: run.update(variant=3), "another version of the kit"),
+    (lambda run: run.update(trained_with=[4]), "another version of the kit"),
     (lambda run: run.update(student=None), "another version of the kit"),
     (lambda run: run["settings"].update(aug_train=False), "an ablation by its settings (no --aug_train)")])
 def test_run_that_is_left_out(change, reason, world):
@@ -379,6 +380,20 @@ def test_cost(world):
     # 80 seconds for 20 + 10 steps; the median of 100, 200, 100, 200
     assert rows_of(table, "prediction, TinyBERT4")[0][1:7] == ["RTE", "2", "15", "40", "2.667", "150"]
     assert table[-1][1:] == ["eval", "2", "7"] and not any("glove" in row for row in table)
+
+
+def test_the_seconds_of_students_trained_together_count_once(world):
+    """In a row for both; one that was trained alone has its own."""
+    folders = {student: f"tmp_distilled_tinybert_{student}_rte" for student in ("4l", "6l")}
+    for student, other, seconds in (("4l", "6l", 40.0), ("6l", "4l", 40.0)):
+        edit(world(folders[student], 0, pred_distill=False),
+             lambda run, other=other, seconds=seconds: run.update(
+                 seconds=seconds, trained_with=[f"models/{folders[other]}"]))
+    edit(world("distilled_tinybert_6l_rte", 0.6), lambda run: run.update(seconds=10.0))
+    table = made()["Cost"]
+    assert [row[:5] for row in table if row[1] == "RTE"] == [
+        ["intermediate, TinyBERT4 and TinyBERT6 together", "RTE", "1", "20", "40"],
+        ["prediction, TinyBERT6", "RTE", "1", "20", "10"]]
 
 
 class Page(HTMLParser):

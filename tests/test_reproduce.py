@@ -60,7 +60,8 @@ def test_each_step_once_in_order_then_none(reproduce):
 def test_failure_names_the_step_and_its_log_and_a_new_start_goes_on(jobs, reproduce, tmp_path):
     run, calls = reproduce("--tasks", "RTE,CoLA", JOBS=jobs, BREAK="--task_name CoLA --output_dir models/tmp")
     assert run.returncode == 1
-    assert "step intermediate_4l_cola failed" in run.stderr and "results/steps/intermediate_4l_cola.log" in run.stderr
+    assert "step intermediate_4l+6l_cola failed" in run.stderr
+    assert "results/steps/intermediate_4l+6l_cola.log" in run.stderr
     assert "it broke" in run.stderr and not any("--pred_distill" in call for call in calls)
     run, calls = reproduce("--tasks", "RTE,CoLA", JOBS=jobs)
     assert run.returncode == 0, run.stderr
@@ -153,6 +154,107 @@ def test_what_a_try_after_from_began_is_gone_on_with(reproduce, tmp_path):
         assert run.returncode == 0 and call in calls[0] and "--resume" in calls[0] and "--overwrite" not in calls[0]
 
 
+def trained(calls: list[str]) -> list[tuple[str, str, str]]:
+    """(students, outputs, what becomes of an earlier try) of the calls for general distillation and the intermediate
+    stage, without what all folders of a kind have in common."""
+    found = []
+    for call in calls:
+        own = flags(call)
+        if "general_distill" in call or "task_distill" in call and not own.keys() & {"--pred_distill", "--do_eval"}:
+            again = [flag for flag in ("--resume", "--overwrite_output_dir") if flag in own]
+            names = [own[name].replace("distilled_tinybert_", "").replace("models/", "")
+                     for name in ("--student_model", "--output_dir")]
+            found.append((names[0].replace(f"{ROOT}/tinybert_", ""), names[1], " ".join(again)))
+    return found
+
+
+TOGETHER = ("4l_config 6l_config", "4l 6l"), ("4l 6l", "tmp_4l_rte tmp_6l_rte")
+
+
+def test_both_students_are_trained_together(reproduce):
+    """In any order of their names; predictions and scores are of each one, with --apart all; and all is done once."""
+    argv = "--tasks", "RTE", "--students", "6l,4l"
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0, run.stderr
+    assert trained(calls) == [(*names, "") for names in TOGETHER]
+    assert sum("--pred_distill" in call for call in calls) == sum("--do_eval" in call for call in calls) == 2
+    assert "general_4l+6l: general distillation of the 4- and the 6-layer student ..." in run.stdout
+    assert "the 4- and the 6-layer student learn the teacher's" in run.stdout
+    for argv in (("--tasks", "RTE", "--apart"), ("--tasks", "RTE", "--students", "6l")):
+        run, calls = reproduce(*argv)
+        assert run.returncode == 0 and not calls and "general_6l: finished before" in run.stdout
+    assert reproduce("--apart", "--list", "--tasks", "RTE")[0].stdout.split()[-9:] == [
+        "general_4l", "general_6l", "augment_rte", *(
+            f"{stage}_{student}_rte" for stage in ("intermediate", "prediction", "eval") for student in ("4l", "6l"))]
+
+
+def test_what_was_trained_apart_is_not_trained_again_together(reproduce):
+    """As in folders of earlier versions: what is finished is left alone, what was stopped is gone on with."""
+    argv = "--tasks", "RTE", "--apart"
+    reproduce(*argv, BREAK="6l_config")  # general_6l
+    run, calls = reproduce("--tasks", "RTE")
+    assert run.returncode == 0, run.stderr
+    assert trained(calls) == [("6l_config", "6l", "--resume"), (*TOGETHER[1], "")]
+    assert "general_4l+6l: general distillation of the 6-layer student ..." in run.stdout
+    reproduce(*argv, "--from", "intermediate_4l_rte", BREAK="models/tmp_distilled_tinybert_4l_rte")
+    run, calls = reproduce("--tasks", "RTE")
+    assert trained(calls) == [("4l 6l", "tmp_4l_rte tmp_6l_rte", "--overwrite_output_dir")]
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and not calls
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_from_does_both_students_again(logs, reproduce, tmp_path):
+    """Whoever trained them before; and with one of them alone, the other one's work is kept."""
+    reproduce("--tasks", "RTE", "--apart")
+    for log in () if logs else (tmp_path / "results/steps").rglob("*.log"):
+        log.unlink()
+    for before in (("--apart",), ()):
+        _, calls = reproduce("--tasks", "RTE", *before)
+        assert not calls
+        run, calls = reproduce("--tasks", "RTE", "--from", "general_4l+6l")
+        assert run.returncode == 0, run.stderr
+        assert trained(calls) == [(*names, "--overwrite_output_dir") for names in TOGETHER]
+    run, calls = reproduce("--tasks", "RTE", "--students", "4l", "--from", "general_4l")
+    assert trained(calls) == [("4l_config", "4l", "--overwrite_output_dir"),
+                              ("4l", "tmp_4l_rte", "--overwrite_output_dir")]
+    run, calls = reproduce("--tasks", "RTE")  # no mark of its own says that it is finished, but its folder does
+    assert trained(calls) == [("6l_config", "6l", "--resume"), ("6l", "tmp_6l_rte", "--resume")]
+
+
+def test_a_run_of_both_that_was_begun_anew_is_gone_on_with(reproduce, tmp_path):
+    """Only where it has begun with both of them."""
+    reproduce("--tasks", "RTE")
+    reproduce("--tasks", "RTE", "--from", "general_4l+6l", BREAK="general_distill")
+    for student, wanted in (("6l", "--overwrite_output_dir"), ("4l", "--resume")):
+        folder = tmp_path / f"models/distilled_tinybert_{student}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("begun")
+        _, calls = reproduce("--tasks", "RTE", BREAK="general_distill")
+        assert trained(calls) == [(*TOGETHER[0], wanted)]
+
+
+def test_variants_train_both_together(reproduce):
+    run, calls = reproduce("--tasks", "RTE", "--ablation", "no_gd,no_td,no_pred,no_attn", "--seeds", "7")
+    assert run.returncode == 0, run.stderr
+    found = [names for *names, _ in trained(calls)]
+    assert found == [[*TOGETHER[0]], ["4l_config 6l_config", "runs/no_attn/4l runs/no_attn/6l"], *(
+        [start, " ".join(f"runs/{variant}/seed_7/tmp_{student}_rte" for student in ("4l", "6l"))]
+        for variant, start in (("no_gd", "4l_config 6l_config"), ("full", "4l 6l"),
+                               ("no_attn", "runs/no_attn/4l runs/no_attn/6l")))]
+
+
+@pytest.mark.parametrize("argv,step,wanted", [
+    ((), "general_6l", "general_4l+6l, which trains both students together"),
+    ((), "intermediate_4l_rte", "intermediate_4l+6l_rte, which trains both students together"),
+    (("--students", "6l"), "general_4l+6l", "general_6l, which trains a student by itself"),
+    (("--apart",), "general_4l+6l", "general_4l, which trains a student by itself")])
+def test_a_step_of_other_company_is_told(argv, step, wanted, reproduce):
+    run, calls = reproduce("--tasks", "RTE", *argv, "--from", step)
+    assert run.returncode == 2 and not calls and len(run.stderr.splitlines()) == 1
+    assert f"no step {step} here: --from {wanted}" in run.stderr
+
+
 def test_a_shared_step_done_again_reaches_runs_that_were_stopped(reproduce):
     reproduce("--seeds", "1", "--tasks", "RTE", "--students", "4l", BREAK="models/runs/full/seed_1/tmp")
     run, _ = reproduce("--from", "general_4l", "--tasks", "RTE", "--students", "4l")
@@ -220,7 +322,8 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
 
 
 @pytest.mark.parametrize("argv", [
-    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
+    ["--form", "x"], ["--from", "nothing"], ["--students", "5l"], ["--students", ","],
+    ["--tasks", "rte,sst3"], ["--from"], ["--seeds", ""],
     ["--settings", "late"], ["--seeds", "1,two"], ["--seeds", "-1"], ["--ablation", "no_da,no_dada"], ["--ablation"]])
 def test_bad_arguments(argv, reproduce):
     run, calls = reproduce(*argv)
@@ -235,7 +338,7 @@ def test_wnli_is_not_augmented(reproduce):
 def test_extra_flags_come_last(reproduce):
     _, calls = reproduce("--tasks", "RTE", "--students", "4l", INTERMEDIATE_FLAGS="--num_train_epochs 2")
     intermediate = next(call for call in calls if "task_distill" in call)
-    assert intermediate.index("--eval_step 1000") < intermediate.index("--num_train_epochs 2")
+    assert intermediate.index("--do_lower_case") < intermediate.index("--num_train_epochs 2")
 
 
 def test_flags_of_one_task(reproduce):
@@ -287,7 +390,7 @@ def test_the_papers_settings(argv, reproduce, tmp_path):
             assert args.train_batch_size == 32 or of_search and args.train_batch_size == 16
             assert args.learning_rate == (3e-5 if args.pred_distill else 5e-5) or of_search
     assert {args.task_name for args in (resolved(call, tmp_path) for call in calls)} == set(wanted)
-    assert {args.eval_step for args in (resolved(call, tmp_path) for call in calls if "--pred" in call)} == {100, 1000}
+    assert not any("--eval_step" in call for call in calls)  # how often to score follows from the data
 
 
 def test_the_settings_of_an_earlier_reproduction(reproduce, tmp_path):
@@ -373,18 +476,19 @@ def test_seeds_share_what_they_do_not_change_and_are_skipped_when_done(reproduce
     assert run.returncode == 0, run.stderr
     assert calls[-1].endswith("report.py")
     distill = [call for call in calls if "task_distill" in call]
-    assert len(distill) == 2 * 2 * 3 * 2 and sum("general_distill" in call for call in calls) == 2
+    assert len(distill) == 2 * (2 + 4 + 4) and sum("general_distill" in call for call in calls) == 1
     one, two = (stages(distill, f"runs/full/seed_{seed}/") for seed in "12")
-    assert len(one) == 12 and "--seed" not in one[-1]  # evaluation has no seed
+    assert len(one) == 10 and "--seed" not in one[-1]  # evaluation has no seed
     assert [call | {"--seed": "2"} if "--seed" in call else call for call in one] == two
-    assert one[0]["--student_model"] == "models/distilled_tinybert_4l"
-    assert one[0]["--output_dir"] == one[4]["--student_model"] == "models/RUNtmp_distilled_tinybert_4l_rte"
-    assert one[4]["--output_dir"] == one[8]["--student_model"] == "models/RUNdistilled_tinybert_4l_rte"
-    assert one[8]["--output_dir"] == "results/RUN4l_rte"
-    assert [call.get("--variant") for call in one] == ["full"] * 8 + [None] * 4  # a run has a variant, no evaluation
+    assert one[0]["--student_model"] == "models/distilled_tinybert_4l models/distilled_tinybert_6l"
+    assert one[0]["--output_dir"] == " ".join(call["--student_model"] for call in one[2:4]) == \
+        "models/RUNtmp_distilled_tinybert_4l_rte models/RUNtmp_distilled_tinybert_6l_rte"
+    assert one[2]["--output_dir"] == one[6]["--student_model"] == "models/RUNdistilled_tinybert_4l_rte"
+    assert one[6]["--output_dir"] == "results/RUN4l_rte"
+    assert [call.get("--variant") for call in one] == ["full"] * 6 + [None] * 4  # a run has a variant, no evaluation
     assert not any("--variant" in call for call in calls if "models/runs/" not in call)
     _, calls = reproduce("--tasks", "RTE,CoLA", "--students", "4l,6l", "--seeds", "1,2,3")
-    assert len(calls) == 13 and len(stages(calls, "runs/full/seed_3/")) == 12
+    assert len(calls) == 11 and len(stages(calls, "runs/full/seed_3/")) == 10
 
 
 def test_a_stopped_run_is_gone_on_with_and_from_does_it_again(reproduce):

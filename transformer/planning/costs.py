@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
+from transformer.distillation import uses_gram
 from transformer.planning.steps import (
     ARTICLES_BYTES,
     DUMP_BYTES,
@@ -37,10 +39,30 @@ SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
-# Bytes that a training step holds at its peak, by saved_tensors_hooks, and for what is compared by whole steps in bf16:
-# in each layer a wordpiece holds so many times the hidden size and so many times the intermediate size, a compared
-# hidden state so many times the teacher's width, an attention score so many where it is compared, or not, on a CPU.
-KEPT = {True: (30, 4, 13, 23, 6), False: (42, 8, 12, 29, 12)}  # with matrix products in 16 bits, in 32 bits
+
+
+class Kept(NamedTuple):
+    """Bytes that a training step holds at its peak, counted by benchmarks/bench_gpu.py.
+
+    For each wordpiece, times a width: hidden and inner (intermediate size) in each layer of a student, embedding
+    (hidden size) once, fit (the teacher's width) for each compared hidden state, taught for each of the teacher's. For
+    each attention score in a layer: score where it is compared, plain where it is not and no fused kernel computes it.
+    Of the attention loss without scores, times a width in each layer: gram_own (hidden size), gram_taught (the
+    teacher's), beside two matrices of 32 bits of each head.
+    """
+    hidden: float
+    inner: float
+    embedding: float
+    fit: float
+    taught: float
+    score: float
+    plain: float
+    gram_own: float
+    gram_taught: float
+
+
+KEPT = {True: Kept(28.4, 3.9, 3.5, 10.4, 2, 23, 6, 8.4, 12),  # with matrix products in 16 bits
+        False: Kept(34, 8, 9, 4, 4, 26, 12, 9, 17.5)}
 
 
 def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float:
@@ -56,9 +78,11 @@ def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float
     return 2 * length * (layers * layer + (layers + 1) * hidden * fit_size)
 
 
-def distillation_flops(student: BertConfig, teacher: BertConfig, length: float) -> float:
-    """Of one sequence in general distillation and in the intermediate stage: teacher forward, student and backward."""
-    return forward_flops(teacher, length) + 3 * forward_flops(student, length, teacher.hidden_size)
+def distillation_flops(students: Sequence[BertConfig], teacher: BertConfig, length: float) -> float:
+    """Of one sequence in general distillation and in the intermediate stage: one forward pass of the teacher, and of
+    each student forward and backward."""
+    return forward_flops(teacher, length) + 3 * sum(forward_flops(student, length, teacher.hidden_size)
+                                                    for student in students)
 
 
 def parameter_count(config: BertConfig, fit_size: int = 0) -> int:
@@ -150,7 +174,7 @@ def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size
     if work.kind in ("general", "intermediate"):
-        return sequences * distillation_flops(work.student, work.teacher, work.length)
+        return sequences * distillation_flops(work.students, work.teacher, work.length)
     own = sequences * 3 * forward_flops(work.student, work.length)
     if work.kind == "teacher" or work.args.hard_labels:
         return own
@@ -164,54 +188,76 @@ def evaluation_flops(work: Work) -> float:
     return own + work.dev_examples * forward_flops(work.teacher, work.length) if work.teacher else own
 
 
-def launches(work: Work) -> int:
-    """Operations that the host launches for one optimizer step on a GPU: of forward and backward passes as counted with
-    a TorchDispatchMode in bf16; of BertAdam, which takes all tensors at once there, a few."""
-    layers = work.student.num_hidden_layers
-    if work.kind in ("general", "intermediate"):
-        forward_backward = 12 * work.teacher.num_hidden_layers + 135 * layers + 60
+def compares(work: Work) -> bool:
+    """Whether the losses of a training compare layers, and not answers."""
+    return work.kind in ("general", "intermediate")
+
+
+def launches(work: Work, is_short: bool) -> int:
+    """Kernels that the host launches for one optimizer step on a GPU, counted by benchmarks/bench_gpu.py; is_short:
+    with matrix products in 16 bits."""
+    layers = sum(student.num_hidden_layers for student in work.students)
+    if compares(work):
+        forward_backward = 14 * work.teacher.num_hidden_layers + (133 if is_short else 87) * layers
     else:
-        forward_backward = 103 * layers + 46
-    return work.args.gradient_accumulation_steps * forward_backward + 80
+        forward_backward = (82 if is_short else 47) * layers + 40
+    return work.args.gradient_accumulation_steps * forward_backward + 35 * len(work.students)
+
+
+def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> float:
+    """Bytes that the losses of one sequence keep for the backward pass of a student, without the teacher's."""
+    args, layers = work.args, student.num_hidden_layers
+    length = args.max_seq_length  # padded batches are all as long as they can be; of others the longest counts
+    wordpiece = layers * (kept.hidden * student.hidden_size + kept.inner * student.intermediate_size)
+    wordpiece += kept.embedding * student.hidden_size
+    heads = layers * student.num_attention_heads
+    squares = 0 if on_gpu else kept.plain * heads * length ** 2  # fused kernels keep none
+    if compares(work):
+        fit_size = work.teacher.hidden_size
+        wordpiece += kept.fit * (layers + 1) * fit_size
+        squares = kept.score * heads * length ** 2
+        if uses_gram(args.attention_loss, args.preset, length):
+            wordpiece += layers * (kept.gram_own * student.hidden_size + kept.gram_taught * fit_size)
+            squares = 2 * 4 * heads * ((student.hidden_size + fit_size) / student.num_attention_heads) ** 2
+    return length * wordpiece + squares
 
 
 def training_memory(work: Work, device: Device) -> float:
     """Bytes that a training step takes at its peak: weights, gradients and both moments of BertAdam, 16 bytes a
-    weight; the teacher; what the forward pass of a micro batch keeps for the backward pass."""
+    weight; the teacher; what a micro batch keeps for the backward pass, of one student at a time."""
     is_short = PRECISIONS[device.precision(work)] is not None
-    student, compares = work.student, work.kind in ("general", "intermediate")
-    hidden, inner, width, compared, plain = KEPT[is_short]
-    fit_size = work.teacher.hidden_size if compares else 0
-    layers = student.num_hidden_layers
-    # padded batches are all as long as they can be; of others the longest counts
-    length = work.args.max_seq_length
-    wordpiece = layers * (hidden * student.hidden_size + inner * student.intermediate_size)
-    wordpiece += width * (layers + 1) * fit_size
-    score = compared if compares else plain if device.type == "cpu" else 0  # fused kernels keep none
-    scores = layers * student.num_attention_heads * length * length * score
-    weights = 16 * parameter_count(student, fit_size) + 2 * is_short * parameter_count(student)  # autocast's copies
+    kept = KEPT[is_short]
+    fit_size = work.teacher.hidden_size if compares(work) else 0
+    counts = [parameter_count(student, fit_size) for student in work.students]
+    sequence = max(activations(work, student, kept, device.type == "cuda") for student in work.students)
+    total = 16 * sum(counts)
     if work.teacher:
-        weights += (2 if is_short else 4) * parameter_count(work.teacher)
-    return weights + work.micro_batch * (length * wordpiece + scores)
+        total += (2 if is_short else 4) * parameter_count(work.teacher)
+    if compares(work):
+        sequence += work.args.max_seq_length * kept.taught * (work.teacher.num_hidden_layers + 1) * fit_size
+    # autocast's copies of the weights are gone when BertAdam spreads its factors over the gradients
+    return total + max(work.micro_batch * sequence + 2 * is_short * max(counts), 4 * max(counts))
 
 
 def _training_cost(work: Work, device: Device, cores: int) -> Cost:
-    rate = device.share * device.rate(device.precision(work))
+    precision = device.precision(work)
+    rate = device.share * device.rate(precision)
     seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (device.share * device.scoring_rate(work))
     if device.type == "cuda":
-        seconds = max(seconds, work.steps * launches(work) * LAUNCH_SECONDS)
+        seconds = max(seconds, work.steps * launches(work, PRECISIONS[precision] is not None) * LAUNCH_SECONDS)
         batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
         scoring = max(scoring, batches * 30 * work.student.num_hidden_layers * LAUNCH_SECONDS)
     seconds += work.unread / ARRAYS_RATE / cores
-    fit_size = work.teacher.hidden_size if work.kind in ("general", "intermediate") else 0
-    model = 4 * parameter_count(work.student, fit_size)
-    state = 3 * model  # with two moments
-    saving = work.saves * model / DISK_RATE
-    states = min(work.saves * state / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
-    kept = model + INSTANCE_ARRAYS * work.unread
+    fit_size = work.teacher.hidden_size if compares(work) else 0
+    models = 4 * sum(parameter_count(student, fit_size) for student in work.students)
+    states = 3 * models  # with two moments
+    at_a_log = states + models * compares(work)  # the last model is saved with the state
+    saving = work.saves * models / len(work.students) / DISK_RATE
+    saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
+    disk = models + INSTANCE_ARRAYS * work.unread
     if work.kind == "general":
-        kept += model * (work.args.keep_checkpoints or work.saves // 2)
-    return Cost(seconds, scoring, saving + states, training_memory(work, device), kept, 2 * state)
+        disk += models * (work.args.keep_checkpoints or work.logs)
+    return Cost(seconds, scoring, saving, training_memory(work, device), disk, 2 * states)
 
 
 def _augment_cost(work: Work, device: Device) -> Cost:
@@ -244,7 +290,8 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":
         seconds = work.text_bytes / CORPUS_RATE + len(work.counts) * work.text_bytes / EPOCH_RATE
-        disk = sum(work.counts) * INSTANCE_JSON * work.length / INSTANCE_LENGTH + STORE_SHARE * work.text_bytes
+        instance = INSTANCE_ARRAYS if work.args.arrays else INSTANCE_JSON
+        disk = sum(work.counts) * instance * work.length / INSTANCE_LENGTH + STORE_SHARE * work.text_bytes
         return Cost(seconds / workers, disk=disk)
     if work.step.script == "prepare_data":
         return Cost(work.text_bytes / SENTENCES_RATE / workers, disk=work.text_bytes)

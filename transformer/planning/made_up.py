@@ -173,11 +173,17 @@ class Inputs:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def instances(self, place: Path, real: Path, count: int, length: int, config: BertConfig) -> tuple[Path, int]:
-        """A folder with one epoch of at most `count` instances, the first of the real one, and how many they are."""
+        """A folder with one epoch of at most `count` instances, the first of the real one, and how many they are; with
+        all of the real one, where those are arrays, which are mapped."""
         folder = place / "json"
         folder.mkdir()
         epoch, metrics = folder / "epoch_0.json", {"max_seq_len": length}
-        if (real / "epoch_0.json").is_file() and (real / "epoch_0_metrics.json").is_file():
+        arrays = real / "epoch_0.instances"
+        if arrays.is_dir() and (real / "epoch_0_metrics.json").is_file():
+            (folder / arrays.name).symlink_to(arrays.resolve())
+            metrics = json.loads((real / "epoch_0_metrics.json").read_text())
+            count = metrics["num_training_examples"]
+        elif (real / "epoch_0.json").is_file() and (real / "epoch_0_metrics.json").is_file():
             with open(real / "epoch_0.json", "rb") as handle:
                 lines = list(itertools.islice(handle, count))
             epoch.write_bytes(b"".join(lines))

@@ -72,14 +72,13 @@ def projected_seconds(measured: Measured, work: Work, cores: int) -> float:
                        ("evaluate", work.dev_examples * work.evaluations)):
         if seconds.get(part):
             total += seconds[part] / measured.rows[part] * rows
-    if seconds.get("save"):
-        # by chance one of n scores is the best so far ln n times, and a run rises
-        saves = min(work.saves, 1 + 2 * math.log(work.saves)) if work.kind == "prediction" else work.saves
-        total += seconds["save"] / measured.times["save"] * saves
-    if seconds.get("state"):  # at the logs, as long as that is cheap
-        once, logs = seconds["state"] / measured.times["state"], work.saves / (2 if work.kind == "general" else 1)
-        total += min(once * logs, once + SHARE_OF_TIME * total)
-    return total
+    save, state = (seconds[part] / measured.times[part] if seconds.get(part) else 0.0 for part in ("save", "state"))
+    # by chance one of n scores is the best so far ln n times, and a run rises
+    saves = min(work.saves, 1 + 2 * math.log(work.saves)) if work.kind == "prediction" else work.saves
+    total += save * saves
+    # at the logs, as long as that is cheap; without scores to choose by the model is saved with the state
+    once = len(work.students) * (state + (save if work.kind in ("general", "intermediate") else 0))
+    return total + min(once * work.logs, once + SHARE_OF_TIME * total)
 
 
 def _grown(measured: Measured, parts: Sequence[str], scale: float) -> float:

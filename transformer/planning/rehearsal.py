@@ -34,7 +34,7 @@ from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work, bytes_in, print_assumed
+from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed
 from transformer.tokenization import BertTokenizer, casing
 
 RESULT = Path("results/rehearsal.json")
@@ -145,9 +145,9 @@ class Rehearsal:
         """A model folder that is there, and whose vocabulary the run has."""
         for work in self.works:
             for name in ("teacher_model", "bert_model", "pretrained_bert_model", "student_model"):
-                folder = Path(getattr(work.args, name, None) or "")
-                if (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
-                    return folder
+                for folder in map(Path, listed(getattr(work.args, name, None))):
+                    if (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
+                        return folder
         folder = Path("models/bert-base-uncased")
         return folder if (folder / "vocab.txt").is_file() else None
 
@@ -175,11 +175,11 @@ class Rehearsal:
     def _key(self, work: Work) -> str:
         """What commands that take the same for a row and a step have in common."""
         facts = {name: value for name, value in vars(work.args).items() if name not in _NO_DIFFERENCE}
-        models = [getattr(work.args, name, None) for name in ("teacher_model", "student_model", "model")]
-        facts["models"] = [str(model) for model in models if model and Path(model).is_dir()]
+        facts["models"] = [folder for name in ("teacher_model", "student_model", "model")
+                           for folder in listed(getattr(work.args, name, None)) if Path(folder).is_dir()]
         if work.kind != "intermediate" or getattr(work.args, "dynamic_padding", False):
             facts["task"] = work.task and work.task.name  # rows are as long as they are
-        return json.dumps([work.kind, facts, work.student and vars(work.student), work.teacher and vars(work.teacher)],
+        return json.dumps([work.kind, facts, list(map(vars, work.students)), work.teacher and vars(work.teacher)],
                           default=str, sort_keys=True)
 
     def threads(self, work: Work) -> int | None:
@@ -192,9 +192,10 @@ class Rehearsal:
              ) -> tuple[float, float, float]:
         """run_command() of a step's command, with these flags at the end, where the last of two equal ones counts."""
         given = [word for word in work.step.argv if word not in without]
-        return run_command([*given, *(word for name, value in flags.items() for word in
-                                      ([f"--{name}"] if value is True else [f"--{name}", str(value)]))], mark,
-                           self.threads(work))
+        for name, value in flags.items():
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            given += [f"--{name}", *map(str, values)]
+        return run_command(given, mark, self.threads(work))
 
     # --- training
 
@@ -212,8 +213,9 @@ class Rehearsal:
                reading: float) -> Measured:
         """Run a training script on `size` rows, and read its record. cache: where its arrays go; rows: of each time
         that a part is gone through; reading: as in Measured."""
-        output = self._place / "output"
-        wall, memory_gb, _ = self._run(work, {"output_dir": output, **flags}, ["--resume", "--overwrite_output_dir"])
+        outputs = [self._place / f"output_{number}" for number, _ in enumerate(work.students)]
+        wall, memory_gb, _ = self._run(work, {"output_dir": outputs, **flags}, ["--resume", "--overwrite_output_dir"])
+        output = outputs[0]  # where several students are trained, each record has the time of all
         record = read_json(output / "run.json")
         seconds, times = record["seconds_of"], record["times_of"]
         timed = record["steps"] - record["resumed_from"] - 1
@@ -222,9 +224,10 @@ class Rehearsal:
         last_line = (output / "metrics.jsonl").read_text().splitlines()[-1]
         self.speed = training_flops(work) / work.steps / (seconds["steps"] / timed)  # for the next rehearsal
         gpu_gb = json.loads(last_line).get("gpu_memory_gb")
-        states = 6 * (output / "pytorch_model.bin").stat().st_size  # two, each with both moments
+        # two, each with both moments
+        states = 6 * sum((folder / "pytorch_model.bin").stat().st_size for folder in outputs)
         return Measured(wall, seconds, times, timed, size, rows, reading, memory_gb=memory_gb, gpu_gb=gpu_gb,
-                        kept=bytes_in(output), growing=bytes_in(cache), states=states)
+                        kept=sum(map(bytes_in, outputs)), growing=bytes_in(cache), states=states)
 
     @staticmethod
     def _two_logs(steps: int) -> dict[str, object]:
@@ -238,10 +241,10 @@ class Rehearsal:
             work.teacher)
         epoch_steps = max(1, instances // batch)
         flags = {"pregenerated_data": folder, "teacher_model": self._teacher_model(work, "bert"),
-                 "student_model": self._inputs.model(args.student_model, "general", work.student, work.teacher),
-                 "num_train_epochs": (steps + 0.5) / epoch_steps, **self._two_logs(steps)}
+                 "student_model": self._student_models(work), "num_train_epochs": (steps + 0.5) / epoch_steps,
+                 **self._two_logs(steps)}
         measured = self._train(work, flags, instances, folder / "epoch_0.arrays", {}, 0.0)
-        parts = max(1, (folder / "epoch_0.json").stat().st_size >> 24)
+        parts = max(1, bytes_in(folder / "epoch_0.json") >> 24)
         measured.reading = measured.seconds["encode"] * min(self.cores, parts) / instances
         if not args.reduce_memory:  # an epoch is held in memory
             measured.memory_gb += measured.growing / instances * max(0, work.examples - instances) / 1e9
@@ -252,15 +255,19 @@ class Rehearsal:
         return self._inputs.model(getattr(work.args, name), role, work.teacher,
                                   labels=work.task.num_labels if work.task else 2)
 
+    def _student_models(self, work: Work) -> list[Path]:
+        return [self._inputs.model(folder, "general", student, work.teacher)
+                for folder, student in zip(listed(work.args.student_model), work.students, strict=True)]
+
     def _task_stage(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
         teacher = self._teacher_model(work, "classifier")
-        student = self._inputs.model(args.student_model, "general", work.student, work.teacher)
+        students = self._student_models(work)
         dev_rows = self._rows(work, work.teacher)
         folder = self._inputs.task(self._place, work.task, Path(args.data_dir), steps * args.train_batch_size, dev_rows,
                                    args.aug_train, work.teacher)
         train = folder / ("train_aug.tsv" if args.aug_train else "train.tsv")
-        flags = {"data_dir": folder, "teacher_model": teacher, "student_model": student,
+        flags = {"data_dir": folder, "teacher_model": teacher, "student_model": students,
                  "cache_dir": self._place / "cache", **self._two_logs(steps),
                  "skip_teacher_check": True}
         return self._train_on_task(work, flags, steps, train, args.max_seq_length, self._place / "cache")
@@ -320,7 +327,8 @@ class Rehearsal:
     def _evaluation(self, work: Work) -> Measured:
         args = work.args
         config = work.student
-        model = self._inputs.model(args.student_model, "classifier", config, work.teacher, work.task.num_labels)
+        model = self._inputs.model(*listed(args.student_model), "classifier", config, work.teacher,
+                                   work.task.num_labels)
         folder = self._inputs.task(self._place, work.task, Path(args.data_dir), 0, self._rows(work, config), False,
                                    config)
         rows = sum(self._examples(work, folder / name) for name in work.task.dev_files)

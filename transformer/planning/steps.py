@@ -87,11 +87,13 @@ class Work:
     (pregenerate), rows to augment (augment), rows to answer (evaluation). steps: optimizer steps, 0 where nothing is
     trained. micro_batch: sequences of one forward pass. length: wordpieces of a sequence as computed, padding included,
     a mean where it differs. evaluations: passes over the dev sets of dev_examples rows (of the general and intermediate
-    stage there are none but the teacher's one). saves: models written. words: words of a row (augment). text_bytes: of
-    the sentences that are extracted, written or read. unread: instances that have to be made arrays first (general).
-    student: the model that is trained, or scored; teacher: the one that is asked, or masks. outputs: paths that are
-    there afterwards, with * for any text. missing: inputs that are not there and that no earlier step makes.
-    assumed: figures that are guesses, because their file is not there yet, as "what: which file".
+    stage there are none but the teacher's one). logs: times that it logs, at which states are saved as far as that is
+    cheap, with the models of the general and intermediate stage. saves: models written at most, without those.
+    words: words of a row (augment). text_bytes: of the sentences that are extracted, written or read. unread: instances
+    that have to be made arrays first (general). students: the models that are trained side by side, or the one that is
+    scored; teacher: the one that is asked, or masks. outputs: paths that are there afterwards, with * for any text,
+    those of the students in their order. missing: inputs that are not there and that no earlier step makes. assumed:
+    figures that are guesses, because their file is not there yet, as "what: which file".
     """
     step: Step
     kind: str = "other"
@@ -103,11 +105,12 @@ class Work:
     length: float = 0.0
     evaluations: int = 0
     dev_examples: int = 0
+    logs: int = 0
     saves: int = 0
     words: float = 0.0
     text_bytes: float = 0.0
     unread: int = 0
-    student: BertConfig | None = None
+    students: tuple[BertConfig, ...] = ()
     teacher: BertConfig | None = None
     outputs: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -115,9 +118,19 @@ class Work:
     refused: str = ""
 
     @property
+    def student(self) -> BertConfig | None:
+        """The first of the students."""
+        return self.students[0] if self.students else None
+
+    @property
     def examples(self) -> int:
         """Examples of the longest epoch."""
         return max(self.counts, default=0)
+
+
+def listed(value: str | Path | list[str] | None) -> list[str | Path]:
+    """The values of a flag that takes one or several; none for None."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def is_among(path: str | Path, outputs: Sequence[str]) -> bool:
@@ -212,8 +225,9 @@ class _Earlier:
     def config(self, folder: str | Path) -> BertConfig:
         """Sizes of the model in a folder, of the step that will make it, or of BERT-base."""
         maker = self.maker(folder)
-        if maker and maker.student:
-            return maker.student
+        for config, output in zip(maker.students if maker else (), maker.outputs if maker else ()):
+            if is_among(folder, [output]):
+                return config
         file = Path(folder) / CONFIG_NAME
         if maker:  # a published student has the sizes that the kit gives to its own
             own = Path(maker.step.argv[0]).parent / f"{Path(folder).name.removeprefix('distilled_')}_config"
@@ -276,30 +290,37 @@ def _training(work: Work, names: Sequence[object]) -> None:
                               for count, name in zip(work.counts, names, strict=True)], args.num_train_epochs)
 
 
+def _teacher_and_students(work: Work, earlier: _Earlier) -> None:
+    """Note the models of a stage of distillation; the students have the teacher's vocabulary."""
+    work.teacher = earlier.config(work.args.teacher_model)
+    work.students = tuple(replace(earlier.config(folder), vocab_size=work.teacher.vocab_size)
+                          for folder in listed(work.args.student_model))
+
+
 def _general(work: Work, earlier: _Earlier) -> None:
     args = work.args
     load_script(work.step.argv[0]).resolve_preset(args)
-    work.kind, work.outputs = "general", [args.output_dir]
+    work.kind, work.outputs = "general", listed(args.output_dir)
     data = earlier.need(args.pregenerated_data)
-    work.teacher = earlier.config(args.teacher_model)
-    work.student = replace(earlier.config(args.student_model), vocab_size=work.teacher.vocab_size)
+    _teacher_and_students(work, earlier)
     epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
+    made, are_arrays = [INSTANCES], False
     if maker:
-        made = maker.counts or [INSTANCES]
+        made, are_arrays = maker.counts or made, getattr(maker.args, "arrays", False)
         work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
     elif data.exists():
         with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
             files = epoch_files(data, epochs)
         made = [read_epoch_metrics(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
-    else:
-        made = [INSTANCES]
+        are_arrays = all(instances.is_dir() for instances, _ in files)
     work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
-    made_before = (data / "epoch_0.arrays").is_dir() or any(
+    are_arrays = are_arrays or (data / "epoch_0.arrays").is_dir() or any(
         other.kind == "general" and other.args.pregenerated_data == args.pregenerated_data for other in earlier.works)
-    work.unread = 0 if made_before else sum(made)
+    work.unread = 0 if are_arrays else sum(made)
     work.length = args.max_seq_length
     _training(work, [data] * epochs)
-    work.saves = 2 * math.ceil(work.steps / args.eval_step)  # the student, and step_N_pytorch_model.bin
+    work.logs = math.ceil(work.steps / args.eval_step)
+    work.saves = len(work.students) * work.logs  # as step_N_pytorch_model.bin
 
 
 def _pregenerate(work: Work, earlier: _Earlier) -> None:
@@ -349,10 +370,9 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     folder = Path(args.data_dir)
     if not (folder / "train.tsv").exists() and (folder / task.name).is_dir():
         folder = folder / task.name
-    work.outputs = [args.output_dir]
-    work.student = earlier.config(args.student_model)
+    work.outputs = listed(args.output_dir)
     if args.do_eval or args.do_predict:
-        work.kind = "evaluation"
+        work.kind, work.students = "evaluation", (earlier.config(*listed(args.student_model)),)
         dev = [earlier.rows(task, folder / name, rows)
                for name, rows in zip(task.dev_files, task.rows[1:], strict=True)] if args.do_eval else []
         test = [earlier.rows(task.for_test(one), folder / one.file, one.rows)
@@ -362,8 +382,7 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
         work.length = lengths_in(work, folder / task.dev_files[0], 1)
         return
     work.kind = "prediction" if args.pred_distill else "intermediate"
-    work.teacher = earlier.config(args.teacher_model)
-    work.student = replace(work.student, vocab_size=work.teacher.vocab_size)
+    _teacher_and_students(work, earlier)
     path = _task_files(work, earlier, folder, args.aug_train)
     work.counts *= math.ceil(args.num_train_epochs)
     _training(work, [path] * len(work.counts))
@@ -371,9 +390,9 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
         batch = args.train_batch_size * lengths_in(work, folder / "train.tsv", args.train_batch_size)
         dev = work.dev_examples * lengths_in(work, folder / task.dev_files[0], 1)
         args.eval_step = scoring_interval(work.steps, round(batch), max(1, round(dev)))
-    logs = math.ceil(work.steps / args.eval_step)
-    work.saves = logs
-    work.evaluations = logs if args.pred_distill else 0
+    work.logs = math.ceil(work.steps / args.eval_step)
+    work.evaluations = work.logs if args.pred_distill else 0
+    work.saves = work.logs if args.pred_distill else len(work.students)
     padded = not args.pred_distill and not args.dynamic_padding
     work.length = args.max_seq_length if padded else lengths_in(work, folder / "train.tsv", work.micro_batch)
 
@@ -387,12 +406,13 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
     work.outputs = [str(script.teacher_folder(other, args)) for other in tasks]
     own = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
     start = args.model or (own if own.is_dir() or earlier.maker(own) else Path(args.models_dir) / "bert-base-uncased")
-    work.student = earlier.config(start)
+    work.students = earlier.config(start),
     folder = task_folder(args.glue_dir, task)
     path = _task_files(work, earlier, folder, False)
     work.counts *= args.num_train_epochs
     _training(work, [path] * len(work.counts))
-    work.evaluations, work.saves = 1 + args.num_train_epochs, args.num_train_epochs
+    work.logs = work.saves = args.num_train_epochs
+    work.evaluations = 1 + work.logs
     work.length = lengths_in(work, path, work.micro_batch)
 
 

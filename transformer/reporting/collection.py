@@ -93,6 +93,8 @@ def _as_recorded(folder: Path, record: dict[str, Any]) -> FinishedRun:
     if not all(is_number(settings[name]) for name in ("train_batch_size", "learning_rate")) or \
             not isinstance(record["hardware"], dict):
         raise TypeError("batch size, learning rate or hardware")
+    if not all(isinstance(folder, str) for folder in record.get("trained_with", [])):
+        raise TypeError("trained_with")
     stages = {"general_distill": "general", "finetune_teacher": "fine-tuning" if student else "teacher",
               "task_distill": "prediction" if settings.get("pred_distill") else "intermediate"}
     if script not in stages:

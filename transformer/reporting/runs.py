@@ -50,6 +50,15 @@ class FinishedRun:
         return self.stage in ("prediction", "fine-tuning")
 
     @property
+    def team(self) -> tuple[str, ...]:
+        """The students that were trained together, this one among them: the seconds of each are those of all."""
+        from transformer.training.record import student_label
+
+        others = self.record.get("trained_with", [])
+        return tuple(sorted([self.student, *(student_label({"output_dir": folder}, None, 0) or Path(folder).name
+                                             for folder in others)]))
+
+    @property
     def key(self) -> tuple:
         """What two runs must not have in common."""
         return self.variant, self.seed, self.task and self.task.key, self.student, self.is_result or self.stage

@@ -225,15 +225,16 @@ def counter_of(kind: str, names: Sequence[str], precision: str,
 def memory() -> None:
     """Of general distillation, by students, length, attention loss, precision and forward passes."""
     columns = list(itertools.product(PRECISIONS_SHOWN, PASSES))
-    peaks = {}
+    peaks: dict[tuple[str, int, str], dict[tuple[str, int], str]] = {}
     for students, loss, precision in itertools.product(TOGETHER, LOSSES, PRECISIONS_SHOWN):
         with counter_of("distillation", TOGETHER[students], precision, loss == "gram") as count:
             for length, passes in itertools.product(LENGTHS, PASSES):
-                peaks[students, length, loss, precision, passes] = f"{count(BATCH, length, passes).peak / 1e9:.1f}"
+                cells = peaks.setdefault((students, length, loss), {})
+                cells[precision, passes] = f"{count(BATCH, length, passes).peak / 1e9:.1f}"
     print(f"GB at the peak of a step of general distillation, {BATCH} sequences, by precision and forward passes\n")
     print_table(["students, wordpieces, attention loss", *(f"{precision}, {passes}" for precision, passes in columns)],
-                [[f"{students}, {length}, {loss}", *(peaks[students, length, loss, *column] for column in columns)]
-                 for students, length, loss in itertools.product(TOGETHER, LENGTHS, LOSSES)])
+                [[", ".join(map(str, row)), *map(peaks[row].get, columns)]
+                 for row in itertools.product(TOGETHER, LENGTHS, LOSSES)])
     table = []
     for name in STUDENTS:
         row = [name]

@@ -309,12 +309,12 @@ def together(folder: Path, args: argparse.Namespace) -> None:
         for name in runs])
 
 
-def attention_step(name: str, precision: str, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
+def attention_step(name: str, batch: int, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
     """Seconds of a step of bare models in this process, and the most bytes that it takes beside the models."""
     if busy:
         torch.set_num_threads(1)
     clock = time.process_time if busy else time.perf_counter
-    step = bare_step(precision, min(8, WORDPIECES // length), length, name, query_key)
+    step = bare_step("fp32", batch, length, name, query_key)
     before, took = tree_memory(os.getpid()), []
     with PeakMemory(interval=0.01) as memory:
         for _ in range(3):
@@ -328,12 +328,12 @@ def attention(folder: Path, args: argparse.Namespace) -> None:
     """Both attention losses: seconds and memory of a step of the bare models, each in a process of its own."""
     table = []
     for student, length in itertools.product(STUDENTS, ATTENTION_LENGTHS):
-        found = []
+        found, batch = [], min(8, WORDPIECES // length)
         for query_key in (False, True):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                found.append(alone.submit(attention_step, student, "fp32", length, query_key, args.busy).result())
+                found.append(alone.submit(attention_step, student, batch, length, query_key, args.busy).result())
         (slow, much), (fast, little) = found
-        table.append([f"{student}, {min(8, WORDPIECES // length)} x {length}", f"{slow * 1e3:,.0f}",
+        table.append([f"{student}, {batch} x {length}", f"{slow * 1e3:,.0f}",
                       f"{fast * 1e3:,.0f}", f"{fast / slow:.2f}", f"{much / 1e9:.2f}", f"{little / 1e9:.2f}"])
     print("fp32, a step of BERT-base and the student, forward and backward; memory beside that of the models\n")
     print_table(["student, sequences x wordpieces", "scores, ms", "gram, ms", "ratio", "scores, GB", "gram, GB"], table)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,12 +35,6 @@ from transformer.tasks.labels import class_order
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor, nn
-
-    from transformer.data.features import Sequences
-    from transformer.distillation import Outputs, Pairs
     from transformer.training.processes import Processes
     from transformer.training.run import Run
 
@@ -132,96 +124,6 @@ def resolve(args: argparse.Namespace, task: Task) -> None:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
 
 
-@dataclass(frozen=True)
-class IntermediateStage:
-    """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: as
-    losses_on() gives it."""
-    args: argparse.Namespace
-    pairs: tuple[Pairs, Pairs]
-    transformer_losses: Callable[..., tuple[Tensor, Tensor]]
-    loss_names = ("att_loss", "rep_loss")
-
-    def padded_length(self, lengths: np.ndarray) -> int | None:
-        """Wordpieces to pad all shares of a batch to: the losses average over padding, so its length matters, and must
-        not depend on how a batch is split. lengths: of the examples of the batch."""
-        return int(lengths.max()) if self.args.dynamic_padding else self.args.max_seq_length
-
-    def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
-               stages: Sequence[IntermediateStage]) -> Outputs:
-        """Attention scores and hidden states of the teacher, as far as the losses of these stages read them.
-
-        batch: input_ids, token_type_ids, attention_mask, int64 [batch, length], of the examples `rows`.
-        """
-        import torch
-
-        from transformer.distillation import needed
-
-        with torch.no_grad():
-            _, *outputs = teacher(*batch, classify=False, query_key=self.args.attention_loss == "gram",
-                                  **needed([stage.pairs for stage in stages], 1))
-        return outputs
-
-    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], teacher_outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """Attention loss and hidden loss of a batch, two scalars (paper, equations 7 to 9)."""
-        from transformer.distillation import needed
-        from transformer.training.processes import mixed
-
-        with mixed(self.args.precision, batch[0].device):
-            _, *outputs = student(*batch, is_student=True, classify=False, query_key=self.args.attention_loss == "gram",
-                                  **needed([self.pairs], 0))
-        return self.transformer_losses(outputs, teacher_outputs, self.pairs, batch[2])
-
-
-class PredictionStage:
-    """The student learns answers: the data's labels, or its teacher's logits."""
-    loss_names = ("cls_loss",)
-
-    def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module, order: list[int], train: Sequences,
-                 processes: Processes):
-        """order: the teacher's column for each class; train: the examples to learn."""
-        import torch
-
-        from transformer.training.scoring import cached_logits
-
-        self.args, self.head, self.processes = args, task.head, processes
-        self.order = torch.tensor(order, device=processes.device)
-        # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-        self.is_gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
-        self.known = train.labels if self.is_gold else None  # what to learn; None: the teacher is asked each time
-        if not self.is_gold and not teacher.training:  # in evaluation mode it says the same in every epoch
-            self.known = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
-                                       args.cache_dir or Path(args.data_dir) / "features",
-                                       fallback=Path(args.output_dir) / "features")
-
-    def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
-        from transformer.training.batches import few_lengths
-
-        return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
-
-    def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
-               stages: Sequence[PredictionStage]) -> Tensor:
-        """What to learn of the examples `rows`: labels, or logits whose columns are the teacher's; batch as in
-        IntermediateStage. No stage shares its teacher with another one."""
-        import torch
-
-        if self.known is not None:
-            targets, = self.processes.send([torch.from_numpy(self.known[rows])])
-            return targets
-        with torch.no_grad():
-            return teacher(*batch, attention_scores=())[0]
-
-    def losses(self, student: nn.Module, batch: tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor]:
-        """Prediction loss of a batch, a scalar (paper, equation 10)."""
-        from transformer.training.processes import mixed
-
-        with mixed(self.args.precision, batch[0].device):
-            logits = student(*batch, attention_scores=())[0].float()
-        if self.is_gold:
-            return self.head.hard_loss(logits, targets),
-        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature),
-
-
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
@@ -235,6 +137,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     from transformer.training.record import format_metrics, open_outputs, require_finished, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.scoring import dev_sets, encoded, eval_step_for, evaluate, require_fit_teacher, train_file
+    from transformer.training.stages import IntermediateStage, PredictionStage
     from transformer.training.states import files_sha256
 
     teacher_folder, data_dir = find_model(args.teacher_model), data_folder(find_folder(args.data_dir), task)

@@ -8,6 +8,7 @@ sorts the whole vocabulary. The floor is the encoder's forward pass alone, on th
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def masked_lm_row(name: str, model: BertForMaskedLM, words: MaskedWords, tokeniz
     order, bounds = batches_by_length(words.lengths(), batch_tokens_for(torch.device("cpu")))
     batches = [order[start:stop] for start, stop in bounds]
     chosen = np.random.default_rng(0).choice(len(words), max(16, len(words) // 16), replace=False)
-    lms = {precision: MaskedLM(model, tokenizer, COUNT, precision) for precision in ("fp32", "bf16")}
+    lms = {precision: MaskedLM(copy.deepcopy(model), tokenizer, COUNT, precision) for precision in ("fp32", "bf16")}
     found = {precision: np.empty((len(words), COUNT), np.int64) for precision in lms}
     naive_found: list[list[int]] = []
 

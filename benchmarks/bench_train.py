@@ -58,7 +58,7 @@ from transformer.planning.steps import BERT_BASE as TEACHER
 from transformer.planning.steps import Work, read_steps, works_of
 from transformer.tasks.glue import TASKS
 from transformer.tasks.task import Task
-from transformer.training import scoring
+from transformer.training import stages
 from transformer.training.batches import shuffled_batches
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes, freeze, mixed
@@ -364,7 +364,7 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
     step, and the losses of its steps."""
     losses, stamps = [], []
 
-    def ask(*arguments, plain=scoring.cached_logits, **keywords):
+    def ask(*arguments, plain=stages.cached_logits, **keywords):
         stamps.append(clock())
         return plain(*arguments, **keywords)
 
@@ -373,7 +373,7 @@ def kit_prediction(folder: Path, length: int, clock: Callable[[], float]) -> tup
         plain(self, step, values)
 
     shutil.rmtree(folder / "SST-2" / "features", ignore_errors=True)
-    with mock.patch.object(scoring, "cached_logits", ask), mock.patch.object(Losses, "add", add):
+    with mock.patch.object(stages, "cached_logits", ask), mock.patch.object(Losses, "add", add):
         run_script(task_distill, folder, "teacher", {"out": folder / "still"}, [
             "--pred_distill", "--data_dir", folder / "SST-2", "--task_name", "SST-2", "--skip_teacher_check",
             "--max_seq_length", length, "--train_batch_size", BATCH, "--num_train_epochs", EPOCHS,

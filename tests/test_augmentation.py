@@ -601,6 +601,40 @@ def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
     assert seen == [torch.float32, torch.bfloat16]
 
 
+def test_weights_that_are_cast_once_find_what_those_find_that_are_cast_for_each_batch(bert):
+    tokenizer = load_tokenizer(bert, True)
+    batch = [torch.tensor([row]) for row in ([2, 4, 14, 3, 13, 14, 3], [0] * 4 + [1] * 3, [1] * 7)]
+    model = BertForMaskedLM.from_pretrained(bert).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(*batch)[0, 1].float()
+    every = len(tokenizer.ids_to_tokens)
+    best = MaskedLM(model, tokenizer, every, "bf16", preset="code").best(*batch, torch.tensor([1]))[0]
+    assert sorted(best.tolist()) == list(range(every)) and (logits[best].diff() <= 0).all()
+    dtypes = {weight.dtype for name, weight in model.named_parameters() if name.endswith(("query.weight", "dense.bias"))
+              and ".encoder." in name}
+    assert dtypes == {torch.bfloat16} and model.bert.embeddings.word_embeddings.weight.dtype == torch.float32
+
+
+def test_a_batch_is_made_while_the_one_before_it_is_computed(bert):
+    """That is: before anything asks for the answers, for which the host waits on a GPU."""
+    events = []
+
+    class Asked(MaskedLM):
+        def best(self, number):
+            events.append(f"start {number}")
+            return torch.tensor([[number]])
+
+    def batches():
+        for number in range(3):
+            events.append(f"make {number}")
+            yield [number]
+
+    masked_lm = Asked(BertForMaskedLM.from_pretrained(bert), load_tokenizer(bert, True), 1)
+    events.extend(f"read {ids.item()}" for ids in masked_lm.answers(batches()))
+    assert events == ["make 0", "start 0", "make 1", "read 0", "start 1", "make 2", "read 1", "start 2", "read 2"]
+    assert list(masked_lm.answers([])) == []
+
+
 def test_the_summary_tells_task_distillation_what_was_augmented(bert, glove, tmp_path, capsys):
     path = write_task(tmp_path, TASKS["rte"])
     data_augmentation.main(arguments(bert, glove, tmp_path, "rte", "--N", "2"))

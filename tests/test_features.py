@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from transformer.config import BertConfig
 from transformer.data import features
-from transformer.data.features import Sequences, encode, encode_file, show_examples
+from transformer.data.features import Sequences, encode, encode_file, show_examples, unpack
 from transformer.data.tables import read_rows
 from transformer.files import InputError
 from transformer.modeling import TinyBertForSequenceClassification
@@ -153,6 +153,36 @@ def test_a_batch_against_a_row_at_a_time(segments, data):
                        [0] * first + [1] * second + padding, [1] * (first + second) + padding]
     for ours, padded in zip(sequences.batch(indices), batch):
         assert torch.equal(ours, padded[:, :longest])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.sampled_from([np.uint16, np.int32]),
+       st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=6), st.data())
+def test_packed_batches(dtype, segments, data):
+    """Ids of the whole range of their type, also above 32767 and 65535, read back from one tensor of as many bytes."""
+    top, rng = min(np.iinfo(dtype).max, 1 << 20), random.Random(len(segments))
+    examples = [([rng.choice([0, 1, 32767, 32768, top, rng.randint(0, top)]) for _ in range(first + second)], first)
+                for first, second in segments]
+    tokens = np.array([token for ids, _ in examples for token in ids], dtype)
+    offsets = np.append(0, np.cumsum([len(ids) for ids, _ in examples]))
+    sequences = Sequences(tokens, offsets, np.array([first for _, first in examples], np.int32))
+    # the last example, whose padding has no tokens to stand for it, is often among them
+    rows = data.draw(st.lists(st.sampled_from([*range(len(examples)), len(examples) - 1]), min_size=1, max_size=6))
+    longest = max(len(examples[row][0]) for row in rows)
+    length = data.draw(st.one_of(st.none(), st.integers(longest, longest + len(tokens) + 3)))  # beyond all tokens, too
+    packed = sequences.packed(np.array(rows, np.uint32), length)
+    length = length or longest
+    assert packed.dtype == {np.uint16: torch.int16, np.int32: torch.int32}[dtype]
+    assert packed.shape == (len(rows), length + 2) and packed.is_contiguous()
+    taken_apart = unpack(packed)
+    assert all(tensor.dtype == torch.int64 and tensor.shape == (len(rows), length) for tensor in taken_apart)
+    for row, ids, token_types, mask in zip(rows, *(tensor.tolist() for tensor in taken_apart)):
+        pieces, first = examples[row]
+        padding = [0] * (length - len(pieces))
+        assert ids == [*pieces, *padding]
+        assert token_types == [0] * first + [1] * (len(pieces) - first) + padding
+        assert mask == [1] * len(pieces) + padding
+    assert sequences.tokens.tolist() == [token for ids, _ in examples for token in ids], "nothing is written into them"
 
 
 @pytest.mark.parametrize("texts", [["the cat sees"], ["the cat", "a dog hears"], ["", "the"], [""],

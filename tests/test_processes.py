@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -47,8 +48,8 @@ LOGGED = {"loss", "att_loss", "rep_loss", "cls_loss", "eval_att_loss", "eval_rep
 
 def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
     """20 steps and more of everything that trains: {name: (script, arguments)}; each batch is split into `split`
-    passes in all. With one pass there is no dropout: it is drawn for each pass. `generals` and `intermediates` are two
-    students, of which the second has its weights from --seed."""
+    passes in all. With one pass there is no dropout: it is drawn for each pass. With more there are also two
+    students side by side, the second a model like the teacher."""
     flags = {"learning_rate": 1e-4}
     cases = {
         "general": ("general_distill", general, {"num_train_epochs": 10, "eval_step": 7, "do_eval": True}),
@@ -56,8 +57,12 @@ def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
         "prediction": ("task_distill", train, {"num_train_epochs": 7, "eval_step": 7, "pred_distill": True,
                                                "cache_dir": tiny / f"cache_{out}", "eval_batch_size": 5}),
         "finetune": ("finetune_teacher", finetune, {"num_train_epochs": 7, "model": tiny / "bert"})}
+    for name, start in (("general", "config"), ("intermediate", "general")) if split > 1 else ():
+        script, make, extra = cases[name]
+        cases[f"two {name}"] = script, make, {**extra, "student_model": [tiny / start, tiny / "bert"],
+                                              "output_dir": [tiny / out / f"two {name}" / layers for layers in "24"]}
     return {name: (script, [str(part) for part in make(
-        tiny, output_dir=tiny / out / name, gradient_accumulation_steps=split, **flags, **extra)])
+        tiny, **{"output_dir": tiny / out / name, "gradient_accumulation_steps": split, **flags, **extra})])
         for name, (script, make, extra) in cases.items()}
 
 
@@ -94,8 +99,9 @@ def both(template, tmp_path_factory):
     return folder, done.stdout
 
 
-@pytest.mark.parametrize("split", [1, 4])
-@pytest.mark.parametrize("name", ["general", "intermediate", "prediction", "finetune"])
+@pytest.mark.parametrize("name,split", [
+    *itertools.product(("general", "intermediate", "prediction", "finetune"), (1, 4)),
+    *itertools.product(("two general/2", "two general/4", "two intermediate/2", "two intermediate/4"), (4,))])
 def test_two_processes_train_what_one_does(name, split, both):
     """split 1: two passes in place of one, without dropout; 4: four passes each way, two of them in each process."""
     folder = both[0] / str(split)
@@ -106,8 +112,8 @@ def test_two_processes_train_what_one_does(name, split, both):
     for before, after in zip(first, last):
         for key in LOGGED & before.keys():
             assert after[key] == pytest.approx(before[key], abs=1e-5), key
-    start = read_weights(folder / ("bert" if name == "finetune" else "general"))
-    if name != "general":  # which starts at random
+    start = read_weights(folder / ("bert" if name in ("finetune", "two intermediate/4") else "general"))
+    if "general" not in name:  # which starts at random
         key = "bert.encoder.layer.0.output.dense.weight"
         assert (read_weights(two)[key] - start[key]).abs().max() > 1e-4, "nothing was learned"
     record = json.loads((two / "run.json").read_text())
@@ -122,10 +128,11 @@ def test_two_processes_augment_as_one_does(both):
 def test_the_first_process_alone_writes_and_prints(both):
     folder, printed = both
     for line in ("prediction stage: ", "intermediate stage: ", "***** MRPC teacher in ", "student in "):
-        assert printed.count(line) == {"student in ": 6}.get(line, 2), printed
+        assert printed.count(line) == {"student in ": 10, "intermediate stage: ": 3}.get(line, 2), printed
     assert "21 steps of 8 = 2 processes x 1 x 4" in printed and "21 steps of 8 = 2 processes x 2 x 2" in printed
-    for name in ("general", "prediction", "finetune"):
-        one, two = ({path.name for path in (folder / "1" / place / name).iterdir()} for place in ("one", "two"))
+    for name in ("general", "prediction", "finetune", "two general/2", "two intermediate/4"):
+        split = "4" if "two" in name else "1"
+        one, two = ({path.name for path in (folder / split / place / name).iterdir()} for place in ("one", "two"))
         assert one == two
 
 

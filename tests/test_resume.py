@@ -536,6 +536,18 @@ def test_two_processes_go_on_from_what_the_first_reads(world, out):
     assert world.result(out).keys() == world.whole("intermediate").keys()
 
 
+def test_two_processes_go_on_with_students_at_different_steps(world, out):
+    first, second = world.folders("intermediates", out)
+    world.start("intermediates", out, 7, kill_before_second_state)
+    ahead, behind = world.states(first)[-1], world.states(second)[-1]
+    (status, log), (other_status, other) = world.start_two("intermediates", out, resume=True)
+    assert status == other_status == 0 and ahead > behind, log + other
+    for folder, step in ((first, ahead), (second, behind)):
+        assert f"going on from {world.tiny / folder}/state_{step}.pt" in log
+    result, whole = world.result(out), world.whole("intermediates")
+    assert result.keys() == whole.keys() and len(result["2l/metrics.jsonl"]) == len(whole["2l/metrics.jsonl"]) == 4
+
+
 def test_two_processes_of_which_one_cannot_read_the_state(world, out):
     world.start("general", out, 11, functools.partial(send, signal.SIGKILL))
     before, newest = contents(world.tiny / out), world.states(out)[-1]

@@ -87,7 +87,9 @@ G, T = "general_distill", "task_distill"
     (T, ("two", "one", "four"), {"preset": "code", "layer_mapping": "bottom", "dynamic_padding": True}),
     (T, ("one", "four"), {"preset": "code", "layer_mapping": "top", "without": ["hidn"], "aug_train": True}),
     (T, ("one", "two"), {"layer_mapping": "bottom", "without": ["attn", "embd"]}),
-    (T, ("two", "four"), {"from_scratch": True, "dynamic_padding": True})])
+    (T, ("two", "four"), {"from_scratch": True, "dynamic_padding": True}),
+    (G, ("four", "two"), {"attention_loss": "gram", "preset": "code"}),
+    (T, ("one", "four"), {"attention_loss": "gram", "layer_mapping": "top", "gradient_accumulation_steps": 2})])
 def test_each_is_what_it_is_alone(name, students, changes, world, tmp_path, script, passes):
     """Dropout is on, in the teacher as well with the preset code."""
     folders = [tmp_path / f"{number}_{student}" for number, student in enumerate(students)]

@@ -27,8 +27,7 @@ enter() {
     # models this small leave one thread idle: two steps side by side use two cores better than one with two threads
     export JOBS=2 OMP_NUM_THREADS=1
     export PREGENERATE_FLAGS="--max_seq_len 32"
-    export GENERAL_FLAGS="--max_seq_length 32 --train_batch_size 32 --gradient_accumulation_steps 1 \
-        --learning_rate 2e-3"
+    export GENERAL_FLAGS="--max_seq_length 32 --train_batch_size 32 --learning_rate 2e-3"
     export AUGMENT_FLAGS="--N 2"
     export TEACHER_FLAGS="--max_seq_length 32 --learning_rate 3e-4"
     export INTERMEDIATE_FLAGS="--max_seq_length 32 --num_train_epochs 2 --learning_rate 1.5e-3 --eval_step 1000"

@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 import re
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from transformer.data.arrays import BlocksOnDisk
@@ -21,7 +23,7 @@ from transformer.modeling import BertForMaskedLM
 from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 from transformer.training.batches import Batches
-from transformer.training.processes import Processes, mixed
+from transformer.training.processes import PRECISIONS, Processes, mixed
 
 STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
 
@@ -151,6 +153,7 @@ def batch_tokens_in(gpu_memory: float | None) -> int:
 class MaskedLM:
     """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word).
 
+    precision: with bf16 and fp16 the model is changed: its layers' matrices are of 16 bits from then on.
     preset: with `paper` the M best of the wordpieces that do not start with ##; with `code` the M best of all, of which
     Candidates leaves out those that do, as the published code does.
     """
@@ -160,6 +163,10 @@ class MaskedLM:
         self.model = model.eval().requires_grad_(False)
         self.precision = precision
         self.device = next(model.parameters()).device
+        if PRECISIONS[precision]:  # of weights that are not trained autocast keeps no casts: each batch would make them
+            for layer in model.bert.encoder.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.to(PRECISIONS[precision])
         ruled_out = [preset == "paper" and wordpiece.startswith("##") for wordpiece in tokenizer.ids_to_tokens]
         self.ruled_out = torch.tensor(ruled_out, device=self.device)
         self.count = min(count, ruled_out.count(False))
@@ -167,36 +174,55 @@ class MaskedLM:
     @torch.inference_mode()
     def best(self, ids: torch.Tensor, segments: torch.Tensor, attention: torch.Tensor,
              positions: torch.Tensor) -> torch.Tensor:
-        """Ids [batch, count] of the best wordpieces at each row's position, the best first."""
+        """Ids [batch, count] of the best wordpieces at each row's position, the best first; -1 in place of all of them
+        where one of the row's logits is not finite. On a GPU the host does not wait for them."""
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, attention_scores=())[0][-1]            # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
-        logits = logits[:, :len(self.ruled_out)]  # without rows of padding, which stand for no wordpiece
-        if not logits.isfinite().all():
+        logits = logits[:, :len(self.ruled_out)].float()  # without rows of padding, which stand for no wordpiece
+        best = logits.masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
+        return best.where(logits.isfinite().all(dim=1, keepdim=True), -1)
+
+    def answers(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[np.ndarray]:
+        """best() of each batch, as arrays. A batch is made before that of the one before it is read: meanwhile a GPU is
+        at work on that.
+
+        Raises InputError where the model's logits are not finite or a batch does not fit into the memory of a GPU.
+        """
+        best = None
+        for batch in batches:
+            if best is not None:
+                yield self._read(best)
+            try:
+                best = self.best(*batch)
+            except torch.OutOfMemoryError:
+                raise InputError("out of GPU memory: give a smaller --batch_tokens") from None
+        if best is not None:
+            yield self._read(best)
+
+    def _read(self, best: torch.Tensor) -> np.ndarray:
+        ids = best.cpu().numpy()
+        if (ids < 0).any():
             raise InputError(f"the masked LM's logits are not finite with --precision {self.precision}: the weights "
                              "are damaged, or too large for it")
-        return logits.float().masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
+        return ids
 
     @STOPWATCH.part("masked_lm")
     def fill(self, words: MaskedWords, batches: Batches, table: BlocksOnDisk, processes: Processes,
              description: str) -> np.ndarray:
         """Fill a table with the candidates of all words; the row in it of each word, int32 [masked words].
 
-        Processes share the batches that are not in it yet. Raises InputError where the model's logits are not finite
-        or a batch does not fit into the memory of a GPU.
+        Processes share the batches that are not in it yet. Raises InputError as answers() does.
         """
         order, bounds = batches
         own = [number for number in table.missing() if number % processes.world == processes.rank]
         ends = np.diff(words.sentence[order], append=-1) != 0  # the last masked word of a sentence
         with tqdm(total=sum(int(ends[slice(*bounds[number])].sum()) for number in own), unit=" sentences",
                   desc=description, disable=None if processes.is_first else True) as progress:
-            for number in own:
+            batches = (processes.send(words.batch(order[slice(*bounds[number])])) for number in own)
+            for number, best in zip(own, self.answers(batches), strict=True):
                 start, stop = bounds[number]
-                try:
-                    best = self.best(*processes.send(words.batch(order[start:stop])))
-                except torch.OutOfMemoryError:
-                    raise InputError("out of GPU memory: give a smaller --batch_tokens") from None
-                table.write(int(number), start, best.cpu().numpy())
+                table.write(int(number), start, best)
                 progress.update(int(ends[start:stop].sum()))
         table.save()
         processes.wait()

@@ -16,7 +16,7 @@ import gc
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -201,45 +201,59 @@ class Step:
             soft_cross_entropy(logits, torch.zeros_like(logits)).backward()
 
 
-def count(kind: str, names: Sequence[str], precision: str, batch_size: int, length: int, passes: int = 1,
-          query_key: bool = False) -> Counted:
-    """What a step on batch_size sequences launches and holds. Its third forward pass would find what the second does,
-    gradients and both moments: more are not run, and not counted in `launches`."""
+@contextlib.contextmanager
+def counter_of(kind: str, names: Sequence[str], precision: str,
+               query_key: bool = False) -> Iterator[Callable[..., Counted]]:
+    """count(batch_size, length, passes=1): what such a step launches and holds, with gradients and both moments there.
+    Of several passes two are run, for a third would find what the second does; their launches are not those of all."""
     with mock.patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()), \
             mock.patch("transformer.modeling.fused_attention", functools.partial(fused_attention, multiple=8)), \
             torch.device("meta"), Gpu(), Counted() as counted:
         step = Step(kind, names, precision, query_key)
         step(1, 8)  # the first makes the moments
-        gc.collect()
-        counted.launches.clear()
-        counted.peak = counted.now
-        step(batch_size // passes, length, min(passes, 2))
-    return counted
+
+        def count(batch_size: int, length: int, passes: int = 1) -> Counted:
+            gc.collect()
+            counted.launches.clear()
+            counted.peak = counted.now
+            step(batch_size // passes, length, min(passes, 2))
+            return counted
+
+        yield count
 
 
 def memory() -> None:
     """Of general distillation, by students, length, attention loss, precision and forward passes."""
     columns = list(itertools.product(PRECISIONS_SHOWN, PASSES))
-    table = []
-    for (students, names), length, loss in itertools.product(TOGETHER.items(), LENGTHS, LOSSES):
-        peaks = [count("distillation", names, precision, BATCH, length, passes, loss == "gram").peak
-                 for precision, passes in columns]
-        table.append([f"{students}, {length}, {loss}", *(f"{peak / 1e9:.1f}" for peak in peaks)])
+    peaks: dict[tuple[str, int, str], dict[tuple[str, int], str]] = {}
+    for students, loss, precision in itertools.product(TOGETHER, LOSSES, PRECISIONS_SHOWN):
+        with counter_of("distillation", TOGETHER[students], precision, loss == "gram") as count:
+            for length, passes in itertools.product(LENGTHS, PASSES):
+                cells = peaks.setdefault((students, length, loss), {})
+                cells[precision, passes] = f"{count(BATCH, length, passes).peak / 1e9:.1f}"
     print(f"GB at the peak of a step of general distillation, {BATCH} sequences, by precision and forward passes\n")
     print_table(["students, wordpieces, attention loss", *(f"{precision}, {passes}" for precision, passes in columns)],
-                table)
+                [[", ".join(map(str, row)), *map(peaks[row].get, columns)]
+                 for row in itertools.product(TOGETHER, LENGTHS, LOSSES)])
+    table = []
+    for name in STUDENTS:
+        row = [name]
+        for precision in PRECISIONS_SHOWN:
+            with counter_of("prediction", [name], precision) as count:
+                row.append(f"{count(SHORT_BATCH, SHORT_LENGTH).peak / 1e9:.2f}")
+        table.append(row)
     print(f"\nGB at the peak of a step of the prediction stage, {SHORT_BATCH} x {SHORT_LENGTH}\n")
-    print_table(["student", *PRECISIONS_SHOWN],
-                [[name, *(f"{count('prediction', [name], precision, SHORT_BATCH, SHORT_LENGTH).peak / 1e9:.2f}"
-                          for precision in PRECISIONS_SHOWN)] for name in STUDENTS])
+    print_table(["student", *PRECISIONS_SHOWN], table)
 
 
 def launches() -> None:
     """Of a step of both stages of task distillation."""
     def row(kind: str, students: str, loss: str) -> list[str]:
-        found = [count(kind, TOGETHER[students], precision, SHORT_BATCH, SHORT_LENGTH, query_key=loss == "gram")
-                 for precision in PRECISIONS_SHOWN]
-        return [", ".join(filter(None, [kind, students, loss])), *(f"{one.launches.total():,}" for one in found)]
+        cells = []
+        for precision in PRECISIONS_SHOWN:
+            with counter_of(kind, TOGETHER[students], precision, loss == "gram") as count:
+                cells.append(f"{count(SHORT_BATCH, SHORT_LENGTH).launches.total():,}")
+        return [", ".join(filter(None, [kind, students, loss])), *cells]
 
     print_table(["stage, students, attention loss", *PRECISIONS_SHOWN], [
         *(row("prediction", name, "") for name in STUDENTS),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -48,7 +49,6 @@ from transformer.planning.costs import (
     LAUNCH_SECONDS,
     RTX_4090,
     Cost,
-    Device,
     distillation_flops,
     hours_text,
     price,
@@ -79,47 +79,57 @@ STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def planned(gpu: Device) -> dict[str, tuple[Work, Cost]]:
-    """What reproduce.sh does in an empty folder, with what it takes on a GPU, by the names of its steps."""
+def planned(*flags: str) -> dict[str, Work]:
+    """What reproduce.sh does with these flags in an empty folder, by the names of its steps."""
     with tempfile.TemporaryDirectory() as temporary:
         python = Path(temporary) / "bin" / "python"
         python.parent.mkdir()
         python.write_text("#!/bin/sh\nexec cat\n")  # shows the commands that the plan is made of
         python.chmod(0o755)
-        run = subprocess.run([ROOT / "reproduce.sh", "--plan"], cwd=temporary, stdout=subprocess.PIPE, check=True,
-                             env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "WORKERS": "16"})
+        run = subprocess.run([ROOT / "reproduce.sh", "--plan", *flags], cwd=temporary, stdout=subprocess.PIPE,
+                             check=True, env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}",
+                                              "WORKERS": "16"})
         before = Path.cwd()
         os.chdir(temporary)
         works = works_of(read_steps(io.BytesIO(run.stdout)))
         os.chdir(before)
-    return {work.step.name: (work, price(work, gpu, cores=16)) for work in works}
+    return {work.step.name: work for work in works if work.teacher or work.kind == "teacher"}
 
 
 def hours(*_: object) -> None:
     """Estimated hours, GPU memory and disk of every stage as reproduce.sh runs it, where nothing is there yet."""
-    gpus = RTX_4090, H100
-    plans = [planned(gpu) for gpu in gpus]
-    names = [name for name, (work, _) in plans[0].items() if work.teacher or work.kind == "teacher"]
-    table = []
-    for name in names:
-        work, cost = plans[0][name]
-        table.append([name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
-                      *(hours_text(plan[name][1].hours) for plan in plans), f"{cost.memory / 1e9:.1f}",
-                      f"{(cost.disk + cost.passing) / 1e9:.1f}"])
-    for title, other in (("all for 4l", "6l"), ("all for 6l", "4l"), ("all", "none")):
-        own = [name for name in names if f"_{other}" not in name]
-        costs = [plans[0][name][1] for name in own]
-        table.append([title, "", "", "", *(hours_text(sum(plan[name][1].hours for name in own)) for plan in plans),
-                      f"{max(cost.memory for cost in costs) / 1e9:.1f}",
-                      f"{(sum(cost.disk for cost in costs) + max(cost.passing for cost in costs)) / 1e9:.1f}"
-                      if other == "none" else ""])  # the arrays of the instances stand with the first student
-    print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense bf16 peak of one GPU, or "
+    gpus = [dataclasses.replace(gpu, has_bf16=has_bf16) for has_bf16 in (False, True) for gpu in (RTX_4090, H100)]
+    plans = {"all": planned(), "all, students apart": planned("--apart"), "all for 4l": planned("--students", "4l"),
+             "all for 6l": planned("--students", "6l"), "all from published students": planned("--published")}
+    costs = {name: [price(work, gpu, cores=16) for gpu in gpus] for plan in plans.values()
+             for name, work in plan.items()}
+
+    def cells(found: list[list[Cost]]) -> list[str]:
+        """Of some steps, one after the other: in fp32 and in bf16 hours on both GPUs and memory."""
+        each_hours = [hours_text(sum(cost.hours for cost in of_gpu)) for of_gpu in zip(*found)]
+        memory = [f"{max(cost.memory for cost in of_gpu) / 1e9:.1f}" for of_gpu in zip(*found)]
+        return [*each_hours[:2], memory[0], *each_hours[2:], memory[2]]
+
+    def disk(found: list[list[Cost]]) -> str:
+        return f"{(sum(cost.disk for cost, *_ in found) + max(cost.passing for cost, *_ in found)) / 1e9:.1f}"
+
+    order = {work.step.stage: number for number, work in enumerate(plans["all"].values())}
+    works = {name: work for plan in plans.values() for name, work in plan.items()}
+    table = [[name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
+              *cells([costs[name]]), disk([costs[name]])]
+             for name, work in sorted(works.items(), key=lambda item: order[item[1].step.stage])]  # by stages
+    for title, plan in plans.items():
+        found = [costs[name] for name in plan]
+        table.append([title, "", "", "", *cells(found), disk(found)])
+    print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense peak of one GPU, or "
           f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "
           "longer; scoring and saving counted in; 32 million instances in an epoch of Wikipedia, augmented files as "
           "large as they can be, every sequence as long as it can be. Disk: what stays and what a step takes while it "
           "runs.\n")
-    print_table(["step", "examples", "steps", "wordpieces", *(f"hours, {gpu.name}" for gpu in gpus), "GPU GB",
-                 "disk GB"], table)
+    print_table(["step", "examples", "steps", "wordpieces",
+                 *(head for precision in ("fp32", "bf16")
+                   for head in (*(f"{precision}: {gpu.name}" for gpu in (RTX_4090, H100)), "GPU GB")), "disk GB"],
+                table)
 
 
 def words_in(folder: Path) -> list[str]:
@@ -299,12 +309,12 @@ def together(folder: Path, args: argparse.Namespace) -> None:
         for name in runs])
 
 
-def attention_step(name: str, precision: str, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
+def attention_step(name: str, batch: int, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
     """Seconds of a step of bare models in this process, and the most bytes that it takes beside the models."""
     if busy:
         torch.set_num_threads(1)
     clock = time.process_time if busy else time.perf_counter
-    step = bare_step(precision, min(8, WORDPIECES // length), length, name, query_key)
+    step = bare_step("fp32", batch, length, name, query_key)
     before, took = tree_memory(os.getpid()), []
     with PeakMemory(interval=0.01) as memory:
         for _ in range(3):
@@ -318,12 +328,12 @@ def attention(folder: Path, args: argparse.Namespace) -> None:
     """Both attention losses: seconds and memory of a step of the bare models, each in a process of its own."""
     table = []
     for student, length in itertools.product(STUDENTS, ATTENTION_LENGTHS):
-        found = []
+        found, batch = [], min(8, WORDPIECES // length)
         for query_key in (False, True):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                found.append(alone.submit(attention_step, student, "fp32", length, query_key, args.busy).result())
+                found.append(alone.submit(attention_step, student, batch, length, query_key, args.busy).result())
         (slow, much), (fast, little) = found
-        table.append([f"{student}, {min(8, WORDPIECES // length)} x {length}", f"{slow * 1e3:,.0f}",
+        table.append([f"{student}, {batch} x {length}", f"{slow * 1e3:,.0f}",
                       f"{fast * 1e3:,.0f}", f"{fast / slow:.2f}", f"{much / 1e9:.2f}", f"{little / 1e9:.2f}"])
     print("fp32, a step of BERT-base and the student, forward and backward; memory beside that of the models\n")
     print_table(["student, sequences x wordpieces", "scores, ms", "gram, ms", "ratio", "scores, GB", "gram, GB"], table)

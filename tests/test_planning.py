@@ -284,8 +284,9 @@ def test_the_counter_counts_what_is_there(counter):
 def test_a_gpu_holds_and_is_given_what_is_estimated(counter, kind, students, precision, batch, length, loss):
     """Whole steps of the real sizes, on tensors without data."""
     names = students.split()
-    counted = counter.count("prediction" if kind == "prediction" else "distillation", names, precision, batch, length,
-                            query_key=loss == "gram")
+    with counter.counter_of("prediction" if kind == "prediction" else "distillation", names, precision,
+                            loss == "gram") as count:
+        counted = count(batch, length)
     wanted = work(kind, tuple(map(STUDENTS.get, names)), batch, length, precision=precision, attention_loss=loss)
     assert costs.training_memory(wanted, RTX_4090) == pytest.approx(counted.peak, rel=0.07)
     assert costs.launches(wanted, precision == "bf16") == pytest.approx(counted.launches.total(), rel=0.07)

@@ -162,10 +162,10 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     if keeps_head and not run.is_resumed:
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
-    model.train()
     def padded_length(lengths: np.ndarray) -> int | None:
         return few_lengths(lengths, args.max_seq_length) if args.compile else None  # each share to its longest
 
+    model.train()
     training = Training(args, processes, plan, [run], padded_length)
     with training:
         for shares in training:

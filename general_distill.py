@@ -285,11 +285,12 @@ def main(argv: list[str] | None = None) -> None:
     with training:
         for shares in training:
             for _, batch in shares:
+                from_teacher = None  # the memory of the last is free for it
                 from_teacher = taught(compiled_teacher, batch, [pairs[run] for run in training.active], args)
                 for run in training.turns():
-                    own = learned(run.trained, batch, pairs[run], args)
-                    run.backward(losses(own, from_teacher, pairs[run], batch[2]))
-            for run in training.turns():
+                    run.backward(losses(learned(run.trained, batch, pairs[run], args), from_teacher, pairs[run],
+                                        batch[2]))
+            for run in training.active:
                 run.update()
                 if run.is_due:
                     values = {**run.means(), "learning_rate": run.learning_rate}
@@ -301,6 +302,7 @@ def main(argv: list[str] | None = None) -> None:
                     run.keep(values)  # what --continue_train takes
     for run in pairs:
         run.finish(**run.kept)
+    for run in pairs:
         if processes.is_first:
             draw_or_warn(run.output_dir)
         print(f"student in {run.output_dir}: att_loss {run.kept['att_loss']:.4f}, rep_loss "

@@ -186,10 +186,12 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
         if args.pred_distill:
             stage = PredictionStage(own, task, teacher, teacher_order, train, processes)
         else:
-            stage = IntermediateStage(own, pairs[own.output_dir], losses)
+            stage = IntermediateStage(own, pairs[own.output_dir])
         rows = np.arange(1)  # any example tells which weights the losses reach
         batch = processes.send(train.batch(rows))
         freeze_unused(student, sum(stage.losses(student, batch, stage.taught(teacher, batch, rows, [stage]))))
+        if not args.pred_distill:  # from here on batches are whole: what is compiled is so for their sizes
+            stage.transformer_losses = losses
         schedule = "warmup_linear" if args.pred_distill else "none"
         run = student_run(own, processes, plan, student, stage.loss_names, schedule, teacher_folder, facts,
                           random=args.from_scratch)
@@ -206,10 +208,11 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     with training:
         for shares in training:
             for rows, batch in shares:
+                taught = None  # the memory of the last is free for it
                 taught = stage.taught(compiled_teacher, batch, rows, [stages[run] for run in training.active])
                 for run in training.turns():
                     run.backward(stages[run].losses(run.trained, batch, taught))
-            for run in training.turns():
+            for run in training.active:
                 run.update()
                 if run.is_due:
                     values = {**run.means(), "learning_rate": run.learning_rate}
@@ -224,6 +227,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                     run.keep(values, score)
     for run in stages:
         run.finish(task=task.name, kept=run.kept)
+    for run in stages:
         if processes.is_first:
             draw_or_warn(run.output_dir)
         print(format_metrics(f"student in {run.output_dir}", run.kept), flush=True)

@@ -123,8 +123,9 @@ def check_students(parser: Parser, args: argparse.Namespace) -> None:
     if len(students) != len(folders):
         parser.error(f"--student_model names {len(students)} and --output_dir {len(folders)} folders: each student "
                      "needs one to be written to")
-    if len({Path(folder).resolve() for folder in folders}) < len(folders):
-        parser.error("--output_dir names a folder twice: each student needs one of its own")
+    places = [Path(folder).resolve() for folder in folders]
+    if len(set(places)) < len(places) or any(place in other.parents for place in places for other in places):
+        parser.error("--output_dir names a folder twice, or one within another: each student needs one of its own")
 
 
 def each_student(args: argparse.Namespace) -> list[argparse.Namespace]:

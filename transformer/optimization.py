@@ -146,7 +146,7 @@ class BertAdam(torch.optim.Optimizer):
 
     def _scale(self, tensors: list[torch.Tensor], factors: torch.Tensor) -> None:
         """Multiply each of some tensors, in place, by its element of `factors`, in a few kernels for all together: by
-        tensors of other shapes than their own it would be one kernel for each."""
+        tensors of other shapes than their own it would be one kernel for each. Takes 8 bytes an element meanwhile."""
         sizes = tuple(tensor.numel() for tensor in tensors)
         if sizes not in self._sizes:  # the host waits for such a copy: once
             self._sizes[sizes] = torch.tensor(sizes, dtype=torch.int32, device=factors.device)

@@ -86,9 +86,15 @@ def open_outputs(students: Sequence[argparse.Namespace], processes: Processes,
     that all start from, beside their own. Of the others it is said that there is nothing to do."""
     unfinished = []
     for args in students:
-        finished = processes.any(processes.is_first and check_output(
-            args.output_dir, args.resume, args.overwrite_output_dir, *starts, *(own.student_model for own in students)))
-        if finished:
+        finished, error = False, None
+        if processes.is_first:
+            try:
+                finished = check_output(args.output_dir, args.resume, args.overwrite_output_dir, *starts,
+                                        *(own.student_model for own in students))
+            except (InputError, OSError) as refusal:
+                error = refusal
+        processes.end_together(error)
+        if processes.any(finished):
             print(f"{args.output_dir} is finished: nothing to resume", flush=True)
         else:
             unfinished.append(args)
@@ -224,7 +230,13 @@ class RunRecord:
         if self._writes:
             append_line(self.folder / name, text)
 
+    def note_best(self, score: float, kept: dict[str, Any]) -> None:
+        """Say in run.json what the model in the folder scores, and what was logged of it, until the run is finished."""
+        self.run["best"] = {"score": score, "kept": kept}
+        self._write()
+
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete."""
+        self.run.pop("best", None)
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from transformer.checkpoint import save_model
@@ -30,7 +29,7 @@ from transformer.stopwatch import STOPWATCH
 from transformer.training.batches import Plan, own_shares, seed_share
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes
-from transformer.training.record import RunRecord
+from transformer.training.record import RunRecord, read_run
 from transformer.training.signals import StopSignals
 from transformer.training.states import Allowance, States, files_sha256, result_settings
 
@@ -56,7 +55,7 @@ class Run:
         self.processes = processes
         self.plan = plan
         self.model = model
-        self.trained = compiled(processes.wrap(model), args, processes.device)
+        self.trained: nn.Module = processes.wrap(model)
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=args.precision == "fp16")
         self.losses = Losses(loss_names, processes)
@@ -79,6 +78,9 @@ class Run:
             # general distillation once kept what it logged last under another name
             self.kept = self._state["kept"] if "kept" in self._state else self._state["values"]
             self.remembered = {name: self._state[name] for name in self.remembered}
+            noted = (read_run(output_dir) or {}).get("best")  # with the model that is there, maybe later than the state
+            if noted and noted["score"] > self.best:
+                self.best, self.kept = noted["score"], noted["kept"]
 
     @property
     def is_resumed(self) -> bool:
@@ -90,6 +92,8 @@ class Run:
         log_sizes = self._state["logs"] if self._state else None
         self.record = RunRecord(self.output_dir, self.args, self.processes, log_sizes=log_sizes, resumed_from=self.step,
                                 steps=self.plan.total_steps, variant=self.args.variant, **facts)
+        if self.best > -math.inf:
+            self.record.note_best(self.best, self.kept)
 
     def backward(self, losses: Sequence[Tensor]) -> None:
         """The backward pass of the sum of some losses of a share, scalars, which are noted for the log."""
@@ -149,6 +153,7 @@ class Run:
         self._is_written = False
         if score is not None:
             self.write()
+            self.record.note_best(score, values)
 
     def write(self) -> None:
         """Write the model that is kept into the output folder, unless it is there."""
@@ -182,7 +187,7 @@ class Training:
                 for rows, batch in shares:          # one forward pass: numbers of examples, and their tensors
                     for run in training.turns():    # the runs that take this step
                         run.backward(losses)
-                for run in training.turns():
+                for run in training.active:
                     run.update()
                     if run.is_due:                  # to log, to score, to keep
                         ...
@@ -203,6 +208,8 @@ class Training:
         self.plan = plan
         self.runs = runs
         self.step = min(run.step for run in runs)
+        for run in runs:
+            run.trained = self._compiled(run.trained)
         self.active: list[Run] = []
         self.data: Sequences | None = None
         self._padded_length = padded_length
@@ -213,7 +220,7 @@ class Training:
         self._progress = self._around.enter_context(tqdm(
             total=self.plan.total_steps, initial=self.step, unit="step", mininterval=1,
             desc=self.runs[0].name if len(self.runs) == 1 else None, disable=not self.processes.is_first))
-        self._stop = self._around.enter_context(StopSignals())
+        self._stop = self._around.enter_context(StopSignals(self.step))
         self._ahead = None
         if self.processes.device.type == "cuda":  # the host is idle there; on the CPU it would only take a core away
             self._ahead = self._around.enter_context(ThreadPoolExecutor(1))
@@ -259,6 +266,15 @@ class Training:
             seed_share(self.args.seed, self.step, self._share)
             yield run
 
+    def _compiled(self, trained: nn.Module) -> nn.Module:
+        """A model as it is called in training. Compiled, its step is captured on a GPU, too, and replayed by one launch
+        for hundreds of kernels, where it is one pass of one model: gradients lie in the memory of the capture, where
+        those of another pass or model would come upon them. Each length would be captured anew."""
+        captured = (self.processes.device.type == "cuda" and self.processes.world == 1 and len(self.runs) == 1
+                    and self.args.gradient_accumulation_steps == 1
+                    and not getattr(self.args, "dynamic_padding", False))
+        return compiled(trained, self.args, "reduce-overhead" if captured else None)
+
     def _made(self, indices: np.ndarray) -> list[tuple[int, np.ndarray, Tensor]]:
         """This process's shares of a batch: the number of each, its examples, and its packed tensors."""
         length = self._padded_length(self.data.lengths_of(indices))
@@ -290,6 +306,13 @@ class Training:
                     stack.enter_context(self.processes.synchronised(run.trained, number == len(shares)))
                 yield rows, unpack(*self.processes.send([packed]))
 
+    def _short_name(self, run: Run) -> str:
+        """What tells a run from the others beside the progress bar."""
+        short = [Path(other.name).name for other in self.runs]
+        if len(short) == 1:
+            return ""
+        return f"{Path(run.name).name if len(set(short)) == len(short) else run.name} "
+
     def _end_step(self) -> None:
         """Save states where it is time for it; end the runs after a signal."""
         self.step += 1
@@ -300,10 +323,10 @@ class Training:
             self._is_warm = True
         is_due, is_last = any(run.is_due for run in self.active), self.step == self.plan.total_steps
         if is_due:
-            self._progress.set_postfix({f"{run.name} {name}" if len(self.runs) > 1 else name: value
+            self._progress.set_postfix({f"{self._short_name(run)}{name}": value
                                         for run in self.runs for name, value in run.shown.items()})
         ends = self.plan.opens_epochs and self.step in self.plan.epoch_ends
-        stopping = self._stop.agreed(self.processes, self.step, at_once=ends)
+        stopping = self._stop.agreed(self.processes, self.step, at_once=ends or is_last)
         asked = self.args.save_steps and self.step % self.args.save_steps == 0
         cheap = is_due and not is_last and self.processes.any(self.processes.is_first and self._allowance.is_left)
         with self._allowance.spending():
@@ -317,16 +340,9 @@ class Training:
             self._stop.end(self.step, self.processes)
 
 
-def compiled(model: nn.Module, args: argparse.Namespace, device: torch.device | None = None) -> nn.Module:
-    """A model as it is called in training: compiled with --compile.
-
-    device: that of a model that is trained. On a GPU its step is captured, too, and replayed with one launch for
-    hundreds of kernels, unless its gradients are summed up over several passes, or over processes in their midst."""
-    if not args.compile:
-        return model
-    captured = device is not None and device.type == "cuda" and args.gradient_accumulation_steps == 1 and \
-        not isinstance(model, DistributedDataParallel)
-    return torch.compile(model, mode="reduce-overhead" if captured else None)
+def compiled(model: nn.Module, args: argparse.Namespace, mode: str | None = None) -> nn.Module:
+    """A model as it is called in training: compiled with --compile. mode: torch.compile's."""
+    return torch.compile(model, mode=mode) if args.compile else model
 
 
 def student_run(args: argparse.Namespace, processes: Processes, plan: Plan, student: BertPreTrainedModel,
@@ -338,7 +354,7 @@ def student_run(args: argparse.Namespace, processes: Processes, plan: Plan, stud
                          warmup=args.warmup_proportion, t_total=plan.total_steps, schedule=schedule)
     facts = {**facts, "student_files": files_sha256(find_model(args.student_model), weights=not random)}
     return Run(args, processes, plan, student, optimizer, loss_names, Path(args.output_dir), teacher_folder,
-               due_every=args.eval_step, facts=facts, name=Path(args.output_dir).name)
+               due_every=args.eval_step, facts=facts, name=str(args.output_dir))
 
 
 def parameter_counts(student: nn.Module) -> dict[str, int]:

@@ -173,12 +173,12 @@ def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: li
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
     name, so that the first stays what it is. part: of the time that the record tells. to_beat: a score; where the first
-    set's is not above it, the others are left out. Raises InputError as require_finite_logits() does.
+    set's is below it, the others are left out. Raises InputError as require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
-        if values and to_beat is not None and not values[task.metric] > to_beat:
+        if values and to_beat is not None and not values[task.metric] >= to_beat:
             break
         with STOPWATCH.part(part):
             logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]

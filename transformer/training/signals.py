@@ -21,10 +21,11 @@ class StopSignals:
     """Inside a with statement, the first SIGTERM or SIGINT only sets `received`, so that the run can end after a step
     with a saved state; the second ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 0) -> None:
+        """step: how many are done."""
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Callable | int | None] = {}
-        self._ask_at = self._asked_at = 0  # steps
+        self._ask_at = self._asked_at = step
         self._asked_when = time.monotonic()
 
     def __enter__(self) -> StopSignals:

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from transformer.data.features import Sequences
-from transformer.distillation import Outputs, Pairs, needed
+from transformer.distillation import Outputs, Pairs, needed, transformer_losses
 from transformer.tasks.task import Task
 from transformer.training.batches import few_lengths
 from transformer.training.processes import Processes, mixed
 from transformer.training.scoring import cached_logits
 
 
-@dataclass(frozen=True)
+@dataclass
 class IntermediateStage:
-    """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: as
-    losses_on() gives it."""
+    """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: or
+    as losses_on() gives it."""
     args: argparse.Namespace
     pairs: tuple[Pairs, Pairs]
-    transformer_losses: Callable[..., tuple[Tensor, Tensor]]
+    transformer_losses: Callable[..., tuple[Tensor, Tensor]] = transformer_losses
     loss_names = ("att_loss", "rep_loss")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:

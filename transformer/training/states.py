@@ -49,7 +49,8 @@ def files_sha256(folder: str | Path, weights: bool = True) -> str:
 
 
 class Allowance:
-    """The share of its time that a process may spend on saving at logs: SHARE_OF_TIME of that since this was made."""
+    """The share of its time that a training may spend on states, and the models that are written with them, at logs:
+    SHARE_OF_TIME of that since this was made."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -94,7 +95,7 @@ class States:
         """
         if not resume:
             return None
-        step, state, error = 0, None, None  # in the sum of all processes the first one's step is left
+        step, state, error = _NONE, None, None
         if self.processes.is_first:
             try:
                 step, state = self._newest()
@@ -103,7 +104,7 @@ class States:
             except OSError as failure:
                 error = InputError(f"--resume: {self.folder} cannot be read ({_cause(failure)})")
         self.processes.end_together(error)
-        step = int(self.processes.total(torch.tensor(step)))
+        step = self.processes.from_first(step)
         if step == _NONE:
             return None
         path = _path(self.folder, step)
@@ -172,8 +173,8 @@ class States:
 
     def _compare(self, settings: dict[str, Any]) -> None:
         settings = result_settings(settings)  # those of an earlier version of the kit may hold more
-        for name in {**self.settings, **settings}:
-            before, now = settings.get(name), self.settings.get(name)
+        for name, now in self.settings.items():
+            before = settings.get(name, now)  # an earlier version knew fewer
             if before != now:
                 raise InputError(f"--resume: {name} was {before} and is {now} now, which changes the result: give "
                                  f"it as before, or start anew in another --output_dir")

@@ -180,7 +180,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                 epoch = run.step // plan.steps[0]
                 values = {"epoch": epoch, **run.means()}
                 values |= evaluate(model, task, dev, own_order, args.eval_batch_size, processes,
-                                   to_beat=run.to_beat)[0]
+                                   to_beat=run.to_beat, precision=args.precision)[0]
                 run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), shown=[task.metric],
                         task=task.name)
                 run.keep(values, values[task.metric])

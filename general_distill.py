@@ -245,8 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     set_deterministic(args.deterministic, processes)
     args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     seed_everything(args.seed)
-    accumulation = args.gradient_accumulation_steps
-    micro_batch = micro_batch_size(args.train_batch_size, accumulation, processes.world)
+    micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     teacher_folder = find_model(args.teacher_model)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)  # only names become ids: the text is split already
     args.do_lower_case = tokenizer.do_lower_case
@@ -269,8 +268,7 @@ def main(argv: list[str] | None = None) -> None:
                           facts, random=not args.continue_train)
         pairs[run] = compares
     training = Training(args, processes, plan, list(pairs), lambda lengths: args.max_seq_length)
-    first_epoch, _ = plan.locate(training.step)
-    processes.in_turn(lambda: check_epochs(epochs, first_epoch, tokenizer))
+    processes.in_turn(lambda: check_epochs(epochs, plan.locate(training.step)[0], tokenizer))
     for run in pairs:
         run.begin(student=student_label(vars(run.args), None, run.model.config.num_hidden_layers),
                   **parameter_counts(run.model),
@@ -279,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
             for earlier in numbered(run.output_dir, *CHECKPOINT):
                 earlier.unlink()
     print(f"{plan.total_steps} steps of {args.train_batch_size} sequences = {processes.world} processes x "
-          f"{accumulation} x {micro_batch}, on {processes.device}", flush=True)
+          f"{args.gradient_accumulation_steps} x {micro_batch}, on {processes.device}", flush=True)
 
     compiled_teacher, losses = compiled(teacher, args), losses_on(processes.device, args.compile)
     with training:

@@ -219,7 +219,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                     score = None  # the intermediate stage has none to choose by: its last state is its result
                     if args.pred_distill:
                         values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes,
-                                           to_beat=run.to_beat)[0]
+                                           to_beat=run.to_beat, precision=args.precision)[0]
                         score = values[task.metric]
                     else:
                         warn_of_low_scores(taught[0], batch[2], "teacher")

@@ -204,5 +204,5 @@ def test_not_finite_weights_of_one_are_told_by_its_folder(name, tiny, script):
     status, _, err = script(name, *arguments(tiny, name, ("two", "four"), [tiny / "a", tiny / "b"],
                                              continue_train=name == G))
     assert status == 2 and "Traceback" not in err
-    assert f"{name}.py: error: b: loss, gradients or weights are not finite at step 1, " in err, err
+    assert f"{name}.py: error: {tiny / 'b'}: loss, gradients or weights are not finite at step 1, " in err, err
     assert "pytorch_model.bin" not in names(tiny / "b")

@@ -42,7 +42,7 @@ from transformer.tasks.task import Submission, Task
 from transformer.tokenization import BertTokenizer
 from transformer.training.batches import Plan, batches_by_length
 from transformer.training.models import load_classifier
-from transformer.training.processes import Processes
+from transformer.training.processes import Processes, mixed
 from transformer.training.record import (
     EVAL_NAME,
     PREDICTIONS_NAME,
@@ -166,21 +166,22 @@ def require_finite_logits(task: Task, logits: np.ndarray) -> None:
 
 
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
-             processes: Processes, part: str = "evaluate",
-             to_beat: float | None = None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+             processes: Processes, part: str = "evaluate", to_beat: float | None = None,
+             precision: str = "fp32") -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
     order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
     name, so that the first stays what it is. part: of the time that the record tells. to_beat: a score; where the first
-    set's is below it, the others are left out. Raises InputError as require_finite_logits() does.
+    set's is below it, the others are left out. precision: of the matrix products, as in mixed(). Raises InputError as
+    require_finite_logits() does.
     """
     values: dict[str, float] = {}
     logits = {}
     for name, sequences in sets.items():
         if values and to_beat is not None and not values[task.metric] >= to_beat:
             break
-        with STOPWATCH.part(part):
+        with STOPWATCH.part(part), mixed(precision, processes.device):
             logits[name] = predict(model, task.head, sequences, batch_size, processes)[..., order]
         require_finite_logits(task, logits[name])
         suffix = f"_{name.removeprefix('dev_')}" if values else ""

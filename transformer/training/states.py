@@ -29,6 +29,9 @@ _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", 
                   "no_cuda", "local_rank", "reduce_memory", "cache_dir", "skip_teacher_check", "variant",
                   "deterministic", "fp16"}  # precision says what fp16 says
 
+# Settings that came later, and what they say of a run that was stopped before they were there.
+_AS_BEFORE = {"attention_loss": ("scores", "auto")}
+
 
 def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, str]:
     """What the result of a run follows from: its settings, less those that cannot change it, and `facts`.
@@ -173,8 +176,10 @@ class States:
 
     def _compare(self, settings: dict[str, Any]) -> None:
         settings = result_settings(settings)  # those of an earlier version of the kit may hold more
-        for name, now in self.settings.items():
-            before = settings.get(name, now)  # an earlier version knew fewer
+        for name in {**self.settings, **settings}:
+            before, now = settings.get(name), self.settings.get(name)
+            if before is None and now in _AS_BEFORE.get(name, ()):
+                continue
             if before != now:
                 raise InputError(f"--resume: {name} was {before} and is {now} now, which changes the result: give "
                                  f"it as before, or start anew in another --output_dir")

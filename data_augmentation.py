@@ -95,7 +95,7 @@ def is_augmented(output: Path, unfinished: Path, made_from: dict[str, Any]) -> b
 def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
     """Augment one task: its train.tsv to train_aug.tsv."""
-    from transformer.augmentation.candidates import Candidates, MaskedLM, MaskedWords, Splitter, open_table
+    from transformer.augmentation.candidates import LOGITS_ROWS, Candidates, MaskedLM, MaskedWords, Splitter, open_table
     from transformer.checkpoint import model_sha256
     from transformer.training.batches import batches_by_length
     path = task_folder(args.glue_dir, task) / "train.tsv"
@@ -107,7 +107,7 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     splitter = Splitter(tokenizer, min(tokenizer.max_len, model.config.max_position_embeddings))
     words = MaskedWords(splitter)
     parts, numbers = survey(task, path, width, words)
-    batches = batches_by_length(words.lengths(), args.batch_tokens)
+    batches = batches_by_length(words.lengths(), args.batch_tokens, LOGITS_ROWS)
     facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
              "preset": args.preset, "precision": args.precision, "batch_tokens": args.batch_tokens}
     glove_status = Path(args.glove_embs).stat()

@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     args.do_lower_case = tokenizer.do_lower_case
     epochs = Epochs(epoch_files(find_folder(args.pregenerated_data), math.ceil(args.num_train_epochs)), tokenizer,
                     args.max_seq_length, fallback=Path(args.output_dir[0]), in_memory=not args.reduce_memory)
-    plan = Plan.of(args, epochs, epochs.counts, [epoch_json for epoch_json, _ in epochs.files], opens_epochs=True)
+    plan = Plan.of(args, epochs, epochs.counts, [instances for instances, _ in epochs.files], opens_epochs=True)
     if args.warmup_proportion is None:
         args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
     teacher = load_teacher(teacher_folder, args, processes)

@@ -21,9 +21,8 @@ from typing import Any
 from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, proportion, run_script
-from transformer.data.arrays import read_manifest
 from transformer.data.corpus import STORE_NAME, Corpus, corpus_sha256, open_corpus
-from transformer.data.epochs import EPOCH_ARRAYS, append_instances, finish_instances
+from transformer.data.epochs import EPOCH_ARRAYS, append_instances, finish_instances, read_instances_manifest
 from transformer.data.estimate import print_estimate
 from transformer.data.instances import (
     INSTANCES_VERSION,
@@ -35,7 +34,7 @@ from transformer.data.instances import (
 )
 from transformer.data.parallel import in_order
 from transformer.data.parts import GrowingFiles
-from transformer.files import InputError, find_input, find_model, locked, read_json, require_no_file, write_json
+from transformer.files import InputError, delete, find_input, find_model, locked, read_json, require_no_file, write_json
 from transformer.kinds import kind_of
 from transformer.tokenization import BertTokenizer, resolve_casing
 
@@ -134,21 +133,30 @@ def warn_of_long_lines(corpus: Corpus, args: argparse.Namespace) -> None:
 
 
 def finished_epochs(output_dir: Path, facts: dict[str, Any]) -> dict[int, str]:
-    """Numbers of the epochs that are complete, and names of what holds them; InputError where one was made from other
-    facts than these."""
+    """Numbers of the epochs that are complete, and names of what holds them.
+
+    InputError where one was made from other facts than these, or tells none. One whose epoch_K.instances is damaged is
+    not complete, even if its JSON is: general_distill.py takes the former.
+    """
     epochs = {}
     for instances in (*output_dir.glob("epoch_*.json"), *output_dir.glob("epoch_*.instances")):
         number = instances.stem.removeprefix("epoch_")
         if number.isdecimal():
             metrics_json = output_dir / f"epoch_{number}_metrics.json"
-            metrics = read_json(metrics_json) if metrics_json.is_file() else {}
+            if not metrics_json.is_file():
+                raise InputError(f"{output_dir} already holds {instances.name}, but no {metrics_json.name}, which "
+                                 "tells what it was made from: copy that, too, name another --output_dir, or add "
+                                 "--overwrite_output_dir")
+            metrics = read_json(metrics_json)
             for name, value in facts.items():
                 if metrics.get(name) != value:
                     what = {"corpus_sha256": "training corpus", "vocab_sha256": "vocabulary"}.get(name, name)
                     raise InputError(f"{output_dir} already holds {instances.name}, made with another {what}: "
                                      "name another --output_dir, or add --overwrite_output_dir")
-            if instances.suffix == ".json" or read_manifest(instances, EPOCH_ARRAYS):
+            if instances.suffix == ".json" or read_instances_manifest(instances):
                 epochs[int(number)] = instances.name
+            else:
+                epochs.pop(int(number), None)
     return epochs
 
 
@@ -166,14 +174,18 @@ def write_epochs(args: argparse.Namespace, corpus: Corpus, epochs: list[int], fa
         ranges.append(documents)
         if args.reduce_memory:
             corpus.release()
-    for other in {JSON_NAME, *EPOCH_ARRAYS}.difference(names):  # of a run that was stopped, with --arrays or without
-        for path in args.output_dir.glob(f"epoch_*.unfinished/{other}"):
-            path.unlink()
     warned = False
     with contextlib.ExitStack() as stack:
-        growing = {epoch: stack.enter_context(GrowingFiles(args.output_dir / f"epoch_{epoch}.unfinished", names,
-                                                           facts_of_parts))
-                   for epoch in epochs}
+        growing = {}
+        for epoch in epochs:
+            folder = args.output_dir / f"epoch_{epoch}.unfinished"
+            files = growing[epoch] = stack.enter_context(GrowingFiles(folder, names, facts_of_parts))
+            others = [path for name in {JSON_NAME, *EPOCH_ARRAYS}.difference(names) if (path := folder / name).exists()]
+            if files.dropped:
+                how = ("as JSON" if args.arrays else "with --arrays") if others else "with other settings"
+                print(f"epoch {epoch}: {files.dropped} parts that were made {how} are deleted", flush=True)
+            for path in others:
+                path.unlink()
         epoch_parts = [(epoch, documents) for epoch in epochs for documents in ranges[len(growing[epoch].records):]]
         results = stack.enter_context(contextlib.closing(
             in_order(partial(generate, args.arrays), epoch_parts, args.num_workers, start_generating, worker_facts)))
@@ -214,6 +226,7 @@ def finish_epoch(args: argparse.Namespace, epoch: int, files: GrowingFiles, fact
     if args.arrays:
         finish_instances(files, instances, facts["vocab_sha256"])
     else:
+        delete(instances.with_suffix(".instances"))  # one that is not whole, which would be taken before the JSON
         os.replace(files.folder / JSON_NAME, instances)
     print(f"{instances}: {count:,} instances{share}", flush=True)
     return unused
@@ -250,10 +263,10 @@ def main(argv: list[str] | None = None) -> None:
             show_instances(InstanceSampler(corpus, tokenizer, settings), 2)
             facts["corpus_sha256"] = manifest["corpus_sha256"]
             if args.overwrite_output_dir:  # all of them first: epochs of two runs must not mix
-                for path in [*args.output_dir.glob("epoch_*.json"), *args.output_dir.glob("epoch_*.unfinished/*")]:
-                    path.unlink()
-                for folder in [*args.output_dir.glob("epoch_*.instances"), *args.output_dir.glob("epoch_*.arrays")]:
-                    shutil.rmtree(folder)
+                # The metrics last, which are JSON: where a folder cannot be deleted, they still tell what it holds.
+                for kind in ("instances", "arrays", "unfinished/*", "json"):
+                    for path in list(args.output_dir.glob(f"epoch_*.{kind}")):
+                        delete(path)
             finished = finished_epochs(args.output_dir, facts)
             for name in sorted(finished.values()):
                 if name.endswith(".json") == args.arrays:

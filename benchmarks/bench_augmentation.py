@@ -21,7 +21,7 @@ from bench_tokenizer import VOCAB
 from english import documents
 from measure import ROOT, machine, print_table, run, seconds
 
-from transformer.augmentation.candidates import MaskedLM, MaskedWords, Splitter, batch_tokens_for
+from transformer.augmentation.candidates import LOGITS_ROWS, MaskedLM, MaskedWords, Splitter, batch_tokens_for
 from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
@@ -71,7 +71,7 @@ def sentences(length: int, tokenizer: BertTokenizer, tokens: int) -> MaskedWords
 
 def masked_lm_row(name: str, model: BertForMaskedLM, words: MaskedWords, tokenizer: BertTokenizer, turns: int) -> list:
     """A row of the table: one model on sentences of one length."""
-    order, bounds = batches_by_length(words.lengths(), batch_tokens_for(torch.device("cpu")))
+    order, bounds = batches_by_length(words.lengths(), batch_tokens_for(torch.device("cpu")), LOGITS_ROWS)
     batches = [order[start:stop] for start, stop in bounds]
     chosen = np.random.default_rng(0).choice(len(words), max(16, len(words) // 16), replace=False)
     lms = {precision: MaskedLM(copy.deepcopy(model), tokenizer, COUNT, precision) for precision in ("fp32", "bf16")}

@@ -19,6 +19,7 @@ import data_augmentation
 from transformer.augmentation import glove as glove_module
 from transformer.augmentation import rows as rows_module
 from transformer.augmentation.candidates import (
+    LOGITS_ROWS,
     STOP_WORDS,
     Candidates,
     MaskedLM,
@@ -119,7 +120,7 @@ def found(bert: Path, folder: Path, sentences: list[str], count: int, batch_toke
     words = MaskedWords(splitter)
     numbers = [words.add(sentence) for sentence in sentences]
     words.finish()
-    batches = batches_by_length(words.lengths(), batch_tokens)
+    batches = batches_by_length(words.lengths(), batch_tokens, LOGITS_ROWS)
     table = open_table(folder, masked_lm.count, "H", len(batches[1]), {}, False, ONE)
     rows = masked_lm.fill(words, batches, table, ONE, "")
     return Candidates(splitter, words.first, rows, table.map(), neighbours or {}), numbers, masked_lm
@@ -162,12 +163,14 @@ def test_candidates_of_the_code_preset_are_what_is_left_of_the_best(bert, tmp_pa
 
 def test_batches_hold_every_word_once_within_their_tokens():
     lengths = np.random.default_rng(0).integers(5, 60, 1000)
-    order, bounds = batches_by_length(lengths, 300)
+    order, bounds = batches_by_length(lengths, 300, 25)
     assert sorted(order) == list(range(1000)) and bounds[0][0] == 0 and bounds[-1][1] == 1000
     assert [stop for _, stop in bounds[:-1]] == [start for start, _ in bounds[1:]]
     assert all((stop - start) * lengths[order[start:stop]].max() <= 300 for start, stop in bounds)
-    assert batches_by_length(np.array([50, 40]), 1)[1] == [(0, 1), (1, 2)]  # at least one row
-    assert batches_by_length(np.array([], np.int64), 1)[1] == []
+    assert max(stop - start for start, stop in bounds) == 25 < max(
+        stop - start for start, stop in batches_by_length(lengths, 300, 1000)[1])
+    assert batches_by_length(np.array([50, 40]), 1, 40)[1] == [(0, 1), (1, 2)]  # at least one row
+    assert batches_by_length(np.array([], np.int64), 1, 40)[1] == []
 
 
 def test_sources_of_candidates(bert, tmp_path):
@@ -553,7 +556,7 @@ def test_processes_share_blocks_by_their_number(bert, tmp_path):
     for sentence in SENTENCES:
         words.add(sentence)
     words.finish()
-    batches = batches_by_length(words.lengths(), 60)
+    batches = batches_by_length(words.lengths(), 60, LOGITS_ROWS)
     table = open_table(tmp_path / "two", 6, "H", len(batches[1]), {}, False, ONE)
 
     class Process(Processes):  # one of two, that waits for nobody

@@ -32,6 +32,7 @@ import pregenerate_training_data
 from transformer.data import corpus as corpus_module
 from transformer.data import parts
 from transformer.data.corpus import Corpus, corpus_sha256, open_corpus, tokenize_part
+from transformer.data.epochs import Epochs, epoch_files
 from transformer.data.instances import InstanceSampler, InstanceSettings, truncate
 from transformer.files import InputError
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
@@ -837,8 +838,12 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_form_or_starts_in_the_other(
     with monkeypatch.context() as patch:
         patch.setattr(pregenerate_training_data, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert script("pregenerate_training_data", *arguments, *first)[0] == 130
+    parts_made = len((output / "epoch_0.unfinished" / "progress.jsonl").read_text().splitlines()) - 1
     status, out, err = script("pregenerate_training_data", *arguments, *then)
     assert status == 0 and ("parts are there already" in out) == (first == then), err
+    how = "with --arrays" if first else "as JSON"
+    assert (f"epoch 0: {parts_made} parts that were made {how} are deleted" in out) == (first != then)
+    assert out.count("are deleted") == (first != then)  # of the second epoch there is none
     for folder in (".", *(f"epoch_{epoch}.instances" for epoch in range(2) if then)):
         assert contents(output / folder) == contents(tmp_path / "whole" / folder) != {}
     assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
@@ -875,6 +880,110 @@ def test_arrays_that_are_not_whole_are_made_again(name, small, script):
     status, out, err = script("pregenerate_training_data", *arguments)
     assert status == 0 and out.count("which hold") == 1, err
     assert contents(output / "epoch_1.instances") == whole
+
+
+def stopped_in_epoch(number: int, monkeypatch, script, arguments) -> None:
+    """A run that gets SIGINT when all parts of an epoch are made."""
+    finish = pregenerate_training_data.finish_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(pregenerate_training_data, "finish_epoch", lambda args, epoch, *others:
+                      os.kill(os.getpid(), signal.SIGINT) if epoch == number else finish(args, epoch, *others))
+        assert script("pregenerate_training_data", *arguments)[0] == 130
+
+
+def test_parts_that_are_not_gone_on_with(small, script, monkeypatch):
+    """Those of other settings are deleted, which is said; those of epochs that are not asked for stay."""
+    arguments, output = small
+    monkeypatch.setattr(pregenerate_training_data, "PART_WORDPIECES", 1000)
+    stopped_in_epoch(0, monkeypatch, script, arguments)
+    stopped_in_epoch(1, monkeypatch, script, [*arguments, "--seed", "7"])
+    left = contents(output / "epoch_1.unfinished")
+    assert left["instances"]
+    status, out, err = script("pregenerate_training_data", *arguments, "--seed", "7", "--epochs_to_generate", "1",
+                              "--arrays")
+    assert status == 0 and "are deleted" not in out and contents(output / "epoch_1.unfinished") == left, err
+    (output / "epoch_0.json").unlink()
+    status, out, err = script("pregenerate_training_data", *arguments, "--seed", "8")
+    parts_left = len(left["progress.jsonl"].splitlines()) - 1
+    assert status == 0 and re.findall(r"epoch \d: \d+ parts .*", out) == [
+        f"epoch 1: {parts_left} parts that were made with other settings are deleted"], err
+
+
+@pytest.mark.parametrize("flags", [[], ["--arrays"]])
+@pytest.mark.parametrize("damage", ["cut short", "a file", "a link to nothing", "longest", "examples"])
+def test_damaged_arrays_beside_whole_json(damage, flags, small, script):
+    """general_distill.py refuses them by name; started again in either form, the script makes the epoch anew."""
+    arguments, output = small
+    arguments += ["--epochs_to_generate", "1"]
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    epoch_json, instances = output / "epoch_0.json", output / "epoch_0.instances"
+    wanted, tokenizer = epoch_json.read_bytes(), BertTokenizer(output.parent / "vocab.txt", do_lower_case=True)
+    epoch_json.rename(output / "kept")
+    assert script("pregenerate_training_data", *arguments, "--arrays")[0] == 0
+    (output / "kept").rename(epoch_json)
+    whole = contents(instances)
+    if damage == "cut short":
+        os.truncate(instances / "tokens", 100)
+    elif damage in ("longest", "examples"):
+        manifest = json.loads(whole["manifest.json"])
+        del manifest[damage]
+        (instances / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        shutil.rmtree(instances)
+        instances.write_text("not a folder") if damage == "a file" else instances.symlink_to("nothing")
+    epochs = Epochs(epoch_files(output, 1), tokenizer, 40)
+    for look in (lambda: epochs[0], lambda: epochs.data_bytes):
+        with pytest.raises(InputError, match=f"{instances} is not whole: copy it again, or start pregenerate_training"):
+            look()
+    status, out, err = script("pregenerate_training_data", *arguments, *flags)
+    assert status == 0 and out.count("which hold") == 1, err
+    assert epoch_json.read_bytes() == wanted
+    assert (contents(instances) == whole) if flags else not os.path.lexists(instances)
+    assert len(Epochs(epoch_files(output, 1), tokenizer, 40)[0]) == len(wanted.splitlines())
+    assert "all 1 epochs are there already" in script("pregenerate_training_data", *arguments, *flags)[1]
+
+
+def test_overwriting_links_and_folders_that_cannot_be_deleted(small, script, refused, tmp_path, monkeypatch):
+    """What a link leads to stays. Where a folder cannot be deleted, the metrics still tell what it holds."""
+    arguments, output = small
+    arguments += ["--arrays", "--epochs_to_generate", "1"]
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    instances, elsewhere = output / "epoch_0.instances", tmp_path / "elsewhere"
+    whole = contents(instances)
+    instances.rename(elsewhere)
+    instances.symlink_to(elsewhere)
+    (output / "epoch_0.arrays").symlink_to(elsewhere)
+    assert "all 1 epochs are there already" in script("pregenerate_training_data", *arguments)[1]
+    assert script("pregenerate_training_data", *arguments, "--overwrite_output_dir")[0] == 0
+    assert contents(instances) == contents(elsewhere) == whole and not instances.is_symlink()
+    assert not (output / "epoch_0.arrays").is_symlink()
+
+    shutil.rmtree(instances)
+    instances.symlink_to(elsewhere)
+    os.truncate(elsewhere / "tokens", 100)  # and one that is not whole is replaced, not written to
+    assert script("pregenerate_training_data", *arguments)[0] == 0
+    assert contents(instances) == whole != contents(elsewhere) and not instances.is_symlink()
+
+    rmtree = shutil.rmtree
+
+    def refuse(path, *others, **options):
+        if path == instances:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        rmtree(path, *others, **options)
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    refused("pregenerate_training_data", *arguments, "--overwrite_output_dir",
+            words=("epoch_0.instances: Permission denied",))
+    assert (output / "epoch_0_metrics.json").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--arrays"]])
+def test_an_epoch_without_metrics_is_refused(flags, small, script, refused):
+    arguments, output = small
+    assert script("pregenerate_training_data", *arguments, *flags)[0] == 0
+    (output / "epoch_1_metrics.json").unlink()
+    refused("pregenerate_training_data", *arguments, *flags,
+            words=("already holds epoch_1.", "but no epoch_1_metrics.json", "--overwrite_output_dir"))
 
 
 def test_files_of_a_run(small, script, tmp_path):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +229,15 @@ def find_model(path: str | Path, or_file: bool = False) -> Path:
             raise InputError(f"model folder {error}: if that is a model of the hub, {how}") from None
         raise InputError(f"model folder {error}: run the step that makes it (get_bert_models.py gets published "
                          "models), or name another") from None
+
+
+def delete(path: str | Path) -> None:
+    """Delete a file, a folder with all that it holds, or a link, but not what that leads to; nothing is no error."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def require_no_file(folder: str | Path) -> None:

@@ -27,6 +27,8 @@ from transformer.training.processes import PRECISIONS, Processes, mixed
 
 STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
 
+LOGITS_ROWS = 1024  # of a batch, at most: the logits of 30,522 wordpieces take 125 MB for them
+
 _PLAIN_WORD = re.compile("[a-z]+")
 _REMEMBERED_WORDS = 1 << 17
 

@@ -26,7 +26,7 @@ from transformer.data.arrays import (
 )
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, GrowingFiles, Place, decode_lines, read_range
-from transformer.files import InputError, read_json
+from transformer.files import InputError, delete, read_json
 from transformer.stopwatch import STOPWATCH
 from transformer.tokenization import BertTokenizer
 
@@ -58,9 +58,10 @@ def epoch_files(folder: str | Path, epochs: int) -> list[tuple[Path, Path]]:
 def _instances_of(epoch: Path) -> Path | None:
     """epoch_K.instances, which is said where epoch_K.json is there as well, or that, or nothing."""
     folder, epoch_json = epoch.with_suffix(".instances"), epoch.with_suffix(".json")
-    if folder.is_dir() and epoch_json.is_file():
+    is_there = os.path.lexists(folder)  # a file in its place, or a link to nothing, is refused by its own name
+    if is_there and epoch_json.is_file():
         print(f"{epoch.parent} holds both {folder.name} and {epoch_json.name}: taking {folder.name}", flush=True)
-    return folder if folder.is_dir() else epoch_json if epoch_json.is_file() else None
+    return folder if is_there else epoch_json if epoch_json.is_file() else None
 
 
 def examples_in(metrics_json: str | Path, max_seq_length: int, lower_case: bool) -> int:
@@ -96,8 +97,15 @@ def append_instances(files: GrowingFiles, part: Sequences, counts: dict[str, int
 def finish_instances(files: GrowingFiles, folder: Path, vocab_sha256: str) -> None:
     """Make `folder`, an epoch_K.instances for open_epoch(), of the parts of a whole epoch."""
     finish_arrays(files, _facts(vocab_sha256), summary_of_examples(files))
-    shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
+    delete(folder)  # one that is not whole
     os.replace(files.folder, folder)
+
+
+def read_instances_manifest(folder: Path) -> dict[str, Any] | None:
+    """What is recorded of an epoch_K.instances; None where it is not whole."""
+    manifest = read_manifest(folder, EPOCH_ARRAYS)
+    told = manifest and all(isinstance(manifest.get(name), int) for name in ("examples", "longest"))
+    return manifest if told else None
 
 
 @STOPWATCH.part("encode")
@@ -121,9 +129,9 @@ def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: BertToken
     if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
         raise InputError(f"{epoch} was generated with another vocabulary than {tokenizer.vocab_file}: "
                          "generate it again with --bert_model set to this model, or use the model it was made with")
-    if not epoch.exists():
+    if not epoch.exists() and not _is_arrays(epoch):
         raise InputError(f"{epoch} does not exist: pregenerate_training_data.py makes it")
-    if epoch.is_dir():
+    if _is_arrays(epoch):
         arrays, manifest = _open_instances(epoch, tokenizer, in_memory)
     else:
         arrays, manifest = _convert_json(epoch, tokenizer, fallback, in_memory, num_workers, part_bytes)
@@ -135,7 +143,7 @@ def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: BertToken
     sequences = Sequences(**arrays)
     if manifest["longest"] > max_seq_length:
         number = int(np.argmax(sequences.lengths > max_seq_length))
-        raise InputError(f"{epoch}, {'instance' if epoch.is_dir() else 'line'} {number + 1}: "
+        raise InputError(f"{epoch}, {'instance' if _is_arrays(epoch) else 'line'} {number + 1}: "
                          f"{sequences.lengths[number]} wordpieces, more than --max_seq_length {max_seq_length}; the "
                          f"data was generated with --max_seq_len {metrics.get('max_seq_len', 'unknown')}: set "
                          "--max_seq_length to that")
@@ -150,9 +158,13 @@ def _types(tokenizer: BertTokenizer) -> dict[str, str]:
     return dict(zip(EPOCH_ARRAYS, (tokenizer.id_typecode, "q", "i"), strict=True))
 
 
+def _is_arrays(epoch: Path) -> bool:
+    return epoch.suffix == ".instances"
+
+
 def _manifest_of(folder: Path) -> dict[str, Any]:
-    """What is recorded of an epoch_K.instances; InputError where it is not whole."""
-    manifest = read_manifest(folder, EPOCH_ARRAYS)
+    """read_instances_manifest(); InputError where the epoch is not whole."""
+    manifest = read_instances_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder} is not whole: copy it again, or start pregenerate_training_data.py again, which "
                          "makes what is missing")
@@ -211,7 +223,7 @@ class Epochs:
     @property
     def data_bytes(self) -> list[int]:
         """Bytes of the instances of each epoch: tells runs on other data apart."""
-        return [sum(_manifest_of(epoch)["sizes"]) if epoch.is_dir() else epoch.stat().st_size
+        return [sum(_manifest_of(epoch)["sizes"]) if _is_arrays(epoch) else epoch.stat().st_size
                 for epoch, _ in self.files]
 
     def check(self, first: int = 0) -> Iterator[Sequences]:

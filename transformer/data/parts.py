@@ -89,7 +89,7 @@ class GrowingFiles:
     where the facts are others they start empty. Use it in a with statement: the folder belongs to one process at a
     time, and another one is refused (InputError), or waits for its turn where `wait` is true.
 
-    Attributes: folder; records, those of all parts, in order.
+    Attributes: folder; records, those of all parts, in order; dropped, how many parts were there of other facts.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any], wait: bool = False):
@@ -105,6 +105,7 @@ class GrowingFiles:
         self._facts = _json_line(facts)
         self._pending: list[bytes] = []
         self._saved_at = time.monotonic()
+        self.dropped = 0
         self.records = self._read_progress()
         self.keep(len(self.records))
 
@@ -126,6 +127,7 @@ class GrowingFiles:
         """Records of the parts that are whole; none where the facts are others."""
         self._progress.seek(0)
         if self._progress.readline() != self._facts:
+            self.dropped = sum(1 for _ in self._progress)
             self._progress.truncate(0)
             self._progress.write(self._facts)
             return []

@@ -13,8 +13,6 @@ from transformer.data.features import Sequences
 from transformer.files import InputError
 from transformer.training.processes import Processes
 
-_MOST_ROWS = 1024  # of a batch: a masked LM's logits of 30,522 wordpieces take 125 MB for them
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,7 +79,7 @@ def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int, start: 
 Batches = tuple[np.ndarray, list[tuple[int, int]]]  # an order of examples; (start, stop) in it of each batch
 
 
-def batches_by_length(lengths: np.ndarray, batch_tokens: int, most_rows: int = _MOST_ROWS) -> Batches:
+def batches_by_length(lengths: np.ndarray, batch_tokens: int, most_rows: int) -> Batches:
     """An order of examples of these lengths, longest first, and (start, stop) in it of each batch.
 
     A batch that is padded to its longest has at most batch_tokens wordpieces, and at most most_rows examples, but at

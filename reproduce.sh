@@ -193,11 +193,25 @@ for stage in intermediate prediction eval; do
     done
     chains+=("$(unique ${names[@]+"${names[@]}"})")
 done
-# the teachers first: their scores tell early whether all is well; augmentation not beside general distillation, which
-# leaves it no room in a GPU of 24 GB
-stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${general[*]}" "${augment[*]-}" "${chains[@]}")
+devices=()  # to share out
+if ((JOBS > 1)); then
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+    elif gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
+        read -ra devices <<<"${gpus//$'\n'/ }"
+    fi
+fi
+# beside general distillation, unless steps share a GPU: one of 24 GB has no room for both
+branches=("${general[*]} ${augment[*]-}")
+if ((${#devices[@]} && ${#devices[@]} < JOBS)); then branches=("${general[*]}" "${augment[*]-}"); fi
+# the teachers first: their scores tell early whether all is well
+stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${branches[@]}" "${chains[@]}")
 
-task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
+task_of() {
+    local task
+    for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done
+    return 0
+}
 
 fetch() {
     python -c 'import sys
@@ -566,14 +580,6 @@ if [[ -n $from ]]; then
                     if follows "${file#results/steps/}"; then do_again "${file%.*}"; fi
                 done ;;
     esac
-fi
-devices=()  # to share out
-if ((JOBS > 1)); then
-    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
-    elif gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
-        read -ra devices <<<"${gpus//$'\n'/ }"
-    fi
 fi
 pids=()  # of the steps that run side by side, each with its processes in a process group
 set -m

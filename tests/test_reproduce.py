@@ -254,8 +254,8 @@ def test_the_seconds_of_tries_together_and_apart_are_added_up(reproduce, tmp_pat
     assert seconds(".seconds") == {"4l": 0, "6l": 5} and not list(steps.glob("*.spent"))
 
 
-def test_augmentation_leaves_the_gpu_to_general_distillation(reproduce):
-    run, calls = reproduce("--tasks", "RTE", JOBS="4", BREAK="general_distill")
+def test_steps_that_share_a_gpu_leave_it_to_general_distillation(reproduce):
+    run, calls = reproduce("--tasks", "RTE", JOBS="4", CUDA_VISIBLE_DEVICES="0,1", BREAK="general_distill")
     assert run.returncode == 1 and "general_distill" in calls[-1]
 
 
@@ -473,7 +473,7 @@ def test_published_general_students(reproduce):
 
 
 @pytest.mark.parametrize("jobs,given,wanted", [
-    ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "1", "unset"}), ("2", "5", {"5"})])
+    ("1", None, {"unset"}), ("2", None, {"3", "unset"}), ("4", None, {"3", "2", "1", "unset"}), ("2", "5", {"5"})])
 def test_steps_side_by_side_share_out_the_cores(jobs, given, wanted, reproduce, tmp_path, monkeypatch):
     """Of 6 cores: as many to each as there are for the steps that run at once."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

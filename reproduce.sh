@@ -193,10 +193,25 @@ for stage in intermediate prediction eval; do
     done
     chains+=("$(unique ${names[@]+"${names[@]}"})")
 done
+devices=()  # to share out
+if ((JOBS > 1)); then
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
+    elif gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
+        read -ra devices <<<"${gpus//$'\n'/ }"
+    fi
+fi
+# beside general distillation, unless steps share a GPU: one of 24 GB has no room for both
+branches=("${general[*]} ${augment[*]-}")
+if ((${#devices[@]} && ${#devices[@]} < JOBS)); then branches=("${general[*]}" "${augment[*]-}"); fi
 # the teachers first: their scores tell early whether all is well
-stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${general[*]} ${augment[*]-}" "${chains[@]}")
+stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${branches[@]}" "${chains[@]}")
 
-task_of() { local task; for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done; return 0; }
+task_of() {
+    local task
+    for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done
+    return 0
+}
 
 fetch() {
     python -c 'import sys
@@ -218,8 +233,12 @@ one_by_one() {
 # The step that trains the student of a step together with the other one: general_4l+6l of general_4l.
 together() { echo "${1/_[46]l/_4l+6l}"; }
 
-# A step, and those that train its students one by one, or together.
-relatives() { local name; for name in $(one_by_one "$1"); do echo "$name" "$(together "$name")"; done; }
+# The names of a step, and of those that train its students one by one, or together.
+relatives() {
+    local name
+    # shellcheck disable=SC2046
+    unique $(for name in $(one_by_one "$1"); do echo "$name" "$(together "$name")"; done)
+}
 
 # Whether a step is finished: for each of its students, by itself or by a relative.
 is_finished() {
@@ -444,7 +463,7 @@ commands() {
 
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
-    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score= team wishes
+    local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score= name team wishes
     local log=$base.log mark=$base.seconds spent=$base.spent
     if is_finished "$1"; then echo "$1: finished before, skipped"; return; fi
     mkdir -p "${log%/*}"
@@ -454,7 +473,15 @@ step() {
         while [[ -e $base.$number.log ]]; do number=$((number + 1)); done
         mv "$log" "$base.$number.log"
     fi
-    if [[ -f $spent ]]; then before=$(<"$spent"); fi
+    for name in $(relatives "$1"); do
+        name=results/steps/$name.spent
+        if mv "$name" "$base.taken" 2>/dev/null; then  # by one of two relatives that start at once
+            before=$((before + $(<"$base.taken")))
+            echo 0 >"$name"  # still tells that it was tried
+        fi
+    done
+    rm -f "$base.taken"
+    echo "$before" >"$spent"
     echo "$1: $(what "$1") ..."
     trap 'echo $((before + SECONDS - begin)) >"$spent"; exit 143' INT TERM HUP
     if ! run_step "$1" >"$log" 2>&1; then
@@ -464,7 +491,9 @@ step() {
     fi
     rm -f "${wishes[@]}"
     echo $((before + SECONDS - begin)) >"$mark"
-    rm -f "$spent"
+    for name in $(relatives "$1"); do
+        if is_finished "$name"; then rm -f "results/steps/$name.spent"; fi
+    done
     case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
         teacher_* | prediction_* | eval_*)
             score=$(awk '/^(acc|mcc|corr) = /{score = ", " $1 " " $3} END {print score}' "$log") ;;
@@ -473,13 +502,22 @@ step() {
 }
 
 # Mark a step to be done anew, and its seconds with it. That it was tried stays known, also where its logs are deleted.
+# What a shared step tells of the student that is not done anew stays with that one.
 do_again() {
-    local name
+    local name file other spent
     mkdir -p "${1%/*}"
     for name in $(one_by_one "$1"); do touch "$name.again"; done
     for name in $(relatives "$1"); do
-        if [[ -e $name.seconds || -e $name.spent ]]; then echo 0 >"$1.spent"; fi
-        rm -f "$name.seconds"
+        for file in "$name.seconds" "$name.spent"; do
+            [[ -e $file ]] || continue
+            for other in $(one_by_one "$name"); do
+                [[ ! -e $other.again && ! -e $other.seconds ]] || continue
+                spent=$(cat "$other.spent" 2>/dev/null || echo 0)
+                echo $((spent + $(<"$file"))) >"$other.${file##*.}"
+            done
+            echo 0 >"$1.spent"
+            if [[ $file != "$1.spent" ]]; then rm "$file"; fi
+        done
     done
 }
 
@@ -542,14 +580,6 @@ if [[ -n $from ]]; then
                     if follows "${file#results/steps/}"; then do_again "${file%.*}"; fi
                 done ;;
     esac
-fi
-devices=()  # to share out
-if ((JOBS > 1)); then
-    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
-    elif gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
-        read -ra devices <<<"${gpus//$'\n'/ }"
-    fi
 fi
 pids=()  # of the steps that run side by side, each with its processes in a process group
 set -m

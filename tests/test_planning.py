@@ -1,6 +1,7 @@
 """reproduce.sh --plan: examples and steps by hand, operations and memory as torch counts them, what is missing."""
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -248,11 +250,16 @@ def work(kind: str, students: BertConfig | tuple[BertConfig, ...], batch: int, l
 
 
 @pytest.fixture(scope="module")
-def counter():
-    """benchmarks/bench_gpu.py."""
+def benchmark():
+    """A script in benchmarks/, by its name."""
     sys.path.append(str(ROOT / "benchmarks"))
-    yield importlib.import_module("bench_gpu")
+    yield importlib.import_module
     sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def counter(benchmark):
+    return benchmark("bench_gpu")
 
 
 def test_the_counter_counts_what_is_there(counter):
@@ -290,6 +297,21 @@ def test_a_gpu_holds_and_is_given_what_is_estimated(counter, kind, students, pre
     wanted = work(kind, tuple(map(STUDENTS.get, names)), batch, length, precision=precision, attention_loss=loss)
     assert costs.training_memory(wanted, RTX_4090) == pytest.approx(counted.peak, rel=0.07)
     assert costs.launches(wanted, precision == "bf16") == pytest.approx(counted.launches.total(), rel=0.07)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", ["4l", "6l"])
+def test_a_gpu_is_given_what_is_estimated_to_score_a_batch(counter, name, precision):
+    model = counter.TinyBertForSequenceClassification
+    with mock.patch("torch.autocast", lambda *_, **__: contextlib.nullcontext()), torch.device("meta"), \
+            counter.Gpu(), counter.Counted() as counted, torch.no_grad():
+        student, ids = model(STUDENTS[name], 2).eval(), torch.zeros(32, 64, dtype=torch.int64)
+        with counter.Gpu(counter.PRECISIONS[precision]):
+            for _ in range(2):  # the first makes autocast's copies of the weights
+                counted.launches.clear()
+                student(ids, torch.zeros_like(ids), torch.ones_like(ids), attention_scores=())[0].float()
+    assert costs.scoring_launches(STUDENTS[name], precision == "bf16") == \
+        pytest.approx(counted.launches.total(), rel=0.07)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -345,12 +367,18 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
     assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)
     assert cost.evaluation == pytest.approx((500 * forward[0] + 100 * forward[1]) / 0.7e9)
-    # a GPU scores in 32 bits while it trains in 16
+    # training scores in its own precision, in 16 bits; its host launches a batch for 32 x 128 wordpieces
     scored_more = replace(scored, dev_examples=100_000)
     flops = 500_000 * forward[0] + 100_000 * forward[1]
-    assert price(scored_more, H100).evaluation == pytest.approx(flops / (0.4 * 67e12))
+    assert price(scored_more, RTX_4090).evaluation == pytest.approx(flops / (0.4 * 165e12))
+    launched = 5 * costs.scoring_launches(STUDENTS["4l"], True) * 1e-5
+    assert price(scored_more, H100).evaluation == pytest.approx(3125 * launched)
+    assert price(replace(scored_more, length=64), H100).evaluation == pytest.approx(1563 * launched)
+    only_scored = replace(scored_more, kind="evaluation", steps=0)  # in 32 bits
+    assert price(only_scored, H100).evaluation == pytest.approx(1000 * forward[0] / (0.4 * 67e12))
     weights = costs.parameter_count(STUDENTS["4l"])
-    assert cost.saving == pytest.approx(5 * 4 * weights * 4 / 5e8)  # weights, and a state with two moments
+    states = 5 * 3 * weights * 4 / 5e8  # weights and two moments
+    assert cost.saving == pytest.approx((1 + 2 * math.log(5)) * weights * 4 / 5e8 + states)  # a model for each new best
     assert (cost.disk, cost.passing) == (4 * weights, 2 * 12 * weights)
 
 
@@ -515,6 +543,29 @@ def test_steps_side_by_side_share_the_memory(tiny, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         found = plan.lacks(rows, [], jobs)
         assert not found if fits else "2 such steps side by side take about 1.2 GB" in dict(found)["x_0"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--published",), ("--students", "4l"), ("--tasks", "RTE,MNLI,QQP")])
+def test_four_steps_side_by_side_fit_into_the_memory_of_the_front_page(flags, benchmark, monkeypatch):
+    """JOBS=4 on one GPU of 24 GB and of 80 GB; not both students of general distillation, which are trained apart."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def lacking(gpu: Device, *more: str) -> list[str]:
+        monkeypatch.setattr(plan, "this_device", lambda no_cuda=False: gpu)
+        rows = plan.rows_of(list(benchmark("bench_train").planned(*flags, *more).values()))
+        assert {row.works[0].kind for row in rows} >= {"teacher", "augment", "intermediate", "prediction"}
+        return [what for _, what in plan.lacks(rows, [], 4) if what.startswith("memory")]
+
+    assert not lacking(RTX_4090) and not lacking(H100)
+    if not flags:
+        assert "2 such steps side by side take about 26" in lacking(RTX_4090, "--apart")[0]
+
+
+def test_instances_as_arrays_are_made_sooner():
+    for arrays, rate in ((True, 22e6), (False, 16e6)):
+        made = work_of(step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", "bert",
+                            "--output_dir", "json", "--epochs_to_generate", 3, *["--arrays"] * arrays))
+        assert price(made, CPU).seconds == pytest.approx(15e9 / 22e6 + 3 * 15e9 / rate)
 
 
 def test_a_dump_that_is_not_the_english_one(tmp_path, monkeypatch):

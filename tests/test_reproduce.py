@@ -218,8 +218,45 @@ def test_from_does_both_students_again(logs, reproduce, tmp_path):
     run, calls = reproduce("--tasks", "RTE", "--students", "4l", "--from", "general_4l")
     assert trained(calls) == [("4l_config", "4l", "--overwrite_output_dir"),
                               ("4l", "tmp_4l_rte", "--overwrite_output_dir")]
-    run, calls = reproduce("--tasks", "RTE")  # no mark of its own says that it is finished, but its folder does
-    assert trained(calls) == [("6l_config", "6l", "--resume"), ("6l", "tmp_6l_rte", "--resume")]
+    run, calls = reproduce("--tasks", "RTE")
+    assert run.returncode == 0 and not calls
+    reproduce("--tasks", "RTE", "--from", "general_4l+6l", BREAK="general_distill")
+    reproduce("--tasks", "RTE", "--students", "4l", "--from", "general_4l", BREAK="general_distill")
+    run, calls = reproduce("--tasks", "RTE", BREAK="general_distill")  # of neither is anything left
+    assert trained(calls) == [(*TOGETHER[0], "--overwrite_output_dir")]
+
+
+def test_the_seconds_of_tries_together_and_apart_are_added_up(reproduce, tmp_path):
+    steps = tmp_path / "results/steps"
+
+    def seconds(kind: str) -> dict[str, int]:
+        return {path.name.removeprefix("general_").removesuffix(kind): int(path.read_text()) // 1000
+                for path in steps.glob(f"general*{kind}")}
+
+    reproduce("--tasks", "RTE", BREAK="general_distill")
+    (steps / "general_4l+6l.spent").write_text("4000\n")  # so long did it take
+    for jobs in ("1", "2"):  # one of the two takes all of it
+        reproduce("--tasks", "RTE", "--apart", BREAK="general_distill", JOBS=jobs)
+        assert sum(seconds(".spent").values()) == 4
+    (steps / "general_6l.spent").write_text("2000\n")
+    reproduce("--tasks", "RTE", BREAK="general_distill")
+    assert seconds(".spent") == {"4l+6l": 6, "4l": 0, "6l": 0}
+    run, _ = reproduce("--tasks", "RTE", "--apart", BREAK="6l_config")
+    assert seconds(".seconds") == {"4l": 6} and seconds(".spent")["4l+6l"] == 0
+    (steps / "general_6l.spent").write_text("3000\n")
+    reproduce("--tasks", "RTE")
+    assert seconds(".seconds") == {"4l": 6, "4l+6l": 3} and not list(steps.glob("*.spent"))
+    reproduce("--tasks", "RTE", "--students", "6l", "--from", "general_6l")
+    assert seconds(".seconds") == {"4l": 6, "6l": 0}
+    reproduce("--tasks", "RTE", "--from", "general_4l+6l")
+    (steps / "general_4l+6l.seconds").write_text("5000\n")
+    reproduce("--tasks", "RTE", "--students", "4l", "--from", "general_4l")  # the other one is as it was
+    assert seconds(".seconds") == {"4l": 0, "6l": 5} and not list(steps.glob("*.spent"))
+
+
+def test_steps_that_share_a_gpu_leave_it_to_general_distillation(reproduce):
+    run, calls = reproduce("--tasks", "RTE", JOBS="4", CUDA_VISIBLE_DEVICES="0,1", BREAK="general_distill")
+    assert run.returncode == 1 and "general_distill" in calls[-1]
 
 
 def test_a_run_of_both_that_was_begun_anew_is_gone_on_with(reproduce, tmp_path):

@@ -34,7 +34,8 @@ SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 # Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
-SENTENCES_RATE, CORPUS_RATE, EPOCH_RATE, ARRAYS_RATE = 7e6, 22e6, 16e6, 20_000
+SENTENCES_RATE, CORPUS_RATE, ARRAYS_RATE = 7e6, 22e6, 20_000
+EPOCH_RATES = {True: 22e6, False: 16e6}  # of an epoch, with --arrays and as JSON
 # Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
@@ -115,7 +116,8 @@ class Device:
         return asked if asked != "auto" else "bf16" if self.has_bf16 else "fp32"
 
     def scoring_rate(self, work: Work) -> float:
-        """Of models that are scored: their weights and products are of 32 bits, with tf32 those products."""
+        """Of a step that only scores, in 32 bits, with tf32 its products: in training the precision is that of the
+        rest."""
         return self.rate("tf32" if self.precision(work) == "tf32" else "fp32")
 
 
@@ -204,6 +206,12 @@ def launches(work: Work, is_short: bool) -> int:
     return work.args.gradient_accumulation_steps * forward_backward + 35 * len(work.students)
 
 
+def scoring_launches(student: BertConfig, is_short: bool) -> int:
+    """Kernels that the host launches to score a batch on a GPU, as launches(); autocast's copies of the weights, once
+    for all batches, are left out."""
+    return (21 if is_short else 15) * student.num_hidden_layers
+
+
 def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> float:
     """Bytes that the losses of one sequence keep for the backward pass of a student, without the teacher's."""
     args, layers = work.args, student.num_hidden_layers
@@ -241,18 +249,19 @@ def training_memory(work: Work, device: Device) -> float:
 
 def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     precision = device.precision(work)
-    rate = device.share * device.rate(precision)
-    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / (device.share * device.scoring_rate(work))
+    rate, is_short = device.share * device.rate(precision), PRECISIONS[precision] is not None
+    seconds, scoring = training_flops(work) / rate, evaluation_flops(work) / rate
     if device.type == "cuda":
-        seconds = max(seconds, work.steps * launches(work, PRECISIONS[precision] is not None) * LAUNCH_SECONDS)
-        batches = work.evaluations * math.ceil(work.dev_examples / work.args.eval_batch_size)
-        scoring = max(scoring, batches * 30 * work.student.num_hidden_layers * LAUNCH_SECONDS)
+        seconds = max(seconds, work.steps * launches(work, is_short) * LAUNCH_SECONDS)
+        # batches of one number of wordpieces, not of rows
+        batches = math.ceil(work.dev_examples * work.length / (work.args.eval_batch_size * work.args.max_seq_length))
+        scoring = max(scoring, work.evaluations * batches * scoring_launches(work.student, is_short) * LAUNCH_SECONDS)
     seconds += work.unread / ARRAYS_RATE / cores
     fit_size = work.teacher.hidden_size if compares(work) else 0
     models = 4 * sum(parameter_count(student, fit_size) for student in work.students)
     states = 3 * models  # with two moments
     at_a_log = states + models * compares(work)  # the last model is saved with the state
-    saving = work.saves * models / len(work.students) / DISK_RATE
+    saving = work.expected_saves * models / len(work.students) / DISK_RATE
     saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     disk = models + INSTANCE_ARRAYS * work.unread
     if work.kind == "general":
@@ -289,7 +298,7 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
                     memory=4 * parameter_count(work.student))
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":
-        seconds = work.text_bytes / CORPUS_RATE + len(work.counts) * work.text_bytes / EPOCH_RATE
+        seconds = work.text_bytes / CORPUS_RATE + len(work.counts) * work.text_bytes / EPOCH_RATES[work.args.arrays]
         instance = INSTANCE_ARRAYS if work.args.arrays else INSTANCE_JSON
         disk = sum(work.counts) * instance * work.length / INSTANCE_LENGTH + STORE_SHARE * work.text_bytes
         return Cost(seconds / workers, disk=disk)

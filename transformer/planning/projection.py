@@ -1,7 +1,6 @@
 """From what a rehearsed command took to what the whole command will take."""
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -73,9 +72,7 @@ def projected_seconds(measured: Measured, work: Work, cores: int) -> float:
         if seconds.get(part):
             total += seconds[part] / measured.rows[part] * rows
     save, state = (seconds[part] / measured.times[part] if seconds.get(part) else 0.0 for part in ("save", "state"))
-    # by chance one of n scores is the best so far ln n times, and a run rises
-    saves = min(work.saves, 1 + 2 * math.log(work.saves)) if work.kind == "prediction" else work.saves
-    total += save * saves
+    total += save * work.expected_saves
     # at the logs, as long as that is cheap; without scores to choose by the model is saved with the state
     once = len(work.students) * (state + (save if work.kind in ("general", "intermediate") else 0))
     return total + min(once * work.logs, once + SHARE_OF_TIME * total)

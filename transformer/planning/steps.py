@@ -127,6 +127,12 @@ class Work:
         """Examples of the longest epoch."""
         return max(self.counts, default=0)
 
+    @property
+    def expected_saves(self) -> float:
+        """Models that are written, of the `saves` at most: in a prediction stage where a score is the best so far. By
+        chance one of n scores is that ln n times, and a run rises."""
+        return min(self.saves, 1 + 2 * math.log(self.saves)) if self.kind == "prediction" else self.saves
+
 
 def listed(value: str | Path | list[str] | None) -> list[str | Path]:
     """The values of a flag that takes one or several; none for None."""

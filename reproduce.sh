@@ -9,7 +9,7 @@
 # authors, in place of Wikipedia and general distillation. One folder holds steps of one choice.
 #
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
-# the teacher, most of the work, answers once for both. --apart trains each by itself, for JOBS on several GPUs or where
+# the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
 # memory is short. The students come out the same, and a folder may change from one to the other.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.

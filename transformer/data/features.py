@@ -5,6 +5,7 @@ torch is loaded by the first batch: workers that only tokenize can do without.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import tempfile
@@ -71,13 +72,28 @@ class Sequences:
 
         Padded with 0 to `length`, or to the longest of the batch. Raises ValueError where `length` is too small.
         """
-        return unpack(self.packed(indices, length))
+        import torch
+        cut, lengths = self._cut(indices, length)
+        input_ids = cut.astype(np.int64)
+        leading_ones = _leading_ones(cut.shape[1])
+        mask = leading_ones.take(lengths, axis=0)
+        input_ids *= mask
+        segments = mask - leading_ones.take(self.first_lengths[indices], axis=0)
+        return torch.from_numpy(input_ids), torch.from_numpy(segments), torch.from_numpy(mask)
 
     def packed(self, indices: np.ndarray, length: int | None = None) -> Tensor:
-        """All that batch() follows from, in one small tensor, which unpack() takes apart on its device: int16 or int32
-        [batch, length + 2]. Of each example the ids, unsigned, with anything as padding, then its length, then that of
-        its segment 0. Raises ValueError where `length` is too small."""
+        """All that batch() follows from, in one small tensor for unpack() on a GPU: int16 or int32 [batch, length + 2].
+
+        Of each example the ids, unsigned, with anything as padding, then its length, then that of its segment 0. Raises
+        ValueError as batch() does.
+        """
         import torch
+        cut, lengths = self._cut(indices, length)
+        numbers = np.column_stack([cut, lengths, self.first_lengths[indices]]).astype(cut.dtype)
+        return torch.from_numpy(numbers.view(f"i{numbers.itemsize}"))
+
+    def _cut(self, indices: np.ndarray, length: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of examples and whatever follows them, [batch, length] of the tokens' dtype, and their lengths."""
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         longest = int(lengths.max())
@@ -85,19 +101,21 @@ class Sequences:
         if longest > length:
             raise ValueError(f"an example of {longest} wordpieces does not fit into {length}")
         tokens = self.tokens
-        numbers = np.empty((len(indices), length + 2), tokens.dtype)
-        if starts.max() + length <= len(tokens):  # cut whole windows of `length`, with what follows the examples
+        if starts.max() + length <= len(tokens):  # cut whole windows
             windows = np.ndarray((len(tokens) - length + 1, length), tokens.dtype, tokens, strides=2 * tokens.strides)
-            numbers[:, :length] = windows[starts]
-        else:
-            numbers[:, :length] = tokens.take(starts[:, None] + np.arange(length), mode="clip")
-        numbers[:, length] = lengths
-        numbers[:, length + 1] = self.first_lengths[indices]
-        return torch.from_numpy(numbers.view(f"i{numbers.itemsize}"))
+            return windows[starts], lengths
+        return tokens.take(starts[:, None] + np.arange(length), mode="clip"), lengths
+
+
+@functools.lru_cache(maxsize=4)
+def _leading_ones(length: int) -> np.ndarray:
+    """int64 [length + 1, length]: row k is k ones, then zeros. Copying rows of it is faster than comparing."""
+    return np.tri(length + 1, length, -1, dtype=np.int64)
 
 
 def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """input_ids, token_type_ids, attention_mask, int64 [batch, length], of what Sequences.packed() made."""
+    """input_ids, token_type_ids, attention_mask, int64 [batch, length], of what Sequences.packed() made; on the device
+    where that is, without waiting for it."""
     import torch
     numbers = packed.to(torch.int64)
     if packed.dtype == torch.int16:

@@ -33,6 +33,7 @@ from transformer.training.record import RunRecord, read_run
 from transformer.training.signals import StopSignals
 from transformer.training.states import Allowance, States, files_sha256, result_settings
 
+Made = tuple[Tensor, Tensor, Tensor] | Tensor  # the tensors of a batch, or the one that they are packed in
 Shares = Iterator[tuple[np.ndarray, tuple[Tensor, Tensor, Tensor]]]
 
 
@@ -275,10 +276,12 @@ class Training:
                     and not getattr(self.args, "dynamic_padding", False))
         return compiled(trained, self.args, "reduce-overhead" if captured else None)
 
-    def _made(self, indices: np.ndarray) -> list[tuple[int, np.ndarray, Tensor]]:
-        """This process's shares of a batch: the number of each, its examples, and its packed tensors."""
+    def _made(self, indices: np.ndarray) -> list[tuple[int, np.ndarray, Made]]:
+        """This process's shares of a batch: the number of each, its examples, and their tensors, packed for a GPU."""
         length = self._padded_length(self.data.lengths_of(indices))
         own = own_shares(indices, self.args.gradient_accumulation_steps, self.processes)
+        if self.processes.device.type == "cpu":
+            return [(share, rows, self.data.batch(rows, length)) for share, rows in own]
         return [(share, rows, self.processes.pinned(self.data.packed(rows, length))) for share, rows in own]
 
     def _made_ahead(self, batches: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
@@ -295,16 +298,16 @@ class Training:
         if before:
             yield before[0], before[1].result()
 
-    def _sent(self, shares: list[tuple[int, np.ndarray, Tensor]]) -> Shares:
+    def _sent(self, shares: list[tuple[int, np.ndarray, Made]]) -> Shares:
         """The examples of each forward pass. The teacher's dropout is seeded; gradients are averaged over the processes
         after the last pass."""
-        for number, (share, rows, packed) in enumerate(shares, 1):
+        for number, (share, rows, made) in enumerate(shares, 1):
             self._share = share
             seed_share(self.args.seed, self.step, share, of_teacher=True)
             with contextlib.ExitStack() as stack:
                 for run in self.active:
                     stack.enter_context(self.processes.synchronised(run.trained, number == len(shares)))
-                yield rows, unpack(*self.processes.send([packed]))
+                yield rows, made if isinstance(made, tuple) else unpack(*self.processes.send([made]))
 
     def _short_name(self, run: Run) -> str:
         """What tells a run from the others beside the progress bar."""

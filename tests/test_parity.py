@@ -22,6 +22,7 @@ SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch eac
     (1, 8, 1, 16, "gelu"), (2, 24, 4, 48, "gelu"), (3, 36, 12, 72, "relu"), (4, 32, 2, 128, "gelu"),
     (6, 48, 6, 40, "gelu")]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
+OF_FUSED = {"rtol": 0, "atol": 3e-5}  # hidden states reach 10, and the fused kernel adds up in another order
 
 
 def minilm_folder() -> Path:
@@ -90,9 +91,10 @@ def test_real_weights_hidden_states_and_pooled(attention, with_gradient):
         wanted = theirs(input_ids, mask, segments, output_hidden_states=True)
         hidden, _, pooled = BertModel.from_pretrained(folder).eval()(input_ids, segments, mask)
     assert len(hidden) == 7
+    tolerance = TOLERANCE if with_gradient else OF_FUSED
     for ours, their in zip(hidden, wanted.hidden_states, strict=True):
-        torch.testing.assert_close(ours, their, **TOLERANCE)
-    torch.testing.assert_close(pooled, wanted.pooler_output, **TOLERANCE)
+        torch.testing.assert_close(ours, their, **tolerance)
+    torch.testing.assert_close(pooled, wanted.pooler_output, **tolerance)
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -40,7 +40,7 @@ from transformer.files import (
     write_json,
 )
 from transformer.stopwatch import STOPWATCH
-from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.table import TASKS, get_task
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
 

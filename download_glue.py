@@ -18,8 +18,9 @@ from transformer.fetching.download import Missing, add_source_flags, fetch, miss
 from transformer.fetching.sources import HOSTS, KNOWN_FILES, base_url
 from transformer.fetching.transport import local_path
 from transformer.files import InputError, atomic_write, find_folder, find_input, locked, read_lines, require_no_file
-from transformer.tasks.glue import DIAGNOSTIC, TASKS, get_task
+from transformer.tasks.glue import DIAGNOSTIC
 from transformer.tasks.labels import parse_label
+from transformer.tasks.table import TASKS, get_task
 from transformer.tasks.task import Task
 
 DEV_IDS = "mrpc_dev_ids.tsv"

@@ -24,7 +24,7 @@ from transformer.cli import (
 )
 from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, find_folder, find_model
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without

@@ -18,8 +18,8 @@ from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
 from transformer.files import InputError, find_model, read_json, write_json
-from transformer.tasks.glue import TASKS
 from transformer.tasks.labels import name_labels
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:

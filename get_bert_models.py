@@ -22,7 +22,7 @@ from transformer.fetching.download import (
 from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, REVISIONS, base_url
 from transformer.files import InputError, locked, read_json, require_no_file
 from transformer.kinds import kind_of
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tokenization import TOKENIZER_NAME, VOCAB_NAME
 
 BASE_MODEL = DEFAULT_MODELS[0]

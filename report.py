@@ -35,7 +35,7 @@ from transformer.reporting.runs import (
     tasks_of,
 )
 from transformer.reporting.timings import milliseconds, noted_seconds
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 
 FOLDERS = ["models", "results"]
 INFERENCE_NAME = "inference.json"  # of benchmarks/bench_inference.py

@@ -30,8 +30,8 @@ from transformer.cli import (
 )
 from transformer.data.tables import data_folder
 from transformer.files import InputError, find_folder, find_model
-from transformer.tasks.glue import get_task
 from transformer.tasks.labels import class_order
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
@@ -167,7 +167,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     teacher_scores, _ = evaluate(teacher, task, dev, teacher_order, args.eval_batch_size, processes, "teacher")
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
-        require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())).labels)
+        require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())))
     train = encoded(task, train_path, tokenizer, first)
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)

@@ -23,7 +23,7 @@ from measure import ROOT, machine, median_seconds, print_table, run, seconds
 
 from transformer.data.features import encode_file
 from transformer.files import read_lines
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.tokenization import BertTokenizer
 
 TASK, LENGTH = TASKS["sst2"], 64
@@ -35,7 +35,7 @@ ENCODE = """
 import sys
 import torch
 from transformer.data.features import encode_file
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.tokenization import BertTokenizer
 if len(sys.argv) > 1:
     path, vocab, cache, workers = sys.argv[1:]

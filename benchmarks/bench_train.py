@@ -56,7 +56,7 @@ from transformer.planning.costs import (
 )
 from transformer.planning.steps import BERT_BASE as TEACHER
 from transformer.planning.steps import Work, read_steps, works_of
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 from transformer.training import stages
 from transformer.training.batches import shuffled_batches

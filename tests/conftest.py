@@ -25,8 +25,8 @@ from transformer.cli import run_script
 from transformer.config import BertConfig
 from transformer.fetching import download
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.tasks.glue import get_task
 from transformer.tasks.labels import name_labels
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.weights import read_weights
 

@@ -37,7 +37,7 @@ from transformer.data.arrays import BlocksOnDisk
 from transformer.data.tables import read_rows
 from transformer.files import InputError, locked
 from transformer.modeling import BertForMaskedLM, BertModel
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.training.batches import batches_by_length
 from transformer.training.processes import Processes
 from transformer.training.scoring import train_file

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformer.checkpoint import load_tokenizer
 from transformer.config import BertConfig
 from transformer.files import InputError, atomic_write, read_json
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.training import record
 from transformer.training.scoring import misordered, require_fit_teacher
 from transformer.weights import read_weights, write_bin, write_safetensors
@@ -346,13 +347,14 @@ def test_teacher_at_chance_level(tiny, refused):
     ("CoLA", 0.21, None), ("STS-B", -0.21, "wrong way"), ("STS-B", -0.19, "fine-tune it on STS-B"),
     ("STS-B", float("nan"), "fine-tune it on STS-B")])
 def test_a_teacher_far_below_chance_has_its_classes_in_another_order(task, reached, word, tmp_path):
-    labels = np.arange(100) % 2
+    examples = SimpleNamespace(labels=np.arange(100) % 2)
     if word is None:
-        require_fit_teacher(tmp_path, get_task(task), reached, labels)
+        require_fit_teacher(tmp_path, get_task(task), reached, examples)
     else:
         with pytest.raises(InputError, match=rf"{reached:.4f} on the dev set.*{word}.*\(or --skip_teacher_check\)"):
-            require_fit_teacher(tmp_path, get_task(task), reached, labels)
-    assert bool(misordered(get_task(task), reached, labels)) == (word in ("another order", "set id2label", "wrong way"))
+            require_fit_teacher(tmp_path, get_task(task), reached, examples)
+    is_misordered = word in ("another order", "set id2label", "wrong way")
+    assert bool(misordered(get_task(task), reached, examples)) == is_misordered
 
 
 def test_classes_in_another_order_are_told_of_teacher_and_student(tiny, script, refused):
@@ -396,7 +398,7 @@ def test_no_bert_beats_chance_on_wnli(tiny, script, refused):
     assert out.count("warning: ") == 1 and "chance is 0.6667 +- 0.0962; no BERT does better on WNLI" in out
     refused("task_distill", *train(tiny, "CoLA", "cola", skip_teacher_check=None, output_dir=tiny / "other"),
             words=("fine-tune it on CoLA",))
-    assert misordered(get_task("WNLI"), 0.0, np.arange(71) % 2) is None
+    assert misordered(get_task("WNLI"), 0.0, SimpleNamespace(labels=np.arange(71) % 2)) is None
 
 
 def score(tiny, student, *mode: str) -> list:

@@ -19,7 +19,7 @@ from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.modeling import BertForMaskedLM, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.training.processes import Processes
 from transformer.training.scoring import predict
 

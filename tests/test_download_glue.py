@@ -16,7 +16,7 @@ from transformer.data.tables import read_rows
 from transformer.fetching import download
 from transformer.fetching.sources import HOSTS, Source
 from transformer.files import InputError
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 
 
 def tsv(task, rows: int, train: bool = True) -> bytes:

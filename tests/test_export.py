@@ -27,7 +27,7 @@ from transformer.config import BertConfig
 from transformer.data.tables import read_rows
 from transformer.files import InputError
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.weights import read_weights
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}

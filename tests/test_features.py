@@ -26,8 +26,8 @@ from transformer.data.features import Sequences, encode, encode_file, show_examp
 from transformer.data.tables import read_rows
 from transformer.files import InputError
 from transformer.modeling import TinyBertForSequenceClassification
-from transformer.tasks.glue import TASKS
 from transformer.tasks.head import Classes
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 from transformer.tokenization import BasicTokenizer, BertTokenizer, WordpieceTokenizer
 from transformer.training import scoring

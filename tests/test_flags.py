@@ -25,7 +25,7 @@ from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.reporting.curves import draw_curves, draw_or_warn
 from transformer.reporting.curves import main as draw_main
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.training import run as training_run
 from transformer.training import scoring
 from transformer.training.processes import Processes, join_processes, set_deterministic, set_precision

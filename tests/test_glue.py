@@ -1,5 +1,6 @@
 """The task table, rows of TSV files, labels and metrics, against hand-made numbers."""
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from conftest import write_lines
 from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, row_width, rows_of_part, task_folder
 from transformer.files import InputError
-from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.glue import GLUE as TASKS
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels, parse_label
+from transformer.tasks.table import get_task
 
 
 @pytest.mark.parametrize("name,wanted", [("RTE", "RTE"), ("rte", "RTE"), ("sst-2", "SST-2"), ("SST2", "SST-2"),
@@ -22,7 +24,8 @@ def test_task_names(name, wanted):
 
 
 def test_an_unknown_task_lists_the_known():
-    with pytest.raises(InputError, match="'sst3'.*: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI$"):
+    with pytest.raises(InputError, match="'sst3'.*: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, SQuAD1, "
+                                         "SQuAD2$"):
         get_task("sst3")
 
 
@@ -391,8 +394,9 @@ def test_metrics_by_hand(name, predictions, labels, wanted):
 
 def test_chance_level():
     # standard error of a share p over n: sqrt(p (1 - p) / n); of a coefficient of nothing: 1 / sqrt(n)
-    assert get_task("RTE").head.chance(np.array([1.0, 0.0, 1.0])) == pytest.approx((2 / 3, math.sqrt(2 / 27)))
-    assert get_task("CoLA").head.chance(np.ones(4)) == (0.0, 0.5)
+    three = SimpleNamespace(labels=np.array([1.0, 0.0, 1.0]))
+    assert get_task("RTE").head.chance(three) == pytest.approx((2 / 3, math.sqrt(2 / 27)))
+    assert get_task("CoLA").head.chance(SimpleNamespace(labels=np.ones(4))) == (0.0, 0.5)
 
 
 def test_short_names_of_tasks():

@@ -18,8 +18,8 @@ from miniworld import ensure_world, glue_files, language, serve, wiki, words, wo
 from miniworld.glue_examples import EXAMPLES, examples
 
 from transformer.data.tables import read_rows
-from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.labels import parse_label
+from transformer.tasks.table import TASKS, get_task
 from transformer.tokenization import BasicTokenizer, BertTokenizer
 
 COUNTS = glue_files.Counts(train=300, dev=200, test=20)

@@ -14,7 +14,7 @@ from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
 from transformer.training import scoring
 

@@ -37,7 +37,7 @@ from transformer.data.features import encode_file
 from transformer.files import InputError
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.training import processes, scoring, signals
 from transformer.training.batches import seed_share
 from transformer.training.signals import StopSignals

@@ -16,7 +16,7 @@ import pytest
 from miniworld import ensure_world, serve
 from test_architecture import SCRIPTS, flags_of
 
-from transformer.tasks.glue import TASKS, get_task
+from transformer.tasks.table import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "README.md", ROOT / "DEVELOPMENT.md", *sorted((ROOT / "docs").glob("*.md"))]

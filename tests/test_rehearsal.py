@@ -39,7 +39,7 @@ from transformer.planning.projection import Measured, projected_bytes, projected
 from transformer.planning.rehearsal import Rehearsed, lacking, rehearse, run_command
 from transformer.planning.steps import Step, Work, works_of
 from transformer.stopwatch import STOPWATCH, Stopwatch
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tokenization import BertTokenizer
 
 SMALL = BertConfig(**{**TEACHER, "vocab_size": 200})

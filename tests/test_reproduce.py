@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, started
 
 import task_distill
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 
 PYTHON = r"""#!/bin/bash
 echo "${*//$'\n'/ }" >> calls

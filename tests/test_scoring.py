@@ -16,8 +16,8 @@ from transformer.files import read_json
 from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
 from transformer.reporting.curves import draw_curves
-from transformer.tasks.glue import TASKS
 from transformer.tasks.head import Classes
+from transformer.tasks.table import TASKS
 from transformer.training import scoring
 from transformer.training.processes import Processes
 from transformer.training.scoring import padded_wordpieces, predict, scoring_interval

@@ -35,8 +35,8 @@ from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClas
 from transformer.optimization import BertAdam
 from transformer.reporting.collection import examine_run
 from transformer.reporting.curves import draw_curves
-from transformer.tasks.glue import TASKS, get_task
 from transformer.tasks.head import Classes, Score
+from transformer.tasks.table import TASKS, get_task
 from transformer.training.batches import shuffled_batches
 from transformer.training.processes import Processes
 from transformer.training.scoring import evaluate

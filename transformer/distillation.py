@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from transformer.config import SIZES, BertConfig
 from transformer.files import InputError
-from transformer.modeling import BertModel, Scores
+from transformer.modeling import MASKED_SCORE, BertModel, Scores
 
 PADDED_SCORE = -100.0  # scores at or below this belong to padded positions and count as 0 in both models
 GRAM_LENGTH = 256  # wordpieces from which on the attention loss costs less without scores
@@ -281,3 +281,18 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     target = (teacher / temperature).softmax(dim=-1)
     return -(target * (student / temperature).log_softmax(dim=-1)).mean()
+
+
+def span_cross_entropy(student: Tensor, teacher: Tensor, attention_mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Sum over positions of -softmax(teacher / t) * log_softmax(student / t), both over the positions that are no
+    padding; its mean over the batch, and of start and end. So it does not depend on how far one pads.
+
+    student: logits [B, S, 2]; teacher: [B, S', 2], padded to another length or the same; attention_mask: [B, S]. That
+    BERT learns spans by the same sum over positions sets its scale: see docs/reproduction.md.
+    """
+    is_padding = attention_mask[:, :, None] == 0
+    shorter = student.size(1) - teacher.size(1)
+    teacher = functional.pad(teacher, (0, 0, 0, shorter), value=MASKED_SCORE).masked_fill(is_padding, MASKED_SCORE)
+    target = (teacher / temperature).softmax(dim=1)
+    log_shares = (student.masked_fill(is_padding, MASKED_SCORE) / temperature).log_softmax(dim=1)
+    return -(target * log_shares).sum(dim=1).mean()

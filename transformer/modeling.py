@@ -26,7 +26,7 @@ Scores = Tensor | tuple[Tensor, Tensor] | None  # of a layer: [B, A, S, S], or (
 
 # What people call the heads of models -> how the names of their weights begin.
 HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next sentence": "cls.seq_relationship.",
-         "classifier": "classifier.", "projections": "fit_dense"}
+         "classifier": "classifier.", "span": "qa_outputs.", "projections": "fit_dense"}
 
 
 class BertEmbeddings(nn.Module):
@@ -445,4 +445,32 @@ class TinyBertForSequenceClassification(_Fit):
         logits = None
         if pooled is not None:
             logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
+        return logits, all_attention_scores, self.fit(hidden_states) if is_student else hidden_states
+
+
+class TinyBertForQuestionAnswering(_Fit):
+    """BERT or TinyBERT that scores each wordpiece as the first and as the last of an answer, without a pooler.
+
+    As in Hugging Face's BertForQuestionAnswering there is no dropout and no relu before `qa_outputs`.
+    """
+
+    hf_architecture = "BertForQuestionAnswering"
+
+    def __init__(self, config: BertConfig, fit_size: int | None = None, fit_per_layer: bool = False):
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooler=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.add_fit(fit_size, fit_per_layer)
+        self.init_weights()
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                is_student: bool = False, classify: bool = True, layers: int | None = None,
+                attention_scores: Collection[int] | None = None, query_key: bool = False,
+                ) -> tuple[Tensor | None, list[Scores], list[Tensor]]:
+        """Returns logits [B, S, 2], those of the start in column 0, of the end in column 1; the rest, and the
+        arguments, as TinyBertForSequenceClassification's."""
+        hidden_states, all_attention_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers,
+                                                           attention_scores, query_key)
+        has_answers = classify and len(hidden_states) > self.config.num_hidden_layers
+        logits = self.qa_outputs(hidden_states[-1]) if has_answers else None
         return logits, all_attention_scores, self.fit(hidden_states) if is_student else hidden_states

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from transformer.reporting.published import ABLATIONS
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 
 from .table import result
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from transformer.data.tables import read_rows
 from transformer.files import InputError, read_json
-from transformer.tasks.glue import get_task
 from transformer.tasks.labels import parse_label
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 TASKS = ("RTE", "SST-2", "CoLA", "MRPC", "STS-B")
@@ -26,7 +27,7 @@ def majority(task: Task) -> float:
     """Score on the dev set of an answer that is always the same."""
     path = Path("data/glue_data", task.name, task.dev_files[0])
     labels = [parse_label(task, columns, str(path)) for _, columns in read_rows(task, path)]
-    return task.head.chance(np.array(labels))[0]
+    return task.head.chance(SimpleNamespace(labels=np.array(labels)))[0]
 
 
 def result(record: str, task: Task) -> float:

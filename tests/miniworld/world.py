@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.files import read_json, write_json
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tokenization import BasicTokenizer
 
 from .glue_examples import EXAMPLES, examples

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_lines
-from transformer.tasks.glue import TASKS
 from transformer.tasks.labels import parse_label
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 
@@ -23,7 +23,7 @@ def task_folder(glue_dir: str | Path, task: Task) -> Path:
 def data_folder(data_dir: str | Path, task: Task) -> Path:
     """`data_dir`, which holds the task's files whatever its name; `data_dir`/NAME where they are there, said aloud."""
     data_dir, inside = Path(data_dir), Path(data_dir) / task.name
-    if not inside.is_dir() or (data_dir / "train.tsv").exists():
+    if not inside.is_dir() or (data_dir / task.train_file).exists():
         return data_dir
     print(f"{data_dir} holds the folder of {task.name}: taking {inside}", flush=True)
     return inside

@@ -28,7 +28,7 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.data.epochs import epoch_files, read_epoch_metrics
 from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, read_json
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval

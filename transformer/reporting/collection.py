@@ -10,7 +10,7 @@ from typing import Any
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
 from transformer.reporting.runs import FinishedRun, Remarks, is_number, shown_metrics, started_at
-from transformer.tasks.glue import get_task
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 

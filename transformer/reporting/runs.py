@@ -12,7 +12,7 @@ from typing import Any
 from transformer.files import InputError
 from transformer.reporting.curves import draw_lines, read_metrics
 from transformer.reporting.pages import Inline, Link
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",

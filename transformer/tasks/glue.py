@@ -1,7 +1,6 @@
 """The nine GLUE tasks as one table."""
 from __future__ import annotations
 
-from transformer.files import InputError
 from transformer.tasks.head import Classes, Score
 from transformer.tasks.task import Submission, Task
 
@@ -16,7 +15,7 @@ _PAIR = "index,sentence1,sentence2"
 _BINARY = Classes(("0", "1"))
 _ENTAILMENT = Classes(("entailment", "not_entailment"))
 
-TASKS = {task.key: task for task in (
+GLUE = {task.key: task for task in (
     Task("CoLA", (3,), 1, Classes(("0", "1"), metric="mcc"), (Submission("CoLA", 1063, (1,), "index,sentence"),),
          (8551, 1043), "source,label,mark,sentence", has_header=False, intermediate_epochs=50, max_seq_length=64),
     Task("SST-2", (0,), 1, _BINARY, (Submission("SST-2", 1821, (1,), "index,sentence"),), (67349, 872),
@@ -43,12 +42,3 @@ TASKS = {task.key: task for task in (
     Task("WNLI", (1, 2), -1, _BINARY, (Submission("WNLI", 146, (1, 2), _PAIR),), (635, 71),
          f"{_PAIR},label", augment_copies_in_code=None, beats_chance=False),
 )}
-
-
-def get_task(name: str) -> Task:
-    """The task called `name` in any case, with or without the hyphen; mnli-mm is MNLI. InputError lists the known."""
-    key = name.lower().replace("-", "").replace("_", "")
-    key = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
-    if key not in TASKS:
-        raise InputError(f"unknown task {name!r}; known tasks: {', '.join(task.name for task in TASKS.values())}")
-    return TASKS[key]

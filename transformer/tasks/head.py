@@ -1,12 +1,12 @@
-"""The kinds of answers that tasks ask for: classes and scores.
+"""The kinds of answers that tasks ask for: classes and scores here, spans of a passage in transformer.tasks.spans.
 
-All that differs between them stands here; scripts, training and report ask the task's head and never what kind it is.
-No torch before a loss is computed: worker processes that only read examples need none.
+All that differs between them stands in these; scripts, training and report ask the task's head and never what kind it
+is. No torch before a loss is computed: worker processes that only read examples need none.
 """
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from transformer.modeling import BertPreTrainedModel
 
+PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
+
 
 class Head(ABC):
     """What stands on the encoder for one kind of answer: module, labels, losses, answers, scores.
@@ -39,13 +41,14 @@ class Head(ABC):
     shown_scores: tuple[str, ...]           # those that tables show, as the paper does
     # of its labels and answers
     names: tuple[str, ...]                  # of the classes, in their order; empty where there are none
-    problem_type: ClassVar[str]             # as config.json calls it for Hugging Face
+    problem_type: ClassVar[str | None]      # as config.json calls it for Hugging Face; None: not at all
     label_word: ClassVar[str]               # what a bad label is called in messages
     expected: str                           # what one should have been, in messages
     label_type: ClassVar[str] = "f"         # type code (of array and numpy) of the numbers of a label
     label_shape: ClassVar[tuple[int, ...]] = ()  # of a label: one number
     # of its losses
     has_temperature: ClassVar[bool]         # whether soft_loss() has one
+    sees_padding: ClassVar[bool] = False    # hard_loss(), and soft_loss() as published, depend on how far one pads
     gold_in_code: ClassVar[bool]            # the published code teaches it the data's labels in the prediction stage
     # of its module
     weights: ClassVar[str] = "classifier."  # how the names of its weights begin
@@ -78,20 +81,17 @@ class Head(ABC):
         """What labels follow from, see Task.key_text."""
 
     @abstractmethod
-    def read_label(self, text: str) -> float | None:
-        """The label that a text stands for, of label_shape; None where it is none."""
-
-    @abstractmethod
-    def word(self, answer: float) -> str:
-        """An answer as it stands in a file for the GLUE server; read_label() takes it."""
-
-    @abstractmethod
     def hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss against the labels of the data; logits: float32."""
 
     @abstractmethod
-    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-        """Mean loss against a teacher's logits of the same shape, columns in the same order."""
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+                  attention_mask: Tensor | None = None, as_published: bool = False) -> Tensor:
+        """Mean loss against a teacher's logits of the same shape, columns in the same order.
+
+        attention_mask: [batch, length], 0 at padding, and as_published, the variant of the code preset, are for heads
+        that answer with positions.
+        """
 
     def numbers(self, lengths: np.ndarray) -> np.ndarray:
         """How many numbers the logits of an example are, of examples of so many wordpieces: int64 [examples]."""
@@ -109,6 +109,35 @@ class Head(ABC):
         return flat.reshape(len(lengths), self.width)
 
     @abstractmethod
+    def score(self, logits: np.ndarray, examples: Any) -> dict[str, float]:
+        """The dev scores of what finite logits say of some examples (of data/), by name, each a fraction or a
+        coefficient from -1 to 1."""
+
+    @abstractmethod
+    def chance(self, examples: Any) -> tuple[float, float]:
+        """The score `metric` that a model reaches without reading, and its standard error on these examples."""
+
+    @abstractmethod
+    def least(self, examples: Any) -> float:
+        """The score `metric` below which a model has learned, and says something else than is asked: see misordered."""
+
+    @abstractmethod
+    def prediction_files(self, name: str, examples: Any, logits: np.ndarray) -> Iterator[tuple[str, Iterable[str]]]:
+        """Names and texts, piece by piece, of the files that show what finite logits say of the set `name`."""
+
+
+class LabelHead(Head):
+    """A head whose examples have one label each, a cell of a table; the examples' `labels` are [examples]."""
+
+    @abstractmethod
+    def read_label(self, text: str) -> float | None:
+        """The label that a text stands for, of label_shape; None where it is none."""
+
+    @abstractmethod
+    def word(self, answer: float) -> str:
+        """An answer as it stands in a file for the GLUE server; read_label() takes it."""
+
+    @abstractmethod
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """What finite logits say: [examples]."""
 
@@ -121,21 +150,21 @@ class Head(ABC):
         """The scores of answers(), by name, each a fraction or a coefficient from -1 to 1; labels: [examples]."""
 
     def score(self, logits: np.ndarray, examples: Any) -> dict[str, float]:
-        """The dev scores of what finite logits say of some examples (of data/), which have `labels`. A head whose
-        answers are no numbers needs more of them."""
+        """See Head."""
         return self.dev_scores(self.answers(logits), examples.labels)
 
-    @abstractmethod
-    def chance(self, labels: np.ndarray) -> tuple[float, float]:
-        """The score `metric` that a model reaches without reading, and its standard error on so many examples."""
-
-    def least(self, labels: np.ndarray) -> float:
-        """The score `metric` below which a model has learned, and says something else than is asked: see misordered."""
+    def least(self, examples: Any) -> float:
+        """See Head."""
         return -0.2
+
+    def prediction_files(self, name: str, examples: Any, logits: np.ndarray) -> Iterator[tuple[str, Iterable[str]]]:
+        """See Head: one table."""
+        yield PREDICTIONS_NAME.format(name), ("\t".join(map(str, cells)) + "\n"
+                                              for cells in self.prediction_lines(examples.labels, logits))
 
 
 @dataclass(frozen=True)
-class Classes(Head):
+class Classes(LabelHead):
     """One of some classes. A label is the number of its class.
 
     names: of the classes in their order; metric: accuracy `acc`, or Matthews correlation `mcc`; has_f1: whether F1 of
@@ -180,7 +209,8 @@ class Classes(Head):
         from torch.nn import functional
         return functional.cross_entropy(logits, labels.long())
 
-    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+                  attention_mask: Tensor | None = None, as_published: bool = False) -> Tensor:
         """soft_cross_entropy() of logits [batch, classes] (paper, equation 10)."""
         from transformer.distillation import soft_cross_entropy
         return soft_cross_entropy(logits, teacher_logits, temperature)
@@ -202,17 +232,17 @@ class Classes(Head):
             return matthews_correlation(answers, labels)
         return accuracy_and_f1(answers, labels) if self.has_f1 else accuracy(answers, labels)
 
-    def chance(self, labels: np.ndarray) -> tuple[float, float]:
+    def chance(self, examples: Any) -> tuple[float, float]:
         """The majority class's share for an accuracy, 0 for a coefficient; and its standard error."""
-        return no_correlation(labels) if self.metric == "mcc" else majority_share(labels)
+        return no_correlation(examples.labels) if self.metric == "mcc" else majority_share(examples.labels)
 
-    def least(self, labels: np.ndarray) -> float:
+    def least(self, examples: Any) -> float:
         """Half of chance() for an accuracy."""
-        return super().least(labels) if self.metric == "mcc" else self.chance(labels)[0] / 2
+        return super().least(examples) if self.metric == "mcc" else self.chance(examples)[0] / 2
 
 
 @dataclass(frozen=True)
-class Score(Head):
+class Score(LabelHead):
     """A number from 0 to 5, which the one logit says."""
     metric = "corr"
     shown_scores = ("pearson", "spearmanr")
@@ -247,7 +277,8 @@ class Score(Head):
         from torch.nn import functional
         return functional.mse_loss(logits[:, 0], labels.float())
 
-    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+                  attention_mask: Tensor | None = None, as_published: bool = False) -> Tensor:
         """Mean squared error of logits [batch, 1]; a number has no temperature."""
         from torch.nn import functional
         return functional.mse_loss(logits[:, 0], teacher_logits[:, 0])
@@ -265,6 +296,6 @@ class Score(Head):
         """`pearson`, `spearmanr` and their mean `corr`."""
         return correlations(answers, labels)
 
-    def chance(self, labels: np.ndarray) -> tuple[float, float]:
+    def chance(self, examples: Any) -> tuple[float, float]:
         """0, and its standard error."""
-        return no_correlation(labels)
+        return no_correlation(examples.labels)

@@ -33,9 +33,14 @@ def name_labels(extra: dict[str, Any], task: Task, trained: bool = True) -> None
     extra.pop(UNTRAINED, None)
     if not trained:
         extra[UNTRAINED] = True
+    extra["finetuning_task"] = task.name
+    if task.head.problem_type is None:  # by id2label Hugging Face would make the head as wide as another task's
+        for name in ("id2label", "label2id", "problem_type", "num_labels"):
+            extra.pop(name, None)
+        return
     extra.update(id2label={str(i): label for i, label in enumerate(task.head.outputs)},
                  label2id={label: i for i, label in enumerate(task.head.outputs)},
-                 problem_type=task.head.problem_type, finetuning_task=task.name)
+                 problem_type=task.head.problem_type)
 
 
 def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[int]:

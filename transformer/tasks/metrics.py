@@ -5,6 +5,7 @@ Where a score is undefined it is 0: a correlation of constants, F1 without a 1 a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -48,3 +49,12 @@ def majority_share(labels: np.ndarray) -> tuple[float, float]:
 def no_correlation(labels: np.ndarray) -> tuple[float, float]:
     """Coefficient of a model whose answers have nothing to do with the labels, 0, and its standard error."""
     return 0.0, 1 / math.sqrt(len(labels))
+
+
+def squad_scores(answers: Iterable[tuple[Sequence[str], str, float | None]], unanswerable: bool) -> dict[str, float]:
+    """The official scores of answers, fractions: `exact_match` and `f1` of SQuAD v1.1; of v2.0 (unanswerable) all that
+    its scorer tells with null odds, of which totals and thresholds are what they are.
+
+    Each is (what people answered, the answer, its null odds); people answered nothing where none could be given.
+    """
+    raise NotImplementedError

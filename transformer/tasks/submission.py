@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write, find_folder, read_lines
-from transformer.tasks.glue import TASKS
+from transformer.tasks.table import TASKS
 from transformer.tasks.task import Submission, Task
 
 _SUBMISSION_HEADER = "index\tprediction"

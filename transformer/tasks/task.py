@@ -18,10 +18,11 @@ class Submission:
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task: where its texts and labels stand in the TSV files, what its answers are, and the paper's settings.
+    """One task: where its texts and labels stand in its files, what its answers are, and the paper's settings.
 
     Columns are 0-based; -1 is the last one. `header`: the official names of the columns of train.tsv, with commas
-    between them, also where the file itself has no header.
+    between them, also where the file itself has no header. A task without text columns, and so without label column,
+    submissions and header, has no tables: its head reads questions about passages, see transformer.tasks.squad.
     """
     name: str                          # folder under glue_dir, as in the official archives
     text_columns: tuple[int, ...]      # of train.tsv and the dev files
@@ -33,6 +34,8 @@ class Task:
     dev_header: str | None = None      # where it is not that of train.tsv
     has_header: bool = True
     dev_files: tuple[str, ...] = ("dev.tsv",)
+    train_file: str = "train.tsv"
+    aug_file: str = "train_aug.tsv"    # of data_augmentation.py
     intermediate_epochs: int = 20      # paper, section 4.2
     max_seq_length: int = 128          # paper: 64 for single sentences, 128 for pairs
     augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
@@ -43,6 +46,16 @@ class Task:
     def key(self) -> str:
         """The name in the file names of this kit: lower case without hyphens."""
         return self.name.lower().replace("-", "")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its files are tables, and not questions about passages."""
+        return bool(self.text_columns)
+
+    @property
+    def segments(self) -> int:
+        """Texts of an example."""
+        return len(self.text_columns) if self.is_table else 2  # a question, a passage
 
     @property
     def train_columns(self) -> int:
@@ -61,7 +74,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Width of the classifier."""
+        """Numbers of a vector of logits."""
         return self.head.width
 
     @property

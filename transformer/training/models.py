@@ -12,8 +12,8 @@ from transformer.checkpoint import load_model, require_same_vocabulary
 from transformer.config import BertConfig, check_sizes
 from transformer.files import InputError
 from transformer.modeling import BertPreTrainedModel
-from transformer.tasks.glue import get_task
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.record import read_run, require_finished
 from transformer.weights import head_convention, read_model

@@ -27,13 +27,14 @@ from transformer.files import (
     require_no_file,
     write_json,
 )
+from transformer.tasks.answers import ANSWER_FILES
+from transformer.tasks.head import PREDICTIONS_NAME
 from transformer.training.processes import Processes
 from transformer.training.states import clear_states
 
 RUN_NAME = "run.json"
 BEFORE_NAME = "run.json.before"
 EVAL_NAME = "eval_results.json"
-PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
 _LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
 # Arrays that found no other place: what a run that was killed before it wrote run.json can have left.
 _LEFT_BEHIND = re.compile(r"features|epoch_\d+\.arrays")
@@ -147,7 +148,8 @@ def append_line(path: str | Path, text: str) -> None:
 
 def clear_evaluation(folder: str | Path) -> None:
     """Delete what an earlier evaluation left in a model's folder."""
-    for path in (Path(folder) / EVAL_NAME, *Path(folder).glob(PREDICTIONS_NAME.format("*"))):
+    folder = Path(folder)
+    for path in (*(folder / name for name in (EVAL_NAME, *ANSWER_FILES)), *folder.glob(PREDICTIONS_NAME.format("*"))):
         path.unlink(missing_ok=True)
 
 

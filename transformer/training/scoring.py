@@ -45,7 +45,6 @@ from transformer.training.models import load_classifier
 from transformer.training.processes import Processes, mixed
 from transformer.training.record import (
     EVAL_NAME,
-    PREDICTIONS_NAME,
     append_line,
     clear_evaluation,
     describe_run,
@@ -259,24 +258,24 @@ def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
     return sets
 
 
-def misordered(task: Task, reached: float, labels: np.ndarray) -> str | None:
+def misordered(task: Task, reached: float, examples: Sequences) -> str | None:
     """What is wrong with a classifier whose dev score is far below chance, see head.least(). None where it is not, or
     where every BERT may be."""
-    if not task.beats_chance or not reached < task.head.least(labels):
+    if not task.beats_chance or not reached < task.head.least(examples):
         return None
     return task.head.misordered.format(task=task.name)
 
 
-def require_fit_teacher(folder: Path, task: Task, reached: float, labels: np.ndarray) -> None:
+def require_fit_teacher(folder: Path, task: Task, reached: float, examples: Sequences) -> None:
     """InputError where a teacher's dev score is no better than chance; a warning where no BERT's is."""
-    chance, error = task.head.chance(labels)
+    chance, error = task.head.chance(examples)
     if reached > chance + 2 * error:
         return
     what = f"teacher {folder} scores {task.metric} {reached:.4f} on the dev set, chance is {chance:.4f} +- {error:.4f}"
     if not task.beats_chance:
         print(f"warning: {what}; no BERT does better on {task.name}", flush=True)
         return
-    cause = misordered(task, reached, labels) or f"fine-tune it on {task.name}"
+    cause = misordered(task, reached, examples) or f"fine-tune it on {task.name}"
     raise InputError(f"{what}: {cause} (or --skip_teacher_check)")
 
 
@@ -306,9 +305,9 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
                  "wall_seconds": round(time.monotonic() - started, 1), **STOPWATCH.facts(), "finished": True}
         if processes.is_first:
             write_evaluation(folder, Path(args.output_dir), task, facts,
-                             {name: (dev[name].labels, logits[name]) for name in dev if args.save_predictions})
+                             {name: (dev[name], logits[name]) for name in dev if args.save_predictions})
         print(format_metrics(f"Eval results {task.name}", values), flush=True)
-        if cause := misordered(task, values[task.metric], next(iter(dev.values())).labels):
+        if cause := misordered(task, values[task.metric], next(iter(dev.values()))):
             print(f"warning: {folder} scores far below chance: {cause}", flush=True)
     for submission, sequences in test.items():
         logits = predict(student, task.head, sequences, args.eval_batch_size, processes)[..., order]
@@ -318,8 +317,8 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
 
 
 def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,
-                     predictions: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write eval_results.json, of `facts`, and an eval_predictions_SET.tsv for each set's (labels, logits).
+                     predictions: dict[str, tuple[Sequences, np.ndarray]]) -> None:
+    """Write eval_results.json, of `facts`, and the prediction files of the head for each set's (examples, logits).
 
     They go into the model's `folder`; where that cannot be written, into one of its name in output_dir. There the
     metrics of all models that it was named for are collected: a line in metrics.jsonl, a block in eval_results.txt.
@@ -334,14 +333,15 @@ def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,
     except OSError as error:
         place = write_facts(output_dir / folder.absolute().name)
         print(f"warning: {folder} cannot be written ({error.strerror}): the results are in {place}", flush=True)
-    for name, (labels, logits) in predictions.items():
-        write_predictions(place / PREDICTIONS_NAME.format(name), task, labels, logits)
+    for name, (examples, logits) in predictions.items():
+        write_predictions(place, task, name, examples, logits)
     output_dir.mkdir(parents=True, exist_ok=True)
     append_line(output_dir / "metrics.jsonl", json.dumps({"task": task.name, "model": str(folder), **facts["values"]}))
     append_line(output_dir / "eval_results.txt", format_metrics(f"{task.name} {folder}", facts["values"]))
 
 
-def write_predictions(path: Path, task: Task, labels: np.ndarray, logits: np.ndarray) -> None:
-    """A header and a line for each example: index, label, prediction, and of classes the logit of each."""
-    with atomic_write(path) as handle:
-        handle.writelines("\t".join(map(str, cells)) + "\n" for cells in task.head.prediction_lines(labels, logits))
+def write_predictions(folder: Path, task: Task, name: str, examples: Sequences, logits: np.ndarray) -> None:
+    """Write the files into `folder` that show what finite logits say of the examples of the set `name`."""
+    for file, texts in task.head.prediction_files(name, examples, logits):
+        with atomic_write(folder / file) as handle:
+            handle.writelines(texts)

@@ -1,0 +1,31 @@
+"""All tasks by their keys: the nine of GLUE, and SQuAD v1.1 and v2.0."""
+from __future__ import annotations
+
+from transformer.files import InputError
+from transformer.tasks.glue import GLUE
+from transformer.tasks.spans import Spans
+from transformer.tasks.task import Task
+
+# Nobody published code that distils these: the code preset has the paper's settings, too.
+SQUAD = {task.key: task for task in (
+    Task(name, (), None, Spans(unanswerable=unanswerable), (), rows, "", has_header=False,
+         train_file=f"train-{version}.json", dev_files=(f"dev-{version}.json",), aug_file="train_aug.jsonl",
+         max_seq_length=384, augment_copies_in_code=20)
+    for name, version, unanswerable, rows in (("SQuAD1", "v1.1", False, (87599, 10570)),
+                                              ("SQuAD2", "v2.0", True, (130319, 11873))))}
+
+TASKS = {**GLUE, **SQUAD}
+
+_OTHER_NAMES = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb",
+                **dict.fromkeys(("squad", "squadv1", "squad11", "squadv11"), "squad1"),
+                **dict.fromkeys(("squadv2", "squad20", "squadv20"), "squad2")}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name` in any case, with or without the hyphen; mnli-mm is MNLI, squad alone SQuAD v1.1.
+    InputError lists the known."""
+    key = name.lower().translate(dict.fromkeys(map(ord, "-_. ")))
+    key = _OTHER_NAMES.get(key, key)
+    if key not in TASKS:
+        raise InputError(f"unknown task {name!r}; known tasks: {', '.join(task.name for task in TASKS.values())}")
+    return TASKS[key]

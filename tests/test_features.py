@@ -300,7 +300,7 @@ def encode_part(part):
     return encode(part)
 
 features._encode_part, parts._SECONDS_BETWEEN_SAVES = encode_part, 0
-features.encode_file(glue.TASKS["sst2"], folder / "train.tsv", tokenization.BertTokenizer(folder / "vocab.txt"), 12,
+features.encode_file(glue.GLUE["sst2"], folder / "train.tsv", tokenization.BertTokenizer(folder / "vocab.txt"), 12,
                      folder / "cache", num_workers=1, part_bytes=200)
 """
 

@@ -30,6 +30,7 @@ from transformer.augmentation.candidates import (
     words_to_vary,
 )
 from transformer.augmentation.glove import Glove
+from transformer.augmentation.passages import PassageExamples
 from transformer.augmentation.rows import augment_row
 from transformer.augmentation.variants import vary
 from transformer.checkpoint import load_tokenizer, save_model
@@ -432,7 +433,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
 def child(argv: list[str], name: str, call: int) -> None:
     """The script in a process of its own, every batch saved at once; call number `call` of a function kills it."""
     torch.set_num_threads(1)
-    owner = {"best": MaskedLM, "augment_row": rows_module}[name]
+    owner = {"best": MaskedLM, "augment_row": rows_module, "rows": PassageExamples}[name]
     original, before = getattr(owner, name), iter(range(call - 1))
     setattr(owner, name, lambda *args: original(*args) if next(before, None) is not None
             else os.kill(os.getpid(), signal.SIGKILL))

@@ -30,7 +30,7 @@ class PassageExamples(Examples):
         part, size = [], 0
         for passage in read_passages(self.path, self.task.head.unanswerable):
             part.append(passage)
-            size += len(passage.context) + sum(len(question.text) for question in passage.questions)
+            size += len(passage.context) + sum(len(question.id + question.text) for question in passage.questions)
             if size >= PART_BYTES:
                 yield part
                 part, size = [], 0

@@ -61,8 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--glove_embs", required=True, help="GloVe vectors, text: a word and its numbers on every line")
     data.add_argument("--glue_dir", required=True, help="folder that holds the task's folder")
     data.add_argument("--task_name", required=True,
-                      help="task, in any spelling; all: every task of GLUE that has a folder there, but WNLI and not SQuAD, "
-                           "which is augmented by its own names, squad1 and squad2")
+                      help="task, in any spelling; all: every task of GLUE that has a folder there, but WNLI (SQuAD "
+                           "only by its own names, squad1 and squad2)")
     data.add_argument("--glove_vocab", type=positive, default=100_000, help="vectors read, of the most frequent words")
     augment = parser.add_argument_group("augmentation")
     augment.add_argument("--N", type=positive, help="tries per sentence, or per passage of SQuAD; each new one is a "

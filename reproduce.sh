@@ -452,7 +452,8 @@ run_step() {
                 --do_lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the GLUE server; SQuAD's test sets are not public
-            answers=$([[ $variant == full ]] && echo --do_predict)
+            answers=
+            if [[ $variant == full ]]; then answers=--do_predict; fi
             if is_squad "$task"; then answers=--save_predictions; fi
             python "$kit/task_distill.py" --do_eval $answers \
                 --do_lower_case --data_dir "data/glue_data/$task" --task_name "$task" \

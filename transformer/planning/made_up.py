@@ -21,7 +21,7 @@ from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
 from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
 from transformer.tasks.answers import ANSWER_FILES
-from transformer.tasks.squad import Passage, Question, read_passages
+from transformer.tasks.squad import AUGMENTED, Passage, Question, parse_passage, read_passages
 from transformer.tasks.task import Task
 from transformer.tokenization import read_wordpieces, vocab_path
 from transformer.training.record import is_finished
@@ -84,7 +84,7 @@ def write_passages(path: Path, task: Task, passages: Iterable[Passage]) -> None:
         if path.name == task.aug_file:
             lines = ({"context": passage.context, "qas": [{"id": f"{question.id}#0", "question": question.text}
                                                           for question in passage.questions]} for passage in passages)
-            handle.writelines(json.dumps(line) + "\n" for line in ({"version": "augmented"}, *lines))
+            handle.writelines(json.dumps(line) + "\n" for line in ({"version": AUGMENTED}, *lines))
             return
         paragraphs = [{"context": passage.context, "qas": [
             {"id": question.id, "question": question.text,
@@ -200,10 +200,9 @@ class Inputs:
         """Write a file of passages with about `count` questions, a sample of the real one or made up."""
         source, is_augmented = real / path.name, path.name == task.aug_file
         if is_augmented and source.is_file():
-            _, lines = sample_lines(source, count, has_header=False)
-            found = [passage for passage in map(json.loads, lines) if "context" in passage]
-            chosen = [Passage(passage["context"], tuple(Question(question["id"], question["question"], None)
-                                                        for question in passage["qas"])) for passage in found]
+            _, lines = sample_lines(source, count, has_header=True)
+            chosen = [parse_passage(json.loads(line), str(source), unanswerable=True, has_answers=False)
+                      for line in lines]
         elif (real / (task.train_file if is_augmented else path.name)).is_file():
             if is_augmented:
                 self.invented.append(path.name)

@@ -45,7 +45,7 @@ FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
 FEWEST_INSTANCES = 20_000          # of an epoch file, whose reading is measured, too
 TEXT_BYTES_EACH = 4 << 20          # of the corpus, for each worker
 _SECONDS = 10                      # that the steps of a rehearsal are to take, as far as that can be told before
-_READ_BYTES = 2 << 20              # of rows whose reading is measured
+_READING_BYTES = 2 << 20              # of rows whose reading is measured
 _FIRST_GUESS = {"cpu": 3e10, "cuda": 3e13}  # operations a second of one core, of a GPU; the first rehearsal tells more
 # Settings that change nothing of what a step, a row or a start takes.
 _NO_DIFFERENCE = {
@@ -320,7 +320,7 @@ class Rehearsal:
             return self._reading_windows(work, path, tokenizer)
         with open(path, "rb") as handle:
             header, lines = handle.readline() if work.task.has_header else b"", handle.readlines()
-        count = math.ceil(_READ_BYTES / sum(map(len, lines))) * len(lines)
+        count = math.ceil(_READING_BYTES / sum(map(len, lines))) * len(lines)
         copy = self._place / "read.tsv"
         copy.write_bytes(header + b"".join(itertools.islice(itertools.cycle(lines), count)))
         begin = time.perf_counter()

@@ -29,7 +29,7 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.data.epochs import epoch_files, read_epoch_metrics
 from transformer.data.tables import data_folder, read_rows, task_folder
 from transformer.files import InputError, read_json
-from transformer.tasks.squad import read_passages
+from transformer.tasks.squad import Passage, cut_windows, parse_passage, read_passages
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
@@ -299,31 +299,28 @@ def windows_in(work: Work, path: Path) -> tuple[float, np.ndarray]:
 
 @functools.cache
 def _windows_in(key: str, path: Path, longest: int, stride: int, longest_question: int) -> tuple[float, np.ndarray]:
-    passages = _augmented_passages(path) if path.suffix == ".jsonl" else (
-        (passage.context, [question.text for question in passage.questions])
-        for passage in read_passages(path, get_task(key).head.unanswerable, has_answers=False))
+    is_augmented, unanswerable = path.name == get_task(key).aug_file, get_task(key).head.unanswerable
+    passages = _first_variants(path) if is_augmented else read_passages(path, unanswerable, has_answers=False)
     lengths: list[float] = []
-    for context, questions in passages:
-        pieces = len(context.split()) * PIECES_PER_WORD
-        for question in questions:
-            own = min(len(question.split()) * PIECES_PER_WORD, longest_question) + 3  # with [CLS] and two [SEP]
-            windows = 1 + math.ceil(max(0.0, pieces - (longest - own)) / stride)
-            lengths += [own + min(longest - own, pieces - start * stride) for start in range(windows)]
+    for passage in passages:
+        pieces = round(len(passage.context.split()) * PIECES_PER_WORD)
+        for question in passage.questions:
+            own = min(round(len(question.text.split()) * PIECES_PER_WORD), longest_question) + 3  # [CLS] and two [SEP]
+            lengths += [own + end - start for start, end in cut_windows(pieces, longest - own, stride)]
     whole = path.stat().st_size
-    seen = min(whole, _COUNTED_BYTES) if path.suffix == ".jsonl" else whole
-    return len(lengths) * whole / max(1, seen), np.array(lengths)
+    scale = max(1.0, whole / _COUNTED_BYTES) if is_augmented else 1
+    return len(lengths) * scale, np.array(lengths, np.float64)
 
 
-def _augmented_passages(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(passage, questions) of about the first _COUNTED_BYTES bytes of a train_aug.jsonl."""
+def _first_variants(path: Path) -> Iterator[Passage]:
+    """The passages in the first _COUNTED_BYTES of a train_aug.jsonl."""
     with open(path, "rb") as handle:
-        for line in handle.readlines(_COUNTED_BYTES):
+        for number, line in enumerate(handle.readlines(_COUNTED_BYTES)[1:], 2):
             try:
-                passage = json.loads(line)
-                if "context" in passage:
-                    yield passage["context"], [question["question"] for question in passage["qas"]]
-            except (ValueError, TypeError, KeyError):
-                raise InputError(f"{path} is not what data_augmentation.py writes: make it again") from None
+                value = json.loads(line)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: no JSON: make the file again") from None
+            yield parse_passage(value, f"{path}, line {number}", unanswerable=True, has_answers=False)
 
 
 @functools.cache

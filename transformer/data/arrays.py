@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,34 +90,56 @@ def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], ty
                   facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
                   part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
                   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """open_arrays() of the examples in a file of lines, which are made where they are not there yet.
+    """convert_parts() of a file of lines: parse_part((path, start, stop)) is asked for ranges of about part_bytes."""
+    def ranges() -> Iterator[tuple[tuple[Path, int, int], int]]:
+        return (((path, start, stop), stop) for start, stop in byte_ranges(path, part_bytes))
 
-    The arrays are the tokens, end to end; the offsets; then any with one item for each example. parse_part((path,
-    start, stop)) gives, for a range of bytes, the tokens as bytes, the int32 lengths of the examples, a list of the
-    other arrays as bytes, and the number of lines skipped. num_workers processes (one for each core by default) share
-    the ranges of about part_bytes; start_worker(*worker_facts) prepares each.
-    The manifest tells `examples`, `longest` (in tokens) and `skipped`. Raises InputError also where the file is not
-    any more what it was at the time of `status`, from before the facts were taken.
+    return convert_parts(path, status, places, typecodes, facts, ranges, parse_part, start_worker, worker_facts,
+                         part_bytes, num_workers, in_memory)
+
+
+def convert_parts(path: Path, status: os.stat_result, places: Sequence[Path], typecodes: dict[str, str],
+                  facts: dict[str, Any], parts: Callable[[], Iterable[tuple[Any, int]]], parse_part: Callable,
+                  start_worker: Callable, worker_facts: tuple, part_bytes: int, num_workers: int | None = None,
+                  in_memory: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """open_arrays() of the examples in a file, which are made where they are not there yet.
+
+    The arrays are the tokens, end to end; the offsets; then any others, which are laid end to end, too. parts() cuts
+    the file, the same way each time, into parts of about part_bytes, and tells of each how far into the file it goes.
+    parse_part(part) gives the tokens as bytes, the int32 lengths of the examples, a list of the other arrays as bytes,
+    and {name: number} of what is to be counted. num_workers processes (one for each core by default) share the parts;
+    start_worker(*worker_facts) prepares each.
+    The manifest tells `examples`, `longest` (in tokens) and the sums of what was counted. Raises InputError also where
+    the file is not any more what it was at the time of `status`, from before the facts were taken.
     """
     with unfinished_arrays(places, typecodes, facts, part_bytes) as files:
         if files is not None:
-            missing = [(path, *text_range) for text_range in byte_ranges(path, part_bytes)][len(files.records):]
-            workers = max(1, min(num_workers or available_cores(), len(missing)))
+            done = len(files.records)
+            workers = max(1, min(num_workers or available_cores(), -(-status.st_size // part_bytes) - done))
             itemsize = np.dtype(typecodes["tokens"]).itemsize
-            bytes_done = status.st_size - sum(stop - start for _, start, stop in missing)
-            with contextlib.closing(in_order(parse_part, missing, workers, start_worker, worker_facts)) as parsed, \
-                    tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", initial=bytes_done,
-                         unit_scale=True, disable=None) as progress:
-                for (_, start, stop), part in zip(missing, parsed):
-                    tokens, lengths, others, skipped = part
-                    append_examples(files, itemsize, tokens, lengths, others, skipped=skipped)
-                    progress.update(stop - start)
+            stops: deque[int] = deque()  # of the parts that are being parsed
+            with tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", unit_scale=True,
+                      disable=None) as progress:
+
+                def missing() -> Iterator[Any]:
+                    for number, (part, stop) in enumerate(parts()):
+                        if number < done:
+                            progress.initial = progress.n = stop
+                        else:
+                            stops.append(stop)
+                            yield part
+
+                with contextlib.closing(in_order(parse_part, missing(), workers, start_worker, worker_facts)) as parsed:
+                    for tokens, lengths, others, counts in parsed:
+                        append_examples(files, itemsize, tokens, lengths, others, **counts)
+                        progress.update(stops.popleft() - progress.n)
             after = path.stat()
             if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
                 files.keep(0)
                 raise InputError(f"{path} changed while it was read: start again when it is complete")
+            counted = set().union(*files.records) - {"part", "sizes", "examples", "longest"}
             files.summary = {**summary_of_examples(files),
-                             "skipped": sum(record["skipped"] for record in files.records)}
+                             **{name: sum(record[name] for record in files.records) for name in sorted(counted)}}
     return open_arrays(places, typecodes, facts, in_memory)
 
 

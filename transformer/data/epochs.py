@@ -240,8 +240,9 @@ def _start_parsing(vocab: dict[str, int], typecode: str) -> None:
     _vocab, _typecode = vocab, typecode
 
 
-def _parse_instances(file_part: FilePart) -> tuple[bytes, array, list[bytes], int]:
-    """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; 0."""
+def _parse_instances(file_part: FilePart) -> tuple[bytes, array, list[bytes], dict[str, int]]:
+    """Token ids of the lines in a range of bytes, end to end; the wordpieces of each; those of its segment 0; nothing
+    else is counted."""
     path, start, stop = file_part
     tokens, lengths, first_lengths = array(_typecode), array("i"), array("i")
     content = read_range(path, start, stop)
@@ -270,4 +271,4 @@ def _parse_instances(file_part: FilePart) -> tuple[bytes, array, list[bytes], in
                              "vocabulary; generate the data again with --bert_model set to this model")
         lengths.append(len(wordpieces))
         first_lengths.append(first_length)
-    return tokens.tobytes(), lengths, [first_lengths.tobytes()], 0
+    return tokens.tobytes(), lengths, [first_lengths.tobytes()], {}

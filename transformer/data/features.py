@@ -186,7 +186,7 @@ def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_
             facts, _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes,
             num_workers, in_memory=cache_dir is None)
     arrays["labels"] = arrays["labels"].reshape(-1, *task.head.label_shape)
-    report_rows(str(path), manifest["examples"], manifest["skipped"], width)
+    report_rows(str(path), manifest["examples"], manifest.get("skipped", 0), width)
     return Sequences(**arrays, key=key)
 
 
@@ -195,8 +195,8 @@ def _start_worker(*facts: Any) -> None:
     _worker_facts = facts
 
 
-def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
-    """The examples in a range of bytes, as arrays.convert_lines() wants them."""
+def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], dict[str, int]]:
+    """The examples in a range of bytes, as arrays.convert_parts() wants them."""
     task, tokenizer, max_seq_length, width = _worker_facts
     texts: list[list[str]] = [[] for _ in task.text_columns]
     labels, skipped = [], 0
@@ -209,7 +209,7 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], int]:
         labels.append(label)
     sequences = encode(texts, labels, tokenizer, max_seq_length, task.head.label_type)
     return (sequences.tokens.tobytes(), sequences.lengths,
-            [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], skipped)
+            [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], {"skipped": skipped})
 
 
 def show_examples(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:

@@ -1,9 +1,36 @@
-"""SQuAD's files, and the windows that a model reads them through."""
+"""SQuAD's files, and the windows that a model reads them through.
+
+The rules are those of BERT's run_squad, so that labels and scores are comparable with all that was published.
+"""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import codecs
+import functools
+import hashlib
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transformer.files import MAX_LINE_BYTES, InputError, refuse_foreign
+
+if TYPE_CHECKING:
+    from transformer.tokenization import BertTokenizer
+
+AUGMENTED = "augmented"  # the version in the first line of a train_aug.jsonl
+
+_READ_BYTES = 1 << 16     # bytes of a file that are read at a time, at least
+_MARGIN = 32         # characters: more than any number, name or escape that a block can end in the middle of
+_IDS_AT_A_TIME = 1 << 16
+_SPACES = re.compile(r"[ \t\n\r]*")                   # of JSON
+_WORDS = re.compile("[^ \t\r\n\u202f]+")              # of a passage: no other space divides words
+_KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table in braces"}
 
 
 @dataclass(frozen=True)
@@ -23,5 +50,384 @@ class Passage:
 
 
 def read_passages(path: str | Path, unanswerable: bool, has_answers: bool = True) -> Iterator[Passage]:
-    """The passages of a SQuAD file, checked, one article in memory at a time. unanswerable: of v2.0."""
-    raise NotImplementedError
+    """The passages of a SQuAD file, checked, one paragraph in memory at a time.
+
+    unanswerable: of v2.0. Without has_answers, a file that is to be answered may have no answers. Where an answer
+    stands is not compared with its passage, see misplaced_answers(). Raises InputError naming file, article and
+    question: no JSON, or not all of it; a key that is missing or of the wrong type; a version of the other task; an
+    unanswerable question in v1.1; a question without answers where they are needed; an id for the second time; half of
+    a character; no questions.
+    """
+    for passage, _ in passages_with_progress(path, unanswerable, has_answers):
+        yield passage
+
+
+def passages_with_progress(path: str | Path, unanswerable: bool, has_answers: bool,
+                           ) -> Iterator[tuple[Passage, int]]:
+    """read_passages() with how many bytes of the file were read by then."""
+    stream = _JsonStream(path)
+    ids = _Ids()
+    questions = 0
+    keys = set()
+    for key in stream.members("the file"):
+        keys.add(key)
+        if key == "version":
+            _check_version(path, stream.value(), unanswerable)
+        elif key == "data":
+            for where, entry in _paragraphs(stream):
+                passage = parse_passage(entry, where, unanswerable, has_answers)
+                for question in passage.questions:
+                    if not ids.add(question.id):
+                        raise InputError(f"{where}, question {question.id!r}: another question has this id: the ids of "
+                                         "a file have to differ")
+                questions += len(passage.questions)
+                yield passage, stream.bytes_read
+        else:
+            stream.value()
+    stream.end()
+    if "data" not in keys:
+        raise InputError(f"{path} has no key 'data' and is no SQuAD file: get it again, or name another")
+    if not questions:
+        raise InputError(f"{path} holds no questions")
+
+
+def _paragraphs(stream: _JsonStream) -> Iterator[tuple[str, Any]]:
+    """Where each paragraph of "data" stands, and what it is."""
+    for number in stream.items("'data'"):
+        article = f"article {number}"
+        keys = set()
+        for key in stream.members(article):
+            keys.add(key)
+            if key == "title":
+                title = stream.value()
+                if not isinstance(title, str):
+                    raise InputError(f"{stream.path}, {article}: 'title' is to be {_KINDS[str]}")
+                article = f"article {title!r}"
+            elif key == "paragraphs":
+                for paragraph in stream.items(f"{article}, 'paragraphs'"):
+                    yield f"{stream.path}, {article}, paragraph {paragraph}", stream.value()
+            else:
+                stream.value()
+        if "paragraphs" not in keys:
+            raise InputError(f"{stream.path}, {article}: no key 'paragraphs'")
+
+
+def parse_passage(entry: Any, where: str, unanswerable: bool, has_answers: bool) -> Passage:
+    """The passage that a JSON value {"context", "qas"} describes; InputError, with `where`, as read_passages()."""
+    context = _text(entry, "context", where)
+    questions = []
+    for number, asked in enumerate(_get(entry, "qas", list, where), 1):
+        question_id = _text(asked, "id", f"{where}, question {number}")
+        at_question = f"{where}, question {question_id!r}"
+        text = _text(asked, "question", at_question)
+        questions.append(Question(question_id, text, _answers(asked, at_question, unanswerable, has_answers)))
+    return Passage(context, tuple(questions))
+
+
+def _answers(asked: dict[str, Any], where: str, unanswerable: bool, has_answers: bool,
+             ) -> tuple[tuple[str, int], ...] | None:
+    if has_answers and "answers" not in asked:
+        raise InputError(f"{where}: no key 'answers': without them it can be answered (task_distill.py --do_predict), "
+                         "not learnt or scored: name a file with answers")
+    answers = tuple((_text(answer, "text", where), _get(answer, "answer_start", int, where))
+                    for answer in _get(asked, "answers", list, where)) if "answers" in asked else ()
+    impossible = _get(asked, "is_impossible", bool, where) if "is_impossible" in asked else None
+    if impossible and not unanswerable:
+        raise InputError(f"{where}: unanswerable, which v1.1 does not have: the task of this file is squad2")
+    if impossible and answers:
+        raise InputError(f"{where}: 'is_impossible' is true and 'answers' has {len(answers)}: correct one of them")
+    if not answers and not impossible:
+        if not has_answers:
+            return None
+        if impossible is False:
+            raise InputError(f"{where}: 'is_impossible' is false and 'answers' is empty: correct one of them")
+        if not unanswerable:
+            raise InputError(f"{where}: 'answers' is empty, and v1.1 has no unanswerable questions: correct it, or "
+                             "take the task squad2")
+    return answers
+
+
+def _get(entry: Any, key: str, kind: type, where: str) -> Any:
+    """entry[key], of exactly this type."""
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: not {_KINDS[dict]} with the key {key!r}")
+    if key not in entry:
+        raise InputError(f"{where}: no key {key!r}")
+    if type(entry[key]) is not kind:
+        raise InputError(f"{where}: {key!r} is to be {_KINDS[kind]}")
+    return entry[key]
+
+
+def _text(entry: Any, key: str, where: str) -> str:
+    text = _get(entry, key, str, where)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: {key!r} holds half of a character, \\u{ord(text[error.start]):x}, its character "
+                         f"{error.start}: correct it, or take it out") from None
+    return text
+
+
+def _check_version(path: str | Path, version: Any, unanswerable: bool) -> None:
+    """InputError where a file says that it is of another task; a name that says nothing is accepted."""
+    if version == AUGMENTED:
+        raise InputError(f"{path} is what data_augmentation.py made, questions without answers: name the original")
+    major = str(version).lower().removeprefix("v")[:1]
+    if major in ("1", "2") and (major == "2") != unanswerable:
+        raise InputError(f"{path} is SQuAD of version {version}: its task is squad{major}")
+
+
+class _JsonStream:
+    """A JSON file, value by value. members() and items() go through an object and a list, and whoever iterates takes
+    the value that is next, by value() or by these; bytes_read tells how far it has come."""
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist" if not Path(path).exists() else f"{path} is no file: name one")
+        refuse_foreign(path)
+        self._blocks = self._read()
+        self._decode = json.JSONDecoder().raw_decode
+        self._text = ""        # of the file, from byte _start on
+        self._start = 0
+        self._at = 0           # what was taken of the text, in characters
+        self._ended = False    # whether the text goes to the end of the file
+        self.bytes_read = 0
+
+    def _read(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with open(self.path, "rb") as handle:
+            mark = len(codecs.BOM_UTF8) if handle.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+            self._start = mark
+            handle.seek(mark)
+            block = b"\0"
+            while block:
+                # Twice as much as is there, so that trying again on a long value costs no more than reading it.
+                block = handle.read(max(_READ_BYTES, len(self._text)))
+                self.bytes_read += len(block)
+                try:
+                    yield decoder.decode(block, final=not block)
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{self.path}: not valid UTF-8 at byte "
+                                     f"{handle.tell() - len(error.object) + error.start}; convert the file to UTF-8"
+                                     ) from None
+
+    def _more(self) -> bool:
+        """Read on, if there is anything; what was taken is dropped."""
+        if len(self._text) - self._at > MAX_LINE_BYTES:
+            raise InputError(f"{self.path}: what begins at byte {self._byte(self._at)} has no end within "
+                             f"{MAX_LINE_BYTES >> 20} MB: this is no SQuAD file, or a damaged one; get it again")
+        self._start = self._byte(self._at)
+        self._text, self._at = self._text[self._at:], 0
+        block = next(self._blocks, None)
+        self._ended = block is None
+        self._text += block or ""
+        return not self._ended
+
+    def _byte(self, character: int) -> int:
+        return self._start + len(self._text[:character].encode())
+
+    def _next(self) -> str:
+        """The next character that is no space; empty at the end of the file."""
+        while True:
+            self._at = _SPACES.match(self._text, self._at).end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _wrong(self, character: int, why: str) -> InputError:
+        if character >= len(self._text.rstrip()):
+            return InputError(f"{self.path} is cut short: it ends at byte {self._byte(len(self._text))}, in the middle "
+                              "of its JSON: get or make it again")
+        return InputError(f"{self.path}, byte {self._byte(character)}: not valid JSON ({why}): get or make it again")
+
+    def _take(self, characters: str) -> str:
+        character = self._next()
+        if not character or character not in characters:
+            raise self._wrong(self._at, f"expected {' or '.join(characters)}")
+        self._at += 1
+        return character
+
+    def _begin(self, character: str, what: str, kind: type) -> None:
+        if self._next() not in (character, ""):
+            raise InputError(f"{self.path}, byte {self._byte(self._at)}: {what} is to be {_KINDS[kind]}")
+        self._take(character)
+
+    def value(self) -> Any:
+        """The value that is next."""
+        self._next()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                unterminated = error.msg.startswith("Unterminated")
+                if (unterminated or error.pos + _MARGIN > len(self._text)) and self._more():
+                    continue
+                raise self._wrong(len(self._text) if unterminated else error.pos, error.msg) from None
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in ...
+                raise self._wrong(self._at, str(error)) from None
+            if end + _MARGIN > len(self._text) and self._more():
+                continue  # a number could go on
+            self._at = end
+            return value
+
+    def members(self, what: str) -> Iterator[str]:
+        """The keys of the object that is next."""
+        self._begin("{", what, dict)
+        if self._next() == "}":
+            self._take("}")
+            return
+        going_on = ","
+        while going_on == ",":
+            if self._next() != '"':
+                raise self._wrong(self._at, "expected a name in quotes")
+            key = self.value()
+            self._take(":")
+            yield key
+            going_on = self._take(",}")
+
+    def items(self, what: str) -> Iterator[int]:
+        """The numbers, from 1, of the values of the list that is next."""
+        self._begin("[", what, list)
+        if self._next() == "]":
+            self._take("]")
+            return
+        number, going_on = 0, ","
+        while going_on == ",":
+            number += 1
+            yield number
+            going_on = self._take(",]")
+
+    def end(self) -> None:
+        """InputError where anything follows."""
+        if self._next():
+            raise self._wrong(self._at, "nothing may follow the table")
+
+
+class _Ids:
+    """Ids that were met: eight bytes each."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted = np.empty(0, np.uint64)
+
+    def add(self, text: str) -> bool:
+        """Whether it is new."""
+        digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        place = np.searchsorted(self._sorted, np.uint64(digest))
+        if digest in self._recent or place < len(self._sorted) and int(self._sorted[place]) == digest:
+            return False
+        self._recent.add(digest)
+        if len(self._recent) == _IDS_AT_A_TIME:
+            self._sorted = np.union1d(self._sorted, np.fromiter(self._recent, np.uint64))
+            self._recent.clear()
+        return True
+
+
+def is_misplaced(context: str, text: str, start: int) -> bool:
+    """Whether an answer does not stand at character `start` of its passage, or is nothing but spaces."""
+    return start < 0 or not text.strip() or not context.startswith(text, start)
+
+
+def misplaced_answers(passages: Iterable[Passage]) -> Iterator[str]:
+    """Of each question whose first answer is misplaced, its id and what stands there, for people."""
+    for passage in passages:
+        for question in passage.questions:
+            for text, start in (question.answers or ())[:1]:
+                if is_misplaced(passage.context, text, start):
+                    stands = passage.context[max(start, 0):max(start, 0) + max(len(text), 1)] if start >= 0 else ""
+                    yield (f"question {question.id!r}: {text!r} is to stand at character {start}, where "
+                           f"{repr(stands) if stands else 'nothing'} stands")
+
+
+def passage_words(context: str) -> list[str]:
+    """The words of a passage: what stands between spaces, tabs, ends of lines and U+202F. Other spaces are part of
+    them."""
+    return _WORDS.findall(context)
+
+
+@dataclass(frozen=True)
+class PassagePieces:
+    """The wordpieces of a passage, word by word.
+
+    ids: [pieces] of the tokenizer's id_typecode; words: the words; starts: the first character of each; firsts: the
+    first piece of each, and behind the last word the number of pieces. A word without pieces has the next one's.
+    """
+    context: str
+    ids: np.ndarray
+    words: list[str]
+    starts: list[int]
+    firsts: list[int]
+
+    @classmethod
+    def of(cls, context: str, tokenizer: BertTokenizer) -> PassagePieces:
+        """Those of a passage."""
+        found = list(_WORDS.finditer(context))
+        words = [match[0] for match in found]
+        encoded = [tokenizer.encode_to_bytes(word) for word in words]
+        ids = np.frombuffer(b"".join(encoded), tokenizer.id_typecode)
+        return cls(context, ids, words, [match.start() for match in found],
+                   [0, *accumulate(len(word) // ids.itemsize for word in encoded)])
+
+    def word_of_pieces(self) -> np.ndarray:
+        """The number of the word that each piece is of: int32 [pieces]."""
+        return np.repeat(np.arange(len(self.words), dtype=np.int32), np.diff(self.firsts))
+
+    def find(self, text: str, start: int, tokenizer: BertTokenizer) -> tuple[int, int] | None:
+        """The first and the last piece of the answer that stands at character `start`; None where there are none, or
+        its words are not those of the passage, as with U+00A0 in it, so that BERT skips it.
+
+        They are the pieces of the answer alone if they are found among those of the words that it lies in ("1895" in
+        "(1895-1943)."), else those of all these words ("Japan" in "Japanese").
+        """
+        first_word = bisect_right(self.starts, start) - 1
+        last_word = bisect_right(self.starts, start + len(text) - 1) - 1
+        if first_word < 0 or " ".join(text.split()) not in " ".join(self.words[first_word:last_word + 1]):
+            return None
+        first, end = self.firsts[first_word], self.firsts[last_word + 1]
+        if first == end:
+            return None
+        wanted = tokenizer.encode(text)
+        pieces = self.ids[first:end].tolist()
+        for place in range(len(pieces) - len(wanted) + 1 if wanted else 0):
+            if pieces[place:place + len(wanted)] == wanted:
+                return first + place, first + place + len(wanted) - 1
+        return first, end - 1
+
+
+def cut_windows(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
+    """(first piece, end) of the windows over a passage: of `room` pieces at most, every doc_stride, until one reaches
+    the end. No pieces, no window."""
+    if not pieces:
+        return []
+    starts = range(0, max(pieces - room, 0) + min(doc_stride, room), min(doc_stride, room))
+    return [(start, min(start + room, pieces)) for start in starts]
+
+
+@functools.lru_cache(maxsize=256)
+def windows_with_max_context(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int, np.ndarray]]:
+    """cut_windows(), each with uint8 [length]: 1 for the pieces that have more around them here than in any other.
+
+    What a piece has around it is the lesser of the pieces to its left and to its right, and a hundredth of the window's
+    length; of equal windows the first counts.
+    """
+    windows = cut_windows(pieces, room, doc_stride)
+    most = np.full(pieces, -1.0)
+    owner = np.zeros(pieces, np.int64)
+    for number, (start, end) in enumerate(windows):
+        places = np.arange(end - start)
+        around = np.minimum(places, places[::-1]) + 0.01 * (end - start)
+        better = around > most[start:end]
+        most[start:end][better] = around[better]
+        owner[start:end][better] = number
+    return [(start, end, (owner[start:end] == number).astype(np.uint8)) for number, (start, end) in enumerate(windows)]
+
+
+def label_of(answer: tuple[int, int] | None, start: int, end: int, question_pieces: int) -> tuple[int, int]:
+    """The positions in a window over the pieces start to end of the first and the last piece of an answer; both 0,
+    that of [CLS], where not all of it lies there, or there is no answer."""
+    if answer is None or answer[0] < start or answer[1] >= end:
+        return 0, 0
+    before = question_pieces + 2 - start
+    return answer[0] + before, answer[1] + before

@@ -1,8 +1,8 @@
-"""Get the GLUE data: official archives into glue_data/TASK/{train,dev,test}.tsv, every example counted and checked.
+"""Get the data of GLUE and SQuAD: official files into glue_data/TASK, every example counted and checked.
 
-Without arguments RTE, SST-2, CoLA and MRPC. The addresses come from the environment variables GLUE_BASE and
-SENTEVAL_BASE (MRPC's source texts), by default the official ones, or from --mirror. A task folder that is there is only
-checked.
+GLUE's tasks become {train,dev,test}.tsv, SQuAD stays as published. Without arguments RTE, SST-2, CoLA and MRPC. The
+addresses come from the environment variables GLUE_BASE, SENTEVAL_BASE (MRPC's source texts) and SQUAD_BASE, by default
+the official ones, or from --mirror. A task folder that is there is only checked.
 """
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from transformer.fetching.download import Missing, add_source_flags, fetch, miss
 from transformer.fetching.sources import HOSTS, KNOWN_FILES, base_url
 from transformer.fetching.transport import local_path
 from transformer.files import InputError, atomic_write, find_folder, find_input, locked, read_lines, require_no_file
-from transformer.tasks.glue import DIAGNOSTIC
+from transformer.tasks.glue import DIAGNOSTIC, GLUE
 from transformer.tasks.labels import parse_label
-from transformer.tasks.table import TASKS, get_task
+from transformer.tasks.squad import read_passages
+from transformer.tasks.table import SQUAD, get_task
 from transformer.tasks.task import Task
 
 DEV_IDS = "mrpc_dev_ids.tsv"
@@ -33,6 +34,9 @@ MRPC_HEADER = "#1 ID\t#2 ID\t#1 String\t#2 String\n"  # of the task's files, aft
 TASK_FILES = {"CoLA": ("CoLA.zip",), "SST-2": ("SST-2.zip",), "MRPC": (*MRPC_TEXTS, DEV_IDS),
               "STS-B": ("STS-B.zip",), "QQP": ("QQP-clean.zip",), "MNLI": ("MNLI.zip",), "QNLI": ("QNLIv2.zip",),
               "RTE": ("RTE.zip",), "WNLI": ("WNLI.zip",), DIAGNOSTIC: ("AX.tsv",)}
+GLUE_TASKS = tuple(TASK_FILES)
+SQUAD_FILES = {task.name: (task.train_file, *task.dev_files) for task in SQUAD.values()}
+TASK_FILES |= SQUAD_FILES
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     group = parser.add_argument_group("data")
     group.add_argument("--tasks", nargs="+", default=["RTE", "SST-2", "CoLA", "MRPC"], metavar="TASK",
-                       help="GLUE tasks in any spelling, 'diagnostic' (AX, comes with MNLI), or 'all'")
+                       help="GLUE tasks in any spelling, 'diagnostic' (AX, comes with MNLI), or 'all' of these; "
+                            "squad1, squad2")
     group.add_argument("--data_dir", type=Path, default=Path("glue_data"), help="folder that gets one folder per task")
     group.add_argument("--path_to_mrpc", type=Path, metavar="FOLDER",
                        help=f"folder that holds {' and '.join(MRPC_TEXTS)}, instead of the web")
@@ -51,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for text in args.tasks:
         try:
             if text.lower() == "all":
-                names += TASK_FILES
+                names += GLUE_TASKS
             elif text.lower() in (DIAGNOSTIC, "ax"):
                 names.append(DIAGNOSTIC)
             else:
@@ -68,6 +73,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def host_of(file: str) -> str:
+    """The environment variable that tells where a file of TASK_FILES lies."""
+    if file in MRPC_TEXTS:
+        return "SENTEVAL_BASE"
+    return "SQUAD_BASE" if file.endswith(".json") else "GLUE_BASE"
+
+
 def fetch_files(name: str, args: argparse.Namespace) -> tuple[list[Path], list[Path], list[Missing]]:
     """Where the files of TASK_FILES[name] lie, in data_dir or --path_to_mrpc; those of them that were not there before;
     and those that --offline leaves missing."""
@@ -76,7 +88,7 @@ def fetch_files(name: str, args: argparse.Namespace) -> tuple[list[Path], list[P
         if args.path_to_mrpc and name == "MRPC" and (file in MRPC_TEXTS or (args.path_to_mrpc / file).is_file()):
             paths.append(find_input(args.path_to_mrpc / file))
             continue
-        host = "SENTEVAL_BASE" if file in MRPC_TEXTS else "GLUE_BASE"
+        host = host_of(file)
         path = args.data_dir / file
         paths.append(path)
         if not path.is_file():
@@ -142,6 +154,10 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) ->
         elif name == DIAGNOSTIC:
             (workplace / name).mkdir(parents=True)
             shutil.copyfile(paths[0], workplace / name / "diagnostic.tsv")
+        elif name in SQUAD_FILES:
+            (workplace / name).mkdir(parents=True)
+            for path in paths:
+                shutil.copyfile(path, workplace / name / path.name)
         else:
             unzip(paths[0], workplace)
             if not (workplace / name).is_dir():
@@ -156,7 +172,9 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) ->
 
 
 def count_labelled(task: Task, path: Path) -> int:
-    """Examples of a train or dev file, each of whose labels is checked."""
+    """Examples of a train or dev file, each of whose labels is checked; of SQuAD its questions, with their answers."""
+    if not task.is_table:
+        return sum(len(passage.questions) for passage in read_passages(path, task.head.unanswerable))
     count = 0
     for number, columns in read_rows(task, path):
         parse_label(task, columns, f"{path}, line {number}")
@@ -177,41 +195,43 @@ def count_unlabelled(task: Task, path: Path) -> int:
 
 def files_of(name: str) -> dict[str, Task]:
     """The files of a task's folder, each with the task as it is laid out there; see published_sizes()."""
-    task = TASKS["mnli"] if name == DIAGNOSTIC else get_task(name)
-    files = {} if name == DIAGNOSTIC else dict.fromkeys(("train.tsv", *task.dev_files), task)
+    task = GLUE["mnli"] if name == DIAGNOSTIC else get_task(name)
+    files = {} if name == DIAGNOSTIC else dict.fromkeys((task.train_file, *task.dev_files), task)
     return files | {Path(submission.file).name: task.for_test(submission) for submission in task.submissions
                     if (submission.name == "AX") == (name == DIAGNOSTIC)}
 
 
 def published_sizes(name: str) -> list[int]:
-    """Examples in GLUE's train.tsv, dev files and test files, or in its diagnostic set."""
+    """Examples in the official train, dev and test files of a task, or in the diagnostic set."""
     if name == DIAGNOSTIC:
-        return [submission.rows for submission in TASKS["mnli"].submissions if submission.name == "AX"]
+        return [submission.rows for submission in GLUE["mnli"].submissions if submission.name == "AX"]
     task = get_task(name)
     return [*task.rows, *(submission.rows for submission in task.submissions if submission.name != "AX")]
 
 
 def check_folder(name: str, folder: Path, official: bool) -> None:
-    """Read every file of a task, check each label, print the counts and, where `official`, compare them with GLUE's."""
+    """Read every file of a task, check each label, print the counts and, where `official`, compare them with those."""
     counts = {}
+    source, what = ("SQuAD", "questions") if name in SQUAD_FILES else ("GLUE", "examples")
     try:
         for (file, task), published in zip(files_of(name).items(), published_sizes(name), strict=True):
             path = folder / file
             if not path.is_file():
                 raise InputError(f"{path} does not exist")
-            counts[file] = (count_unlabelled if task.label_column is None else count_labelled)(task, path)
+            is_test = task.is_table and task.label_column is None
+            counts[file] = (count_unlabelled if is_test else count_labelled)(task, path)
             if official and counts[file] != published:
-                raise InputError(f"{path} holds {counts[file]} examples, GLUE has {published}")
+                raise InputError(f"{path} holds {counts[file]} {what}, {source} has {published}")
     except InputError as error:
         raise InputError(f"{error}. Move {folder} away and run again, which makes it anew") from None
     note = ", no labels" if name == DIAGNOSTIC else ""
-    print(f"{name}: " + ", ".join(f"{file} {count} examples" for file, count in counts.items()) + note, flush=True)
+    print(f"{name}: " + ", ".join(f"{file} {count} {what}" for file, count in counts.items()) + note, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Get and check each task in turn; a task that is done costs only its check.
 
-    Other addresses than the official ones (by the environment) may serve other data: they are not counted against GLUE.
+    Other addresses than the official ones (by the environment) may serve other data: its size is not compared.
     """
     args = parse_args(argv)
     for name in args.tasks:
@@ -219,12 +239,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.path_to_mrpc:
         args.path_to_mrpc = find_folder(args.path_to_mrpc)
     print_settings(args)
-    print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {args.mirror or base_url('GLUE_BASE')})", flush=True)
-    official = bool(args.mirror) or all(base_url(host) == HOSTS[host] for host in ("GLUE_BASE", "SENTEVAL_BASE"))
+    hosts = dict.fromkeys(host_of(file) for name in args.tasks for file in TASK_FILES[name])
+    print(f"into {args.data_dir}: {', '.join(args.tasks)} (from {args.mirror or ', '.join(map(base_url, hosts))})",
+          flush=True)
     args.data_dir.mkdir(parents=True, exist_ok=True)
     all_missing = []
     for name in args.tasks:
-        folder = args.data_dir / name
+        folder, hosts = args.data_dir / name, set(map(host_of, TASK_FILES[name]))
+        official = bool(args.mirror) or all(base_url(host) == HOSTS[host] for host in hosts)
         if not folder.is_dir():
             with locked(args.data_dir / f".{name}.lock", wait=True, keep=False):
                 if not folder.is_dir():  # another process may have made it meanwhile

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
+from transformer.families import CLASS_KEYS
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
 from transformer.files import InputError, find_model, read_json, write_json
@@ -56,12 +57,12 @@ def sibling_task(folder: Path) -> Task | None:
     return TASKS[match[1]] if match else None
 
 
-def new_classifier(task: Task, config: BertConfig, seed: int) -> dict[str, Tensor]:
-    """A classifier with random weights (standard deviation initializer_range) and zero biases for `task`."""
+def new_head(task: Task, config: BertConfig, seed: int) -> dict[str, Tensor]:
+    """The head of `task` with random weights (standard deviation initializer_range) and zero biases."""
     import torch
-    weight = torch.empty(task.num_labels, config.hidden_size)
+    weight = torch.empty(task.head.width, config.hidden_size)
     weight.normal_(std=config.initializer_range, generator=torch.Generator().manual_seed(seed))
-    return {"classifier.weight": weight, "classifier.bias": torch.zeros(task.num_labels)}
+    return {f"{task.head.weights}weight": weight, f"{task.head.weights}bias": torch.zeros(task.head.width)}
 
 
 def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,9 +128,10 @@ def fix_folder(folder: Path, seed: int) -> str:
     whole = canonical_names(raw, config.family)
     settings = read_json(folder / CONFIG_NAME)
     load_tokenizer(folder)
-    head = whole.get("classifier.weight")
-    if head is not None and (head.ndim != 2 or head.shape[1] != config.hidden_size):
-        raise InputError(f"{folder}: classifier.weight is {list(head.shape)}, hidden_size is {config.hidden_size}")
+    classifier = whole.get("classifier.weight")
+    if classifier is not None and (classifier.ndim != 2 or classifier.shape[1] != config.hidden_size):
+        raise InputError(f"{folder}: classifier.weight is {list(classifier.shape)}, hidden_size is "
+                         f"{config.hidden_size}")
     state = without_copies(whole)
     task = sibling_task(folder)
     changes = []
@@ -143,14 +145,19 @@ def fix_folder(folder: Path, seed: int) -> str:
         shards = shard_names(folder / file)
         stay = f" ({', '.join(shards)} stay and are not read any more)" if shards else ""
         changes.append(f"{file} turned into {WEIGHTS_NAME}{stay}")
-    if head is None and task:
-        state.update(new_classifier(task, config, seed))
-        settings["classifier_relu"] = True
-        name_labels(settings, task, trained=False)
-        changes.append(f"untrained classifier added ({task.num_labels} labels of {task.name}, with relu)")
-    elif head is not None and config.classifier_relu is None:
+    if classifier is not None and config.classifier_relu is None:
         settings["classifier_relu"], why = head_convention(config, state)
         changes.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})")
+    elif classifier is None and "qa_outputs.weight" in state and (leftover := settings.keys() & set(CLASS_KEYS)):
+        settings = {key: value for key, value in settings.items() if key not in leftover}
+        changes.append(f"{', '.join(sorted(leftover))} dropped from {CONFIG_NAME}, of a classifier that is not there")
+    if task and f"{task.head.weights}weight" not in state:
+        state.update(new_head(task, config, seed))
+        name_labels(settings, task, trained=False)
+        facts = f"{task.num_labels} labels of {task.name}, with relu" if task.head.on_pooled else task.name
+        if task.head.on_pooled:
+            settings["classifier_relu"] = True
+        changes.append(f"untrained {task.head.called} added ({facts})")
 
     if changes:
         replace_files(folder, settings, state)
@@ -161,8 +168,8 @@ def fix_folder(folder: Path, seed: int) -> str:
     if (folder / MANIFEST_NAME).is_file():  # get_bert_models.py compares the files with it
         source = read_json(folder / MANIFEST_NAME).get("source")
         write_manifest(folder, [CONFIG_NAME, *tokenizer_files(folder), WEIGHTS_NAME], source)
-    heads = [name for name, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"))
-             if key in state]
+    heads = [name for name, key in (("masked LM", "cls.predictions.bias"), ("classifier", "classifier.weight"),
+                                    ("span", "qa_outputs.weight")) if key in state]
     return f"{folder}: {'; '.join(changes) or 'nothing to do'} " \
            f"({len(state)} tensors, heads: {', '.join(heads) or 'none'})"
 

@@ -42,7 +42,7 @@ def known_model(text: str) -> tuple[str, str | Path]:
     try:
         task = get_task(text.removeprefix(f"{BASE_MODEL}-"))
     except InputError:
-        raise InputError(f"unknown model {text!r}; known: {', '.join(HUB_MODELS)}, a GLUE task, a local folder, or "
+        raise InputError(f"unknown model {text!r}; known: {', '.join(HUB_MODELS)}, a task, a local folder, or "
                          "OWNER/NAME or OWNER/NAME@REVISION on the hub") from None
     name = f"{BASE_MODEL}-{task.key}"
     if name not in HUB_MODELS:

@@ -61,8 +61,11 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
 
 
 def head_note(config: BertConfig, folder: str | Path) -> str:
-    """One line for people: whether Hugging Face's class gives the logits of the classifier saved in `folder`."""
-    if config.classifier_relu is not False:  # a new one has it, too
+    """One line for people: whether Hugging Face's class gives the logits of the model of a task, of this config, that
+    is saved in `folder`."""
+    if config.classifier_relu is None:  # no classifier, so that the head is the one for spans
+        return f"{folder}: Hugging Face's BertForQuestionAnswering gives the same logits"
+    if config.classifier_relu:
         return (f"{folder}: the classifier stands on relu(pooled). Hugging Face's BertForSequenceClassification has no "
                 "relu and gives other logits until it is put in (docs/running.md, Back to Hugging Face); --hf_head "
                 "trains a classifier without it")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from transformer.families import FAMILIES, Family, family_of
+from transformer.families import CLASS_KEYS, FAMILIES, Family, family_of
 from transformer.files import InputError, read_json, write_json
 
 CONFIG_NAME = "config.json"
@@ -92,6 +92,11 @@ class BertConfig:
     def family(self) -> Family:
         """The family of the model, by its model_type."""
         return family_of(self.to_dict())
+
+    def without_classifier(self) -> BertConfig:
+        """This config for a model that has no classifier: nothing is said of one, or of its classes."""
+        extra = {name: value for name, value in self.extra.items() if name not in CLASS_KEYS}
+        return dataclasses.replace(self, classifier_relu=None, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, those of `extra` among them; not those that are None."""

@@ -32,7 +32,11 @@ class Family:
 BERT = Family("BERT", renames=(
     (r"\A(embeddings|encoder|pooler)\.", r"bert.\g<0>"),  # a bare encoder's
     (r"\.gamma\Z", ".weight"), (r"\.beta\Z", ".bias"),    # TensorFlow's, of LayerNorms
+    (r"\Acls[./]squad[./]output_weights\Z", "qa_outputs.weight"),  # TensorFlow's, of the head for SQuAD
+    (r"\Acls[./]squad[./]output_bias\Z", "qa_outputs.bias"),
 ))
+# Keys of config.json about a classifier's classes. By them Hugging Face makes any other head as wide, too.
+CLASS_KEYS = ("id2label", "label2id", "num_labels", "problem_type")
 
 # model_type of config.json -> family
 FAMILIES = {"bert": BERT}

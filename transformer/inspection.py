@@ -16,6 +16,7 @@ from transformer.modeling import (
     BertForMaskedLM,
     BertModel,
     TinyBertForPreTraining,
+    TinyBertForQuestionAnswering,
     TinyBertForSequenceClassification,
 )
 from transformer.weights import TIED_DECODER, WEIGHTS_NAME, layer_names, read_model, read_weights
@@ -33,6 +34,7 @@ def expected_weights(config: BertConfig, state: dict[str, Tensor]) -> dict[str, 
     fit_size = outputs("fit_denses.0.weight" if per_layer else "fit_dense.weight")
     with torch.device("meta"):
         return {**TinyBertForPreTraining(config, fit_size, per_layer).state_dict(),
+                **TinyBertForQuestionAnswering(config).state_dict(),
                 **TinyBertForSequenceClassification(config, outputs("classifier.weight") or 1).state_dict()}
 
 
@@ -48,7 +50,7 @@ def describe_head(head: str, config: BertConfig, expected: dict[str, Tensor]) ->
         widths = [tensor.shape[0] for name, tensor in expected.items()
                   if name.startswith("fit_dense") and name.endswith("weight")]
         return f"projections ({len(widths)}, to {widths[0]})"
-    return head
+    return "span (start and end of an answer)" if head == "span" else head
 
 
 def summary(folder: Path) -> str:
@@ -86,7 +88,9 @@ def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # which heads a class leaves out says nothing here
         if "classifier.weight" in state:
             TinyBertForSequenceClassification.from_pretrained(folder, num_labels=state["classifier.weight"].shape[0])
-        else:
+        if "qa_outputs.weight" in state:
+            TinyBertForQuestionAnswering.from_pretrained(folder)
+        if not {"classifier.weight", "qa_outputs.weight"} & state.keys():
             BertModel.from_pretrained(folder, add_pooler="bert.pooler.dense.weight" in state)
         if "cls.predictions.bias" in state:
             BertForMaskedLM.from_pretrained(folder)

@@ -451,14 +451,15 @@ class TinyBertForSequenceClassification(_Fit):
 class TinyBertForQuestionAnswering(_Fit):
     """BERT or TinyBERT that scores each wordpiece as the first and as the last of an answer, without a pooler.
 
-    As in Hugging Face's BertForQuestionAnswering there is no dropout and no relu before `qa_outputs`.
+    As in Hugging Face's BertForQuestionAnswering there is no dropout and no relu before `qa_outputs`. What the config
+    says of a classifier is left out of the model's.
     """
 
     hf_architecture = "BertForQuestionAnswering"
 
     def __init__(self, config: BertConfig, fit_size: int | None = None, fit_per_layer: bool = False):
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooler=False)
+        super().__init__(config.without_classifier())
+        self.bert = BertModel(self.config, add_pooler=False)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.add_fit(fit_size, fit_per_layer)
         self.init_weights()

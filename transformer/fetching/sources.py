@@ -1,6 +1,6 @@
 """What this kit downloads, as data: hosts, models, and the published files with their sizes, sums and licences.
 
-Three environment variables name other hosts: HF_ENDPOINT, GLUE_BASE, SENTEVAL_BASE.
+Four environment variables name other hosts: HF_ENDPOINT, GLUE_BASE, SENTEVAL_BASE, SQUAD_BASE.
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ HOSTS = {
     "HF_ENDPOINT": "https://huggingface.co",
     "GLUE_BASE": "https://dl.fbaipublicfiles.com/glue/data",
     "SENTEVAL_BASE": "https://dl.fbaipublicfiles.com/senteval/senteval_data",
+    "SQUAD_BASE": "https://rajpurkar.github.io/SQuAD-explorer/dataset",
 }
 
 
@@ -30,7 +31,7 @@ def base_url(variable: str) -> str:
     return (os.environ.get(variable) or HOSTS[variable]).rstrip("/")
 
 
-_HUB, _GLUE, _SENTEVAL = HOSTS.values()
+_HUB, _GLUE, _SENTEVAL, _SQUAD = HOSTS.values()
 _BERT = "google-bert/bert-base-uncased"
 REVISIONS = {_BERT: "86b5e0934494bd15c9632b12f734a8a67f723594"}  # of hub repositories; the others: main
 _BERT_FILES = f"{_HUB}/{_BERT}/resolve/{REVISIONS[_BERT]}"
@@ -38,7 +39,8 @@ _GLOVE = "https://nlp.stanford.edu/data"
 
 _APACHE, _PDDL = "Apache-2.0", "PDDL 1.0"
 _TASK = "terms of the original data set, see gluebenchmark.com"
-_SQUAD = "CC BY-SA 4.0, as SQuAD"
+_BY_SA = "CC BY-SA 4.0"
+_AS_SQUAD = f"{_BY_SA}, as SQuAD"
 _PAGE = "see the model's page on the hub"
 
 _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licence, name, size, sha256 in [
@@ -47,7 +49,7 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
     (_GLUE, _TASK, "QQP-clean.zip", 41696084, "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
     (_GLUE, _TASK, "STS-B.zip", 802872, "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
     (_GLUE, _TASK, "MNLI.zip", 312783507, "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633"),
-    (_GLUE, _SQUAD, "QNLIv2.zip", 10627589, "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
+    (_GLUE, _AS_SQUAD, "QNLIv2.zip", 10627589, "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
     (_GLUE, _TASK, "RTE.zip", 697150, "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
     (_GLUE, _TASK, "WNLI.zip", 28999, "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),
     (_GLUE, _TASK, "AX.tsv", 222257, "0e13510b1bb14436ff7e2ee82338f0efb0133ecf2e73507a697dc210db3f05fd"),
@@ -56,6 +58,10 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
      "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
     (_SENTEVAL, _TASK, "msr_paraphrase_test.txt", 441275,
      "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"),
+    (_SQUAD, _BY_SA, "train-v1.1.json", 30288272, "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955"),
+    (_SQUAD, _BY_SA, "dev-v1.1.json", 4854279, "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"),
+    (_SQUAD, _BY_SA, "train-v2.0.json", 42123633, "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002"),
+    (_SQUAD, _BY_SA, "dev-v2.0.json", 4370528, "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"),
     (_BERT_FILES, _APACHE, "model.safetensors", 440449768,
      "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3"),
     (_BERT_FILES, _APACHE, "pytorch_model.bin", 440473133,
@@ -67,6 +73,8 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
     ("bert-base-uncased", _BERT, _APACHE),
     *((f"bert-base-uncased-{task}", f"JeremiahZ/bert-base-uncased-{task}", _PAGE)  # fine-tuned on a task
       for task in ("mrpc", "sst2", "cola", "rte", "mnli", "qqp")),
+    ("bert-base-uncased-squad1", "csarron/bert-base-uncased-squad-v1", _PAGE),
+    ("bert-base-uncased-squad2", "deepset/bert-base-uncased-squad2", "CC BY 4.0"),
     ("distilled_tinybert_4l", "huawei-noah/TinyBERT_General_4L_312D", _PAGE),      # under the names that
     ("distilled_tinybert_6l", "huawei-noah/TinyBERT_General_6L_768D", _PAGE),      # general_distill.py's results have
     ("tinybert_4l_zh", "huawei-noah/TinyBERT_4L_zh", _PAGE),

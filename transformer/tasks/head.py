@@ -34,7 +34,8 @@ class Head(ABC):
 
     What is no method of a kind below holds for a linear layer on the pooled first token: one vector of logits an
     example, [examples, width]; one label an example, [examples]. A head whose logits have another shape says so with
-    model_class, sizes, weights, numbers(), pack() and unpack(), and one with other labels with label_type, label_shape.
+    called, on_pooled, model_class, sizes, weights, numbers(), pack() and unpack(), and one with other labels with
+    label_type, label_shape.
     """
     # of its dev scores
     metric: str                             # the one that chooses the checkpoint
@@ -51,6 +52,8 @@ class Head(ABC):
     sees_padding: ClassVar[bool] = False    # hard_loss(), and soft_loss() as published, depend on how far one pads
     gold_in_code: ClassVar[bool]            # the published code teaches it the data's labels in the prediction stage
     # of its module
+    called: ClassVar[str] = "classifier"    # in messages
+    on_pooled: ClassVar[bool] = True        # it stands on the pooled first token, with a relu between or without
     weights: ClassVar[str] = "classifier."  # how the names of its weights begin
     misordered: ClassVar[str]               # what is wrong with a classifier far below chance, {task} for its name
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer.families import CLASS_KEYS
 from transformer.files import InputError
 from transformer.tasks.task import Task
 
@@ -26,16 +27,16 @@ def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
 
 def name_labels(extra: dict[str, Any], task: Task, trained: bool = True) -> None:
     """Record the outputs of the task's head in a config's `extra` keys, as Hugging Face does: id2label, label2id,
-    problem_type.
+    problem_type; of a head without classes nothing.
 
-    trained: whether the classifier is trained, or is about to be; where it is not, the key UNTRAINED says so.
+    trained: whether the head is trained, or is about to be; where it is not, the key UNTRAINED says so.
     """
     extra.pop(UNTRAINED, None)
     if not trained:
         extra[UNTRAINED] = True
     extra["finetuning_task"] = task.name
-    if task.head.problem_type is None:  # by id2label Hugging Face would make the head as wide as another task's
-        for name in ("id2label", "label2id", "problem_type", "num_labels"):
+    if task.head.problem_type is None:
+        for name in CLASS_KEYS:
             extra.pop(name, None)
         return
     extra.update(id2label={str(i): label for i, label in enumerate(task.head.outputs)},
@@ -47,8 +48,11 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
     """For each class of the task, the model's column for it, read from `id2label` in a config's `extra` keys.
 
     MNLI models of different origin order their classes differently. Where id2label does not name the task's labels
-    (LABEL_0, ...), the columns are taken in the task's order. Raises InputError where it names some of them only.
+    (LABEL_0, ...), the columns are taken in the task's order, as those of a head without classes always are. Raises
+    InputError where it names some of them only.
     """
+    if task.head.problem_type is None:
+        return list(range(task.head.width))
     id2label = extra.get("id2label") or {}
     if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
         raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")

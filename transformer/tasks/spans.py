@@ -42,6 +42,8 @@ class Spans(Head):
     has_temperature = True
     sees_padding = True
     gold_in_code = False
+    called = "span head"
+    on_pooled = False
     weights = "qa_outputs."
     misordered = ""  # see least()
 

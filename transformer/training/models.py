@@ -13,33 +13,38 @@ from transformer.config import BertConfig, check_sizes
 from transformer.files import InputError
 from transformer.modeling import BertPreTrainedModel
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
-from transformer.tasks.table import get_task
+from transformer.tasks.table import TASKS, get_task
 from transformer.tasks.task import Task
 from transformer.training.record import read_run, require_finished
 from transformer.weights import head_convention, read_model
 
 
 def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> BertPreTrainedModel:
-    """The model of a task in a folder. InputError where its classifier is missing or known to be untrained, with the
-    step that trains it; --skip_teacher_check lets an untrained one pass."""
+    """The model of a task in a folder. InputError where the task's head is missing, another task's is there in its
+    place, or it is known to be untrained, with the step that trains it; --skip_teacher_check lets an untrained one
+    pass."""
+    head = task.head
     finetune = shlex.join(["python", "finetune_teacher.py", "--tasks", task.name, "--model", str(folder)])
     trains = f"{finetune} trains a teacher's, task_distill.py (last stage: --pred_distill) a student's"
-    if not args.skip_teacher_check and (step := next_step(folder, args)):
-        raise InputError(f"the classifier of {folder} is not trained yet; the next step: {step}")
+    if not args.skip_teacher_check and (step := next_step(folder, task, args)):
+        raise InputError(f"the {head.called} of {folder} is not trained yet; the next step: {step}")
     try:
-        model = load_model(folder, task.head)
+        model = load_model(folder, head)
     except InputError as error:
-        if f"{task.head.weights}weight" in read_model(folder)[1]:
+        state = read_model(folder)[1]
+        if f"{head.weights}weight" in state:
             raise
-        raise InputError(f"{error}; it has no classifier: {trains}") from None
+        other = next((known.head for known in TASKS.values() if f"{known.head.weights}weight" in state), None)
+        if other:
+            raise InputError(f"{folder} has a {other.called}, {task.name} needs a {head.called}: {trains}") from None
+        raise InputError(f"{error}; it has no {head.called}: {trains}") from None
     if not args.skip_teacher_check and model.config.extra.get(UNTRAINED):
-        raise InputError(f"the classifier of {folder} is untrained ({UNTRAINED} in its config.json): {trains}")
+        raise InputError(f"the {head.called} of {folder} is untrained ({UNTRAINED} in its config.json): {trains}")
     return model
 
 
-def next_step(folder: Path, args: argparse.Namespace) -> str | None:
-    """The command of the next step for a student whose classifier no step has trained, as its run.json tells; else
-    None."""
+def next_step(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
+    """The command of the next step for a student whose head no step has trained, as its run.json tells; else None."""
     settings = (read_run(folder) or {}).get("settings")
     if not isinstance(settings, dict):
         return None
@@ -52,9 +57,13 @@ def next_step(folder: Path, args: argparse.Namespace) -> str | None:
     command = ["python", "task_distill.py", *stage]
     for name in ("task_name", "teacher_model", "data_dir", "max_seq_length"):
         command += [f"--{name}", str(known.get(name))]
+    for name in ("doc_stride", "max_query_length"):  # of SQuAD alone
+        command += [f"--{name}", str(known[name])] if known.get(name) else []
     command += ["--student_model", str(folder), "--output_dir", "NEW_FOLDER"]
     command += ["--preset", "code"] if known.get("preset") == "code" else []
-    return shlex.join(command + [f"--{name}" for name in ("aug_train", "do_lower_case") if known.get(name)])
+    augmented = not stage or task.is_table  # the prediction stage of SQuAD has no augmented data
+    return shlex.join(command + [f"--{name}" for name, allowed in (("aug_train", augmented), ("do_lower_case", True))
+                                 if allowed and known.get(name)])
 
 
 def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: Task,
@@ -73,7 +82,7 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
         require_finished(folder)
         require_same_vocabulary(folder, teacher_folder)
         student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
-    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student.config, teacher_folder: teacher})
+    check_sizes(args.max_seq_length, task.segments, {folder: student.config, teacher_folder: teacher})
     name_labels(student.config.extra, task, trained=args.pred_distill)
     if args.hf_head and student.config.classifier_relu:
         print(f"--hf_head: the relu before the classifier of {folder} is left out from here on", flush=True)
@@ -83,7 +92,7 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
 
 def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Task,
            args: argparse.Namespace) -> str | None:
-    """Why finetune_teacher.py does not keep the classifier of the model in `folder`, with this config and these
+    """Why finetune_teacher.py does not keep the head of the model in `folder`, with this config and these
     weights, for a task; None where it does."""
     weight = state.get(f"{task.head.weights}weight")
     if weight is None:
@@ -92,13 +101,13 @@ def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Tas
         return f"that of {folder} is untrained"
     if args.new_head:
         return "--new_head"
-    if args.hf_head and head_convention(config, state)[0]:
+    if args.hf_head and task.head.on_pooled and head_convention(config, state)[0]:
         return f"--hf_head, and that of {folder} stands on a relu"
     if weight.shape != (task.head.width, config.hidden_size):
         return f"that of {folder} is {list(weight.shape)}, {task.name} needs {[task.head.width, config.hidden_size]}"
     trained_on = str(config.extra.get("finetuning_task") or task.key)
     with contextlib.suppress(InputError):  # some models name no task there
-        if get_task(trained_on) != task:
+        if get_task(trained_on).key != task.key:  # answers may be chosen in another way
             return f"that of {folder} was trained on {trained_on}"
     try:
         class_order(config.extra, task, folder)
@@ -108,8 +117,8 @@ def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Tas
 
 
 def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[BertPreTrainedModel, bool]:
-    """The model to fine-tune, with its classifier, its convention and the classes in the task's order where it fits,
-    else with a new one; and whether it is kept."""
+    """The model to fine-tune, with its head, its convention and the classes in the task's order where it fits, else
+    with a new one; and whether it is kept."""
     config, state = read_model(folder)
     reason, new = misfit(folder, config, state, task, args), ()
     if reason:
@@ -118,14 +127,16 @@ def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[Bert
     del state
     model = load_model(folder, task.head, new=new)
     if reason:
-        model.init_weights()  # of the classifier: one may have been loaded
-        model.config.classifier_relu = not args.hf_head
+        model.init_weights()  # of the head: one may have been loaded
+        if task.head.on_pooled:
+            model.config.classifier_relu = not args.hf_head
     else:
         order = class_order(model.config.extra, task, folder)
         for name, weight in model.named_parameters():
             if name.startswith(task.head.weights):
                 weight.data = weight.data[order]
     name_labels(model.config.extra, task)
-    what = f"new classifier ({reason})" if reason else f"classifier of {folder} kept"
-    print(f"{task.name}: {what}, {'with' if model.config.classifier_relu else 'without'} relu", flush=True)
+    what = f"new {task.head.called} ({reason})" if reason else f"{task.head.called} of {folder} kept"
+    relu = f", {'with' if model.config.classifier_relu else 'without'} relu" if task.head.on_pooled else ""
+    print(f"{task.name}: {what}{relu}", flush=True)
     return model, not reason

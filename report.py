@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write
+from transformer.reporting.answers_table import squad
 from transformer.reporting.curves import draw_models, require_matplotlib
 from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, render
 from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
@@ -35,6 +36,7 @@ from transformer.reporting.runs import (
     tasks_of,
 )
 from transformer.reporting.timings import milliseconds, noted_seconds
+from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 
 FOLDERS = ["models", "results"]
@@ -54,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def dev_table(runs: list[FinishedRun], caption: str) -> list[Block]:
     """Dev scores of one model: a row for each task and metric; the paper's tasks are shown when they are missing."""
     rows, notes = [], []
-    for task in TASKS.values():
+    for task in GLUE.values():
         group = [run for run in runs if run.task == task]
         if not group and task.name != "WNLI":  # which the paper leaves out
             rows.append([task.name, METRICS.get(task.metric, "correlation"), "0", MISSING, "", "", ""])
@@ -95,7 +97,7 @@ def ablations(runs: list[FinishedRun]) -> list[Block]:
     blocks = [Heading("Ablations"), Text(
         "Dev scores. The average is over the columns that a variant and the full method both have, and so is the "
         f"difference to the full method. Averages of different tasks, as the {PAPER}'s, do not compare; the "
-        "differences tell what each part is worth.")]
+        "differences tell what each part is worth. SQuAD's F1 is part of no average.")]
     students = [run for run in runs if run.is_result and not run.variant.startswith("search")]
     tables = [variant_table([run for run in students if run.student == student], model_name(student))
               for student in sorted({"4l"} | {run.student for run in students if run.variant != "full"})]
@@ -120,13 +122,14 @@ def variant_table(runs: list[FinishedRun], model: str) -> Table:
             group = [run for run in runs if (run.variant, run.task) == (variant, task)]
             cells.append(cell(group, metric))
             _, values = score(group, metric)
-            means.append(statistics.fmean(values) if values else None)
+            if task.key in GLUE:
+                means.append(statistics.fmean(values) if values else None)
         full = full or means
         both = [pair for pair in zip(means, full) if None not in pair]
         averages = [MISSING, MISSING]
         if both:
             average, average_of_full = map(statistics.fmean, zip(*both))
-            share = f" ({len(both)} of {len(columns)})" if len(both) < len(columns) else ""
+            share = f" ({len(both)} of {len(means)})" if len(both) < len(means) else ""
             averages = [f"{average:.1f}{share}", f"{average - average_of_full:+.1f}{share}"]
         published_averages = ["", ""]
         if variant in paper:
@@ -289,8 +292,9 @@ def main(argv: list[str] | None = None) -> None:
     pictures = [f"{what}_{value}" for what in ("general", *TASKS) for value in (*LOSSES, "dev")]
     for name in (*pictures, "size_score", "speed_score"):  # of an earlier report, which may have had other runs
         (plots / f"{name}.png").unlink(missing_ok=True)
-    blocks = [*results(runs), *published(), *ablations(runs), *search(runs), *curves(runs, plots, remarks),
-              *sizes(runs, plots, output / INFERENCE_NAME, remarks), *costs(runs, roots, remarks)]
+    blocks = [*results(runs), *squad(runs), *published(), *ablations(runs), *search(runs),
+              *curves(runs, plots, remarks), *sizes(runs, plots, output / INFERENCE_NAME, remarks),
+              *costs(runs, roots, remarks)]
     blocks += lists(runs, remarks)  # the steps above add to the remarks
     blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in whole or in part, "
                           f"and what else is to be known, is listed at the end ({len(remarks)} lines)."))

@@ -2,7 +2,8 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
-#                [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP] [--list] [--plan] [--rehearse]
+#                [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP] [--list] [--plan]
+#                [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
@@ -11,6 +12,11 @@
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
 # the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
 # memory is short. The students come out the same, and a folder may change from one to the other.
+#
+# --augment_squad augments the passages of SQuAD, too, for the intermediate stage. It is off, for it takes days on one
+# GPU: about 1.1 million forward passes of the masked LM, then epochs of 21 times the data, 1.86 million windows of v1.1
+# and 2.8 million of v2.0. AUGMENT_FLAGS_SQUAD1="--N 5" or INTERMEDIATE_FLAGS_SQUAD1="--num_train_epochs 5" make less of
+# it. SQuAD's prediction stage always takes the original training set, as in the paper.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # Teachers, general students and augmented data do not follow from each other.
@@ -44,7 +50,8 @@
 #   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
 #                              added to the commands of these steps
 #   TASK_FLAGS_RTE             added to those of intermediate, prediction and eval for one task (RTE SST2 COLA MRPC STSB
-#                              QNLI QQP MNLI WNLI); eval refuses flags of training, such as --num_train_epochs
+#                              QNLI QQP MNLI WNLI SQUAD1 SQUAD2); eval refuses flags of training, such as
+#                              --num_train_epochs
 #   PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...
 #                              added to those of one step for one task
 #   OMP_NUM_THREADS            threads of a step (default: its share of the cores)
@@ -55,6 +62,7 @@ export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=RTE,SST-2,CoLA,MRPC
 students=4l,6l
 apart=false
+augment_squad=false
 settings=paper
 published=false
 ablations=(no_gd no_td no_da no_embd no_pred no_trm no_attn no_hidn map_top map_bottom)
@@ -82,6 +90,7 @@ while (($#)); do
         --tasks) tasks=$2; shift 2 ;;
         --students) students=$2; shift 2 ;;
         --apart) apart=true; shift ;;
+        --augment_squad) augment_squad=true; shift ;;
         --settings) settings=$2; shift 2 ;;
         --published) published=true; shift ;;
         --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
@@ -116,21 +125,23 @@ if ! $apart; then teams=("$(IFS=+; echo "${students[*]}")"); fi
 
 [[ $settings == paper || $settings == earlier ]] || die "unknown settings $settings: paper or earlier"
 
-key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_-'; }
+key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_.-'; }
 
 capitals() { key "$1" | tr '[:lower:]' '[:upper:]'; }  # of tasks, as variables name them
 
 unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
 
-known="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI"
+known="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI SQuAD1 SQuAD2"
 
 # The official spelling of tasks.
 official() {
     local task
     for task; do
-        case $(key "$task") in
+        case $(key "${task// /}") in
             rte) echo RTE ;; sst2 | sst) echo SST-2 ;; cola) echo CoLA ;; mrpc) echo MRPC ;; stsb | sts) echo STS-B ;;
             qnli) echo QNLI ;; qqp) echo QQP ;; mnli | mnlim | mnlimm) echo MNLI ;; wnli) echo WNLI ;;
+            squad | squad1 | squadv1 | squad11 | squadv11) echo SQuAD1 ;;
+            squad2 | squadv2 | squad20 | squadv20) echo SQuAD2 ;;
             *) die "unknown task $task: $known" ;;
         esac
     done
@@ -139,6 +150,12 @@ official() {
 names=$(official "${tasks[@]}")
 # shellcheck disable=SC2086,SC2207
 tasks=($(unique $names))
+
+is_squad() { [[ $1 == SQuAD? ]]; }
+
+[[ $settings == paper || ${tasks[*]} != *SQuAD* ]] || die "--settings earlier is not for SQuAD, which that \
+reproduction did not train: drop one of them"
+[[ ${tasks[*]} == *SQuAD* ]] || ! $augment_squad || die "--augment_squad needs squad1 or squad2 among --tasks"
 
 for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
     "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do
@@ -157,7 +174,9 @@ has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1
 glue=() augment=() teachers=()
 for task in "${tasks[@]}"; do
     glue+=("glue_$(key "$task")")
-    [[ $task == WNLI ]] || augment+=("augment_$(key "$task")")  # the paper does not augment WNLI
+    if is_squad "$task"; then wanted=$augment_squad; else wanted=true; fi
+    if [[ $task == WNLI ]]; then wanted=false; fi  # the paper does not augment it
+    if $wanted; then augment+=("augment_$(key "$task")"); fi
     teachers+=("teacher_$(key "$task")")
 done
 general=("${teams[@]/#/general_}")
@@ -168,11 +187,12 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
-downloads="glove ${glue[*]} wiki bert" text=(extract sentences pregenerate)
+vectors=${augment[*]:+glove }  # for augmentation
+downloads="$vectors${glue[*]} wiki bert" text=(extract sentences pregenerate)
 if $published; then
     [[ ${general[*]} != */* ]] || die "--published leaves out the corpus, which step ${general[*]: -1} needs: \
 drop it, or the ablation"
-    downloads="glove ${glue[*]} bert" text=()
+    downloads="$vectors${glue[*]} bert" text=()
 fi
 general=("$(unique "${general[@]}")")
 chains=()
@@ -322,7 +342,7 @@ what() {
     if ((${#team[@]} > 1)); then student="the ${team[0]%l}- and the ${team[1]%l}-layer student" learns=learn; fi
     case $step in
         glove) echo "getting the GloVe vectors" ;;
-        glue_*) echo "getting $task of GLUE" ;;
+        glue_*) if is_squad "$task"; then echo "getting $task"; else echo "getting $task of GLUE"; fi ;;
         wiki) echo "getting the Wikipedia dump" ;;
         bert) echo "getting BERT and its fine-tuned siblings" ;;
         extract) echo "extracting the articles of the dump" ;;
@@ -342,13 +362,15 @@ what() {
 
 # What each step does: the commands of the README.
 run_step() {
-    local step=${1##*/} run= variant=full named= seed= task student again
+    local step=${1##*/} run= variant=full named= seed= task student again answers
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
     # the paper trains the prediction stage of STS-B on the original rows
     local aug_train=--aug_train
     if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
+    # and that of SQuAD, too (appendix B)
+    if is_squad "$task" && { ! $augment_squad || [[ $step == prediction_* ]]; }; then aug_train=; fi
     local losses= prediction=  # flags of the variant
     case $variant in
         no_gd) losses=--from_scratch ;;
@@ -429,8 +451,11 @@ run_step() {
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
                 --do_lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
-            # only students of the full method go to the GLUE server
-            python "$kit/task_distill.py" --do_eval $([[ $variant == full ]] && echo --do_predict) \
+            # only students of the full method go to the GLUE server; SQuAD's test sets are not public
+            answers=
+            if [[ $variant == full ]]; then answers=--do_predict; fi
+            if is_squad "$task"; then answers=--save_predictions; fi
+            python "$kit/task_distill.py" --do_eval $answers \
                 --do_lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
                 --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" \
                 --output_dir "results/${run}${student}_$(key "$task")" $eval_settings $(added EVAL "$task") ;;
@@ -464,7 +489,7 @@ commands() {
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.
 step() {
     local base=results/steps/$1 begin=$SECONDS before=0 tried=false number=1 score= name team wishes
-    local log=$base.log mark=$base.seconds spent=$base.spent
+    local log=$base.log mark=$base.seconds spent=$base.spent metric="acc|mcc|corr"
     if is_finished "$1"; then echo "$1: finished before, skipped"; return; fi
     mkdir -p "${log%/*}"
     if was_tried "$1"; then tried=true; fi
@@ -496,7 +521,8 @@ step() {
     done
     case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
         teacher_* | prediction_* | eval_*)
-            score=$(awk '/^(acc|mcc|corr) = /{score = ", " $1 " " $3} END {print score}' "$log") ;;
+            if [[ $1 == *_squad? ]]; then metric=f1; fi
+            score=$(awk "/^($metric) = /"'{score = ", " $1 " " $3} END {print score}' "$log") ;;
     esac
     echo "$1: done in $((SECONDS - begin)) s$score"
 }
@@ -564,6 +590,24 @@ if [[ -n $from && $names != *" $from "* ]]; then
     done
     die "no step $from; --list shows them"
 fi
+# Days of augmentation are not to be for nothing.
+for task in "${tasks[@]}"; do
+    if ! is_squad "$task"; then continue; fi
+    name=augment_$(key "$task")
+    if ! $augment_squad; then
+        if is_finished "$name" || was_tried "$name"; then
+            die "step $name was begun here: give --augment_squad, or delete results/steps/$name.*"
+        fi
+    elif ! is_finished "$name"; then
+        # shellcheck disable=SC2068
+        for other in ${stages[@]}; do
+            if [[ $other == *intermediate_*"_$(key "$task")" && $other != no_da/* ]] && is_finished "$other" &&
+                [[ -z $from || $'\n'$(anew)$'\n' != *$'\n'"$other"$'\n'* ]]; then
+                die "step $other was done without augmented data: --from $name does it again with it"
+            fi
+        done
+    fi
+done
 if [[ -n $planning ]]; then
     exec python -m transformer.planning "$planning" --jobs "$JOBS" < <(commands)  # which gets the signals itself
 fi

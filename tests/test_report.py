@@ -185,6 +185,96 @@ def test_ablations_beside_the_paper(world):
     assert rows_of(table, "no_trm")[1] == ["no_trm", "71.7", "72.3", "70.1", "11.2", "56.3"]
 
 
+# --- SQuAD
+
+V2 = {"exact": 0.70, "f1": 0.72, "best_exact": 0.71, "best_f1": 0.735, "best_exact_thresh": -1.25,
+      "best_f1_thresh": -2.5, "HasAns_exact": 0.62, "HasAns_f1": 0.66, "NoAns_exact": 0.78, "NoAns_f1": 0.78,
+      "HasAns_total": 5928, "NoAns_total": 5945, "total": 11873}
+
+
+def answered(world, path: str, task: str, scores: dict[str, float], seed=42, **settings) -> Path:
+    """A run on SQuAD that --do_eval has scored."""
+    folder = world(path, scores["f1"], task, "f1", seed=seed, aug_train=False)
+    write_json(folder / "eval_results.json", {"task": task, "values": scores, "settings": settings})
+    return folder
+
+
+def test_squad_beside_table_6(world):
+    """EM, F1: means over two seeds; of v2.0 at 0 and at the best threshold apart, the paper's in their own columns."""
+    for seed, (exact, f1) in enumerate(((0.70, 0.80), (0.72, 0.83)), 1):
+        answered(world, f"runs/full/seed_{seed}/distilled_tinybert_4l_squad1", "SQuAD1",
+                 {"exact_match": exact, "f1": f1}, seed)
+    answered(world, "distilled_tinybert_6l_squad2", "SQuAD2", V2)
+    world("final_squad1_teacher", 0.88, "SQuAD1", "f1", script="finetune_teacher")
+    table = made()["SQuAD"]
+    assert table[0] == ["model", "from", "v1.1: EM", "v1.1: F1", *(
+        f"v2.0, {name}: {metric}" for name in ("threshold 0", "best threshold", "threshold unknown")
+        for metric in ("EM", "F1"))]
+    own, paper = ({row[0]: row[2:] for row in table[2:] if row[1] == source} for source in ("these runs", PAPER))
+    # 70 and 72: mean 71, deviation sqrt(2); 80 and 83: 81.5, sqrt(4.5)
+    assert own["TinyBERT4"] == ["71.0 ± 1.4 (n=2)", "81.5 ± 2.1 (n=2)", *["missing"] * 4, "", ""]
+    assert own["TinyBERT6"] == ["missing", "missing", *(f"{score} (n=1)" for score in (70.0, 72.0, 71.0, 73.5)), "", ""]
+    assert own["teacher"] == ["missing", "88.0 (n=1)", *["missing"] * 4, "", ""]
+    assert paper == {  # arXiv 1909.10351, table 6
+        "BERT-base (teacher)": ["80.7", "88.4", "", "", "", "", "74.5", "77.7"],
+        "BERT4-PKD": ["70.1", "79.5", "", "", "", "", "60.8", "64.6"],
+        "DistilBERT4": ["71.8", "81.2", "", "", "", "", "60.6", "64.1"],
+        "MiniLM4": ["-", "-", "", "", "", "", "-", "69.7"],
+        "TinyBERT4": ["72.7", "82.1", "", "", "", "", "68.2", "71.8"],
+        "BERT6-PKD": ["77.1", "85.3", "", "", "", "", "66.3", "69.8"],
+        "DistilBERT6": ["78.1", "86.2", "", "", "", "", "66.0", "69.5"],
+        "MiniLM6": ["-", "-", "", "", "", "", "-", "76.4"],
+        "TinyBERT6": ["79.7", "87.5", "", "", "", "", "74.7", "77.7"]}
+    assert [row[0] for row in table[2:5]] == ["BERT-base (teacher)", "teacher", "BERT4-PKD"]
+    assert table[-1] == ["TinyBERT6", "42", "62.0", "66.0", "78.0", "-1.25", "-2.50"]
+    text = Path("results/report.md").read_text()
+    assert "Which of the two the paper's scores of v2.0 are is unknown" in text
+    page = Page(Path("results/report.html").read_text())
+    assert len(page.pictures) == 2 * 2  # of each task the prediction loss and the dev F1
+
+
+def test_augmented_passages_and_other_students_have_rows_of_their_own(world):
+    world("tmp_distilled_tinybert_4l_squad1", 0.0, "SQuAD1", "f1", pred_distill=False, aug_train=True)
+    augmented = answered(world, "distilled_tinybert_4l_squad1", "SQuAD1", {"exact_match": 0.7, "f1": 0.8})
+    edit(augmented, lambda run: run["settings"].update(student_model="models/tmp_distilled_tinybert_4l_squad1"))
+    answered(world, "runs/full/seed_7/distilled_tinybert_4l_squad1", "SQuAD1", {"exact_match": 0.5, "f1": 0.6}, 7)
+    answered(world, "distilled_tinybert_3l_squad1", "SQuAD1", {"exact_match": 0.3, "f1": 0.4})
+    rows = [[row[0], row[3]] for row in made()["SQuAD"] if row[1] == "these runs"]
+    assert rows == [["teacher", "missing"], ["TinyBERT4", "60.0 (n=1)"],
+                    ["TinyBERT4, augmented passages", "80.0 (n=1)"], ["TinyBERT6", "missing"],
+                    ["TinyBERT3", "40.0 (n=1)"]]
+
+
+def test_another_threshold_is_never_in_the_column_of_0(world):
+    folder = answered(world, "distilled_tinybert_4l_squad2", "SQuAD2", V2, null_score_diff_threshold=-1.5)
+    sections = made()
+    assert "--null_score_diff_threshold -1.5, not 0" in sections["Left out, and notes"][-1][1]
+    assert [row[4:6] for row in sections["SQuAD"] if row[:2] == ["TinyBERT4", "these runs"]] == [
+        ["missing", "72.0 (n=1)"]]  # of run.json, trained at 0
+    edit(folder, lambda run: run["settings"].update(null_score_diff_threshold=-1.5))
+    (folder / "eval_results.json").unlink()
+    sections = made()
+    assert not any("n=1" in cell for row in sections["SQuAD"] for cell in row)
+    assert "not 0: score it with --do_eval alone" in sections["Left out, and notes"][-1][1]
+
+
+def test_averages_over_glue_leave_squad_out(world):
+    """SQuAD alone, then beside RTE, of which all averages are."""
+    answered(world, "distilled_tinybert_4l_squad1", "SQuAD1", {"exact_match": 0.7, "f1": 0.8})
+    answered(world, "runs/no_gd/seed_1/distilled_tinybert_4l_squad1", "SQuAD1", {"exact_match": 0.6, "f1": 0.7})
+    edit(Path("models/runs/no_gd/seed_1/distilled_tinybert_4l_squad1"),
+         lambda run: run["settings"].update(from_scratch=True))
+    sections = made()
+    assert rows_of(sections["Ablations"], "no_gd")[0][1:4] == ["70.0 (n=1)", "missing", "missing"]
+    assert not sections["Size, speed and score"] and not rows_of(sections["Dev scores of these runs"], "SQuAD1")
+    world("distilled_tinybert_4l_rte", 0.6)
+    world("runs/no_gd/seed_1/distilled_tinybert_4l_rte", 0.5, from_scratch=True)
+    sections = made()
+    assert rows_of(sections["Ablations"], "no_gd")[0][1:5] == ["50.0 (n=1)", "70.0 (n=1)", "50.0", "-10.0"]
+    assert rows_of(sections["Size, speed and score"], "TinyBERT4")[0][4] == "60.0"
+    assert "Average over RTE." in Path("results/report.md").read_text()
+
+
 def test_runs_say_what_they_are(world):
     """In folders whose names tell nothing; beside runs of an earlier version, whose folders tell it."""
     for number, (variant, student, score) in enumerate((
@@ -247,7 +337,7 @@ def edit(folder: Path, change) -> None:
     (lambda run: run.update(settings=[1]), "another version of the kit"),
     (lambda run: run.update(hardware="a GPU"), "another version of the kit"),
     (lambda run: run["settings"].update(without=3), "another version of the kit"),
-    (lambda run: run.pop("task"), "names no task"), (lambda run: run.update(task="SQuAD"), "unknown task"),
+    (lambda run: run.pop("task"), "names no task"), (lambda run: run.update(task="SQuAD3"), "unknown task"),
     (lambda run: run.update(command="train.py"), "no training script of this kit"),
     (lambda run: run["settings"].update(hard_labels=True),
      "an ablation by its settings (--hard_labels): keep it in models/runs/NAME/seed_S; one that is made anew takes "
@@ -513,7 +603,7 @@ def test_dev_and_test_scores_are_apart(world):
     sections = made()
     assert rows_of(sections["Published test scores"], "average") == [["average", "79.5", "77.0", "79.4"]]
     assert all(row.split == "dev" for row in ABLATIONS.values()) and len(ABLATIONS) == 11
-    others = str([rows for name, rows in sections.items() if name != "Published test scores"])
+    others = str([rows for name, rows in sections.items() if name not in ("Published test scores", "SQuAD")])
     assert "'75.6'" in others and not any(f"'{score}'" in others for score in (77.0, 79.5, 44.1, 52.8))
     for row in ABLATIONS.values():  # the averages of the table follow from its columns, to rounding
         *scores, average = row.scores.values()

@@ -21,7 +21,11 @@ from transformer.planning.steps import (
     ARTICLES_BYTES,
     DUMP_BYTES,
     INSTANCE_LENGTH,
+    PASSAGES,
+    QUESTION_WORDS,
     TEXT_BYTES,
+    WINDOW_LENGTH,
+    WINDOWS,
     Work,
     augmented_rows,
 )
@@ -40,6 +44,7 @@ EPOCH_RATES = {True: 22e6, False: 16e6}  # of an epoch, with --arrays and as JSO
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
+QUESTION_BYTES = QUESTION_WORDS * WORD_BYTES + 60  # with its id, in train_aug.jsonl
 
 
 class Kept(NamedTuple):
@@ -172,6 +177,11 @@ def hours_text(hours: float | None) -> str:
     return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
 
 
+def keeps_answers(work: Work) -> bool:
+    """Whether a prediction stage asks the teacher once for each example: in the published code its dropout is on."""
+    return work.args.preset == "paper" and not work.args.hard_labels
+
+
 def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size
@@ -180,7 +190,7 @@ def training_flops(work: Work) -> float:
     own = sequences * 3 * forward_flops(work.student, work.length)
     if work.kind == "teacher" or work.args.hard_labels:
         return own
-    asked = sequences if work.args.preset == "code" else work.examples  # in the code its dropout is on
+    asked = work.examples if keeps_answers(work) else sequences
     return own + asked * forward_flops(work.teacher, work.length)
 
 
@@ -264,6 +274,8 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     saving = work.expected_saves * models / len(work.students) / DISK_RATE
     saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     disk = models + INSTANCE_ARRAYS * work.unread
+    if work.kind == "prediction" and work.task and not work.task.is_table and keeps_answers(work):
+        disk += 4 * work.task.num_labels * work.examples * WINDOW_LENGTH  # the teacher's logits, without padding
     if work.kind == "general":
         disk += models * (work.args.keep_checkpoints or work.logs)
     return Cost(seconds, scoring, saving, training_memory(work, device), disk, 2 * states)
@@ -278,8 +290,13 @@ def _augment_cost(work: Work, device: Device) -> Cost:
     activations = tokens * 4 * (6 * teacher.hidden_size + 2 * teacher.intermediate_size)
     memory = 4 * parameter_count(teacher) + activations + tokens / work.length * teacher.vocab_size * 8
     rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
-    # the rows, and what task distillation makes of them: arrays, the teacher's logits
-    row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
+    # the rows, and what task distillation makes of them: arrays, and, of rows, the teacher's logits
+    if work.task.is_table:
+        row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
+    else:
+        windows = WINDOWS[work.task.key][0] / PASSAGES[work.task.key]  # of a passage
+        questions = work.task.rows[0] / PASSAGES[work.task.key]
+        row = work.words * WORD_BYTES + questions * QUESTION_BYTES + windows * 2 * WINDOW_LENGTH
     return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
                 passing=4 * masked * work.args.M)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -18,8 +18,10 @@ import torch
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.files import write_json
-from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.planning.steps import WORDS
+from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
+from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
+from transformer.tasks.answers import ANSWER_FILES
+from transformer.tasks.squad import AUGMENTED, Passage, Question, parse_passage, read_passages
 from transformer.tasks.task import Task
 from transformer.tokenization import read_wordpieces, vocab_path
 from transformer.training.record import is_finished
@@ -66,6 +68,33 @@ def _line_after(handle: IO[bytes], place: int) -> bytes:
     return handle.readline() or _line_after(handle, place // 2)
 
 
+def first_questions(passages: Iterable[Passage], count: int) -> Iterator[Passage]:
+    """Passages with the first `count` questions."""
+    for passage in passages:
+        if passage.questions:
+            yield replace(passage, questions=passage.questions[:count])
+        count -= len(passage.questions)
+        if count <= 0:
+            return
+
+
+def write_passages(path: Path, task: Task, passages: Iterable[Passage]) -> None:
+    """Write a SQuAD file, or the augmented one, without answers."""
+    with open(path, "w", encoding="utf-8") as handle:
+        if path.name == task.aug_file:
+            lines = ({"context": passage.context, "qas": [{"id": f"{question.id}#0", "question": question.text}
+                                                          for question in passage.questions]} for passage in passages)
+            handle.writelines(json.dumps(line) + "\n" for line in ({"version": AUGMENTED}, *lines))
+            return
+        paragraphs = [{"context": passage.context, "qas": [
+            {"id": question.id, "question": question.text,
+             "answers": [{"text": text, "answer_start": start} for text, start in question.answers],
+             **({"is_impossible": not question.answers} if task.head.unanswerable else {})}
+            for question in passage.questions]} for passage in passages]
+        json.dump({"version": "v2.0" if task.head.unanswerable else "1.1",
+                   "data": [{"title": "", "paragraphs": paragraphs}]}, handle)
+
+
 class Inputs:
     """What the rehearsed steps read, below a temporary folder.
 
@@ -99,10 +128,11 @@ class Inputs:
         return choices
 
     def model(self, path: str | Path, role: str, config: BertConfig, teacher: BertConfig | None = None,
-              labels: int = 2) -> Path:
+              task: Task | None = None) -> Path:
         """The model folder itself where a finished one is there; else one with random weights.
 
-        role: bert (with the heads of pre-training), classifier, or general (a student of `teacher`).
+        role: bert (with the heads of pre-training), task (with the head of `task`), or general (a student of
+        `teacher`).
         """
         if Path(path).is_dir() and any(Path(path).iterdir()) and is_finished(path):
             return Path(path)
@@ -111,7 +141,9 @@ class Inputs:
         if teacher:
             config = replace(config, vocab_size=teacher.vocab_size)
         sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers]
-        folder = self.folder / "_".join(map(str, ["model", role, *sizes, labels if role == "classifier" else ""]))
+        head = task.head if role == "task" else None
+        kind = [head.model_class.__name__, head.width] if head else []
+        folder = self.folder / "_".join(map(str, ["model", role, *sizes, *kind]))
         if not folder.is_dir():
             torch.manual_seed(0)
             if role == "bert":
@@ -119,7 +151,7 @@ class Inputs:
             elif role == "general":
                 model = TinyBertForPreTraining(config, fit_size=(teacher or config).hidden_size)
             else:
-                model = TinyBertForSequenceClassification(config, labels)
+                model = head.model_class(config, **head.sizes)
             save_model(model, folder, self.vocabulary(config))
         return folder
 
@@ -128,29 +160,34 @@ class Inputs:
         links = place / folder.name
         links.mkdir()
         for path in folder.iterdir():
-            if path.is_file() and not path.name.startswith("eval_"):
+            if path.is_file() and not path.name.startswith("eval_") and path.name not in ANSWER_FILES:
                 (links / path.name).symlink_to(path.resolve())
         return links
 
     def task(self, place: Path, task: Task, real: Path, rows: int, dev_rows: int, augmented: bool,
              config: BertConfig) -> Path:
-        """The folder of a task with at most `rows` of its train file and `dev_rows` of each dev file, in GLUE/TASK;
-        a file of which none are asked for is left out.
+        """The folder of a task with at most `rows` examples of its train file and `dev_rows` of each dev file (of
+        SQuAD about as many questions), in GLUE/TASK; a file of which none are asked for is left out.
 
-        Of a train_aug.tsv that is not there yet, rows of train.tsv are taken, which are as long.
+        Of an augmented file that is not there yet, examples of the train file are taken, which are as long.
         """
         folder = place / "glue" / task.name
         folder.mkdir(parents=True)
-        train = folder / ("train_aug.tsv" if augmented else "train.tsv")
+        train = folder / (task.aug_file if augmented else task.train_file)
+        if not task.is_table:
+            for path, count in ((train, rows), *((folder / name, dev_rows) for name in task.dev_files)):
+                if count:
+                    self._passages(path, task, real, count, config)
+            return folder
         wanted = [(train, rows, task.header), *((folder / name, dev_rows, task.dev_header or task.header)
                                                 for name in task.dev_files)]
         for path, count, header in wanted:
             if not count:
                 continue
             source = real / path.name
-            if not source.is_file() and augmented and path == train and (real / "train.tsv").is_file():
+            if not source.is_file() and augmented and path == train and (real / task.train_file).is_file():
                 self.invented.append(path.name)
-                source = real / "train.tsv"
+                source = real / task.train_file
             if source.is_file():
                 header_line, lines = sample_lines(source, count, task.has_header)
                 path.write_bytes(b"".join(header_line + lines))
@@ -158,6 +195,37 @@ class Inputs:
                 self.invented.append(f"{task.name}/{path.name}")
                 self._write_rows(path, task, header.split(","), count, config)
         return folder
+
+    def _passages(self, path: Path, task: Task, real: Path, count: int, config: BertConfig) -> None:
+        """Write a file of passages with about `count` questions, a sample of the real one or made up."""
+        source, is_augmented = real / path.name, path.name == task.aug_file
+        if is_augmented and source.is_file():
+            _, lines = sample_lines(source, count, has_header=True)
+            chosen = [parse_passage(json.loads(line), str(source), unanswerable=True, has_answers=False)
+                      for line in lines]
+        elif (real / (task.train_file if is_augmented else path.name)).is_file():
+            if is_augmented:
+                self.invented.append(path.name)
+            chosen = list(read_passages(real / (task.train_file if is_augmented else path.name),
+                                        task.head.unanswerable))
+            chosen = [chosen[number] for number in self._random.permutation(len(chosen))]
+        else:
+            self.invented.append(f"{task.name}/{path.name}")
+            chosen = self.passages(task, count, config)
+        write_passages(path, task, first_questions(chosen, count))
+
+    def passages(self, task: Task, count: int, config: BertConfig) -> Iterator[Passage]:
+        """Made-up passages, as long as SQuAD's, with `count` questions; of v2.0 every third has no answer."""
+        for start in range(0, count, 5):
+            words = self.words(config, int(usual_windows(1, self._random)[0]) - QUESTION_WORDS - 3)
+            context, questions = " ".join(words), []
+            for number in range(start, min(start + 5, count)):
+                first, length = self._random.integers(0, len(words) - 3), self._random.integers(1, 4)
+                answer = " ".join(words[first:first + length]), len(" ".join([*words[:first], ""]))
+                is_answerable = not task.head.unanswerable or number % 3
+                questions.append(Question(f"made-up-{number}", " ".join(self.words(config, QUESTION_WORDS)),
+                                          (answer,) if is_answerable else ()))
+            yield Passage(context, tuple(questions))
 
     def _write_rows(self, path: Path, task: Task, columns: Sequence[str], count: int, config: BertConfig) -> None:
         mean = WORDS[len(task.text_columns)]

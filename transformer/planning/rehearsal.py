@@ -30,11 +30,13 @@ from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.data.parallel import available_cores
 from transformer.data.tables import task_folder
+from transformer.data.windows import encode_windows
 from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed
+from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed, windows_in
+from transformer.tasks.squad import read_passages
 from transformer.tokenization import BertTokenizer, casing
 
 RESULT = Path("results/rehearsal.json")
@@ -43,7 +45,7 @@ FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
 FEWEST_INSTANCES = 20_000          # of an epoch file, whose reading is measured, too
 TEXT_BYTES_EACH = 4 << 20          # of the corpus, for each worker
 _SECONDS = 10                      # that the steps of a rehearsal are to take, as far as that can be told before
-_READ_BYTES = 2 << 20              # of rows whose reading is measured
+_READING_BYTES = 2 << 20              # of rows whose reading is measured
 _FIRST_GUESS = {"cpu": 3e10, "cuda": 3e13}  # operations a second of one core, of a GPU; the first rehearsal tells more
 # Settings that change nothing of what a step, a row or a start takes.
 _NO_DIFFERENCE = {
@@ -252,8 +254,7 @@ class Rehearsal:
 
     def _teacher_model(self, work: Work, role: str) -> Path:
         name = "teacher_model" if "teacher_model" in vars(work.args) else "pretrained_bert_model"
-        return self._inputs.model(getattr(work.args, name), role, work.teacher,
-                                  labels=work.task.num_labels if work.task else 2)
+        return self._inputs.model(getattr(work.args, name), role, work.teacher, task=work.task)
 
     def _student_models(self, work: Work) -> list[Path]:
         return [self._inputs.model(folder, "general", student, work.teacher)
@@ -261,12 +262,12 @@ class Rehearsal:
 
     def _task_stage(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
-        teacher = self._teacher_model(work, "classifier")
+        teacher = self._teacher_model(work, "task")
         students = self._student_models(work)
         dev_rows = self._rows(work, work.teacher)
         folder = self._inputs.task(self._place, work.task, Path(args.data_dir), steps * args.train_batch_size, dev_rows,
                                    args.aug_train, work.teacher)
-        train = folder / ("train_aug.tsv" if args.aug_train else "train.tsv")
+        train = folder / (work.task.aug_file if args.aug_train else work.task.train_file)
         flags = {"data_dir": folder, "teacher_model": teacher, "student_model": students,
                  "cache_dir": self._place / "cache", **self._two_logs(steps),
                  "skip_teacher_check": True}
@@ -280,16 +281,20 @@ class Rehearsal:
         start = args.model or (own if own.is_dir() else Path(args.models_dir) / "bert-base-uncased")
         if any(other.step.script == "fix_teacher_layers" and other.step.state != "done" for other in self.works):
             start = "a fixed model"  # which is not there yet, whatever the hub's looks like
-        model = self._inputs.model(start, "classifier", work.student, labels=work.task.num_labels)
+        model = self._inputs.model(start, "task", work.student, task=work.task)
         folder = self._inputs.task(self._place, work.task, task_folder(args.glue_dir, work.task),
                                    math.ceil(steps / 2) * args.train_batch_size, self._rows(work, work.student), False,
                                    work.student)
-        epoch = self._examples(work, folder / "train.tsv") // args.train_batch_size
+        train = folder / work.task.train_file
+        epoch = self._examples(work, train) // args.train_batch_size
         flags = {"glue_dir": folder.parent, "models_dir": self._place / "models", "model": model,
                  "save_steps": max(1, epoch)}
-        return self._train_on_task(work, flags, steps, folder / "train.tsv", args.max_seq_length, folder / "features")
+        return self._train_on_task(work, flags, steps, train, args.max_seq_length, folder / "features")
 
     def _examples(self, work: Work, path: Path) -> int:
+        """Examples of a file as the steps count them."""
+        if not work.task.is_table:
+            return round(windows_in(work, path)[0])
         with open(path, "rb") as handle:
             return sum(1 for _ in handle) - work.task.has_header
 
@@ -309,26 +314,35 @@ class Rehearsal:
                            self._reading(work, train, model, length))
 
     def _reading(self, work: Work, path: Path, model: Path, length: int) -> float:
-        """Seconds that one core takes to read a row of a task's file."""
+        """Seconds that one core takes to read an example of a task's file."""
+        tokenizer = BertTokenizer.from_pretrained(model, casing(model)[0])
+        if not work.task.is_table:
+            return self._reading_windows(work, path, tokenizer)
         with open(path, "rb") as handle:
             header, lines = handle.readline() if work.task.has_header else b"", handle.readlines()
-        count = math.ceil(_READ_BYTES / sum(map(len, lines))) * len(lines)
+        count = math.ceil(_READING_BYTES / sum(map(len, lines))) * len(lines)
         copy = self._place / "read.tsv"
         copy.write_bytes(header + b"".join(itertools.islice(itertools.cycle(lines), count)))
-        tokenizer = BertTokenizer.from_pretrained(model, casing(model)[0])
         begin = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             encode_file(work.task, copy, tokenizer, length, num_workers=1)
         copy.unlink()
         return (time.perf_counter() - begin) / count
 
+    def _reading_windows(self, work: Work, path: Path, tokenizer: BertTokenizer) -> float:
+        args, use = work.args, "augmented" if path.name == work.task.aug_file else "answer"
+        begin = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            windows = encode_windows(work.task, path, tokenizer, args.max_seq_length, args.doc_stride,
+                                     args.max_query_length, use, num_workers=1)
+        return (time.perf_counter() - begin) / len(windows)
+
     # --- the others
 
     def _evaluation(self, work: Work) -> Measured:
         args = work.args
         config = work.student
-        model = self._inputs.model(*listed(args.student_model), "classifier", config, work.teacher,
-                                   work.task.num_labels)
+        model = self._inputs.model(*listed(args.student_model), "task", config, work.teacher, work.task)
         folder = self._inputs.task(self._place, work.task, Path(args.data_dir), 0, self._rows(work, config), False,
                                    config)
         rows = sum(self._examples(work, folder / name) for name in work.task.dev_files)
@@ -350,15 +364,17 @@ class Rehearsal:
         flags = {"glue_dir": folder.parent, "pretrained_bert_model": self._teacher_model(work, "bert"),
                  "glove_embs": self._inputs.vectors(Path(args.glove_embs), work.teacher)}
         wall, memory_gb, _ = self._run(work, flags, ["--resume", "--overwrite_output_dir"])
-        record = read_json(folder / "train_aug.json")
-        rows = self._examples(work, folder / "train.tsv")
-        different = 1.0
-        if (real / "train.tsv").is_file():
-            all_rows = self._examples(work, real / "train.tsv")
-            different = self._texts(work, folder / "train.tsv") / rows / (
-                self._texts(work, real / "train.tsv") / all_rows)
+        record = read_json((folder / task.aug_file).with_suffix(".json"))
+        train, different = task.train_file, 1.0
+        if not task.is_table:  # a passage is there once
+            rows = sum(1 for _ in read_passages(folder / train, task.head.unanswerable))
+        else:
+            rows = self._examples(work, folder / train)
+            if (real / train).is_file():
+                different = self._texts(work, folder / train) / rows / (
+                    self._texts(work, real / train) / self._examples(work, real / train))
         return Measured(wall, record["seconds_of"], record["times_of"], size=rows, different=different,
-                        memory_gb=memory_gb, growing=(folder / "train_aug.tsv").stat().st_size)
+                        memory_gb=memory_gb, growing=(folder / task.aug_file).stat().st_size)
 
     def _texts(self, work: Work, path: Path) -> int:
         """Different texts in a file of the task."""

@@ -12,11 +12,12 @@ import functools
 import importlib.util
 import io
 import itertools
+import json
 import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +27,9 @@ import numpy as np
 
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.data.epochs import epoch_files, read_epoch_metrics
-from transformer.data.tables import read_rows, task_folder
+from transformer.data.tables import data_folder, read_rows, task_folder
 from transformer.files import InputError, read_json
+from transformer.tasks.squad import Passage, cut_windows, parse_passage, read_passages
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
@@ -39,6 +41,15 @@ DUMP_BYTES, ARTICLES_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 17e9,
 PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
 WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet
 _SAMPLE = 2000          # rows that the lengths of a file are judged by
+# SQuAD at lengths of 384, 128 and 64: windows of the training set (as others say, not counted here) and of the dev set;
+# passages of the training set (as others say); words of a passage and of a question.
+WINDOWS = {"squad1": (88_641, 10_833), "squad2": (131_944, 12_232)}
+PASSAGES = {"squad1": 18_896, "squad2": 19_035}
+PASSAGE_WORDS, QUESTION_WORDS = 120, 10
+# Wordpieces of a window of the dev set: median 164, mean 178, 90% below 275, 2.6% full; a gamma distribution like that.
+WINDOW_LENGTH = 178
+_WINDOW_LENGTHS = 4.8, 37
+_COUNTED_BYTES = 32 << 20  # bytes of a train_aug.jsonl that are looked at
 
 
 @dataclass(frozen=True)
@@ -84,16 +95,17 @@ class Work:
     kind: general, intermediate, prediction, teacher, augment, pregenerate, evaluation, or other.
     args: the command line as the script resolves it, for this task; None for kind other and where `refused` says why.
     counts: examples of each training epoch (general, intermediate, prediction, teacher), instances of each epoch
-    (pregenerate), rows to augment (augment), rows to answer (evaluation). steps: optimizer steps, 0 where nothing is
-    trained. micro_batch: sequences of one forward pass. length: wordpieces of a sequence as computed, padding included,
-    a mean where it differs. evaluations: passes over the dev sets of dev_examples rows (of the general and intermediate
-    stage there are none but the teacher's one). logs: times that it logs, at which states are saved as far as that is
-    cheap, with the models of the general and intermediate stage. saves: models written at most, without those.
-    words: words of a row (augment). text_bytes: of the sentences that are extracted, written or read. unread: instances
-    that have to be made arrays first (general). students: the models that are trained side by side, or the one that is
-    scored; teacher: the one that is asked, or masks. outputs: paths that are there afterwards, with * for any text,
-    those of the students in their order. missing: inputs that are not there and that no earlier step makes. assumed:
-    figures that are guesses, because their file is not there yet, as "what: which file".
+    (pregenerate), rows or passages to augment (augment), examples to answer (evaluation); those of SQuAD are windows.
+    steps: optimizer steps, 0 where nothing is trained. micro_batch: sequences of one forward pass. length: wordpieces
+    of a sequence as computed, padding included, a mean where it differs. evaluations: passes over the dev sets of
+    dev_examples examples (of the general and intermediate stage there are none but the teacher's one). logs: times that
+    it logs, at which states are saved as far as that is cheap, with the models of the general and intermediate stage.
+    saves: models written at most, without those. words: words of a row or a passage (augment). text_bytes: of the
+    sentences that are extracted, written or read. unread: instances that have to be made arrays first (general).
+    students: the models that are trained side by side, or the one that is scored; teacher: the one that is asked, or
+    masks. outputs: paths that are there afterwards, with * for any text, those of the students in their order. missing:
+    inputs that are not there and that no earlier step makes. assumed: figures that are guesses, because their file is
+    not there yet, as "what: which file".
     """
     step: Step
     kind: str = "other"
@@ -247,11 +259,12 @@ class _Earlier:
         return BERT_BASE
 
     def rows(self, task: Task, path: Path, official: int) -> int:
-        """Rows of a GLUE file, or as many as the official one has."""
+        """Examples of a task's file, rows or windows, or as many as the official one has."""
         self.need(path)
         if path.is_file():
-            return count_rows(task, path)
-        self._work.assumed.append(f"as many rows as the official files have: {path}")
+            return count_rows(task, path) if task.is_table else round(windows_in(self._work, path)[0])
+        what = "rows" if task.is_table else "windows"
+        self._work.assumed.append(f"as many {what} as the official files have: {path}")
         return official
 
 
@@ -262,9 +275,52 @@ def count_rows(task: Task, path: Path) -> int:
         return sum(1 for _ in read_rows(task, path))
 
 
+def official_examples(task: Task) -> tuple[int, ...]:
+    """Examples, rows or windows, of the official train file and of each dev file."""
+    return task.rows if task.is_table else WINDOWS[task.key]
+
+
 def augmented_rows(rows: int, task: Task, copies: int) -> int:
-    """The most rows that data augmentation makes of so many."""
-    return rows * (1 + copies * len(task.text_columns))
+    """The most rows, windows or passages that data augmentation makes of so many."""
+    return rows * (1 + copies * max(1, len(task.text_columns)))
+
+
+def usual_windows(count: int, random: np.random.Generator) -> np.ndarray:
+    """Wordpieces of windows, as SQuAD's dev set has them, cut nowhere: float64 [count]."""
+    return random.gamma(*_WINDOW_LENGTHS, count).clip(min=2 * QUESTION_WORDS)
+
+
+def windows_in(work: Work, path: Path) -> tuple[float, np.ndarray]:
+    """How many windows a file of passages gives at the lengths of a command, and the wordpieces of some of them,
+    float64; both judged by words."""
+    args = work.args
+    return _windows_in(work.task.key, path, args.max_seq_length, args.doc_stride, args.max_query_length)
+
+
+@functools.cache
+def _windows_in(key: str, path: Path, longest: int, stride: int, longest_question: int) -> tuple[float, np.ndarray]:
+    is_augmented, unanswerable = path.name == get_task(key).aug_file, get_task(key).head.unanswerable
+    passages = _first_variants(path) if is_augmented else read_passages(path, unanswerable, has_answers=False)
+    lengths: list[float] = []
+    for passage in passages:
+        pieces = round(len(passage.context.split()) * PIECES_PER_WORD)
+        for question in passage.questions:
+            own = min(round(len(question.text.split()) * PIECES_PER_WORD), longest_question) + 3  # [CLS] and two [SEP]
+            lengths += [own + end - start for start, end in cut_windows(pieces, longest - own, stride)]
+    whole = path.stat().st_size
+    scale = max(1.0, whole / _COUNTED_BYTES) if is_augmented else 1
+    return len(lengths) * scale, np.array(lengths, np.float64)
+
+
+def _first_variants(path: Path) -> Iterator[Passage]:
+    """The passages in the first _COUNTED_BYTES of a train_aug.jsonl."""
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle.readlines(_COUNTED_BYTES)[1:], 2):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: no JSON: make the file again") from None
+            yield parse_passage(value, f"{path}, line {number}", unanswerable=True, has_answers=False)
 
 
 @functools.cache
@@ -276,14 +332,20 @@ def words_of(task: Task, path: Path) -> np.ndarray:
 
 
 def lengths_in(work: Work, path: Path, batch_size: int) -> float:
-    """Mean wordpieces of the rows of a GLUE file after padding to the longest of batch_size, judged by its words; the
-    longest sequence where it is not there yet."""
+    """Mean wordpieces of the examples of a task's file after padding to the longest of batch_size, judged by its words.
+    Where it is not there yet, the longest sequence, or, of windows, as it is in SQuAD's dev set."""
     longest = work.args.max_seq_length
-    if not path.is_file():
+    if not path.is_file() and work.task.is_table:
         work.assumed.append(f"every sequence as long as it can be: {path}")
         return longest
-    lengths = words_of(work.task, path) * PIECES_PER_WORD + 1 + len(work.task.text_columns)
-    order = np.random.default_rng(0).permutation(len(lengths))
+    if not path.is_file():
+        work.assumed.append(f"windows as long as those of SQuAD's dev set: {path}")
+        lengths = usual_windows(_SAMPLE, np.random.default_rng(0))
+    elif work.task.is_table:
+        lengths = words_of(work.task, path) * PIECES_PER_WORD + 1 + len(work.task.text_columns)
+    else:
+        lengths = windows_in(work, path)[1]
+    order = np.random.default_rng(0).permutation(len(lengths))[:_SAMPLE]
     parts = np.array_split(lengths[order].clip(max=longest), max(1, len(order) // batch_size))
     return float(np.mean([part.max() for part in parts])) if len(lengths) else longest
 
@@ -347,24 +409,28 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
     """Note train file and dev sets of a task; the train file."""
     task = work.task
+    official, *of_dev = official_examples(task)
     work.dev_examples = sum(earlier.rows(task, folder / name, rows)
-                            for name, rows in zip(task.dev_files, task.rows[1:], strict=True))
-    path = folder / "train.tsv"
+                            for name, rows in zip(task.dev_files, of_dev, strict=True))
     if not augmented:
-        work.counts = [earlier.rows(task, path, task.rows[0])]
+        path = folder / task.train_file
+        work.counts = [earlier.rows(task, path, official)]
         return path
-    path = folder / "train_aug.tsv"
+    path = folder / task.aug_file
     maker = earlier.maker(path)
     if maker and maker.args:  # its N
-        rows, copies = maker.examples, load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
+        copies = load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
+        rows = maker.examples if task.is_table else earlier.rows(task, folder / task.train_file, official)
         work.counts = [augmented_rows(rows, task, copies)]
         work.assumed.append(f"the most rows that augmentation can give: {path}")
-    elif earlier.need(path).is_file():
+    elif earlier.need(path).is_file() and not task.is_table:
+        work.counts = [earlier.rows(task, path, 0)]
+    elif path.is_file():
         record = path.with_suffix(".json")
         known = read_json(record).get("rows_out") if record.is_file() else None
         work.counts = [known if isinstance(known, int) else count_rows(task, path)]
     else:
-        work.counts = [augmented_rows(task.rows[0], task, 20)]
+        work.counts = [augmented_rows(official, task, 20)]
     return path
 
 
@@ -373,16 +439,17 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     task = work.task = get_task(args.task_name)
     args.task_name = task.name
     load_script(work.step.argv[0]).resolve(args, task)
-    folder = Path(args.data_dir)
-    if not (folder / "train.tsv").exists() and (folder / task.name).is_dir():
-        folder = folder / task.name
+    with contextlib.redirect_stdout(io.StringIO()):
+        folder = data_folder(args.data_dir, task)
     work.outputs = listed(args.output_dir)
     if args.do_eval or args.do_predict:
         work.kind, work.students = "evaluation", (earlier.config(*listed(args.student_model)),)
-        dev = [earlier.rows(task, folder / name, rows)
-               for name, rows in zip(task.dev_files, task.rows[1:], strict=True)] if args.do_eval else []
+        dev = [earlier.rows(task, folder / name, rows) for name, rows in
+               zip(task.dev_files, official_examples(task)[1:], strict=True)] if args.do_eval else []
         test = [earlier.rows(task.for_test(one), folder / one.file, one.rows)
                 for one in task.submissions] if args.do_predict else []
+        if args.do_predict and not task.is_table:
+            test = [earlier.rows(task, Path(args.predict_file), 0)]
         work.dev_examples = sum(dev)
         work.counts, work.evaluations = [sum(dev) + sum(test)], 1
         work.length = lengths_in(work, folder / task.dev_files[0], 1)
@@ -393,14 +460,15 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     work.counts *= math.ceil(args.num_train_epochs)
     _training(work, [path] * len(work.counts))
     if args.eval_step is None:  # as the script finds it, with lengths judged by words
-        batch = args.train_batch_size * lengths_in(work, folder / "train.tsv", args.train_batch_size)
+        batch = args.train_batch_size * lengths_in(work, folder / task.train_file, args.train_batch_size)
         dev = work.dev_examples * lengths_in(work, folder / task.dev_files[0], 1)
         args.eval_step = scoring_interval(work.steps, round(batch), max(1, round(dev)))
     work.logs = math.ceil(work.steps / args.eval_step)
     work.evaluations = work.logs if args.pred_distill else 0
     work.saves = work.logs if args.pred_distill else len(work.students)
-    padded = not args.pred_distill and not args.dynamic_padding
-    work.length = args.max_seq_length if padded else lengths_in(work, folder / "train.tsv", work.micro_batch)
+    padded = not args.pred_distill and not args.dynamic_padding or args.pred_distill and task.head.sees_padding and (
+        args.hard_labels or args.preset == "code")
+    work.length = args.max_seq_length if padded else lengths_in(work, folder / task.train_file, work.micro_batch)
 
 
 def _teacher(work: Work, earlier: _Earlier) -> None:
@@ -419,17 +487,27 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
     _training(work, [path] * len(work.counts))
     work.logs = work.saves = args.num_train_epochs
     work.evaluations = 1 + work.logs
-    work.length = lengths_in(work, path, work.micro_batch)
+    work.length = args.max_seq_length if task.head.sees_padding else lengths_in(work, path, work.micro_batch)
 
 
 def _augment(work: Work, earlier: _Earlier) -> None:
     args = work.args
     task = work.task = get_task(args.task_name)
     folder = task_folder(args.glue_dir, task)
-    work.kind, work.outputs = "augment", [str(folder / "train_aug.*")]
+    work.kind, work.outputs = "augment", [str(folder / f"{Path(task.aug_file).stem}.*")]
     work.teacher = earlier.config(args.pretrained_bert_model)
     earlier.need(args.glove_embs)
-    path = folder / "train.tsv"
+    path = folder / task.train_file
+    if not task.is_table:
+        earlier.need(path)
+        contexts = [passage.context for passage in read_passages(path, task.head.unanswerable, has_answers=False)
+                    ] if path.is_file() else []
+        work.counts = [len(contexts) or PASSAGES[task.key]]
+        work.words = float(np.mean([len(context.split()) for context in contexts])) if contexts else PASSAGE_WORDS
+        work.length = work.words * PIECES_PER_WORD + 2
+        if not contexts:
+            work.assumed.append(f"as many passages as the official files have, of {PASSAGE_WORDS} words: {path}")
+        return
     work.counts = [earlier.rows(task, path, task.rows[0])]
     texts = len(task.text_columns)
     if path.is_file():

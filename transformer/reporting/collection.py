@@ -9,7 +9,7 @@ from typing import Any
 
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
-from transformer.reporting.runs import FinishedRun, Remarks, is_number, shown_metrics, started_at
+from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
@@ -71,6 +71,8 @@ def examine_run(folder: Path) -> tuple[FinishedRun, list[str]]:
                      f"{run.variant}")
     if 0 < run.started < started_at(_record_of_start(settings)):
         notes.append(f"it started from {settings['student_model']}, which was made anew afterwards")
+    before = _record_of_start(settings).get("settings")
+    run.is_augmented = isinstance(before, dict) and before.get("aug_train") is True
     if run.is_result or run.stage == "teacher":
         notes += _add_scores(run)
     return run, notes
@@ -140,8 +142,9 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
         flags.append(f"--layer_mapping {settings['layer_mapping']}")
     if settings.get("without"):
         flags.append(f"--without {' '.join(map(str, settings['without']))}")
-    # the paper does not augment WNLI, nor STS-B in the prediction stage
-    plain = task is None or task.name == "WNLI" or task.name == "STS-B" and settings.get("pred_distill")
+    # the paper does not augment WNLI, nor STS-B in the prediction stage; of SQuAD the report tells it
+    plain = task is None or task.name == "WNLI" or task.name == "STS-B" and settings.get("pred_distill") or \
+        not task.is_table
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
     try:
@@ -165,8 +168,10 @@ def _add_scores(run: FinishedRun) -> list[str]:
             raise InputError(f"not of {run.task.name}")
         if evaluation.get("model_finished") is False:
             raise InputError("of a model that was not finished")
+        _require_threshold_0(evaluation.get("settings"))
         run.scores, run.source = _dev_scores(evaluation.get("values"), run.task), EVAL_NAME
     except InputError as error:
+        _require_threshold_0(settings)
         last = run.record.get("kept") if _script(run.record) == "task_distill" else run.record
         run.scores, run.source = _dev_scores(last, run.task), RUN_NAME
         return [f"{EVAL_NAME} left out ({error}): the score is that of {RUN_NAME}"] if evaluated.exists() else []
@@ -177,11 +182,18 @@ def _add_scores(run: FinishedRun) -> list[str]:
             for name in ("max_seq_length", "do_lower_case") if scored.get(name) != trained.get(name)]
 
 
+def _require_threshold_0(settings: Any) -> None:
+    """InputError where scores of SQuAD v2.0 are at another threshold: they would stand among those at 0."""
+    threshold = settings.get("null_score_diff_threshold") if isinstance(settings, dict) else None
+    if threshold:
+        raise InputError(f"scored with --null_score_diff_threshold {threshold}, not 0: score it with --do_eval alone")
+
+
 def _dev_scores(values: Any, task: Task) -> dict[str, float]:
     """The metrics of a task among `values`; InputError where the one that counts is not there."""
     if not isinstance(values, dict) or not is_number(values.get(task.metric)):
         raise InputError(f"no {task.metric} of {task.name}")
-    return {name: float(values[name]) for name in {task.metric, *shown_metrics(task)} if is_number(values.get(name))}
+    return {name: float(values[name]) for name in {task.metric, *told_scores(task)} if is_number(values.get(name))}
 
 
 def _dev_examples(evaluated: Path) -> tuple[int, ...]:

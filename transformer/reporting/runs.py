@@ -12,11 +12,12 @@ from typing import Any
 from transformer.files import InputError
 from transformer.reporting.curves import draw_lines, read_metrics
 from transformer.reporting.pages import Inline, Link
+from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",
-           "spearmanr": "Spearman"}
+           "spearmanr": "Spearman", "exact_match": "EM", "exact": "EM", "best_exact": "EM", "best_f1": "F1"}
 MISSING = "missing"  # in place of a score that no run has
 Remarks = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
@@ -37,6 +38,7 @@ class FinishedRun:
     scores: dict[str, float] = field(default_factory=dict)
     source: str = ""
     dev_examples: tuple[int, ...] = ()  # of each dev set that --do_eval scored; empty where its file does not tell
+    is_augmented: bool = False  # whether its intermediate stage had augmented data
     number: int = 0            # in the report
 
     @property
@@ -89,6 +91,15 @@ def started_at(record: dict[str, Any]) -> float:
         return 0.0
 
 
+def told_scores(task: Task) -> tuple[str, ...]:
+    """Scores of a task that the report reads: those that tables show, and all of SQuAD v2.0, thresholds among them."""
+    if not getattr(task.head, "unanswerable", False):
+        return shown_metrics(task)
+    tuned = ("best_exact", "best_f1")
+    return (*shown_metrics(task), *tuned, *(f"{name}_thresh" for name in tuned),
+            *(f"{group}_{name}" for group in ("HasAns", "NoAns") for name in ("exact", "f1")))
+
+
 def shown_metrics(task: Task) -> tuple[str, ...]:
     """The metrics of a task that tables show, as the paper does; of a second dev set, too."""
     shown = task.head.shown_scores
@@ -119,12 +130,14 @@ def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
 
 
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:
-    """Runs of the full method by the name of a model whose size can be read, and the tasks that all of these have."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    """Runs of the full method on GLUE by the name of a model whose size can be read, and the tasks that all of these
+    have."""
+    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
+              and run.task.key in GLUE]
     models = {model_name(student): [run for run in scored if run.student == student]
               for student in sorted({run.student for run in scored})}
     models = {name: group for name, group in models.items() if parameters(group[0])}
-    return models, [task for task in TASKS.values() if all(task in tasks_of(group) for group in models.values())]
+    return models, [task for task in GLUE.values() if all(task in tasks_of(group) for group in models.values())]
 
 
 def model_name(student: str) -> str:

@@ -30,7 +30,7 @@ MATCHING_LOSS = 0.35      # binary cross-entropy at which that stage ends; guess
 PRETRAINING_STEPS = 900   # of masked words and next sentences
 FINETUNING_STEPS = 150
 MASKED_SHARE = 0.15
-DROPOUT = 0.03            # that fine-tuning will have; with BERT's 0.1, 64 numbers a word never come to point at answers
+DROPOUT = 0.03            # of fine-tuning: with BERT's 0.1 a model this small hardly learns to point at answers
 IGNORED = -100
 
 Pair = tuple[list[int], list[int]]  # token ids of two segments, the second one empty for a single sentence

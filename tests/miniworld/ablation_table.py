@@ -11,15 +11,16 @@ from statistics import fmean
 from transformer.reporting.published import ABLATIONS
 from transformer.tasks.table import get_task
 
-from .table import result
+from .table import scores
 
 TASKS = ("CoLA", "MRPC")
 
 
 def mean_score(variant: str, task: str, seeds: set[str]) -> float:
     """Of a variant's students of a task, over the folders of `seeds`."""
-    return fmean(result(f"models/runs/{variant}/{seed}/distilled_tinybert_4l_{get_task(task).key}/eval_results.json",
-                        get_task(task)) for seed in seeds)
+    task = get_task(task)
+    return fmean(scores(f"models/runs/{variant}/{seed}/distilled_tinybert_4l_{task.key}/eval_results.json")[task.metric]
+                 for seed in seeds)
 
 
 def main() -> int:
@@ -29,9 +30,9 @@ def main() -> int:
           + f" {'mean':>6} {'to full':>7}")
     means = {}
     for variant in ABLATIONS:
-        scores = [mean_score(variant, task, seeds) for task in TASKS]
-        means[variant] = fmean(scores)
-        print(f"{variant:10}" + "".join(f" {100 * score:10.1f}" for score in scores)
+        by_task = [mean_score(variant, task, seeds) for task in TASKS]
+        means[variant] = fmean(by_task)
+        print(f"{variant:10}" + "".join(f" {100 * score:10.1f}" for score in by_task)
               + f" {100 * means[variant]:6.1f} {100 * (means[variant] - means['full']):+7.1f}")
     missed = [variant for variant in ("no_td", "no_da", "no_trm") if means[variant] >= means["full"]]
     for variant in missed:

@@ -30,6 +30,7 @@ MATCHING_LOSS = 0.35      # binary cross-entropy at which that stage ends; guess
 PRETRAINING_STEPS = 900   # of masked words and next sentences
 FINETUNING_STEPS = 150
 MASKED_SHARE = 0.15
+DROPOUT = 0.03            # of fine-tuning: with BERT's 0.1 a model this small hardly learns to point at answers
 IGNORED = -100
 
 Pair = tuple[list[int], list[int]]  # token ids of two segments, the second one empty for a single sentence
@@ -159,7 +160,7 @@ def save(model: BertForPreTraining | TinyBertForSequenceClassification, folder: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = {**model.config.to_dict(), "model_type": "bert", "architectures": [model.hf_architecture],
-              "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+              "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
     values.pop("classifier_relu", None)
     if task:
         name_labels(values, task)

@@ -4,7 +4,7 @@
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 enter() {
-    local world=$kit/.cache/miniworld run=$kit/$1 base
+    local world=$kit/.cache/miniworld run=$kit/$1 base task
     cd "$kit"
     rm -rf "$run"
     mkdir -p "$run"
@@ -22,6 +22,7 @@ enter() {
     base=http://127.0.0.1:$(cat "$run/port")
 
     export HF_ENDPOINT=$base GLUE_BASE=$base/glue/data SENTEVAL_BASE=$base/senteval/senteval_data
+    export SQUAD_BASE=$base/squad/dataset
     export GLOVE_URL=$base/glove/glove.840B.300d.zip WIKI_URL=$base/wiki/wiki.xml.bz2
     export CONFIG_4L=$kit/tests/miniworld/tinybert_4l_config CONFIG_6L=$kit/tests/miniworld/tinybert_6l_config
     # models this small leave one thread idle: two steps side by side use two cores better than one with two threads
@@ -33,6 +34,13 @@ enter() {
     export INTERMEDIATE_FLAGS="--max_seq_length 32 --num_train_epochs 2 --learning_rate 1.5e-3 --eval_step 1000"
     export PREDICTION_FLAGS="--max_seq_length 32 --num_train_epochs 3 --learning_rate 2e-4 --eval_step 50"
     export EVAL_FLAGS="--max_seq_length 32"
+    for task in SQUAD1 SQUAD2; do  # some passages need two windows
+        export "TASK_FLAGS_$task=--max_seq_length 48 --max_query_length 12 --doc_stride 16"
+        export "TEACHER_FLAGS_$task=--max_seq_length 48 --max_query_length 12 --doc_stride 16 --learning_rate 2e-3 \
+--num_train_epochs 6 --train_batch_size 32"
+        export "INTERMEDIATE_FLAGS_$task=--num_train_epochs 8"
+        export "PREDICTION_FLAGS_$task=--num_train_epochs 3 --learning_rate 1e-3"
+    done
     cd "$run"
 }
 

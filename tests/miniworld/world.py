@@ -18,6 +18,7 @@ from transformer.tokenization import BasicTokenizer
 from .glue_examples import EXAMPLES, examples
 from .glue_files import Counts, write_archive, write_glue
 from .language import Article, articles
+from .squad_files import write_squad
 from .wiki import write_dump
 from .words import glove_lines, make_vocabulary, word_vectors
 
@@ -28,7 +29,7 @@ NANO = Counts(train=40, dev=32, test=8)  # under /nano/, for a quick walk throug
 GLOVE_NAME = "glove.840B.300d"           # the name the README unpacks; the vectors are smaller
 SIBLINGS = {"MRPC": "safetensors", "SST-2": "bin", "CoLA": "old", "RTE": "safetensors"}  # and their file layouts
 MANIFEST = "manifest.json"
-SOURCES = ("bert", "glue_examples", "glue_files", "language", "wiki", "words", "world")
+SOURCES = ("bert", "glue_examples", "glue_files", "language", "squad_files", "wiki", "words", "world")
 
 
 def fingerprint() -> str:
@@ -80,6 +81,9 @@ def build(directory: Path) -> dict[str, float]:
     with part("GLUE"):
         write_glue(directory, SEED, FULL)
         write_glue(directory / "nano", SEED + 1, NANO)
+    with part("SQuAD"):
+        write_squad(directory, SEED, FULL)
+        write_squad(directory / "nano", SEED + 1, NANO)
     with part("words"):
         vocabulary = write_words(directory, written)
     with part("bert-base-uncased"):

@@ -1,20 +1,15 @@
 """From logits to answers and scores of SQuAD: golden numbers, plain loops over the same rules, Hugging Face's own."""
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from transformer.data.windows import encode_windows
-from transformer.tasks.answers import ANSWER_FILES, decode
-from transformer.tasks.metrics import normal_answer, squad_scores
-from transformer.tasks.spans import NO_POSITION
+from transformer.tasks.answers import decode
 from transformer.tasks.table import TASKS
 from transformer.tokenization import BertTokenizer
-from transformer.training.scoring import KeptLogits
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "squad.json").read_text())
 PREDICTIONS = GOLDEN["predictions"]

@@ -203,7 +203,7 @@ def test_memory_does_not_grow_with_the_questions(bert, glove, tmp_path, monkeypa
         data_augmentation.main(arguments(bert, glove, folder, "squad1", "--N", "6", "--p", "0.9"))
         sizes.append((augmented if part == "write_rows" else Path)(path).stat().st_size)
     assert sizes[2] > 3.5 * sizes[1] > 1e6
-    assert peaks[2] - peaks[1] < 0.3 * (sizes[2] - sizes[1])  # the ids that were met take eight bytes each, and copies
+    assert peaks[2] - peaks[1] < 0.4 * (sizes[2] - sizes[1])  # the ids that were met take eight bytes each, and copies
 
 
 def test_the_reader_of_the_intermediate_stage_takes_it(bert, glove, tmp_path):

@@ -68,7 +68,8 @@ def decode(logits: np.ndarray, examples: Any, head: Any, listed: bool) -> Iterat
     for question, words, numbers in examples.questions():
         of_question = list(islice(windows, len(numbers)))
         if of_question:
-            yield question, _answer(of_question, head, listed, functools.partial(_as_written, examples, words, tokens_of))
+            text_of = functools.partial(_as_written, examples, words, tokens_of)
+            yield question, _answer(of_question, head, listed, text_of)
         else:
             yield question, Answer("", _listed([_Entry("", 0.0, 0.0)]) if listed else None,
                                    _NO_WINDOWS_ODDS if head.unanswerable else None)

@@ -463,25 +463,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def is_v2(path: str | Path) -> bool:
-    """Whether a SQuAD file is of v2.0: its version says so, or, where that says nothing, a question has a key
-    "is_impossible"."""
+    """Whether a SQuAD file is of v2.0: its version says so, or, where that says nothing, a question has the key
+    "is_impossible" or an empty list of answers."""
     stream = _JsonStream(path)
-    has_key = False
+    found = False
     for key in stream.members("the file"):
         if key == "data":
             for _, entry in _paragraphs(stream):
-                has_key = has_key or _has_impossible(entry)
+                found = found or _tells_unanswerable(entry)
         else:
             value = stream.value()
             if key == "version" and _major(value):
                 return _major(value) == "2"
-    return has_key
+    return found
 
 
-def _has_impossible(entry: Any) -> bool:
+def _tells_unanswerable(entry: Any) -> bool:
     asked = entry.get("qas") if isinstance(entry, dict) else None
-    return isinstance(asked, list) and any(isinstance(question, dict) and "is_impossible" in question
-                                           for question in asked)
+    return isinstance(asked, list) and any(isinstance(question, dict) and (
+        "is_impossible" in question or question.get("answers") == []) for question in asked)
 
 
 def _read_values(path: Path, kinds: tuple[type, ...], expected: str) -> dict[str, Any]:

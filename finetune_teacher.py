@@ -1,4 +1,4 @@
-"""Fine-tune BERT on GLUE tasks and SQuAD: the teachers of task distillation.
+"""Fine-tune BERT on GLUE tasks: the teachers of task distillation.
 
 Without arguments: RTE, CoLA, SST-2 and MRPC from models/bert-base-uncased-{rte,cola,sst2,mrpc}, where these are, else
 from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; data in data/glue_data.
@@ -14,7 +14,6 @@ from transformer.cli import (
     Parser,
     add_device_flags,
     add_run_flags,
-    add_span_flags,
     add_training_flags,
     add_warmup_flag,
     positive,
@@ -23,9 +22,9 @@ from transformer.cli import (
     resolve_precision,
     run_script,
 )
-from transformer.data.tables import count_examples, task_folder
+from transformer.data.tables import read_rows, task_folder
 from transformer.files import InputError, find_folder, find_model
-from transformer.tasks.table import get_task, settle_span_flags
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
@@ -39,15 +38,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
-                      help="GLUE tasks, squad1, squad2: one teacher each")
+                      help="GLUE tasks, one teacher each")
     data.add_argument("--glue_dir", default="data/glue_data", help="folder with one folder per task")
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
     data.add_argument("--cased", action="store_true",
                       help="keep capitals, as is done for a cased model anyway; an uncased one refuses this")
-    data.add_argument("--max_seq_length", type=positive,
-                      help="longest sequence in wordpieces (default 128; SQuAD 384)")
+    data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
     head = parser.add_argument_group("classifier", "kept where that of the start model fits the task, else a new one")
     choice = head.add_mutually_exclusive_group()
     choice.add_argument("--keep_head", action="store_true", help="stop where that of the start model does not fit")
@@ -55,36 +53,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     head.add_argument("--hf_head", action="store_true",
                       help="one without relu, for Hugging Face's BertForSequenceClassification; one with is not kept")
     train = parser.add_argument_group("training")
-    train.add_argument("--learning_rate", type=positive_float,
-                       help="peak rate of BertAdam (default 2e-5; SQuAD 3e-5)")
-    train.add_argument("--num_train_epochs", type=positive,
-                       help="passes over the train file (default 3; SQuAD 2)")
+    train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
+    train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
     train.add_argument("--eval_batch_size", type=positive, default=32,
                        help="longest sequences per batch of evaluation; of shorter ones as many wordpieces "
                             "(on the CPU 512 at most)")
     add_warmup_flag(train)
-    add_training_flags(train, batch_size=None, batch_note=" (default 32; SQuAD 12)")
-    add_span_flags(parser)
+    add_training_flags(train)
     add_device_flags(parser)
     add_run_flags(parser)
     args = parser.parse_args(argv)
     if args.output_dir and len(args.tasks) > 1:
         parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
     return resolve_precision(parser, args)
-
-
-def settings_for(args: argparse.Namespace, task: Task) -> tuple[argparse.Namespace, Task]:
-    """The flags as they are for one task, with what the user left open, and the task with the settings of its answers;
-    InputError for an idle flag."""
-    args, default = argparse.Namespace(**vars(args)), task.teacher
-    args.max_seq_length = args.max_seq_length or default.max_seq_length
-    args.learning_rate = args.learning_rate or default.learning_rate
-    args.num_train_epochs = args.num_train_epochs or default.epochs
-    args.train_batch_size = args.train_batch_size or default.batch_size
-    args.output_dir = str(teacher_folder(task, args))
-    if not task.is_table and args.hf_head:
-        raise InputError(f"--hf_head has no effect on {task.name}, whose head has no relu: drop it")
-    return args, settle_span_flags(args, task)
 
 
 def start_folder(task: Task, args: argparse.Namespace) -> Path:
@@ -100,20 +81,19 @@ def teacher_folder(task: Task, args: argparse.Namespace) -> Path:
     return Path(args.output_dir or Path(args.models_dir) / f"final_{task.key}_teacher")
 
 
-def is_pending(task: Task, args: argparse.Namespace, processes: Processes) -> bool:
+def is_pending(task: Task, args: argparse.Namespace) -> bool:
     """Whether a task is still to be done; InputError where something that it needs is missing.
 
     Asked of all tasks before the first is trained, so that a bad last one is not found out hours later.
     """
     from transformer.checkpoint import load_tokenizer
     from transformer.config import check_sizes
-    from transformer.training.batches import micro_batch_size, steps_per_epoch
+    from transformer.training.batches import steps_per_epoch
     from transformer.training.models import misfit
     from transformer.training.record import check_output, read_run, require_finished
     from transformer.weights import read_model
 
-    micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
-    output_dir = Path(args.output_dir)
+    output_dir = teacher_folder(task, args)
     run = read_run(output_dir) or {}
     if run.get("finished") and (args.resume or not args.overwrite_output_dir):
         print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
@@ -123,12 +103,12 @@ def is_pending(task: Task, args: argparse.Namespace, processes: Processes) -> bo
     check_output(output_dir, args.resume, args.overwrite_output_dir, folder)
     load_tokenizer(folder, cased=args.cased)
     config, state = read_model(folder)
-    check_sizes(args.max_seq_length, task.segments, {folder: config})
-    for name in (task.train_file, *task.dev_files):
+    check_sizes(args.max_seq_length, len(task.text_columns), {folder: config})
+    for name in ("train.tsv", *task.dev_files):
         path = task_folder(find_folder(args.glue_dir), task) / name
-        examples = count_examples(task, path)
-        if name == task.train_file:
-            steps_per_epoch(examples, args.train_batch_size, str(path))
+        rows = sum(1 for _ in read_rows(task, path))
+        if name == "train.tsv":
+            steps_per_epoch(rows, args.train_batch_size, str(path))
     if args.keep_head and (reason := misfit(folder, config, state, task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
     return True
@@ -140,7 +120,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     import torch
 
     from transformer.checkpoint import head_note
-    from transformer.data.features import show_examples
+    from transformer.data.features import encode_file, show_examples
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.tokenization import BertTokenizer, casing
@@ -149,10 +129,10 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.training.processes import mixed, seed_everything
     from transformer.training.record import format_metrics, student_label
     from transformer.training.run import Run, Training
-    from transformer.training.scoring import dev_sets, encoded, evaluate
+    from transformer.training.scoring import evaluate
     from transformer.training.states import files_sha256
 
-    output_dir, folder = Path(args.output_dir), start_folder(task, args)
+    output_dir, folder = teacher_folder(task, args), start_folder(task, args)
     seed_everything(args.seed)
     tokenizer = BertTokenizer.from_pretrained(folder, casing(folder)[0])  # is_pending() has said what there is to say
     args = argparse.Namespace(**{**vars(args), "cased": not tokenizer.do_lower_case})
@@ -160,11 +140,12 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     model, keeps_head = load_start(folder, task, args)
     model.to(processes.device)
     data_dir = task_folder(find_folder(args.glue_dir), task)
-    dev = dev_sets(task, data_dir, tokenizer, args)
-    train = encoded(task, data_dir / task.train_file, tokenizer, args, "train")
+    *of_dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
+                                  fallback=output_dir / "features") for name in (*task.dev_files, "train.tsv"))
+    dev = {Path(name).stem: sequences for name, sequences in zip(task.dev_files, of_dev, strict=True)}
     show_examples(train, tokenizer)
     epochs = args.num_train_epochs
-    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / task.train_file] * epochs)
+    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / "train.tsv"] * epochs)
     optimizer = BertAdam(parameter_groups(model, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=plan.total_steps)
     run = Run(args, processes, plan, model, optimizer, ("loss",), output_dir, folder, due_every=plan.steps[0],
@@ -182,8 +163,6 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
     def padded_length(lengths: np.ndarray) -> int | None:
-        if task.head.sees_padding:
-            return args.max_seq_length
         return few_lengths(lengths, args.max_seq_length) if args.compile else None  # each share to its longest
 
     model.train()
@@ -217,16 +196,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
 
+    from transformer.training.batches import micro_batch_size
     from transformer.training.processes import join_processes, set_deterministic, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
     set_deterministic(args.deterministic, processes)
-    each = [settings_for(args, task) for task in tasks]
-    pending = [(task, own) for own, task in each if is_pending(task, own, processes)]
+    micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
+    pending = [task for task in tasks if is_pending(task, args)]
     processes.wait()  # before the first process writes what the others still look for
-    for task, own in pending:
-        finetune(task, own, processes)
+    for task in pending:
+        finetune(task, args, processes)
 
 
 if __name__ == "__main__":

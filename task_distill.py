@@ -19,7 +19,6 @@ from transformer.cli import (
     add_device_flags,
     add_loss_flags,
     add_run_flags,
-    add_span_flags,
     add_training_flags,
     add_warmup_flag,
     check_students,
@@ -32,7 +31,7 @@ from transformer.cli import (
 from transformer.data.tables import data_folder
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.labels import class_order
-from transformer.tasks.table import get_task, settle_span_flags
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
@@ -44,9 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, as given; resolve() settles what depends on preset and task."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
-    data.add_argument("--data_dir", required=True, help="the task's folder with its train and dev file")
-    data.add_argument("--task_name", required=True,
-                      help="a GLUE task, squad1 or squad2, in any case, with or without the hyphen")
+    data.add_argument("--data_dir", required=True, help="the task's folder with train.tsv and dev.tsv")
+    data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
     data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
                       help="general student, for --pred_distill an intermediate one; several, in the intermediate "
                            "stage: students that learn side by side")
@@ -54,8 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="folder to write to; must be empty for training; one for each student")
     data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
-                      help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128; "
-                           "SQuAD 384)")
+                      help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
     data.add_argument("--do_lower_case", action="store_true",
                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     data.add_argument("--eval_batch_size", type=positive, default=32,
@@ -64,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train = parser.add_argument_group("training")
     train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     train.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")
-    train.add_argument("--aug_train", action="store_true", help="train on the file that data_augmentation.py makes")
+    train.add_argument("--aug_train", action="store_true", help="train on train_aug.tsv of data_augmentation.py")
     train.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
     train.add_argument("--from_scratch", action="store_true",
                        help="start from random weights: of --student_model only config.json is read (paper, table 2)")
@@ -89,16 +86,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     scoring = parser.add_argument_group("scoring, without training")
     scoring.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set")
     scoring.add_argument("--save_predictions", action="store_true",
-                         help="with --do_eval: also write what is said of each example, see docs/running.md")
-    scoring.add_argument("--do_predict", action="store_true",
-                         help="answer the test set, for the GLUE server, or --predict_file")
-    scoring.add_argument("--predict_file", help="SQuAD: the file, with or without answers, that --do_predict answers")
-    add_span_flags(parser)
+                         help="with --do_eval: also write label, prediction and logits of each example")
+    scoring.add_argument("--do_predict", action="store_true", help="answer the test set, for the GLUE server")
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
-    if args.predict_file and not args.do_predict:
-        parser.error("--predict_file is for --do_predict: add it, or drop it")
     if args.do_eval or args.do_predict:
         mode = "--do_eval" if args.do_eval else "--do_predict"
         parser.refuse(argv, f"is for training, not for {mode}: drop one of them", train, intermediate, prediction)
@@ -120,27 +112,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return resolve_precision(parser, args)
 
 
-def resolve(args: argparse.Namespace, task: Task) -> Task:
-    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag.
-    Returns the task with the settings of its answers."""
+def resolve(args: argparse.Namespace, task: Task) -> None:
+    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
     paper = args.preset == "paper"
-    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper or not task.is_table else 128)
+    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
     args.num_train_epochs = args.num_train_epochs or (3 if args.pred_distill or not paper else task.intermediate_epochs)
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
     if not args.pred_distill:  # whose own follows from the data, too: eval_step_for()
         args.eval_step = args.eval_step or 50
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
-    if args.predict_file is not None and task.is_table:
-        raise InputError(f"--predict_file is for SQuAD: of {task.name} --do_predict answers the test set, drop it")
-    if args.do_predict and not task.is_table and args.predict_file is None:
-        raise InputError(f"--do_predict needs --predict_file: {task.name} has no public test set")
-    if not task.is_table and args.hf_head:
-        raise InputError(f"--hf_head has no effect on {task.name}, whose head has no relu: drop it")
-    if not task.is_table and args.aug_train and args.pred_distill:
-        raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage learns from "
-                         "the original questions (paper, appendix B), drop it")
-    return settle_span_flags(args, task)
 
 
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
@@ -161,7 +142,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
 
     teacher_folder, data_dir = find_model(args.teacher_model), data_folder(find_folder(args.data_dir), task)
     args.data_dir = str(data_dir)
-    train_path = train_file(task, data_dir, args.aug_train)
+    train_path = train_file(data_dir, args.aug_train)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
@@ -187,7 +168,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())))
-    train = encoded(task, train_path, tokenizer, first, "augmented" if args.aug_train else "train")
+    train = encoded(task, train_path, tokenizer, first)
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
@@ -259,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = get_task(args.task_name)
     args.task_name = task.name
-    task = resolve(args, task)
+    resolve(args, task)
 
     from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
     from transformer.training.scoring import evaluate_only

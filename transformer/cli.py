@@ -15,10 +15,6 @@ from transformer.files import InputError, in_words
 GONE = {"--data_url": "it copied the data from the authors' own cloud storage (moxing): leave it out and name a local "
                       "folder, with --data_dir or --pregenerated_data"}
 
-# Flags of SQuAD alone, and what they are where they are not given: as in BERT's own script.
-SPAN_DEFAULTS = {"doc_stride": 128, "max_query_length": 64, "n_best_size": 20, "max_answer_length": 30,
-                 "null_score_diff_threshold": 0.0}
-
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to a flag's help, except where there is none to speak of."""
@@ -138,19 +134,6 @@ def each_student(args: argparse.Namespace) -> list[argparse.Namespace]:
             for student, folder in zip(args.student_model, args.output_dir, strict=True)]
 
 
-def add_span_flags(parser: Parser) -> None:
-    """Add the flags of SQuAD's windows and answers. They are None where they are not given: see SPAN_DEFAULTS."""
-    group = parser.add_argument_group("SQuAD")
-    for name, kind, what in (
-            ("doc_stride", positive, "wordpieces from the start of one window over a passage to the next"),
-            ("max_query_length", positive, "wordpieces of a question that are read"),
-            ("n_best_size", positive, "candidates for start and end, and answers that are listed"),
-            ("max_answer_length", positive, "longest answer, in wordpieces"),
-            ("null_score_diff_threshold", finite, "v2.0: no answer where that beats the best one by more than this, in "
-                                                  "logits")):
-        group.add_argument(f"--{name}", type=kind, help=f"{what} (default {SPAN_DEFAULTS[name]})")
-
-
 def add_warmup_flag(group: argparse._ArgumentGroup, default: float | None = 0.1, note: str = "") -> None:
     """Add --warmup_proportion. default: None where the script fills it in; note: ends the help then."""
     group.add_argument("--warmup_proportion", type=proportion, default=default,
@@ -221,14 +204,6 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def finite(text: str) -> float:
-    """argparse type: a number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a number")
     return value
 
 

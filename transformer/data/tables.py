@@ -10,7 +10,6 @@ from pathlib import Path
 from transformer.data.parts import FilePart, Place, decode_lines, read_range
 from transformer.files import InputError, read_lines
 from transformer.tasks.labels import parse_label
-from transformer.tasks.squad import read_passages
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
@@ -160,13 +159,6 @@ def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
         rows += 1
         yield number, columns
     report_rows(str(path), rows, skipped, width)
-
-
-def count_examples(task: Task, path: str | Path) -> int:
-    """Examples of a train or dev file of a task, which is read and checked: rows of a table, questions of SQuAD."""
-    if task.is_table:
-        return sum(1 for _ in read_rows(task, path))
-    return sum(len(passage.questions) for passage in read_passages(require_file(task, path), task.head.unanswerable))
 
 
 def rows_of_part(task: Task, part: FilePart, width: int) -> Iterator[tuple[list[str] | None, float]]:

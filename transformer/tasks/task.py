@@ -17,15 +17,6 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
-    """How a BERT is fine-tuned for a task where no flag says otherwise."""
-    epochs: int = 3
-    learning_rate: float = 2e-5
-    batch_size: int = 32
-    max_seq_length: int = 128  # also of single sentences
-
-
-@dataclass(frozen=True)
 class Task:
     """One task: where its texts and labels stand in its files, what its answers are, and the paper's settings.
 
@@ -48,7 +39,6 @@ class Task:
     intermediate_epochs: int = 20      # paper, section 4.2
     max_seq_length: int = 128          # paper: 64 for single sentences, 128 for pairs
     augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
-    teacher: TeacherSettings = TeacherSettings()
     # false: no BERT is above chance on the dev set, whose sentences stand in train.tsv with the other label
     beats_chance: bool = True
 

@@ -69,10 +69,7 @@ class PredictionStage:
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile; the
-        longest of all for a loss that does."""
-        if self.head.sees_padding and (self.is_gold or self.args.preset == "code"):
-            return self.args.max_seq_length
+        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
         return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
@@ -91,5 +88,4 @@ class PredictionStage:
             logits = student(*batch, attention_scores=())[0].float()
         if self.is_gold:
             return self.head.hard_loss(logits, targets),
-        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature, batch[2],
-                                   as_published=self.args.preset == "code"),
+        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature),

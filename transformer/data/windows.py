@@ -31,10 +31,10 @@ from transformer.tasks.squad import (
     label_of,
     misplaced_answers,
     parse_passage,
+    passage_words,
     passages_with_progress,
     read_passages,
     windows_with_max_context,
-    passage_words,
 )
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer

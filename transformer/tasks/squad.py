@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 AUGMENTED = "augmented"  # the version in the first line of a train_aug.jsonl
 
-_READ_BYTES = 1 << 16     # bytes of a file that are read at a time, at least
+_BYTES_AT_A_TIME = 1 << 16     # bytes of a file that are read at a time, at least
 _MARGIN = 32         # characters: more than any number, name or escape that a block can end in the middle of
 _IDS_AT_A_TIME = 1 << 16
 _SPACES = re.compile(r"[ \t\n\r]*")                   # of JSON
@@ -203,7 +203,7 @@ class _JsonStream:
             block = b"\0"
             while block:
                 # Twice as much as is there, so that trying again on a long value costs no more than reading it.
-                block = handle.read(max(_READ_BYTES, len(self._text)))
+                block = handle.read(max(_BYTES_AT_A_TIME, len(self._text) - self._at))
                 self.bytes_read += len(block)
                 try:
                     yield decoder.decode(block, final=not block)
@@ -217,11 +217,11 @@ class _JsonStream:
         if len(self._text) - self._at > MAX_LINE_BYTES:
             raise InputError(f"{self.path}: what begins at byte {self._byte(self._at)} has no end within "
                              f"{MAX_LINE_BYTES >> 20} MB: this is no SQuAD file, or a damaged one; get it again")
-        self._start = self._byte(self._at)
-        self._text, self._at = self._text[self._at:], 0
         block = next(self._blocks, None)
         self._ended = block is None
-        self._text += block or ""
+        if not self._ended:
+            self._start = self._byte(self._at)
+            self._text, self._at = self._text[self._at:] + block, 0
         return not self._ended
 
     def _byte(self, character: int) -> int:
@@ -237,7 +237,8 @@ class _JsonStream:
                 return ""
 
     def _wrong(self, character: int, why: str) -> InputError:
-        if character >= len(self._text.rstrip()):
+        rest = self._text[character:].rstrip()
+        if not rest or self._ended and len(rest) < _MARGIN and rest[-1] != "}":  # in the middle of a name or an escape
             return InputError(f"{self.path} is cut short: it ends at byte {self._byte(len(self._text))}, in the middle "
                               "of its JSON: get or make it again")
         return InputError(f"{self.path}, byte {self._byte(character)}: not valid JSON ({why}): get or make it again")
@@ -302,7 +303,8 @@ class _JsonStream:
     def end(self) -> None:
         """InputError where anything follows."""
         if self._next():
-            raise self._wrong(self._at, "nothing may follow the table")
+            raise InputError(f"{self.path}, byte {self._byte(self._at)}: something follows the JSON that ends there: "
+                             "get or make it again")
 
 
 class _Ids:

@@ -122,10 +122,6 @@ CASES = {
         "--hf_head": ({}, {"hf_head": True}, "without relu"),
         "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
         "--eval_batch_size": ({}, {"eval_batch_size": 5}, "batches of 5")}}
-SPANS = {flag: ({}, {flag[2:]: 8}, f"refused: {flag} is for SQuAD") for flag in (  # tests/test_squad_runs.py tries them
-    "--doc_stride", "--max_query_length", "--n_best_size", "--max_answer_length", "--null_score_diff_threshold")}
-CASES["task_distill"] |= {**SPANS, "--predict_file": ({}, {"predict_file": "x.json"}, "refused: --do_predict")}
-CASES["finetune_teacher"] |= SPANS
 DEVICE = {"--no_cuda", "--local_rank"}  # in a test of their own
 PATHS = {"output_dir", "pregenerated_data", "teacher_model", "student_model", "data_dir", "cache_dir", "glue_dir",
          "models_dir", "model"}

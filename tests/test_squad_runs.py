@@ -346,11 +346,11 @@ def test_a_file_that_is_not_of_the_augmentation(own, refused):
 # --- bad input
 
 @pytest.mark.parametrize("name,changes,words", [
-    ("squad1", {"pred_distill": True, "aug_train": True}, ("--aug_train", "original questions")),
-    ("squad1", {"pred_distill": True, "hf_head": True}, ("--hf_head", "no relu")),
+    ("squad1", {"pred_distill": True, "aug_train": True}, ("--aug_train", "original data")),
+    ("squad1", {"pred_distill": True, "hf_head": True}, ("--hf_head", "that of Hugging Face anyway")),
     ("squad1", {"max_query_length": 19}, ("--max_seq_length 22", "--max_query_length 19")),
-    ("mrpc", {"doc_stride": 6}, ("--doc_stride is for SQuAD", "MRPC")),
-    ("mrpc", {"null_score_diff_threshold": 0}, ("--null_score_diff_threshold is for SQuAD",)),
+    ("mrpc", {"doc_stride": 6}, ("--doc_stride is for the passages of SQuAD", "MRPC")),
+    ("mrpc", {"null_score_diff_threshold": 0}, ("--null_score_diff_threshold is for the passages of SQuAD",)),
     ("squad1", {"n_best_size": 0}, ("--n_best_size",)),
     ("squad1", {"predict_file": "asked.json"}, ("--predict_file is for --do_predict",)),
     ("squad1", {"teacher_model": "teacher_mrpc"}, ("needs a span head", "finetune_teacher.py --tasks SQuAD1")),
@@ -387,7 +387,7 @@ def test_fine_tuning_refuses(own, refused):
                              "output_dir": own / "out", **LENGTHS} | changes)
     refused("finetune_teacher", *flags(hf_head=True), words=("--hf_head", "SQuAD1"))
     refused("finetune_teacher", *flags(keep_head=True), words=("--keep_head", "SQuAD1"))
-    refused("finetune_teacher", *flags(tasks="mrpc"), words=("--doc_stride is for SQuAD",))
+    refused("finetune_teacher", *flags(tasks="mrpc"), words=("--doc_stride is for the passages of SQuAD",))
     path = own / "glue/SQuAD1/train-v1.1.json"
     path.write_bytes(path.read_bytes()[:-40])
     refused("finetune_teacher", *flags(), words=("train-v1.1.json is cut short: it ends at byte",))

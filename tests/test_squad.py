@@ -172,7 +172,7 @@ WORDS = ["the", "Japanese", "world", "fox", "(1895-1943).", "x\u200by", "\u200b"
 TEXTS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from([" ", "  ", "\n", "\t", "\u202f", ""])), max_size=25)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(TEXTS, st.lists(st.tuples(st.integers(0, 60), st.integers(1, 25), TEXTS), min_size=1, max_size=3),
        st.integers(8, 30), st.integers(1, 12), st.integers(1, 6), st.booleans())
 def test_windows_by_the_rules(tokenizer, tmp_path_factory, text, asked, length, stride, query, leading):

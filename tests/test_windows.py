@@ -368,7 +368,7 @@ def test_memory_does_not_grow_with_the_file(use, tokenizer, tmp_path, monkeypatc
     peak(3)  # what is loaded or remembered once
     small, large = peak(2), peak(20)
     arrays = sum(file.stat().st_size for file in (tmp_path / "cache20").rglob("*") if file.is_file())
-    assert large < small + arrays / 2  # ids that were met, words and layouts that are remembered: all are bounded
+    assert large < small + arrays / 2  # ids that were met and words that are remembered: both are bounded
 
 
 def test_they_are_shown(tokenizer, tmp_path, capsys):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import functools
 import hashlib
 import json
 import re
@@ -418,7 +417,6 @@ def cut_windows(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]
     return [(start, min(start + room, pieces)) for start in starts]
 
 
-@functools.lru_cache(maxsize=256)
 def windows_with_max_context(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int, np.ndarray]]:
     """cut_windows(), each with uint8 [length]: 1 for the pieces that have more around them here than in any other.
 
@@ -426,6 +424,8 @@ def windows_with_max_context(pieces: int, room: int, doc_stride: int) -> list[tu
     length; of equal windows the first counts.
     """
     windows = cut_windows(pieces, room, doc_stride)
+    if len(windows) == 1:
+        return [(0, pieces, np.ones(pieces, np.uint8))]
     most = np.full(pieces, -1.0)
     owner = np.zeros(pieces, np.int64)
     for number, (start, end) in enumerate(windows):

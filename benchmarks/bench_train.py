@@ -197,20 +197,21 @@ def run_script(script: ModuleType, folder: Path, teacher: str, students: dict[st
 
 
 def bare_step(precision: str, batch_size: int, length: int, name: str = "4l",
-              query_key: bool = False) -> Callable[[], None]:
+              query_key: bool = False, every_layer: bool = False) -> Callable[[], None]:
     """Forward and backward of the teacher and a student alone, on random wordpieces; query_key: the attention loss
-    without scores."""
+    without scores; every_layer: all layers are run and asked for scores, whether the losses read them or not."""
     teacher, student = BertModel(TEACHER, add_pooler=False).eval(), TinyBertForPreTraining(STUDENTS[name])
     freeze(teacher, precision)
     pairs = layer_map(TEACHER.num_hidden_layers, student.config.num_hidden_layers)
     ids = torch.randint(1000, 30_000, (batch_size, length))
     batch = ids, torch.zeros_like(ids), torch.ones_like(ids)
+    of_student, of_teacher = ({} if every_layer else needed([pairs], side) for side in (0, 1))
 
     def step() -> None:
         with torch.no_grad():
-            hidden, scores, _ = teacher(*batch, pool=False, query_key=query_key, **needed([pairs], 1))
+            hidden, scores, _ = teacher(*batch, pool=False, query_key=query_key, **of_teacher)
         with mixed(precision, batch[0].device):
-            outputs = student(*batch, query_key=query_key, **needed([pairs], 0))
+            outputs = student(*batch, query_key=query_key, **of_student)
         sum(transformer_losses(outputs, (scores, hidden), pairs, batch[2])).backward()
         student.zero_grad()
 
@@ -309,12 +310,13 @@ def together(folder: Path, args: argparse.Namespace) -> None:
         for name in runs])
 
 
-def attention_step(name: str, batch: int, length: int, query_key: bool, busy: bool) -> tuple[float, int]:
+def attention_step(name: str, batch: int, length: int, query_key: bool, busy: bool,
+                   every_layer: bool = False) -> tuple[float, int]:
     """Seconds of a step of bare models in this process, and the most bytes that it takes beside the models."""
     if busy:
         torch.set_num_threads(1)
     clock = time.process_time if busy else time.perf_counter
-    step = bare_step("fp32", batch, length, name, query_key)
+    step = bare_step("fp32", batch, length, name, query_key, every_layer)
     before, took = tree_memory(os.getpid()), []
     with PeakMemory(interval=0.01) as memory:
         for _ in range(3):

@@ -1,12 +1,12 @@
-"""SQuAD through finetune_teacher.py and task_distill.py: the whole chain, stops and processes, bad input."""
+"""SQuAD through the scripts: teachers, both stages, scores, answers; stops, processes, and bad input."""
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
@@ -20,379 +20,550 @@ from conftest import (
     TEACHER,
     assert_equal_weights,
     command_line,
-    contents,
     lines,
+    names,
     run,
     torchrun,
     write_lines,
 )
+from test_processes import run_all
+from test_resume import child, kill_in_state, send
+from torch.nn import functional
 
-from transformer.checkpoint import load_tokenizer, save_model
-from transformer.cli import run_script
+import finetune_teacher
+import task_distill
+from transformer.checkpoint import load_model, load_tokenizer, save_model
+from transformer.cli import SPAN_SETTINGS
 from transformer.config import BertConfig
-from transformer.data import arrays, windows
-from transformer.files import read_json, write_json
-from transformer.modeling import TinyBertForQuestionAnswering
-from transformer.optimization import BertAdam
-from transformer.reporting import curves
-from transformer.tasks.labels import name_labels
-from transformer.tasks.squad import read_passages
+from transformer.data.parts import GrowingFiles
+from transformer.data.windows import encode_windows
+from transformer.modeling import BertForPreTraining, TinyBertForQuestionAnswering
 from transformer.tasks.table import get_task
-from transformer.training import scoring, states
+from transformer.training import scoring, stages
+from transformer.training.processes import Processes
 from transformer.training.record import RunRecord
-from transformer.weights import read_weights, write_bin
+from transformer.training.run import Training
+from transformer.training.stages import PredictionStage
+from transformer.training.states import result_settings
+from transformer.weights import read_weights
 
-LENGTHS = {"max_seq_length": 22, "doc_stride": 6, "max_query_length": 6}
+ONE = Processes(0, 1, torch.device("cpu"))
 ANIMALS = ("cat", "dog", "bird")
+FILLERS = ("old", "good", "new", "bad", "very", "not", "sees", "hears")
+LENGTHS = {"max_seq_length": 20, "doc_stride": 4, "max_query_length": 6}
+FILES = {"squad1": ("train-v1.1.json", "dev-v1.1.json"), "squad2": ("train-v2.0.json", "dev-v2.0.json")}
+VERSIONS = {"squad1": "1.1", "squad2": "v2.0"}
 
 
-def squad_file(path: Path, name: str, seed: int, passages: int = 8, answers: bool = True) -> Path:
-    """A SQuAD file: who of the animals sees, likes and hears another; of v2.0 one question in three has no answer."""
-    draw = random.Random(seed)
+def passage(number: int, has_animal: bool = True) -> list[str]:
+    """The words of a passage, some too long for one window, with one animal, which is not the first."""
+    words = [FILLERS[(number * number + place) % len(FILLERS)] for place in range(6 + number % 13)]
+    if has_animal:
+        words[1 + number * 5 % (len(words) - 1)] = ANIMALS[number % 3]
+    return words
+
+
+def squad(key: str, first: int, count: int, answers: bool = True) -> dict:
+    """A SQuAD file of so many passages. Each question asks for the animal; every third passage of v2.0 has none."""
     paragraphs = []
-    for number in range(passages):
-        facts = [(draw.choice(ANIMALS), verb, draw.choice(ANIMALS)) for verb in ("sees", "likes", "hears")]
-        context = " ".join(f"the {who} {verb} the {draw.choice(('old', 'new'))} {whom}." for who, verb, whom in facts)
-        questions = []
-        for place, (who, verb, _) in enumerate(facts):
-            entry = {"id": f"{path.stem}-{number}-{place}", "question": f"who {verb} the {facts[place][2]}"}
-            start = context.index(f"{who} {verb}")
-            nothing = name == "SQuAD2" and place == number % 3
+    for number in range(first, first + count):
+        possible = key == "squad1" or number % 3 > 0
+        words = passage(number, possible)
+        text = " ".join(words)
+        qas = []
+        for which, asked in enumerate(("likes", "sees and likes")):
+            qas.append({"id": f"{number}.{which}", "question": asked})
             if answers:
-                entry["answers"] = [] if nothing else [{"text": who, "answer_start": start}]
-                entry |= {"is_impossible": nothing} if name == "SQuAD2" else {}
-            questions.append(entry)
-        paragraphs.append({"context": context, "qas": questions})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"version": "v2.0" if name == "SQuAD2" else "1.1",
-                      "data": [{"title": "animals", "paragraphs": paragraphs}]})
-    return path
+                animal = next((word for word in words if word in ANIMALS), None)
+                qas[-1]["answers"] = [{"text": animal, "answer_start": text.index(animal)}] if possible else []
+                if key == "squad2":
+                    qas[-1]["is_impossible"] = not possible
+        paragraphs.append({"context": text, "qas": qas})
+    return {"version": VERSIONS[key], "data": [{"title": "Animals", "paragraphs": paragraphs}]}
+
+
+def write_data(folder: Path, key: str) -> Path:
+    """The folder of a task: train and dev file, train_aug.jsonl, and questions.json, the dev file less its answers."""
+    place = folder / get_task(key).name
+    place.mkdir(parents=True)
+    for name, first, count in zip(FILES[key], (0, 100), (24, 12)):
+        (place / name).write_text(json.dumps(squad(key, first, count)))
+    (place / "questions.json").write_text(json.dumps(squad(key, 100, 12, answers=False)))
+    variants = [{"context": " ".join(passage(number)), "qas": [{"id": f"{number}#0", "question": "likes"}]}
+                for number in range(40)]
+    write_lines(place / "train_aug.jsonl", map(json.dumps, [{"version": "augmented"}, *variants]))
+    return place
 
 
 @pytest.fixture(scope="module")
-def animals(world) -> Path:
-    """The template with glue/SQuAD1 and glue/SQuAD2, teachers and students for both."""
-    torch.manual_seed(1)
-    for name in ("SQuAD1", "SQuAD2"):
-        task = get_task(name)
-        squad_file(world / "glue" / name / task.train_file, name, 1, 16)
-        squad_file(world / "glue" / name / task.dev_files[0], name, 2)
-        for role, sizes in (("teacher", TEACHER), ("student", STUDENT)):
-            config = BertConfig(**sizes)
-            name_labels(config.extra, task)
-            save_model(TinyBertForQuestionAnswering(config), world / f"{role}_{task.key}", world / "vocab.txt")
-    return world
+def animals(template, tmp_path_factory) -> Path:
+    """bert and general as in the template, data/SQuAD1 and data/SQuAD2, and a teacher_squad1 and teacher_squad2 that
+    have learnt them."""
+    tiny = tmp_path_factory.mktemp("animals")
+    for name in ("bert", "general", "config", "teacher_mrpc"):
+        shutil.copytree(template / name, tiny / name)
+    shutil.copytree(template / "glue" / "MRPC", tiny / "data" / "MRPC")
+    shutil.copy(template / "vocab.txt", tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformer.reporting.curves.draw_curves", lambda folder: None)
+        for key in FILES:
+            write_data(tiny / "data", key)
+            finetune_teacher.main(teacher(tiny, key, output_dir=tiny / f"teacher_{key}", num_train_epochs=12))
+    return tiny
 
 
 @pytest.fixture
-def own(animals, tmp_path) -> Path:
+def tiny(animals, tmp_path) -> Path:
     """A copy for one test."""
-    return shutil.copytree(animals, tmp_path, dirs_exist_ok=True)
+    return shutil.copytree(animals, tmp_path / "tiny")
 
 
-def distill(folder: Path, name: str = "squad1", **changes) -> list[str]:
+def teacher(tiny: Path, key: str = "squad1", **changes) -> list[str]:
+    """Arguments of a finetune_teacher run that would work, with changes."""
+    flags = {"tasks": key, "glue_dir": tiny / "data", "model": tiny / "bert", "output_dir": tiny / "out",
+             "num_train_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3, "no_cuda": True, **LENGTHS, **changes}
+    return list(map(str, command_line(flags)))
+
+
+def distill(tiny: Path, key: str = "squad1", **changes) -> list[str]:
     """Arguments of a task_distill run that would work, with changes."""
-    flags = {"data_dir": folder / "glue", "task_name": name, "student_model": folder / "general",
-             "teacher_model": folder / f"teacher_{name}", "output_dir": folder / "out", "train_batch_size": 8,
-             "num_train_epochs": 1, "no_cuda": True, "skip_teacher_check": True, "learning_rate": 1e-3,
-             **LENGTHS} | changes
-    return [str(part) for part in command_line(flags)]
+    flags = {"data_dir": tiny / "data" / get_task(key).name, "task_name": key, "student_model": tiny / "general",
+             "teacher_model": tiny / f"teacher_{key}", "output_dir": tiny / "out", "train_batch_size": 8,
+             "num_train_epochs": 1, "learning_rate": 1e-3, "no_cuda": True, **LENGTHS, **changes}
+    return list(map(str, command_line(flags)))
 
 
-def evaluation(folder: Path, name: str = "squad1", **changes) -> list[str]:
-    """Arguments of a run that scores, with changes."""
-    flags = {"data_dir": folder / "glue", "task_name": name, "student_model": folder / f"student_{name}",
-             "no_cuda": True, "output_dir": folder / "tmp", "do_eval": True, **LENGTHS} | changes
-    return [str(part) for part in command_line(flags)]
+def scored(tiny: Path, folder: str, key: str = "squad1", **changes) -> list[str]:
+    """Arguments that score a model, with changes."""
+    training = dict.fromkeys(("teacher_model", "train_batch_size", "num_train_epochs", "learning_rate"))
+    return distill(tiny, key, **{"student_model": tiny / folder, "output_dir": tiny / "scores", **training,
+                                 "do_eval": "do_predict" not in changes, **changes})
 
 
-@pytest.mark.parametrize("name", ["SQuAD1", "SQuAD2"])
-def test_from_bert_to_answers(name, own, script):
-    task = get_task(name)
-    out = run(script, "finetune_teacher", command_line({
-        "tasks": name, "glue_dir": own / "glue", "model": own / "bert", "output_dir": own / "teacher", "no_cuda": True,
-        "num_train_epochs": 1, **LENGTHS}))
-    assert "new span head" in out and "BertForQuestionAnswering gives the same logits" in out
-    settings = read_json(own / "teacher" / "run.json")["settings"]
-    assert (settings["learning_rate"], settings["train_batch_size"], settings["doc_stride"]) == (3e-5, 12, 6)
-    run(script, "task_distill", distill(own, name, teacher_model=own / "teacher", output_dir=own / "between"))
-    assert "qa_outputs.weight" in read_weights(own / "between")
-    run(script, "task_distill", distill(own, name, teacher_model=own / "teacher", pred_distill=True, eval_step=2,
-                                        student_model=own / "between"))
-    kept = read_json(own / "out" / "run.json")["kept"]
-    logged = lines(own / "out" / "metrics.jsonl")
-    assert kept["f1"] == max(line["f1"] for line in logged)  # the checkpoint is chosen by F1
-    assert not any(key in read_json(own / "out" / "config.json") for key in ("id2label", "label2id", "problem_type"))
-
-    run(script, "task_distill", evaluation(own, name, student_model=own / "out", save_predictions=True))
-    values = read_json(own / "out" / "eval_results.json")["values"]
-    assert values == pytest.approx({key: kept[key] for key in values})
-    found = read_json(own / "out" / "predictions.json")
-    dev = own / "glue" / name / task.dev_files[0]
-    ids = [question.id for passage in read_passages(dev, task.head.unanswerable) for question in passage.questions]
-    assert list(found) == ids == list(read_json(own / "out" / "nbest_predictions.json"))
-    odds = ["--na_prob_file", str(own / "out" / "null_odds.json")] if task.head.unanswerable else []
-    assert (own / "out" / "null_odds.json").exists() == bool(odds)
-    official = json.loads(run(script, "transformer.tasks.squad", [
-        dev, own / "out" / "predictions.json", *odds, *(("--na_prob_thresh", "1e9") if odds else ())]))
-    assert official == pytest.approx({key: value * (100 if key.endswith(("f1", "exact", "match")) else 1)
-                                      for key, value in values.items()})
-
-    asked = squad_file(own / "asked.json", name, 2, answers=False)
-    run(script, "task_distill", evaluation(own, name, student_model=own / "out", do_eval=False, do_predict=True,
-                                           predict_file=asked))
-    answered = read_json(own / "tmp" / "predictions.json")
-    assert list(answered.values()) == list(found.values())
-    assert not list((own / "tmp").glob("*.tsv"))
+def dev_windows(tiny: Path, key: str, use: str = "train", name: int = 0):
+    task = get_task(key)
+    return encode_windows(task, tiny / "data" / task.name / FILES[key][name], load_tokenizer(tiny / "bert", True),
+                          *LENGTHS.values(), use)
 
 
-def losses_of(out: Path) -> list[float]:
-    return [line["cls_loss"] for line in lines(out / "metrics.jsonl")]
+# --- what a run gives
+
+@pytest.mark.parametrize("key", FILES)
+def test_from_the_teacher_to_the_answers(key, tiny, script):
+    run(script, "task_distill", distill(tiny, key, output_dir=tiny / "intermediate", num_train_epochs=4))
+    assert all("f1" not in entry for entry in lines(tiny / "intermediate/metrics.jsonl"))
+    out = run(script, "task_distill", distill(tiny, key, student_model=tiny / "intermediate", pred_distill=True,
+                                              output_dir=tiny / "student", num_train_epochs=12, eval_step=10,
+                                              learning_rate=5e-3))
+    record = json.loads((tiny / "student/run.json").read_text())
+    logged = [entry["f1"] for entry in lines(tiny / "student/metrics.jsonl")]
+    assert record["kept"]["f1"] == max(logged) > 0.8 and len(logged) > 5
+    assert "BertForQuestionAnswering gives the same logits" in out
+    assert {name: record["settings"][name] for name in SPAN_SETTINGS} == {**SPAN_SETTINGS, **{
+        name: LENGTHS[name] for name in ("doc_stride", "max_query_length")}}
+    assert not [name for name in read_weights(tiny / "student") if "pooler" in name or "fit" in name]
+
+    out = run(script, "task_distill", scored(tiny, "student", key, save_predictions=True))
+    results = json.loads((tiny / "student/eval_results.json").read_text())
+    assert results["values"]["f1"] == pytest.approx(record["kept"]["f1"])
+    assert results["counts"] == {Path(FILES[key][1]).stem: 24}
+    dev = tiny / "data" / get_task(key).name / FILES[key][1]
+    odds = ["--na_prob_file", tiny / "student/null_odds.json"] if key == "squad2" else []
+    official = json.loads(run(script, "transformer.tasks.squad", [dev, tiny / "student/predictions.json", *odds]))
+    wanted = {"squad1": {"exact_match", "f1"}, "squad2": {
+        "exact", "f1", "total", "best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh",
+        *(f"{kind}_{score}" for kind in ("HasAns", "NoAns") for score in ("exact", "f1", "total"))}}[key]
+    assert set(official) == set(results["values"]) == wanted
+    for name, value in official.items():
+        percent = 1 if name.endswith(("total", "thresh")) else 100
+        assert results["values"][name] * percent == pytest.approx(value), name
+        assert f"{name} = {results['values'][name]:.6g}" in out
+
+    files = ["nbest_predictions.json", *(["null_odds.json"] if odds else []), "predictions.json"]
+    out = run(script, "task_distill", scored(tiny, "student", key, output_dir=tiny / "answers", do_predict=True,
+                                             predict_file=dev.with_name("questions.json")))
+    assert names(tiny / "answers") == files and "answers to the 24 questions" in out
+    for file in files:
+        assert (tiny / "answers" / file).read_bytes() == (tiny / "student" / file).read_bytes()
+    run(script, "task_distill", scored(tiny, "student", key))  # the files are of the last scoring
+    assert not {*files} & {*names(tiny / "student")}
 
 
-@pytest.mark.parametrize("flags", [{}, {"temperature": 2}, {"preset": "code"}, {"hard_labels": True}])
-def test_the_prediction_stage_computes_what_it_says(flags, own, script):
-    """One step's loss against a plain loop over all windows, each of them alone."""
-    examples = windows.encode_windows(get_task("squad1"), own / "glue/SQuAD1/train-v1.1.json",
-                                      load_tokenizer(own / "teacher_squad1"), *LENGTHS.values(), "train")
-    for folder in ("teacher_squad1", "student_squad1"):
-        config = read_json(own / folder / "config.json")
-        write_json(own / folder / "config.json", config | {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0})
-    run(script, "task_distill", distill(own, pred_distill=True, student_model=own / "student_squad1",
-                                        train_batch_size=len(examples), eval_step=1, **flags))
-    teacher, student = (TinyBertForQuestionAnswering.from_pretrained(own / folder).eval()
-                        for folder in ("teacher_squad1", "student_squad1"))
+def test_a_teacher_learns_what_its_check_asks(animals):
+    """Far above answering the first word (0), or nothing (a third)."""
+    for key, share in (("squad1", 0.0), ("squad2", 1 / 3)):
+        record = json.loads((animals / f"teacher_{key}/run.json").read_text())
+        assert record["f1"] > max(0.6, share + 0.2) > record["before"]["f1"]
+
+
+def test_answer_settings_reach_the_scores(tiny, script):
+    """A threshold that no answer beats, and answers of no more than the first of their wordpieces."""
+    run(script, "task_distill", scored(tiny, "teacher_squad2", "squad2", null_score_diff_threshold=-1000,
+                                       save_predictions=True))
+    answers = json.loads((tiny / "teacher_squad2/predictions.json").read_text())
+    assert len(answers) == 24 and set(answers.values()) == {""}
+    run(script, "task_distill", scored(tiny, "teacher_squad2", "squad2", null_score_diff_threshold=1000,
+                                       max_answer_length=1, n_best_size=3, save_predictions=True))
+    answers = json.loads((tiny / "teacher_squad2/predictions.json").read_text())
+    assert "" not in answers.values() and not any(" " in text for text in answers.values())
+    lists = json.loads((tiny / "teacher_squad2/nbest_predictions.json").read_text())
+    assert max(map(len, lists.values())) <= 4
+
+
+# --- losses and padding
+
+def naive_span_loss(student, teacher, lengths, temperature):
+    """Mean over windows, start and end of the cross-entropy over the real positions, one at a time."""
     total = 0.0
-    padded = bool(flags) and "temperature" not in flags
-    for number in range(len(examples)):
-        batch = examples.batch(np.array([number]), LENGTHS["max_seq_length"] if padded else None)
-        with torch.no_grad():
-            given, wanted = (model(*batch)[0][0].double().T for model in (student, teacher))
-        temperature = flags.get("temperature", 1)
-        for column in (0, 1):
-            log_shares = given[column].div(temperature).log_softmax(0)
-            if flags.get("hard_labels"):
-                total -= log_shares[examples.labels[number, column]].item() / 2
-            else:
-                entropy = -(wanted[column].div(temperature).softmax(0) * log_shares).sum().item()
-                total += entropy / (LENGTHS["max_seq_length"] if padded else 2)
-    assert losses_of(own / "out") == [pytest.approx(total / len(examples), rel=1e-5)]
+    for row, length in enumerate(lengths):
+        for column in range(2):
+            own, other = (logits[row, :length, column].double() / temperature for logits in (student, teacher))
+            total = total - (other.softmax(0) * own.log_softmax(0)).sum()
+    return total / (2 * len(lengths))
 
 
-# --- stopped and gone on, several processes
-
-def killed(*_: object, **__: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_call(number: int, function):
-    """The function, but its call of that number kills the process."""
-    calls = []
-
-    @functools.wraps(function)
-    def counted(*args, **kwargs):
-        calls.append(1)
-        return killed() if len(calls) == number else function(*args, **kwargs)
-    return counted
+def prediction_stage(tiny: Path, train, preset: str = "paper", hard: bool = False, temperature: float = 1.0):
+    args = argparse.Namespace(preset=preset, hard_labels=hard, temperature=temperature, precision="fp32", compile=False,
+                              eval_batch_size=4, cache_dir=str(tiny / "cache"), data_dir=str(tiny), output_dir="unused",
+                              **LENGTHS)
+    taught = load_model(tiny / "teacher_squad2", get_task("squad2").head)
+    taught.requires_grad_(False).train(preset == "code")
+    return taught, PredictionStage(args, get_task("squad2"), taught, [0, 1], train, ONE)
 
 
-def half_a_state(value, handle) -> None:
-    handle.write(b"half")
-    handle.flush()
-    killed()
+@pytest.fixture
+def train_windows(tiny):
+    train = dev_windows(tiny, "squad2")
+    train.key = "windows"
+    return train
 
 
-MOMENTS = {
-    "while windows are made": lambda: setattr(arrays, "append_examples", at_call(3, arrays.append_examples)),
-    "while the teacher is asked": lambda: setattr(scoring, "predict", at_call(2, scoring.predict)),
-    "between two steps": lambda: setattr(BertAdam, "step", at_call(8, BertAdam.step)),
-    "in a state": lambda: setattr(states, "write_pickle", half_a_state),
-    "at the end": lambda: setattr(RunRecord, "finish", killed)}
+def a_student(tiny: Path) -> TinyBertForQuestionAnswering:
+    torch.manual_seed(1)
+    return TinyBertForQuestionAnswering(BertConfig(**STUDENT)).eval()
 
 
-def in_a_process(argv: list[str], log: Path, moment: str | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    torch.set_num_threads(1)
-    curves.draw_curves = lambda folder: None  # it takes longer than the run
-    scoring.encode_windows = functools.partial(windows.encode_windows, part_bytes=300)
-    if moment:
-        MOMENTS[moment]()
-    sys.argv = ["task_distill.py"]
-    sys.exit(run_script(lambda: importlib.import_module("task_distill").main(argv)))
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_prediction_loss_is_that_of_the_real_positions(temperature, tiny, train_windows):
+    """From logits that were kept without padding; padding a batch further changes neither loss nor gradients."""
+    taught, stage = prediction_stage(tiny, train_windows, temperature=temperature)
+    student, rows = a_student(tiny), np.array([3, 11, 5, 20])
+    lengths = train_windows.lengths_of(rows)
+    assert len(set(lengths)) > 1 and stage.padded_length(lengths) is None
+    (kept,) = (tiny / "cache").glob("logits_*/logits")
+    assert kept.stat().st_size == train_windows.lengths.sum() * 2 * 4
+    gradients = []
+    for length in (None, LENGTHS["max_seq_length"]):
+        batch = train_windows.batch(rows, length)
+        loss, = stage.losses(student, batch, stage.taught(taught, batch, rows, [stage]))
+        wanted = naive_span_loss(student(*batch)[0], taught(*batch)[0], lengths, temperature)
+        assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+        gradients.append(torch.autograd.grad(loss, [p for p in student.parameters() if p.requires_grad],
+                                             allow_unused=True))
+    for short, long in zip(*gradients, strict=True):
+        torch.testing.assert_close(short, long, rtol=1e-4, atol=1e-6)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_weights(animals, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_squad_runs", "task_distill", "torch._dynamo", "scipy.stats"])
+def test_hard_labels_and_the_code_preset_see_the_whole_length(tiny, train_windows):
+    student, rows, longest = a_student(tiny), np.array([3, 11, 5, 20]), LENGTHS["max_seq_length"]
+    batch = train_windows.batch(rows, longest)
+    logits = student(*batch)[0]
+    taught, stage = prediction_stage(tiny, train_windows, hard=True)
+    assert stage.padded_length(train_windows.lengths_of(rows)) == longest
+    loss, = stage.losses(student, batch, stage.taught(taught, batch, rows, [stage]))
+    wanted = sum(-logits[number, :, column].log_softmax(0)[train_windows.labels[row, column]]
+                 for number, row in enumerate(rows) for column in range(2)) / 8
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
 
-    def start(place: Path, moment: str | None, *flags: str) -> int:
-        argv = distill(place, pred_distill=True, student_model=place / "student_squad1", eval_step=4, save_steps=2,
-                       num_train_epochs=2)
-        process = context.Process(target=in_a_process, args=([*argv, *flags], place / "log.txt", moment))
-        process.start()
-        process.join(60)
-        assert process.exitcode is not None
-        return process.exitcode
-
-    def result(place: Path) -> tuple:
-        files = contents(place / "out")
-        return files["pytorch_model.bin"], files["eval_results.txt"]
-
-    place = tmp_path / "whole"
-    shutil.copytree(animals, place)
-    assert start(place, None) == 0, (place / "log.txt").read_text()
-    wanted = result(place)
-    for number, moment in enumerate(MOMENTS):
-        place = tmp_path / str(number)
-        shutil.copytree(animals, place)
-        assert start(place, moment) == -signal.SIGKILL, (moment, (place / "log.txt").read_text())
-        assert start(place, None, "--resume") == 0, (moment, (place / "log.txt").read_text())
-        assert result(place) == wanted, moment
+    taught, stage = prediction_stage(tiny, train_windows, preset="code")
+    assert stage.padded_length(train_windows.lengths_of(rows)) == longest
+    torch.manual_seed(5)
+    targets = stage.taught(taught, batch, rows, [stage])  # with the teacher's dropout
+    torch.manual_seed(5)
+    assert torch.equal(targets, taught(*batch, attention_scores=())[0])
+    loss, = stage.losses(student, batch, targets)
+    wanted = sum(functional.cross_entropy(logits[:, :, column], targets[:, :, column].softmax(1))
+                 for column in range(2)) / longest
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
 
 
-def two_processes(tasks: str) -> None:
-    for script, argv in json.loads(Path(tasks).read_text()):
-        sys.argv = [f"{script}.py"]
-        if status := run_script(lambda script=script, argv=argv: importlib.import_module(script).main(argv)):
-            sys.exit(status)
+@pytest.mark.parametrize("changes,padded", [({"pred_distill": True}, False), ({}, True),
+                                            ({"pred_distill": True, "hard_labels": True}, True),
+                                            ({"pred_distill": True, "preset": "code"}, True),
+                                            ({"dynamic_padding": True}, False)])
+def test_what_batches_are_padded_to(changes, padded, tiny, script, monkeypatch):
+    lengths = lengths_of_batches(monkeypatch)
+    run(script, "task_distill", distill(tiny, train_batch_size=2, **changes))
+    assert (set(lengths) == {20}) == padded and max(lengths) == 20
 
 
-def test_two_processes_train_what_one_does(own, script):
-    for folder in ("general", "bert", "student_squad2"):
-        config = read_json(own / folder / "config.json")  # dropout is drawn for each pass
-        write_json(own / folder / "config.json", config | {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0})
-    shutil.copytree(own, own / "two")
-
-    def commands(place: Path) -> list[tuple[str, list[str]]]:
-        flags = {"tasks": "squad2", "glue_dir": place / "glue", "model": place / "bert", "no_cuda": True,
-                 "num_train_epochs": 1, "output_dir": place / "tuned", **LENGTHS}
-        return [("finetune_teacher", [str(part) for part in command_line(flags)]),
-                ("task_distill", distill(place, "squad2", output_dir=place / "between", learning_rate=1e-4)),
-                ("task_distill", distill(place, "squad2", pred_distill=True, student_model=place / "student_squad2",
-                                         learning_rate=1e-4)),
-                ("task_distill", evaluation(place, "squad2", student_model=place / "out", save_predictions=True))]
-
-    for name, argv in commands(own):
-        run(script, name, argv)
-    (own / "tasks.json").write_text(json.dumps(commands(own / "two")))
-    done = torchrun(__file__, own / "tasks.json", directory=own)
-    assert done.returncode == 0, done.stdout
-    for folder in ("tuned", "between", "out"):
-        for place in (own, own / "two"):  # a bias that is added to all positions alike moves by rounding alone
-            state = read_weights(place / folder)
-            state.pop("qa_outputs.bias")
-            write_bin(place / folder / "pytorch_model.bin", state)
-        assert_equal_weights(own / folder, own / "two" / folder, 1e-6)
-    for file in ("predictions.json", "null_odds.json"):
-        assert read_json(own / "out" / file) == pytest.approx(read_json(own / "two" / "out" / file), abs=1e-4)
+def test_teachers_are_fine_tuned_at_the_whole_length(tiny, script, monkeypatch):
+    lengths = lengths_of_batches(monkeypatch)
+    run(script, "finetune_teacher", teacher(tiny, num_train_epochs=1))
+    assert set(lengths) == {20}
 
 
-@pytest.mark.parametrize("flag,value", [("doc_stride", 3), ("max_query_length", 2), ("max_answer_length", 1),
-                                        ("n_best_size", 2)])
-def test_each_flag_does_something(flag, value, own, script):
-    """--doc_stride --max_query_length --max_answer_length --n_best_size, also in finetune_teacher.py."""
-    seen = []
-    for changes in ({}, {flag: value}):
-        run(script, "task_distill", evaluation(own, save_predictions=True, **changes))
-        listed = read_json(own / "student_squad1" / "nbest_predictions.json")
-        tuned = own / f"tuned_{len(seen)}"
-        run(script, "finetune_teacher", command_line({
-            "tasks": "squad1", "glue_dir": own / "glue", "model": own / "bert", "no_cuda": True, "num_train_epochs": 1,
-            "output_dir": tuned, **LENGTHS, **changes}))
-        assert read_json(tuned / "run.json")["settings"].get(flag) == changes.get(flag, LENGTHS.get(
-            flag, get_task("squad1").head.__dict__.get(flag)))
-        seen.append(listed)
-    assert seen[0] != seen[1]
-    if flag == "max_answer_length":
-        assert all(len(entry["text"].split()) <= 1 for entries in seen[1].values() for entry in entries)
-    if flag == "n_best_size":
-        assert {len(entries) for entries in seen[1].values()} <= {1, 2}
+def lengths_of_batches(monkeypatch) -> list[int]:
+    """The lengths of all batches that a Training will make."""
+    lengths, made = [], Training._made
+    monkeypatch.setattr(Training, "_made", lambda self, indices: [
+        share for share in made(self, indices) if lengths.append(share[2][0].size(1)) is None])
+    return lengths
 
 
-def test_the_threshold_decides_what_is_unanswerable(own, script):
-    for threshold in (-1e9, 1e9):
-        run(script, "task_distill", evaluation(own, "squad2", save_predictions=True,
-                                               null_score_diff_threshold=threshold))
-        answers = read_json(own / "student_squad2" / "predictions.json")
-        assert {answer == "" for answer in answers.values()} == {threshold < 0}  # --null_score_diff_threshold
+def test_the_intermediate_stage_reads_no_labels(tiny, script):
+    """The same student of other answers in the train file."""
+    path = tiny / "data/SQuAD1" / FILES["squad1"][0]
+    run(script, "task_distill", distill(tiny, output_dir=tiny / "before"))
+    text = json.loads(path.read_text())
+    for entry in text["data"][0]["paragraphs"]:
+        for asked in entry["qas"]:
+            asked["answers"] = [{"text": entry["context"].split()[0], "answer_start": 0}]
+    path.write_text(json.dumps(text))
+    run(script, "task_distill", distill(tiny, output_dir=tiny / "after"))
+    assert_equal_weights(tiny / "before", tiny / "after", 0)
 
 
-# --- augmented passages
+def test_augmented_passages_are_for_the_intermediate_stage(tiny, script, refused):
+    out = run(script, "task_distill", distill(tiny, aug_train=True))
+    assert "nothing tells whether it was made from the train-v1.1.json" in out
+    rows = len(encode_windows(get_task("squad1"), tiny / "data/SQuAD1/train_aug.jsonl", load_tokenizer(
+        tiny / "bert", True), *LENGTHS.values(), "augmented"))
+    assert f"intermediate stage: {rows} examples" in out and rows > 40
+    refused("task_distill", *distill(tiny, aug_train=True, pred_distill=True, output_dir=tiny / "other"),
+            words=("--aug_train", "intermediate stage", "appendix B"))
+    record = tiny / "data/SQuAD1/train_aug.json"
+    record.write_text('{"made_from": {"train_sha256": "of another"}}')
+    refused("task_distill", *distill(tiny, aug_train=True, output_dir=tiny / "other"),
+            words=("train_aug.jsonl was made from another train-v1.1.json",))
+    record.with_name("train_aug.jsonl").unlink()
+    refused("task_distill", *distill(tiny, aug_train=True, output_dir=tiny / "other"),
+            words=("train_aug.jsonl does not exist", "data_augmentation.py"))
 
-def augmented(folder: Path, *first: object) -> Path:
-    data = read_json(folder / "glue/SQuAD1/train-v1.1.json")["data"][0]["paragraphs"]
-    passages = [{"context": passage["context"], "qas": [{"id": f"{entry['id']}#0", "question": entry["question"]}
-                                                        for entry in passage["qas"]]} for passage in data]
-    return write_lines(folder / "glue/SQuAD1/train_aug.jsonl", map(json.dumps, [*first, *passages, *passages]))
+
+# --- settings
+
+@pytest.mark.parametrize("key,given,wanted", [
+    ("squad1", {}, (2, 3e-5, 12, 384)), ("squad2", {}, (2, 3e-5, 12, 384)), ("rte", {}, (3, 2e-5, 32, 128)),
+    ("cola", {"learning_rate": 1e-4, "max_seq_length": 96}, (3, 1e-4, 32, 96)),
+    ("squad2", {"num_train_epochs": 3, "train_batch_size": 32}, (3, 3e-5, 32, 384))])
+def test_defaults_of_teachers(key, given, wanted):
+    args = finetune_teacher.parse_args(["--tasks", "rte", "squad1", *map(str, command_line(given))])
+    own, _ = finetune_teacher.resolved(args, get_task(key))
+    assert (own.num_train_epochs, own.learning_rate, own.train_batch_size, own.max_seq_length) == wanted
 
 
-def test_the_intermediate_stage_learns_from_augmented_passages(own, script):
-    augmented(own, {"version": "augmented"})
-    plain = run(script, "task_distill", distill(own, output_dir=own / "plain"))
-    out = run(script, "task_distill", distill(own, aug_train=True))
-    counts = [int(text.split("intermediate stage: ")[1].split(" ")[0].replace(",", "")) for text in (plain, out)]
-    assert counts[1] == 2 * counts[0]
+@pytest.mark.parametrize("preset", ["paper", "code"])
+@pytest.mark.parametrize("stage,epochs,rate", [([], {"paper": 20, "code": 3}, {"paper": 5e-5, "code": 5e-5}),
+                                               (["--pred_distill"], {"paper": 3, "code": 3},
+                                                {"paper": 3e-5, "code": 5e-5})])
+def test_defaults_of_students(preset, stage, epochs, rate):
+    given = ["--preset", preset, *stage, "--n_best_size", "7", "--null_score_diff_threshold", "-1.5"]
+    needed = command_line(dict.fromkeys(("data_dir", "task_name", "student_model", "output_dir", "teacher_model"), "x"))
+    args = task_distill.parse_args([*needed, *given])
+    task = task_distill.resolve(args, get_task("squad2"))
+    assert (args.max_seq_length, args.doc_stride, args.max_query_length) == (384, 128, 64)
+    assert (args.num_train_epochs, args.learning_rate) == (epochs[preset], rate[preset])
+    assert (task.head.n_best_size, task.head.max_answer_length, task.head.null_score_diff_threshold) == (7, 30, -1.5)
+    assert task.key == "squad2" and task.head.unanswerable
 
 
-def test_a_file_that_is_not_of_the_augmentation(own, refused):
-    path = augmented(own)
-    refused("task_distill", *distill(own, aug_train=True), words=("train_aug.jsonl, line 1", "data_augmentation.py"))
-    write_lines(path, [json.dumps({"version": "augmented"}), json.dumps({"context": "a cat", "qas": [{"id": "1"}]})])
-    refused("task_distill", *distill(own, aug_train=True), words=("train_aug.jsonl, line 2", "no key 'question'"))
+def test_runs_of_other_tasks_have_the_settings_of_before():
+    """So that those that were stopped go on: nothing of SQuAD is compared."""
+    needed = command_line(dict.fromkeys(("data_dir", "task_name", "student_model", "output_dir", "teacher_model"), "x"))
+    args = task_distill.parse_args(needed)
+    task_distill.resolve(args, get_task("MRPC"))
+    own, _ = finetune_teacher.resolved(finetune_teacher.parse_args([]), get_task("MRPC"))
+    for settings in (result_settings(vars(args)), result_settings(vars(own))):
+        assert not {*SPAN_SETTINGS, "predict_file"} & settings.keys()
+    assert result_settings(vars(own))["max_seq_length"] == "128"
+
+
+def test_teachers_of_several_kinds_in_one_command(tiny, script):
+    """Each by its own defaults, at whole lengths."""
+    config = BertConfig(**{**TEACHER, "num_hidden_layers": 1, "max_position_embeddings": 384})
+    save_model(BertForPreTraining(config), tiny / "bert-base-uncased", tiny / "vocab.txt")
+    run(script, "finetune_teacher", ["--tasks", "mrpc", "squad1", "mrpc", "--models_dir", tiny, "--glue_dir",
+                                     tiny / "data", "--train_batch_size", "8", "--no_cuda"])
+    for key, epochs, longest in (("mrpc", 3, 128), ("squad1", 2, 384)):
+        record = json.loads((tiny / f"final_{key}_teacher/run.json").read_text())
+        assert record["finished"] and record["settings"]["num_train_epochs"] == epochs
+        assert record["settings"]["max_seq_length"] == longest and record["settings"]["train_batch_size"] == 8
+        assert ("doc_stride" in record["settings"]) == (key == "squad1")
 
 
 # --- bad input
 
-@pytest.mark.parametrize("name,changes,words", [
-    ("squad1", {"pred_distill": True, "aug_train": True}, ("--aug_train", "original data")),
-    ("squad1", {"pred_distill": True, "hf_head": True}, ("--hf_head", "that of Hugging Face anyway")),
-    ("squad1", {"max_query_length": 19}, ("--max_seq_length 22", "--max_query_length 19")),
-    ("mrpc", {"doc_stride": 6}, ("--doc_stride is for the passages of SQuAD", "MRPC")),
-    ("mrpc", {"null_score_diff_threshold": 0}, ("--null_score_diff_threshold is for the passages of SQuAD",)),
-    ("squad1", {"n_best_size": 0}, ("--n_best_size",)),
-    ("squad1", {"predict_file": "asked.json"}, ("--predict_file is for --do_predict",)),
-    ("squad1", {"teacher_model": "teacher_mrpc"}, ("needs a span head", "finetune_teacher.py --tasks SQuAD1")),
-    ("mrpc", {"teacher_model": "teacher_squad1"}, ("needs a classifier", "finetune_teacher.py --tasks MRPC")),
-    ("squad2", {"data_dir": "glue/SQuAD1"}, ("dev-v2.0.json", "--tasks squad2"))])
-def test_training_refuses(name, changes, words, own, refused):
-    lengths = dict.fromkeys(LENGTHS) if name == "mrpc" else {}
-    changes = {key: own / value if isinstance(value, str) else value for key, value in changes.items()}
-    refused("task_distill", *distill(own, name, **lengths | changes), words=words)
-    assert not (own / "out").exists()
+@pytest.mark.parametrize("make,changes,words", [
+    (distill, {"hf_head": True, "pred_distill": True}, ("--hf_head has no effect on SQuAD1",)),
+    (teacher, {"hf_head": True}, ("--hf_head has no effect on SQuAD1",)),
+    (teacher, {"tasks": ["squad1", "mrpc"], "output_dir": None}, ("--doc_stride is for the passages of SQuAD", "MRPC")),
+    (distill, {"null_score_diff_threshold": 1.0}, ("--null_score_diff_threshold", "SQuAD1 has none")),
+    (distill, {"max_seq_length": 9}, ("--max_seq_length 9 leaves no room", "--max_query_length 6")),
+    (teacher, {"max_seq_length": 9}, ("--max_seq_length 9 leaves no room", "--max_query_length 6")),
+    (distill, {"predict_file": "x"}, ("--predict_file is for --do_predict",)),
+    (distill, {"teacher_model": "general"}, ("general", "no span head")),
+    (distill, {"teacher_model": "bert"}, ("bert", "no span head")),
+    (distill, {"teacher_model": "teacher_mrpc"}, ("teacher_mrpc has a classifier, SQuAD1 needs a span head",)),
+    (distill, {"data_dir": "data/SQuAD2"}, ("data/SQuAD2/", "-v1.1.json does not exist", "download_glue.py")),
+    (distill, {"data_dir": "data/MRPC"}, ("data/MRPC/", ".json does not exist", "download_glue.py")),
+    (teacher, {"glue_dir": "bert"}, ("train-v1.1.json does not exist", "download_glue.py")),
+    (teacher, {"train_batch_size": 1000}, ("train-v1.1.json", "not enough for one batch of 1000"))])
+def test_bad_input_of_runs(make, changes, words, tiny, refused):
+    paths = {"teacher_model", "data_dir", "glue_dir"}
+    changes = {name: tiny / value if name in paths else value for name, value in changes.items()}
+    refused("task_distill" if make is distill else "finetune_teacher", *make(tiny, **changes), words=words)
+    assert not (tiny / "out/run.json").exists()
 
 
-def test_a_teacher_at_chance_is_refused(own, refused):
-    refused("task_distill", *distill(own, "squad2", skip_teacher_check=False), words=("scores f1", "chance is 0.3533"))
-    assert get_task("squad1").head.chance(None) == (0.2, 0.0)  # the head of a frozen BERT-base reaches 0.16
+@pytest.mark.parametrize("changes,words", [
+    ({"do_predict": True}, ("--do_predict needs --predict_file for SQuAD1",)),
+    ({"do_predict": True, "predict_file": "absent.json"}, ("absent.json does not exist",)),
+    ({"predict_file": "questions.json"}, ("--predict_file is for --do_predict",)),
+    ({"task_name": "mrpc", "data_dir": "data/MRPC", "do_predict": True, "predict_file": "questions.json",
+      **dict.fromkeys(("doc_stride", "max_query_length"))}, ("--predict_file is for SQuAD", "MRPC")),
+    ({"task_name": "mrpc", "data_dir": "data/MRPC", "student_model": "teacher_squad1",
+      **dict.fromkeys(("doc_stride", "max_query_length"))},
+     ("teacher_squad1 has a span head, MRPC needs a classifier",))])
+def test_bad_input_of_scoring(changes, words, tiny, refused):
+    paths = {"data_dir", "student_model", "predict_file"}
+    changes = {name: tiny / value if name in paths else value for name, value in changes.items()}
+    refused("task_distill", *scored(tiny, "teacher_squad1", **changes), words=words)
+    assert not (tiny / "scores").exists()
 
 
-def test_scoring_refuses(own, refused, script):
-    dev = own / "glue/SQuAD1/dev-v1.1.json"
-    refused("task_distill", *evaluation(own, do_eval=False, do_predict=True), words=("--predict_file", "SQuAD1"))
-    refused("task_distill", *evaluation(own, "mrpc", student_model=own / "student_mrpc", do_eval=False, do_predict=True,
-                                        predict_file=dev, **dict.fromkeys(LENGTHS)),
-            words=("--predict_file is for SQuAD",))
-    run(script, "task_distill", distill(own, output_dir=own / "between"))
-    refused("task_distill", *evaluation(own, student_model=own / "between"),
-            words=("span head", "not trained yet", "--pred_distill"))
-    squad_file(dev, "SQuAD1", 2, answers=False)
-    refused("task_distill", *evaluation(own), words=("'dev-v1.1-0-0': no key 'answers'", "--do_predict"))
+def spoil_no_answers(data: dict) -> str:
+    for entry in data["data"][0]["paragraphs"]:
+        for asked in entry["qas"]:
+            del asked["answers"]
+    return json.dumps(data)
 
 
-def test_fine_tuning_refuses(own, refused):
-    def flags(**changes) -> list:
-        return command_line({"tasks": "squad1", "glue_dir": own / "glue", "model": own / "bert", "no_cuda": True,
-                             "output_dir": own / "out", **LENGTHS} | changes)
-    refused("finetune_teacher", *flags(hf_head=True), words=("--hf_head", "SQuAD1"))
-    refused("finetune_teacher", *flags(keep_head=True), words=("--keep_head", "SQuAD1"))
-    refused("finetune_teacher", *flags(tasks="mrpc"), words=("--doc_stride is for the passages of SQuAD",))
-    path = own / "glue/SQuAD1/train-v1.1.json"
-    path.write_bytes(path.read_bytes()[:-40])
-    refused("finetune_teacher", *flags(), words=("train-v1.1.json is cut short: it ends at byte",))
-    assert not (own / "out").exists()
+@pytest.mark.parametrize("spoil,words", [
+    (spoil_no_answers, ("dev-v1.1.json", "article 'Animals'", "no key 'answers'", "--do_predict")),
+    (lambda data: json.dumps(data)[:-100], ("dev-v1.1.json is cut short", "byte")),
+    (lambda data: json.dumps(squad("squad2", 0, 9)), ("dev-v1.1.json", "squad2"))])
+def test_a_dev_file_that_cannot_be_scored(spoil, words, tiny, refused):
+    path = tiny / "data/SQuAD1/dev-v1.1.json"
+    path.write_text(spoil(squad("squad1", 100, 12)))
+    refused("task_distill", *scored(tiny, "teacher_squad1"), words=words)
+    refused("task_distill", *distill(tiny), words=words)
+    refused("finetune_teacher", *teacher(tiny), words=words)
+    assert not (tiny / "teacher_squad1/eval_results.json").exists() and not (tiny / "out/run.json").exists()
+
+
+@pytest.mark.parametrize("key,threshold,score", [
+    ("squad1", None, "f1 0.0000 on the dev set, chance is 0.2000"),  # the first word of each passage
+    ("squad2", "-1", "f1 0.3333 on the dev set, chance is 0.3533")])  # nothing, to each question
+def test_a_teacher_at_chance_is_refused(key, threshold, score, tiny, script, refused):
+    state = read_weights(tiny / f"teacher_{key}")
+    state |= {name: torch.zeros_like(weight) for name, weight in state.items() if name.startswith("qa_outputs.")}
+    torch.save(state, tiny / f"teacher_{key}/pytorch_model.bin")
+    arguments = distill(tiny, key, null_score_diff_threshold=threshold)
+    refused("task_distill", *arguments, words=(score, f"fine-tune it on {get_task(key).name}", "--skip_teacher_check"))
+    run(script, "task_distill", [*arguments, "--skip_teacher_check"])
+
+
+# --- stops
+
+def small_parts(moment: str = "") -> None:
+    """In the process of a run: windows and kept logits come in small parts; it is killed at a moment."""
+    scoring.encode_windows = functools.partial(encode_windows, part_bytes=1000, num_workers=1)
+    stages.cached_logits = functools.partial(scoring.cached_logits, block=20)
+    append, finish, calls = GrowingFiles.append, RunRecord.finish, []
+
+    def counted(self, parts, **record):
+        append(self, parts, **record)
+        calls.append("logits" if len(parts) == 1 else "windows")
+        if moment and calls.count(moment) == 2:
+            send(signal.SIGKILL)
+
+    GrowingFiles.append = counted
+    RunRecord.finish = lambda self, **facts: send(signal.SIGKILL) if moment == "end" else finish(self, **facts)
+
+
+@pytest.fixture(scope="module")
+def fork_server():
+    """Processes in which torch is loaded and has no threads yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_squad_runs", "torch._dynamo"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield context
+
+
+MOMENTS = (("windows", -1, None), ("logits", -1, None), ("", 5, functools.partial(send, signal.SIGKILL)),
+           ("", 9, kill_in_state), ("end", -1, None))
+
+
+@pytest.mark.parametrize("name,make,changes", [
+    ("task_distill", distill, {"pred_distill": True, "eval_step": 4}),
+    ("task_distill", distill, {"eval_step": 4}),
+    ("finetune_teacher", teacher, {})])
+def test_killed_at_five_moments(name, make, changes, tiny, fork_server):
+    """While windows are made, while the teacher's logits are kept, between steps, while a state is saved, after the
+    last step; without a teacher's logits at four."""
+    def start(out: str, moment: str = "", step: int = -1, act=None, **more) -> tuple[int, str]:
+        arguments = make(tiny, "squad2", output_dir=tiny / out, num_train_epochs=2, save_steps=3, **changes, **more)
+        log = tiny / "output.txt"
+        process = fork_server.Process(target=child, args=(name, arguments, log, step, act,
+                                                          functools.partial(small_parts, moment)))
+        process.start()
+        process.join(60)
+        process.kill()
+        return process.exitcode, log.read_text()
+
+    shutil.rmtree(tiny / "data/SQuAD2/features")
+    for moment, step, act in MOMENTS:
+        if moment == "logits" and not changes.get("pred_distill"):
+            continue
+        status, output = start("out", moment, step, act, resume=True)
+        assert status == -signal.SIGKILL, output
+        assert bool([*(tiny / "out").glob("state_*.pt")]) == (moment not in ("windows", "logits")), output
+    status, output = start("out", resume=True)
+    assert status == 0, output
+    shutil.rmtree(tiny / "data/SQuAD2/features")
+    status, output = start("whole")
+    assert status == 0, output
+    assert_equal_weights(tiny / "out", tiny / "whole", 0)
+    speeds = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
+    killed, whole = ([{key: line[key] for key in line.keys() - speeds} for line in lines(tiny / out / "metrics.jsonl")]
+                     for out in ("out", "whole"))
+    assert killed == whole and len(whole) > 1
+
+
+# --- processes
+
+@pytest.fixture(scope="module")
+def both(animals, tmp_path_factory):
+    """A folder with the same runs of one process in one/, and of two in two/, which do half of the passes each."""
+    tiny, tasks = tmp_path_factory.mktemp("processes"), []
+    shutil.copytree(animals, tiny, dirs_exist_ok=True)
+    cases = {"teacher": ("finetune_teacher", teacher, {}), "intermediate": ("task_distill", distill, {}),
+             "prediction": ("task_distill", distill, {"pred_distill": True, "eval_step": 5})}
+    for case, (name, make, changes) in cases.items():
+        one, two = (make(tiny, "squad2", output_dir=tiny / place / case, gradient_accumulation_steps=passes,
+                         num_train_epochs=2, cache_dir=None if name == "finetune_teacher" else tiny / f"cache_{place}",
+                         **{**changes, "learning_rate": 1e-4}) for place, passes in (("one", 4), ("two", 2)))
+        importlib.import_module(name).main(one)
+        tasks.append((name, two))
+    (tiny / "tasks.json").write_text(json.dumps(tasks))
+    done = torchrun(__file__, tiny / "tasks.json", directory=tiny)
+    assert done.returncode == 0, done.stdout
+    return tiny
+
+
+@pytest.mark.parametrize("case", ["teacher", "intermediate", "prediction"])
+def test_two_processes_train_what_one_does(case, both):
+    one, two = (both / place / case for place in ("one", "two"))
+    assert_equal_weights(one, two, 1e-6)
+    first, last = lines(one / "metrics.jsonl"), lines(two / "metrics.jsonl")
+    assert len(first) == len(last)
+    for before, after in zip(first, last):
+        for name in {"loss", "f1", "exact", "NoAns_f1", "best_f1"} & before.keys():
+            assert after[name] == pytest.approx(before[name], abs=1e-5), name
+    assert json.loads((two / "run.json").read_text())["hardware"]["processes"] == 2
 
 
 if __name__ == "__main__":
-    two_processes(sys.argv[1])
+    run_all(sys.argv[1])

@@ -87,7 +87,11 @@ class Spans(Head):
         as_published: soft_cross_entropy() of the start plus that of the end, a mean over positions, too, in which
         padding counts.
         """
+        from torch.nn import functional
+
         from transformer.distillation import soft_cross_entropy, span_cross_entropy
+        shorter = logits.size(1) - teacher_logits.size(1)
+        teacher_logits = functional.pad(teacher_logits, (0, 0, 0, shorter), value=NO_POSITION)
         if as_published:
             return soft_cross_entropy(logits.mT, teacher_logits.mT, temperature) * 2
         return span_cross_entropy(logits, teacher_logits, attention_mask, temperature)

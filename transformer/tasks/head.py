@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformer.modeling import BertPreTrainedModel
 
-PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # of each dev set
+PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # eval_predictions_SET.tsv, of each dev set
 
 
 class Head(ABC):

@@ -25,7 +25,7 @@ from transformer.cli import (
     run_script,
 )
 from transformer.data.tables import read_rows, task_folder
-from transformer.data.windows import count_questions, settled
+from transformer.data.windows import check_questions, settled
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
@@ -81,8 +81,6 @@ def resolved(args: argparse.Namespace, task: Task) -> tuple[argparse.Namespace, 
     own.num_train_epochs = args.num_train_epochs or task.teacher_epochs
     own.train_batch_size = args.train_batch_size or task.teacher_batch_size
     own.learning_rate = args.learning_rate or task.teacher_learning_rate
-    if args.hf_head and not task.head.on_pooled:
-        raise InputError(f"--hf_head has no effect on {task.name}, whose head is that of Hugging Face anyway: drop it")
     return own, settled(task, own)
 
 
@@ -124,9 +122,12 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     check_sizes(args.max_seq_length, task.segments, {folder: config})
     for name in (task.train_file, *task.dev_files):
         path = task_folder(find_folder(args.glue_dir), task) / name
-        examples = sum(1 for _ in read_rows(task, path)) if task.is_table else count_questions(task, path)
-        if name == task.train_file and task.is_table:  # a question can have more windows than one
-            steps_per_epoch(examples, args.train_batch_size, str(path))
+        if not task.is_table:
+            check_questions(task, path)
+            continue
+        rows = sum(1 for _ in read_rows(task, path))
+        if name == task.train_file:
+            steps_per_epoch(rows, args.train_batch_size, str(path))
     if args.keep_head and (reason := misfit(folder, config, state, task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new {task.head.called}: {reason}")
     return True

@@ -137,8 +137,6 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
         args.eval_step = args.eval_step or 50
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
-    if args.hf_head and not task.head.on_pooled:
-        raise InputError(f"--hf_head has no effect on {task.name}, whose head is that of Hugging Face anyway: drop it")
     if args.aug_train and args.pred_distill and not task.is_table:
         raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage "
                          "learns answers to the original data (paper, appendix B): drop it")

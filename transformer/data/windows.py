@@ -105,13 +105,15 @@ class Windows(Sequences):
 def settled(task: Task, args: argparse.Namespace) -> Task:
     """A task as the flags of transformer.cli.add_span_flags() have it; those that are not given get their defaults.
 
-    InputError where they, and args.max_seq_length, fit no window, and where one is given that is of no effect.
+    args: with max_seq_length filled in. InputError where the lengths fit no window, and for a flag of no effect.
     """
     given = [name for name in SPAN_SETTINGS if hasattr(args, name)]
     if task.is_table:
         if given:
             raise InputError(f"--{given[0]} is for the passages of SQuAD and {task.name} has none: drop it")
         return task
+    if args.hf_head:
+        raise InputError(f"--hf_head has no effect on {task.name}, whose head is that of Hugging Face anyway: drop it")
     if "null_score_diff_threshold" in given and not task.head.unanswerable:
         raise InputError(f"--null_score_diff_threshold is for unanswerable questions and {task.name} has none: drop it")
     for name, value in SPAN_SETTINGS.items():
@@ -121,10 +123,11 @@ def settled(task: Task, args: argparse.Namespace) -> Task:
                                       null_score_diff_threshold=args.null_score_diff_threshold))
 
 
-def count_questions(task: Task, path: str | Path) -> int:
-    """Questions of a SQuAD file with answers, which is read as a whole; InputError where it cannot be used."""
+def check_questions(task: Task, path: str | Path) -> None:
+    """Read a SQuAD file, which is to have answers, to its end; InputError where it is missing or no such file."""
     _require_file(task, Path(path), "train")
-    return sum(len(passage.questions) for passage in read_passages(path, task.head.unanswerable))
+    for _ in read_passages(path, task.head.unanswerable):
+        pass
 
 
 @STOPWATCH.part("encode")

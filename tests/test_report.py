@@ -18,6 +18,7 @@ from tests.miniworld import ablation_table
 from transformer.config import BertConfig
 from transformer.files import read_json, write_json
 from transformer.reporting.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
+from transformer.tasks.table import get_task
 from transformer.training.processes import join_processes
 from transformer.training.record import RunRecord, student_label
 
@@ -37,8 +38,11 @@ def templates(tmp_path_factory) -> dict[str, dict]:
         folder = tmp_path_factory.mktemp(script)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", [f"{script}.py"])
-            record = RunRecord(folder, importlib.import_module(script).parse_args(flags.split()),
-                               join_processes(True, -1), steps=20, resumed_from=0)
+            module = importlib.import_module(script)
+            args = module.parse_args(flags.split())
+            if script == "finetune_teacher":
+                args, _ = module.resolved(args, get_task("RTE"))
+            record = RunRecord(folder, args, join_processes(True, -1), steps=20, resumed_from=0)
         record.log(step=20, loss=0.5)
         record.finish()
         records[script] = read_json(folder / "run.json")

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import pytest
 
-import finetune_teacher
 import report
 from tests.miniworld import ablation_table
 from transformer.config import BertConfig
@@ -39,9 +38,10 @@ def templates(tmp_path_factory) -> dict[str, dict]:
         folder = tmp_path_factory.mktemp(script)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", [f"{script}.py"])
-            args = importlib.import_module(script).parse_args(flags.split())
+            module = importlib.import_module(script)
+            args = module.parse_args(flags.split())
             if script == "finetune_teacher":
-                args, _ = finetune_teacher.resolved(args, get_task("RTE"))
+                args, _ = module.resolved(args, get_task("RTE"))
             record = RunRecord(folder, args, join_processes(True, -1), steps=20, resumed_from=0)
         record.log(step=20, loss=0.5)
         record.finish()

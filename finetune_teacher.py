@@ -1,4 +1,4 @@
-"""Fine-tune BERT on GLUE tasks: the teachers of task distillation.
+"""Fine-tune BERT on tasks of GLUE or SQuAD: the teachers of task distillation.
 
 Without arguments: RTE, CoLA, SST-2 and MRPC from models/bert-base-uncased-{rte,cola,sst2,mrpc}, where these are, else
 from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; data in data/glue_data.
@@ -6,6 +6,7 @@ from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; d
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from transformer.cli import (
     Parser,
     add_device_flags,
     add_run_flags,
+    add_span_flags,
     add_training_flags,
     add_warmup_flag,
     positive,
@@ -23,13 +25,12 @@ from transformer.cli import (
     run_script,
 )
 from transformer.data.tables import read_rows, task_folder
+from transformer.data.windows import count_questions, settled
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
-    import numpy as np
-
     from transformer.training.processes import Processes
 
 
@@ -38,34 +39,51 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
-                      help="GLUE tasks, one teacher each")
+                      help="GLUE tasks, squad1 and squad2, one teacher each")
     data.add_argument("--glue_dir", default="data/glue_data", help="folder with one folder per task")
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
     data.add_argument("--cased", action="store_true",
                       help="keep capitals, as is done for a cased model anyway; an uncased one refuses this")
-    data.add_argument("--max_seq_length", type=positive, default=128, help="longest sequence in wordpieces")
-    head = parser.add_argument_group("classifier", "kept where that of the start model fits the task, else a new one")
+    data.add_argument("--max_seq_length", type=positive,
+                      help="longest sequence in wordpieces (default 128; SQuAD: 384)")
+    head = parser.add_argument_group("head", "kept where that of the start model fits the task, else a new one")
     choice = head.add_mutually_exclusive_group()
     choice.add_argument("--keep_head", action="store_true", help="stop where that of the start model does not fit")
     choice.add_argument("--new_head", action="store_true", help="a new one in any case")
     head.add_argument("--hf_head", action="store_true",
                       help="one without relu, for Hugging Face's BertForSequenceClassification; one with is not kept")
     train = parser.add_argument_group("training")
-    train.add_argument("--learning_rate", type=positive_float, default=2e-5, help="peak rate of BertAdam")
-    train.add_argument("--num_train_epochs", type=positive, default=3, help="passes over train.tsv")
+    train.add_argument("--learning_rate", type=positive_float,
+                       help="peak rate of BertAdam (default 2e-5; SQuAD: 3e-5)")
+    train.add_argument("--num_train_epochs", type=positive,
+                       help="passes over the train file (default 3; SQuAD: 2)")
     train.add_argument("--eval_batch_size", type=positive, default=32,
                        help="longest sequences per batch of evaluation; of shorter ones as many wordpieces "
                             "(on the CPU 512 at most)")
     add_warmup_flag(train)
-    add_training_flags(train)
+    add_training_flags(train, batch_size=None, batch_note=" (default 32; SQuAD: 12)")
+    add_span_flags(parser)
     add_device_flags(parser)
     add_run_flags(parser)
     args = parser.parse_args(argv)
     if args.output_dir and len(args.tasks) > 1:
         parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
     return resolve_precision(parser, args)
+
+
+def resolved(args: argparse.Namespace, task: Task) -> tuple[argparse.Namespace, Task]:
+    """The flags as they are for one task, whose defaults fill in what the user left open, and the task with what they
+    say of its answers. InputError for an idle flag."""
+    own = argparse.Namespace(**{**vars(args), "output_dir": str(teacher_folder(task, args))})
+    own.max_seq_length = args.max_seq_length or task.teacher_max_seq_length
+    own.num_train_epochs = args.num_train_epochs or task.teacher_epochs
+    own.train_batch_size = args.train_batch_size or task.teacher_batch_size
+    own.learning_rate = args.learning_rate or task.teacher_learning_rate
+    if args.hf_head and not task.head.on_pooled:
+        raise InputError(f"--hf_head has no effect on {task.name}, whose head is that of Hugging Face anyway: drop it")
+    return own, settled(task, own)
 
 
 def start_folder(task: Task, args: argparse.Namespace) -> Path:
@@ -103,14 +121,14 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     check_output(output_dir, args.resume, args.overwrite_output_dir, folder)
     load_tokenizer(folder, cased=args.cased)
     config, state = read_model(folder)
-    check_sizes(args.max_seq_length, len(task.text_columns), {folder: config})
-    for name in ("train.tsv", *task.dev_files):
+    check_sizes(args.max_seq_length, task.segments, {folder: config})
+    for name in (task.train_file, *task.dev_files):
         path = task_folder(find_folder(args.glue_dir), task) / name
-        rows = sum(1 for _ in read_rows(task, path))
-        if name == "train.tsv":
-            steps_per_epoch(rows, args.train_batch_size, str(path))
+        examples = sum(1 for _ in read_rows(task, path)) if task.is_table else count_questions(task, path)
+        if name == task.train_file and task.is_table:  # a question can have more windows than one
+            steps_per_epoch(examples, args.train_batch_size, str(path))
     if args.keep_head and (reason := misfit(folder, config, state, task, args)):
-        raise InputError(f"--keep_head: {task.name} needs a new classifier: {reason}")
+        raise InputError(f"--keep_head: {task.name} needs a new {task.head.called}: {reason}")
     return True
 
 
@@ -120,16 +138,17 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     import torch
 
     from transformer.checkpoint import head_note
-    from transformer.data.features import encode_file, show_examples
+    from transformer.data.features import show_examples
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
     from transformer.tokenization import BertTokenizer, casing
-    from transformer.training.batches import Plan, few_lengths
+    from transformer.training.batches import Plan
     from transformer.training.models import load_start
     from transformer.training.processes import mixed, seed_everything
     from transformer.training.record import format_metrics, student_label
     from transformer.training.run import Run, Training
-    from transformer.training.scoring import evaluate
+    from transformer.training.scoring import dev_sets, encoded, evaluate
+    from transformer.training.stages import answer_length
     from transformer.training.states import files_sha256
 
     output_dir, folder = teacher_folder(task, args), start_folder(task, args)
@@ -140,12 +159,11 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     model, keeps_head = load_start(folder, task, args)
     model.to(processes.device)
     data_dir = task_folder(find_folder(args.glue_dir), task)
-    *of_dev, train = (encode_file(task, data_dir / name, tokenizer, args.max_seq_length, data_dir / "features",
-                                  fallback=output_dir / "features") for name in (*task.dev_files, "train.tsv"))
-    dev = {Path(name).stem: sequences for name, sequences in zip(task.dev_files, of_dev, strict=True)}
+    dev = dev_sets(task, data_dir, tokenizer, args)
+    train = encoded(task, data_dir / task.train_file, tokenizer, args, "train")
     show_examples(train, tokenizer)
     epochs = args.num_train_epochs
-    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / "train.tsv"] * epochs)
+    plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [data_dir / task.train_file] * epochs)
     optimizer = BertAdam(parameter_groups(model, args.weight_decay), lr=args.learning_rate,
                          warmup=args.warmup_proportion, t_total=plan.total_steps)
     run = Run(args, processes, plan, model, optimizer, ("loss",), output_dir, folder, due_every=plan.steps[0],
@@ -162,11 +180,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     if keeps_head and not run.is_resumed:
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
-    def padded_length(lengths: np.ndarray) -> int | None:
-        return few_lengths(lengths, args.max_seq_length) if args.compile else None  # each share to its longest
-
     model.train()
-    training = Training(args, processes, plan, [run], padded_length)
+    training = Training(args, processes, plan, [run], functools.partial(answer_length, args, task.head.sees_padding))
     with training:
         for shares in training:
             for rows, batch in shares:
@@ -194,19 +209,22 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune a teacher for each task that has none."""
     args = parse_args(argv)
-    tasks = list(dict.fromkeys(map(get_task, args.tasks)))
+    tasks = {task.key: task for task in map(get_task, args.tasks)}
+    runs = [resolved(args, task) for task in tasks.values()]
 
     from transformer.training.batches import micro_batch_size
     from transformer.training.processes import join_processes, set_deterministic, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
-    args.precision = set_precision(args.precision, processes)
+    precision = set_precision(args.precision, processes)
     set_deterministic(args.deterministic, processes)
-    micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)  # or InputError
-    pending = [task for task in tasks if is_pending(task, args)]
+    for own, _ in runs:
+        own.precision = precision
+        micro_batch_size(own.train_batch_size, own.gradient_accumulation_steps, processes.world)  # or InputError
+    pending = [(task, own) for own, task in runs if is_pending(task, own)]
     processes.wait()  # before the first process writes what the others still look for
-    for task in pending:
-        finetune(task, args, processes)
+    for task, own in pending:
+        finetune(task, own, processes)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Task distillation: a general TinyBERT learns one GLUE task from a BERT fine-tuned on it (paper, section 3).
+"""Task distillation: a general TinyBERT learns a task of GLUE or SQuAD from a BERT fine-tuned on it (paper, section 3).
 
 Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage (the
 teacher's logits). --do_eval only scores --student_model on the dev set, into eval_results.json in its folder;
---do_predict writes the GLUE submission file of the test set. Reads DATA_DIR/{train,train_aug,dev,test}.tsv; writes a
+--do_predict writes the GLUE submission file of the test set, or for SQuAD the answers to --predict_file. Reads
+DATA_DIR/{train,train_aug,dev,test}.tsv, for SQuAD the train and dev file of its version and train_aug.jsonl; writes a
 student folder, eval_results.txt, metrics.jsonl and run.json.
 """
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformer.cli import (
     add_device_flags,
     add_loss_flags,
     add_run_flags,
+    add_span_flags,
     add_training_flags,
     add_warmup_flag,
     check_students,
@@ -29,6 +31,7 @@ from transformer.cli import (
     run_script,
 )
 from transformer.data.tables import data_folder
+from transformer.data.windows import settled
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.labels import class_order
 from transformer.tasks.table import get_task
@@ -43,8 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, as given; resolve() settles what depends on preset and task."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
-    data.add_argument("--data_dir", required=True, help="the task's folder with train.tsv and dev.tsv")
-    data.add_argument("--task_name", required=True, help="a GLUE task, in any case, with or without the hyphen")
+    data.add_argument("--data_dir", required=True, help="the task's folder with its train and dev files")
+    data.add_argument("--task_name", required=True,
+                      help="a GLUE task, squad1 or squad2; in any case, with or without the hyphen")
     data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
                       help="general student, for --pred_distill an intermediate one; several, in the intermediate "
                            "stage: students that learn side by side")
@@ -52,7 +56,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="folder to write to; must be empty for training; one for each student")
     data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
-                      help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128)")
+                      help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128; "
+                           "SQuAD: 384)")
     data.add_argument("--do_lower_case", action="store_true",
                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     data.add_argument("--eval_batch_size", type=positive, default=32,
@@ -61,7 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train = parser.add_argument_group("training")
     train.add_argument("--teacher_model", help="folder of the fine-tuned teacher; needed for training")
     train.add_argument("--pred_distill", action="store_true", help="run the prediction stage, not the intermediate one")
-    train.add_argument("--aug_train", action="store_true", help="train on train_aug.tsv of data_augmentation.py")
+    train.add_argument("--aug_train", action="store_true",
+                       help="train on train_aug.tsv of data_augmentation.py; for SQuAD, whose intermediate stage alone "
+                            "can, train_aug.jsonl")
     train.add_argument("--skip_teacher_check", action="store_true", help="go on with a teacher at chance level")
     train.add_argument("--from_scratch", action="store_true",
                        help="start from random weights: of --student_model only config.json is read (paper, table 2)")
@@ -86,8 +93,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     scoring = parser.add_argument_group("scoring, without training")
     scoring.add_argument("--do_eval", action="store_true", help="score --student_model on the dev set")
     scoring.add_argument("--save_predictions", action="store_true",
-                         help="with --do_eval: also write label, prediction and logits of each example")
-    scoring.add_argument("--do_predict", action="store_true", help="answer the test set, for the GLUE server")
+                         help="with --do_eval: also write label, prediction and logits of each example; for SQuAD "
+                              "predictions.json, nbest_predictions.json and, of v2.0, null_odds.json")
+    scoring.add_argument("--do_predict", action="store_true",
+                         help="answer the test set, for the GLUE server; for SQuAD --predict_file")
+    scoring.add_argument("--predict_file", metavar="FILE",
+                         help="with --do_predict, for SQuAD: the questions to answer, a file without answers")
+    add_span_flags(parser)
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
@@ -109,19 +121,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("several students learn side by side in the intermediate stage only: name one --student_model")
     if args.save_predictions and not args.do_eval:
         parser.error("--save_predictions is for --do_eval: add it, or drop it")
+    if args.predict_file and not args.do_predict:
+        parser.error("--predict_file is for --do_predict: add it, or drop it")
     return resolve_precision(parser, args)
 
 
-def resolve(args: argparse.Namespace, task: Task) -> None:
-    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag."""
+def resolve(args: argparse.Namespace, task: Task) -> Task:
+    """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag. The
+    task with what flags say of its answers."""
     paper = args.preset == "paper"
-    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else 128)
+    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper or not task.is_table else 128)
     args.num_train_epochs = args.num_train_epochs or (3 if args.pred_distill or not paper else task.intermediate_epochs)
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
     if not args.pred_distill:  # whose own follows from the data, too: eval_step_for()
         args.eval_step = args.eval_step or 50
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
+    if args.hf_head and not task.head.on_pooled:
+        raise InputError(f"--hf_head has no effect on {task.name}, whose head is that of Hugging Face anyway: drop it")
+    if args.aug_train and args.pred_distill and not task.is_table:
+        raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage "
+                         "learns answers to the original data (paper, appendix B): drop it")
+    if args.predict_file and task.is_table:
+        raise InputError(f"--predict_file is for SQuAD, and {task.name} has test sets of its own: drop it")
+    if args.do_predict and not task.is_table and not args.predict_file:
+        raise InputError(f"--do_predict needs --predict_file for {task.name}, whose test set is not public")
+    return settled(task, args)
 
 
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
@@ -142,7 +167,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
 
     teacher_folder, data_dir = find_model(args.teacher_model), data_folder(find_folder(args.data_dir), task)
     args.data_dir = str(data_dir)
-    train_path = train_file(data_dir, args.aug_train)
+    train_path = train_file(data_dir, task, args.aug_train)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
@@ -168,7 +193,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())))
-    train = encoded(task, train_path, tokenizer, first)
+    train = encoded(task, train_path, tokenizer, first, "augmented" if args.aug_train else "train")
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
@@ -240,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = get_task(args.task_name)
     args.task_name = task.name
-    resolve(args, task)
+    task = resolve(args, task)
 
     from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
     from transformer.training.scoring import evaluate_only

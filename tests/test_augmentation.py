@@ -642,10 +642,11 @@ def test_the_summary_tells_task_distillation_what_was_augmented(bert, glove, tmp
     path = write_task(tmp_path, TASKS["rte"])
     data_augmentation.main(arguments(bert, glove, tmp_path, "rte", "--N", "2"))
     capsys.readouterr()
-    assert train_file(path.parent, True) == path.with_name("train_aug.tsv") and not capsys.readouterr().out
+    assert train_file(path.parent, TASKS["rte"], True) == path.with_name("train_aug.tsv")
+    assert not capsys.readouterr().out
     path.write_text(path.read_text(encoding="utf-8").replace("Cat", "Dog", 1), encoding="utf-8")
     with pytest.raises(InputError, match="train_aug.tsv was made from another train.tsv"):
-        train_file(path.parent, True)
+        train_file(path.parent, TASKS["rte"], True)
 
 
 def test_the_summary_counts_what_the_files_hold(bert, glove, tmp_path):

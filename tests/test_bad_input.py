@@ -58,7 +58,7 @@ def test_score_out_of_range(score, tiny, refused):
 
 
 def test_unknown_task_lists_the_known(tiny, refused):
-    refused("task_distill", *train(tiny, task_name="SQuAD"), words=("SQuAD", "CoLA", "SST-2", "WNLI"))
+    refused("task_distill", *train(tiny, task_name="SQuAD3"), words=("SQuAD3", "CoLA", "WNLI", "SQuAD1, SQuAD2"))
 
 
 def test_vocabularies(tiny, refused):
@@ -484,7 +484,7 @@ def test_finetuning_refuses_before_it_trains(tiny, refused):
     arguments += ["--model", tiny / "bert"]
     (tiny / "glue" / "CoLA" / "dev.tsv").unlink()
     refused("finetune_teacher", *arguments, "--tasks", "mrpc", "cola", words=("CoLA", "dev.tsv"))
-    refused("finetune_teacher", *arguments, "--tasks", "mrpc", "squad", words=("squad", "MRPC"))
+    refused("finetune_teacher", *arguments, "--tasks", "mrpc", "squad3", words=("squad3", "MRPC", "SQuAD2"))
     refused("finetune_teacher", *arguments, "--tasks", "mrpc", "--output_dir", tiny / "glue",
             words=("glue", "not empty"))
     assert not list(tiny.glob("final_mrpc_teacher/*"))

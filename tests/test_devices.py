@@ -9,15 +9,16 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import test_squad_runs as squad_runs
 import torch
-from conftest import STUDENT, finetune, general, train
+from conftest import STUDENT, TEACHER, finetune, general, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer.augmentation.candidates import MaskedLM
-from transformer.checkpoint import load_tokenizer
+from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.data.features import encode_file
-from transformer.modeling import BertForMaskedLM, TinyBertForSequenceClassification
+from transformer.modeling import BertForMaskedLM, TinyBertForQuestionAnswering, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
 from transformer.tasks.table import get_task
 from transformer.training.processes import Processes
@@ -96,8 +97,8 @@ def steps(script, device, monkeypatch):
 
     monkeypatch.setattr(BertAdam, "step", watched)
     monkeypatch.setattr("transformer.training.scoring.model_sha256", lambda model: "of a teacher without numbers")
-    monkeypatch.setattr("transformer.training.scoring.predict", lambda model, head, sequences, *_: np.zeros(
-        (len(sequences), head.width), np.float32))
+    monkeypatch.setattr("transformer.training.scoring.predict", lambda model, head, sequences, *_: head.unpack(
+        np.zeros(head.numbers(sequences.lengths).sum(), np.float32), sequences.lengths))
 
     def call(name, arguments):
         with Watch(), pytest.raises(Enough):
@@ -132,6 +133,18 @@ def test_a_step_stays_on_its_device_and_waits_for_nothing(case, tiny, steps):
 def test_the_steps_of_two_students_stay_on_their_device_and_wait_for_nothing(tiny, steps):
     two = ["--student_model", tiny / "config", tiny / "config", "--output_dir", tiny / "one", tiny / "two"]
     steps("general_distill", [*general(tiny, no_cuda=None, train_batch_size=4), *two])
+
+
+@pytest.mark.parametrize("name,make,changes", [
+    ("task_distill", squad_runs.distill, {}), ("task_distill", squad_runs.distill, {"pred_distill": True}),
+    ("task_distill", squad_runs.distill, {"pred_distill": True, "preset": "code", "precision": "bf16"}),
+    ("task_distill", squad_runs.distill, {"pred_distill": True, "hard_labels": True}),
+    ("finetune_teacher", squad_runs.teacher, {})])
+def test_a_step_of_squad_stays_on_its_device_and_waits_for_nothing(name, make, changes, tiny, steps):
+    squad_runs.write_data(tiny / "data", "squad2")
+    save_model(TinyBertForQuestionAnswering(BertConfig(**TEACHER)), tiny / "teacher_squad2", tiny / "vocab.txt")
+    check = {"skip_teacher_check": True} if name == "task_distill" else {}
+    steps(name, make(tiny, "squad2", no_cuda=None, train_batch_size=4, **check, **changes))
 
 
 def test_scoring_asks_for_numbers_after_the_last_batch(tiny, device):

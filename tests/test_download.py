@@ -85,7 +85,7 @@ def test_addresses_come_from_the_environment(monkeypatch):
 
 
 def test_the_table_of_sources():
-    assert len(KNOWN_FILES) == 17 and all(url == source.url and url.endswith(f"/{source.name}") and source.licence
+    assert len(KNOWN_FILES) == 21 and all(url == source.url and url.endswith(f"/{source.name}") and source.licence
                                           and len(bytes.fromhex(source.sha256)) == 32
                                           for url, source in KNOWN_FILES.items())
     assert [source.name for source in KNOWN_FILES.values() if source.size is None] == ["glove.840B.300d.zip"]
@@ -103,6 +103,8 @@ def test_the_table_of_sources():
         "bert-base-uncased": bert,
         **{f"bert-base-uncased-{task}": f"JeremiahZ/bert-base-uncased-{task}"
            for task in ("mrpc", "sst2", "cola", "rte", "mnli", "qqp")},
+        "bert-base-uncased-squad1": "csarron/bert-base-uncased-squad-v1",
+        "bert-base-uncased-squad2": "deepset/bert-base-uncased-squad2",
         "distilled_tinybert_4l": "huawei-noah/TinyBERT_General_4L_312D",
         "distilled_tinybert_6l": "huawei-noah/TinyBERT_General_6L_768D",
         "tinybert_4l_zh": "huawei-noah/TinyBERT_4L_zh", "tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}

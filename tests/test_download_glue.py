@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import shutil
 import sys
 import zipfile
@@ -16,7 +18,8 @@ from transformer.data.tables import read_rows
 from transformer.fetching import download
 from transformer.fetching.sources import HOSTS, Source
 from transformer.files import InputError
-from transformer.tasks.table import TASKS
+from transformer.tasks.glue import GLUE
+from transformer.tasks.table import SQUAD, TASKS
 
 
 def tsv(task, rows: int, train: bool = True) -> bytes:
@@ -43,6 +46,16 @@ SMALL = {"AX.tsv": b"index\tsentence1\tsentence2\n0\ta\tb\n", "mrpc_dev_ids.tsv"
          "msr_paraphrase_train.txt": MRPC_TRAIN.encode(), "msr_paraphrase_test.txt": MRPC_TEST.encode()}
 
 
+GOLDEN = json.loads((ROOT / "tests/golden/squad.json").read_text())
+SQUAD_FILES = {file: json.dumps(GOLDEN[data]).encode() for data, files in (
+    ("data_v1", ("train-v1.1.json", "dev-v1.1.json")), ("data_v2", ("train-v2.0.json", "dev-v2.0.json"))
+) for file in files}
+
+
+def questions(file: str) -> int:
+    return SQUAD_FILES[file].count(b'"question":')
+
+
 @pytest.fixture
 def site(server, monkeypatch):
     """A web server in the place of the official one: 3 examples for training, 2 for dev, 1 for test (MRPC 2, 2, 2)."""
@@ -56,10 +69,11 @@ def site(server, monkeypatch):
                 files[submission.file] = f"{header}\n0{header.count(chr(9)) * chr(9)}x\n".encode()
         content = zipped({f"{task.name}/{name}": content for name, content in files.items()})
         (server.folder / archive).write_bytes(content)
-    for name, content in SMALL.items():
+    for name, content in {**SMALL, **SQUAD_FILES}.items():
         (server.folder / name).write_bytes(content)
     monkeypatch.setenv("GLUE_BASE", server.url)
     monkeypatch.setenv("SENTEVAL_BASE", f"{server.url}/")
+    monkeypatch.setenv("SQUAD_BASE", server.url)
     return server
 
 
@@ -80,10 +94,10 @@ def test_without_arguments_the_four_tasks_of_the_reproduction(site, tmp_path, mo
     assert len(site.requests) == requests
 
 
-def test_all_tasks_are_readable(site, tmp_path):
+def test_all_tasks_of_glue_are_readable(site, tmp_path):
     folder = run(tmp_path, "--tasks", "all")
-    assert names(folder) == sorted([task.name for task in TASKS.values()] + ["diagnostic"])
-    for task in TASKS.values():
+    assert names(folder) == sorted([task.name for task in GLUE.values()] + ["diagnostic"])
+    for task in GLUE.values():
         rows = [columns for _, columns in read_rows(task, folder / task.name / "train.tsv")]
         assert len(rows) == (2 if task.name == "MRPC" else 3)
     assert (folder / "diagnostic/diagnostic.tsv").read_bytes() == SMALL["AX.tsv"]
@@ -166,7 +180,9 @@ def test_a_folder_that_lacks_a_file_gets_one_advice(site, refused, tmp_path, fil
 def test_the_tables_cover_every_file():
     """One number for each file that is read, and the archives that the test serves are the ones that are asked for."""
     sizes = {name: download_glue.published_sizes(name) for name in download_glue.TASK_FILES}
-    assert all(len(sizes[task.name]) == 1 + 2 * len(task.dev_files) for task in TASKS.values())
+    assert all(len(sizes[task.name]) == 1 + 2 * len(task.dev_files) for task in GLUE.values())
+    assert {name: sizes[name] for name in ("SQuAD1", "SQuAD2")} == {"SQuAD1": [87599, 10570],
+                                                                    "SQuAD2": [130319, 11873]}
     assert sizes["MNLI"] == [392702, 9815, 9832, 9796, 9847] and sizes["diagnostic"] == [1104]
     assert {tuple(download_glue.TASK_FILES[name]) for name in ARCHIVES} == {(archive,) for archive in ARCHIVES.values()}
     assert sizes.keys() == {*(task.name for task in TASKS.values()), "diagnostic"}
@@ -254,7 +270,7 @@ def test_two_runs_at_once_share_the_work(site, tmp_path):
             out, err = process.communicate()
             assert process.returncode == 0, err
             assert out.count(" examples") == 9 * 3 + 2 + 1  # MNLI has two dev and two test files
-    assert names(tmp_path / "g") == sorted(download_glue.TASK_FILES) and len(site.requests) == 12
+    assert names(tmp_path / "g") == sorted(download_glue.GLUE_TASKS) and len(site.requests) == 12
 
 
 def test_offline_names_all_that_is_missing_and_takes_what_was_brought(site, tmp_path):
@@ -287,6 +303,97 @@ def test_a_mirror_has_the_same_files(site, tmp_path, monkeypatch):
     monkeypatch.setattr(download_glue, "published_sizes", lambda _: [2, 2, 2])
     run(tmp_path, "--tasks", "mrpc", "--mirror", f"{site.url}/")
     assert len(site.requests) == 3 and "MRPC" in names(tmp_path / "g")
+
+
+# --- SQuAD
+
+def test_squad_stays_as_published(site, tmp_path, capsys):
+    folder = run(tmp_path, "--tasks", "squad1", "SQuAD-2.0", "squad")
+    assert names(folder) == ["SQuAD1", "SQuAD2"]
+    for task in SQUAD.values():
+        assert {name: (folder / task.name / name).read_bytes() for name in names(folder / task.name)} == {
+            name: SQUAD_FILES[name] for name in (task.train_file, *task.dev_files)}
+    out = capsys.readouterr().out
+    assert f"\nSQuAD2: train-v2.0.json {questions('train-v2.0.json')} questions, dev-v2.0.json " in out
+    assert f"(from {site.url})" in out
+    requests = len(site.requests)
+    run(tmp_path, "--tasks", "squad1", "squad2")
+    assert len(site.requests) == requests == 4
+
+
+def test_the_published_files_of_squad():
+    """Sizes and sums that agree in the manifests of TFDS and of Hugging Face's data sets; the licence is SQuAD's."""
+    wanted = {"train-v1.1.json": (30288272, "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955"),
+              "dev-v1.1.json": (4854279, "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"),
+              "train-v2.0.json": (42123633, "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002"),
+              "dev-v2.0.json": (4370528, "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8")}
+    base = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+    known = {name: download.KNOWN_FILES[f"{base}/{name}"] for name in wanted}
+    assert {name: (source.size, source.sha256) for name, source in known.items()} == wanted
+    assert {source.licence for source in known.values()} == {"CC BY-SA 4.0"}
+    assert {file for name in ("SQuAD1", "SQuAD2") for file in download_glue.TASK_FILES[name]} == wanted.keys()
+
+
+def as_official(site, monkeypatch, file: str, count: int) -> None:
+    """The test's site in the place of SQuAD's, its file published with `count` questions."""
+    monkeypatch.setitem(HOSTS, "SQUAD_BASE", site.url)
+    monkeypatch.delenv("SQUAD_BASE")
+    for name, content in SQUAD_FILES.items():
+        url = f"{site.url}/{name}"
+        known = Source(name, url, len(content), hashlib.sha256(content).hexdigest(), "CC BY-SA 4.0")
+        monkeypatch.setitem(download.KNOWN_FILES, url, known)
+    monkeypatch.setattr(download_glue, "published_sizes", lambda name: [
+        count if name == file else questions(name) for name in download_glue.TASK_FILES[name]])
+
+
+@pytest.mark.parametrize("file", ["train-v1.1.json", "dev-v1.1.json"])
+def test_questions_are_counted_whatever_glue_comes_from(site, refused, tmp_path, monkeypatch, file):
+    as_official(site, monkeypatch, file, questions(file) + 1)
+    refused("download_glue", "--tasks", "squad1", "--data_dir", tmp_path / "g", words=(
+        f"{file} holds {questions(file)} questions, SQuAD has {questions(file) + 1}", "SQuAD1 away and run again"))
+    monkeypatch.setenv("SQUAD_BASE", f"{site.url}/")  # named by the user: it may serve other data
+    monkeypatch.setitem(HOSTS, "SQUAD_BASE", "http://127.0.0.1:9")
+    run(tmp_path, "--tasks", "squad1")
+
+
+def test_a_broken_transfer_of_squad_goes_on_and_the_licence_is_told(site, tmp_path, monkeypatch, capsys):
+    as_official(site, monkeypatch, "", 0)
+    site.faults["/train-v1.1.json"] = [Fault(cut=1000)]
+    run(tmp_path, "--tasks", "squad1")
+    assert (tmp_path / "g/SQuAD1/train-v1.1.json").read_bytes() == SQUAD_FILES["train-v1.1.json"]
+    assert [request.path for request in site.requests].count("/train-v1.1.json") == 2
+    assert "train-v1.1.json, sha256 as published; licence: CC BY-SA 4.0" in capsys.readouterr().out
+
+
+def test_another_file_of_squad_is_refused(site, refused, tmp_path, monkeypatch):
+    as_official(site, monkeypatch, "", 0)
+    (site.folder / "dev-v1.1.json").write_bytes(SQUAD_FILES["dev-v1.1.json"].replace(b"1895", b"1896"))
+    refused("download_glue", "--tasks", "squad1", "--data_dir", tmp_path / "g",
+            words=("dev-v1.1.json", "wrong content", hashlib.sha256(SQUAD_FILES["dev-v1.1.json"]).hexdigest()))
+    assert "SQuAD1" not in names(tmp_path / "g")
+
+
+def test_squad_offline_and_from_a_mirror(site, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="2 files are not there.*train-v2.0.json.*dev-v2.0.json"):
+        run(tmp_path, "--tasks", "squad2", "--offline")
+    with pytest.raises(InputError, match="train-v2.0.json.*(42123633|offers)"):  # its files are the published ones
+        run(tmp_path, "--tasks", "squad2", "--mirror", site.folder)
+    for name in ("train-v2.0.json", "dev-v2.0.json"):
+        shutil.copy(site.folder / name, tmp_path / "g")
+    folder = run(tmp_path, "--tasks", "squad2", "--offline")
+    assert names(folder) == ["SQuAD2", "dev-v2.0.json", "train-v2.0.json"]  # what was brought is the user's
+    as_official(site, monkeypatch, "", 0)
+    folder = run(tmp_path, "--tasks", "squad1", "--mirror", site.folder)
+    assert names(folder / "SQuAD1") == ["dev-v1.1.json", "train-v1.1.json"] and not site.requests
+
+
+@pytest.mark.parametrize("content, words", [
+    (SQUAD_FILES["dev-v2.0.json"], "its task is squad2"), (SQUAD_FILES["dev-v1.1.json"][:-30], "dev-v1.1.json"),
+    (b"<html>", "a web page")], ids=["other version", "cut", "page"])
+def test_what_is_no_squad_of_this_version(site, refused, tmp_path, content, words):
+    (site.folder / "dev-v1.1.json").write_bytes(content)
+    refused("download_glue", "--tasks", "squad1", "--data_dir", tmp_path / "g",
+            words=("dev-v1.1.json", words, "SQuAD1 away and run again"))
 
 
 @pytest.mark.parametrize("mirror", ["data", "data/../data/", "link", "file"])

@@ -125,6 +125,8 @@ def test_a_model_is_loaded_with_the_head_of_a_task(tiny, capsys):
 
 def test_head_note():
     config = BertConfig(vocab_size=9)
+    assert re.search("^models/a: .*BertForQuestionAnswering gives the same logits", head_note(config, "models/a"))
+    config.classifier_relu = True
     assert re.search("^models/a: .*relu.* other logits .*docs/running.md, Back to Hugging Face.* --hf_head ",
                      head_note(config, "models/a"))
     config.classifier_relu = False

@@ -64,6 +64,9 @@ DISTILL = {
     "--attention_loss": ({}, {"attention_loss": "gram"}, WEIGHTS),
     "--eval_step": ({}, {"eval_step": 1}, METRICS),
     "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
+SPANS = {flag: ({}, {flag[2:]: value}, f"refused: {flag} is for the passages of SQuAD") for flag, value in (
+    ("--doc_stride", 9), ("--max_query_length", 9), ("--n_best_size", 9), ("--max_answer_length", 9),
+    ("--null_score_diff_threshold", 0.5))}  # what they do there is in test_squad_runs.py
 CASES = {
     "general_distill": {
         **SHARED, **DISTILL,
@@ -80,7 +83,7 @@ CASES = {
         "--do_eval": ({}, {"do_eval": True}, METRICS),
         "--eval_batch_size": ({"do_eval": True}, {"eval_batch_size": 13}, METRICS)},
     "task_distill": {
-        **SHARED, **DISTILL,
+        **SHARED, **DISTILL, **SPANS,
         "--data_dir": ({}, {"data_dir": "other_glue/MRPC"}, WEIGHTS),
         "--task_name": ({}, {"task_name": "MNLI"}, "refused: [2, 16]"),
         "--teacher_model": ({}, {"teacher_model": "other_teacher"}, WEIGHTS),
@@ -101,10 +104,11 @@ CASES = {
         "--warmup_proportion": (PREDICTION, {"warmup_proportion": 0.5}, WEIGHTS),
         "--do_eval": ({}, {"do_eval": True, **SCORING}, "Eval results"),
         "--do_predict": ({}, {"do_predict": True, **SCORING}, "refused: test.tsv does not exist"),
+        "--predict_file": ({}, {"predict_file": "dev.json"}, "refused: --do_predict"),
         "--save_predictions": ({}, {"save_predictions": True}, "refused: --do_eval"),
         "--eval_batch_size": (PREDICTION, {"eval_batch_size": 5}, "batches of 5")},
     "finetune_teacher": {
-        **SHARED,
+        **SHARED, **SPANS,
         "--tasks": ({}, {"tasks": "CoLA", "output_dir": None}, "CoLA teacher in {tiny}/final_cola_teacher"),
         "--glue_dir": ({}, {"glue_dir": "other_glue"}, WEIGHTS),
         "--models_dir": ({"model": None}, {"models_dir": "data"}, "refused: bert-base-uncased"),

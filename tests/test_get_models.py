@@ -398,7 +398,8 @@ def test_sizes_that_config_and_weights_do_not_share(hub, tmp_path, key, value, m
     (lambda state: state.pop("bert.encoder.layer.1.output.dense.bias"), "layer.1.output.dense.bias is missing"),
     (lambda state: state.pop("bert.pooler.dense.bias"), "pooler.dense.bias is missing"),
     (lambda state: state.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias is \[3\], expected \[2\]"),
-    (lambda state: state.update({"qa_outputs.weight": torch.zeros(2, 16)}), "qa_outputs.weight is unknown"),
+    (lambda state: state.update({"span_outputs.weight": torch.zeros(2, 16)}), "span_outputs.weight is unknown"),
+    (lambda state: state.update({"qa_outputs.weight": torch.zeros(2, 16)}), "qa_outputs.bias is missing"),
     (lambda state: state.update({"classifier.weight": torch.tensor(1.0)}), r"classifier.weight is \[\]"),
     (lambda state: [state.pop(name) for name in list(state) if name.startswith("bert.")], "no BERT")])
 def test_weights_that_are_no_bert_of_this_config(originals, tmp_path, change, message):

@@ -11,6 +11,10 @@ from typing import Any
 
 from transformer.files import InputError, in_words
 
+# Settings of windows over passages and of the answers that are chosen from them, by flag. BERT's own.
+SPAN_SETTINGS = {"doc_stride": 128, "max_query_length": 64, "n_best_size": 20, "max_answer_length": 30,
+                 "null_score_diff_threshold": 0.0}
+
 # Flags of the published code that are no more, and why; --help is silent about them.
 GONE = {"--data_url": "it copied the data from the authors' own cloud storage (moxing): leave it out and name a local "
                       "folder, with --data_dir or --pregenerated_data"}
@@ -152,6 +156,21 @@ def add_loss_flags(group: argparse._ArgumentGroup) -> None:
                             "less memory; auto: gram from 256 wordpieces on, never with --preset code")
 
 
+def add_span_flags(parser: Parser) -> None:
+    """Add a flag for each of SPAN_SETTINGS; only those that are given become attributes, see windows.settled()."""
+    group = parser.add_argument_group("SQuAD")
+    for name, kind, text in (
+            ("doc_stride", positive, "wordpieces from the start of a window over a passage to that of the next"),
+            ("max_query_length", positive, "longest question in wordpieces; of a longer one the first are read"),
+            ("n_best_size", positive, "candidates for the start and for the end of an answer, and answers in "
+                                      "nbest_predictions.json"),
+            ("max_answer_length", positive, "longest answer in wordpieces"),
+            ("null_score_diff_threshold", number, "score by which no answer has to beat the best one for a question of "
+                                                  "SQuAD2 to count as unanswerable, a sum of two logits")):
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS,
+                           help=f"{text} (default {SPAN_SETTINGS[name]:g})")
+
+
 def resolve_precision(parser: Parser, args: argparse.Namespace) -> argparse.Namespace:
     """Turn --fp16 into its --precision; refuse what contradicts it, or --no_cuda. `auto` is left for
     set_precision()."""
@@ -204,6 +223,14 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def number(text: str) -> float:
+    """argparse type: any finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return value
 
 

@@ -287,12 +287,10 @@ def span_cross_entropy(student: Tensor, teacher: Tensor, attention_mask: Tensor,
     """Sum over positions of -softmax(teacher / t) * log_softmax(student / t), both over the positions that are no
     padding; its mean over the batch, and of start and end. So it does not depend on how far one pads.
 
-    student: logits [B, S, 2]; teacher: [B, S', 2], padded to another length or the same; attention_mask: [B, S]. That
-    BERT learns spans by the same sum over positions sets its scale: see docs/reproduction.md.
+    student, teacher: logits [B, S, 2]; attention_mask: [B, S]. That BERT learns spans by the same sum over positions
+    sets its scale: see docs/reproduction.md.
     """
     is_padding = attention_mask[:, :, None] == 0
-    shorter = student.size(1) - teacher.size(1)
-    teacher = functional.pad(teacher, (0, 0, 0, shorter), value=MASKED_SCORE).masked_fill(is_padding, MASKED_SCORE)
-    target = (teacher / temperature).softmax(dim=1)
+    target = (teacher.masked_fill(is_padding, MASKED_SCORE) / temperature).softmax(dim=1)
     log_shares = (student.masked_fill(is_padding, MASKED_SCORE) / temperature).log_softmax(dim=1)
     return -(target * log_shares).sum(dim=1).mean()

@@ -57,6 +57,10 @@ class Sequences:
         """Wordpieces per example, specials included: int64 [n]."""
         return np.diff(self.offsets)
 
+    def count(self) -> int:
+        """Examples of the file, each with one answer."""
+        return len(self)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""

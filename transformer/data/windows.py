@@ -1,6 +1,7 @@
 """Questions about passages as arrays of windows."""
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -8,13 +9,14 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer.cli import SPAN_SETTINGS
 from transformer.data.arrays import convert_parts
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, Place, byte_ranges, decode_lines, read_range
@@ -29,10 +31,10 @@ from transformer.tasks.squad import (
     label_of,
     misplaced_answers,
     parse_passage,
+    passage_words,
     passages_with_progress,
     read_passages,
     windows_with_max_context,
-    passage_words,
 )
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
@@ -85,6 +87,10 @@ class Windows(Sequences):
                 yield question, words, range(start, stop)
                 number, start = number + 1, stop
 
+    def count(self) -> int:
+        """Questions of the file."""
+        return sum(len(passage.questions) for passage in self._passages())
+
     def unanswerable_share(self) -> float:
         """The share of questions that no stretch of their passage answers."""
         counts = Counter(question.answers == () for passage in self._passages() for question in passage.questions)
@@ -94,6 +100,31 @@ class Windows(Sequences):
         if not self.path.is_file() or sha256_of(self.path) != self.sha256:
             raise InputError(f"{self.path} is not the file any more that the windows were made from: start again")
         return read_passages(self.path, self.task.head.unanswerable, self.has_answers)
+
+
+def settled(task: Task, args: argparse.Namespace) -> Task:
+    """A task as the flags of transformer.cli.add_span_flags() have it; those that are not given get their defaults.
+
+    InputError where they, and args.max_seq_length, fit no window, and where one is given that is of no effect.
+    """
+    given = [name for name in SPAN_SETTINGS if hasattr(args, name)]
+    if task.is_table:
+        if given:
+            raise InputError(f"--{given[0]} is for the passages of SQuAD and {task.name} has none: drop it")
+        return task
+    if "null_score_diff_threshold" in given and not task.head.unanswerable:
+        raise InputError(f"--null_score_diff_threshold is for unanswerable questions and {task.name} has none: drop it")
+    for name, value in SPAN_SETTINGS.items():
+        setattr(args, name, getattr(args, name, value))
+    _check_lengths(args.max_seq_length, args.doc_stride, args.max_query_length)
+    return replace(task, head=replace(task.head, n_best_size=args.n_best_size, max_answer_length=args.max_answer_length,
+                                      null_score_diff_threshold=args.null_score_diff_threshold))
+
+
+def count_questions(task: Task, path: str | Path) -> int:
+    """Questions of a SQuAD file with answers, which is read as a whole; InputError where it cannot be used."""
+    _require_file(task, Path(path), "train")
+    return sum(len(passage.questions) for passage in read_passages(path, task.head.unanswerable))
 
 
 @STOPWATCH.part("encode")

@@ -475,9 +475,10 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
     args = work.args
     script = load_script(work.step.argv[0])
     tasks = list(dict.fromkeys(map(get_task, args.tasks)))
-    task = work.task = tasks[0]  # reproduce.sh asks for one at a time
+    outputs = [str(script.teacher_folder(other, args)) for other in tasks]
+    args, task = work.args, work.task = script.resolved(args, tasks[0])  # reproduce.sh asks for one at a time
     work.kind = "teacher"
-    work.outputs = [str(script.teacher_folder(other, args)) for other in tasks]
+    work.outputs = outputs
     own = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
     start = args.model or (own if own.is_dir() or earlier.maker(own) else Path(args.models_dir) / "bert-base-uncased")
     work.students = earlier.config(start),

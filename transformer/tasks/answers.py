@@ -17,7 +17,7 @@ ANSWER_FILES = ("predictions.json", "nbest_predictions.json", "null_odds.json")
 NO_POSITION = -10000.0  # logit of padding
 
 _NO_WINDOWS_ODDS = 1e6    # null odds of a question without windows: beyond any threshold, as BERT starts from them
-_BLOCK = 64               # windows whose candidates are found at once
+_WINDOWS_AT_ONCE = 64               # windows whose candidates are found at once
 _WORDS_REMEMBERED = 1 << 13
 
 
@@ -68,7 +68,8 @@ def decode(logits: np.ndarray, examples: Any, head: Any, listed: bool) -> Iterat
     for question, words, numbers in examples.questions():
         of_question = list(islice(windows, len(numbers)))
         if of_question:
-            yield question, _answer(of_question, head, listed, functools.partial(_text, examples, words, tokens_of))
+            text_of = functools.partial(_as_written, examples, words, tokens_of)
+            yield question, _answer(of_question, head, listed, text_of)
         else:
             yield question, Answer("", _listed([_Entry("", 0.0, 0.0)]) if listed else None,
                                    _NO_WINDOWS_ODDS if head.unanswerable else None)
@@ -76,9 +77,9 @@ def decode(logits: np.ndarray, examples: Any, head: Any, listed: bool) -> Iterat
 
 def _spans_of_windows(logits: np.ndarray, examples: Any, head: Any) -> Iterator[_Spans]:
     """The candidates of each window, block by block."""
-    for start in range(0, len(examples), _BLOCK):
-        block = np.asarray(logits[start:start + _BLOCK], np.float64)
-        offsets = examples.offsets[start:start + _BLOCK + 1]
+    for start in range(0, len(examples), _WINDOWS_AT_ONCE):
+        block = np.asarray(logits[start:start + _WINDOWS_AT_ONCE], np.float64)
+        offsets = examples.offsets[start:start + _WINDOWS_AT_ONCE + 1]
         # The greatest come first, of equal ones the lower position: [windows, rank, 2].
         ranked = np.argsort(-block, axis=1, kind="stable")[:, :head.n_best_size]
         values = np.take_along_axis(block, ranked, axis=1)
@@ -126,7 +127,7 @@ def _different_texts(windows: list[_Spans], null: _Entry | None, text_of: Callab
             yield _Entry(text, float(starts[place]), float(ends[place])) if text else null
 
 
-def _text(examples: Any, words: list[str], tokens_of: Callable[[str], str], first: int, last: int) -> str:
+def _as_written(examples: Any, words: list[str], tokens_of: Callable[[str], str], first: int, last: int) -> str:
     """What the wordpieces from one place to another stand for, as the passage of these words has it.
 
     That is the part of the words that the wordpieces come from where it can be told by aligning the words with their

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from transformer.cli import SPAN_SETTINGS
 from transformer.tasks.answers import NO_POSITION, decode, prediction_files
 from transformer.tasks.head import Head
 from transformer.tasks.metrics import squad_scores
@@ -28,9 +29,9 @@ class Spans(Head):
     wordpieces; null_score_diff_threshold: a question counts as unanswerable where no answer beats this one by more.
     """
     unanswerable: bool
-    n_best_size: int = 20
-    max_answer_length: int = 30
-    null_score_diff_threshold: float = 0.0
+    n_best_size: int = SPAN_SETTINGS["n_best_size"]
+    max_answer_length: int = SPAN_SETTINGS["max_answer_length"]
+    null_score_diff_threshold: float = SPAN_SETTINGS["null_score_diff_threshold"]
 
     names = ()
     metric = "f1"
@@ -86,7 +87,11 @@ class Spans(Head):
         as_published: soft_cross_entropy() of the start plus that of the end, a mean over positions, too, in which
         padding counts.
         """
+        from torch.nn import functional
+
         from transformer.distillation import soft_cross_entropy, span_cross_entropy
+        shorter = logits.size(1) - teacher_logits.size(1)
+        teacher_logits = functional.pad(teacher_logits, (0, 0, 0, shorter), value=NO_POSITION)
         if as_published:
             return soft_cross_entropy(logits.mT, teacher_logits.mT, temperature) * 2
         return span_cross_entropy(logits, teacher_logits, attention_mask, temperature)

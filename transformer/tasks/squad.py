@@ -1,14 +1,17 @@
 """SQuAD's files, and the windows that a model reads them through.
 
 The rules are those of BERT's run_squad, so that labels and scores are comparable with all that was published.
+python -m transformer.tasks.squad scores files of predictions as the official scorers do.
 """
 from __future__ import annotations
 
+import argparse
 import codecs
 import functools
 import hashlib
 import json
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,14 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transformer.files import MAX_LINE_BYTES, InputError, refuse_foreign
+from transformer.cli import Parser, run_script
+from transformer.files import MAX_LINE_BYTES, InputError, read_json, refuse_foreign
+from transformer.tasks.metrics import squad_scores
 
 if TYPE_CHECKING:
     from transformer.tokenization import BertTokenizer
 
 AUGMENTED = "augmented"  # the version in the first line of a train_aug.jsonl
 
-_READ_BYTES = 1 << 16     # bytes of a file that are read at a time, at least
+_BYTES_AT_A_TIME = 1 << 16     # bytes of a file that are read at a time, at least
 _MARGIN = 32         # characters: more than any number, name or escape that a block can end in the middle of
 _IDS_AT_A_TIME = 1 << 16
 _SPACES = re.compile(r"[ \t\n\r]*")                   # of JSON
@@ -172,9 +177,15 @@ def _check_version(path: str | Path, version: Any, unanswerable: bool) -> None:
     """InputError where a file says that it is of another task; a name that says nothing is accepted."""
     if version == AUGMENTED:
         raise InputError(f"{path} is what data_augmentation.py made, questions without answers: name the original")
-    major = str(version).lower().removeprefix("v")[:1]
-    if major in ("1", "2") and (major == "2") != unanswerable:
+    major = _major(version)
+    if major and (major == "2") != unanswerable:
         raise InputError(f"{path} is SQuAD of version {version}: its task is squad{major}")
+
+
+def _major(version: Any) -> str:
+    """"1" or "2" of a version such as "1.1" or "v2.0"; empty where it says neither."""
+    major = str(version).lower().removeprefix("v")[:1]
+    return major if major in ("1", "2") else ""
 
 
 class _JsonStream:
@@ -203,7 +214,7 @@ class _JsonStream:
             block = b"\0"
             while block:
                 # Twice as much as is there, so that trying again on a long value costs no more than reading it.
-                block = handle.read(max(_READ_BYTES, len(self._text)))
+                block = handle.read(max(_BYTES_AT_A_TIME, len(self._text) - self._at))
                 self.bytes_read += len(block)
                 try:
                     yield decoder.decode(block, final=not block)
@@ -217,11 +228,11 @@ class _JsonStream:
         if len(self._text) - self._at > MAX_LINE_BYTES:
             raise InputError(f"{self.path}: what begins at byte {self._byte(self._at)} has no end within "
                              f"{MAX_LINE_BYTES >> 20} MB: this is no SQuAD file, or a damaged one; get it again")
-        self._start = self._byte(self._at)
-        self._text, self._at = self._text[self._at:], 0
         block = next(self._blocks, None)
         self._ended = block is None
-        self._text += block or ""
+        if not self._ended:
+            self._start = self._byte(self._at)
+            self._text, self._at = self._text[self._at:] + block, 0
         return not self._ended
 
     def _byte(self, character: int) -> int:
@@ -237,7 +248,8 @@ class _JsonStream:
                 return ""
 
     def _wrong(self, character: int, why: str) -> InputError:
-        if character >= len(self._text.rstrip()):
+        rest = self._text[character:].rstrip()
+        if not rest or self._ended and len(rest) < _MARGIN and rest[-1] != "}":  # in the middle of a name or an escape
             return InputError(f"{self.path} is cut short: it ends at byte {self._byte(len(self._text))}, in the middle "
                               "of its JSON: get or make it again")
         return InputError(f"{self.path}, byte {self._byte(character)}: not valid JSON ({why}): get or make it again")
@@ -302,7 +314,8 @@ class _JsonStream:
     def end(self) -> None:
         """InputError where anything follows."""
         if self._next():
-            raise self._wrong(self._at, "nothing may follow the table")
+            raise InputError(f"{self.path}, byte {self._byte(self._at)}: something follows the JSON that ends there: "
+                             "get or make it again")
 
 
 class _Ids:
@@ -431,3 +444,88 @@ def label_of(answer: tuple[int, int] | None, start: int, end: int, question_piec
         return 0, 0
     before = question_pieces + 2 - start
     return answer[0] + before, answer[1] + before
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as given."""
+    parser = Parser("Score predictions as the official scorer of the file's version of SQuAD does, as JSON on stdout.")
+    parser.add_argument("data", type=Path, metavar="DATA.json", help="a SQuAD file, v1.1 or v2.0, with answers")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.json", help="{id: text}")
+    parser.add_argument("--na_prob_file", "--na-prob-file", type=Path, metavar="FILE",
+                        help="of v2.0, {id: number}, such as null_odds.json: the greater, the surer that there is no "
+                             "answer; the scores at the best thresholds are told, too")
+    parser.add_argument("--na_prob_thresh", "--na-prob-thresh", type=float, default=1.0, metavar="T",
+                        help="of these numbers: where one is greater, the question counts as answered by nothing")
+    args = parser.parse_args(argv)
+    if args.na_prob_file is None:
+        parser.refuse(argv, "is a threshold of what --na_prob_file tells, which is not given", "na_prob_thresh")
+    return args
+
+
+def is_v2(path: str | Path) -> bool:
+    """Whether a SQuAD file is of v2.0: its version says so, or, where that says nothing, a question has the key
+    "is_impossible" or an empty list of answers."""
+    stream = _JsonStream(path)
+    found = False
+    for key in stream.members("the file"):
+        if key == "data":
+            for _, entry in _paragraphs(stream):
+                found = found or _tells_unanswerable(entry)
+        else:
+            value = stream.value()
+            if key == "version" and _major(value):
+                return _major(value) == "2"
+    return found
+
+
+def _tells_unanswerable(entry: Any) -> bool:
+    asked = entry.get("qas") if isinstance(entry, dict) else None
+    return isinstance(asked, list) and any(isinstance(question, dict) and (
+        "is_impossible" in question or question.get("answers") == []) for question in asked)
+
+
+def _read_values(path: Path, kinds: tuple[type, ...], expected: str) -> dict[str, Any]:
+    """The JSON table in a file; InputError where a value is not of one of these types, or no number at all."""
+    table = read_json(path)
+    for key, value in table.items():
+        if type(value) not in kinds or value != value:
+            raise InputError(f"{path}: {key!r} has {value!r:.60}, expected {expected}: name a file as task_distill.py "
+                             "--save_predictions writes it")
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the scores; how many questions are not answered, and which is the first, goes to stderr."""
+    args = parse_args(argv)
+    unanswerable = is_v2(args.data)
+    predictions = _read_values(args.predictions, (str,), "a text")
+    odds = None
+    if args.na_prob_file:
+        if not unanswerable:
+            raise InputError(f"{args.data} is of v1.1, which has no unanswerable questions: leave out --na_prob_file")
+        odds = _read_values(args.na_prob_file, (int, float), "a number")
+    golds = {question.id: [text for text, _ in question.answers]
+             for passage in read_passages(args.data, unanswerable) for question in passage.questions}
+    missing = [key for key in golds if key not in predictions]
+    if len(missing) == len(golds):
+        raise InputError(f"{args.predictions} answers none of the {len(golds)} questions of {args.data}: these files "
+                         "do not belong together")
+    if missing:
+        print(f"warning: {args.predictions} does not answer {len(missing)} of {len(golds)} questions, such as "
+              f"{missing[0]!r}: as the official scorer has it, these "
+              f"{'are left out' if unanswerable else 'are wrong'}", file=sys.stderr)
+    if odds is not None:
+        without = [key for key in golds if key in predictions and key not in odds]
+        if without:
+            raise InputError(f"{args.na_prob_file} has no number for {len(without)} questions that {args.predictions} "
+                             f"answers, such as {without[0]!r}: name the file of the same predictions")
+        # Of equal numbers the official scorer takes the first of that file first.
+        golds = {key: golds[key] for key in (*odds, *missing) if key in golds}
+    scores = squad_scores(((texts, predictions.get(key), (odds or {}).get(key)) for key, texts in golds.items()),
+                          unanswerable, args.na_prob_thresh)
+    print(json.dumps({name: value if name.endswith(("_thresh", "total")) else 100 * value
+                      for name, value in scores.items()}, indent=2 if unanswerable else None))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

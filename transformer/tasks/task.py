@@ -38,6 +38,10 @@ class Task:
     aug_file: str = "train_aug.tsv"    # of data_augmentation.py
     intermediate_epochs: int = 20      # paper, section 4.2
     max_seq_length: int = 128          # paper: 64 for single sentences, 128 for pairs
+    teacher_epochs: int = 3            # of its fine-tuning, as are the next three
+    teacher_learning_rate: float = 2e-5
+    teacher_batch_size: int = 32
+    teacher_max_seq_length: int = 128
     augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
     # false: no BERT is above chance on the dev set, whose sentences stand in train.tsv with the other label
     beats_chance: bool = True

@@ -23,6 +23,7 @@ from transformer.config import check_sizes
 from transformer.data.arrays import open_arrays, unfinished_arrays
 from transformer.data.features import Sequences, encode_file
 from transformer.data.tables import data_folder
+from transformer.data.windows import encode_windows
 from transformer.files import (
     InputError,
     atomic_write,
@@ -215,16 +216,20 @@ def padded_wordpieces(lengths: np.ndarray, batch_size: int) -> int:
     return round(batch_size * float((1 - up_to ** batch_size).sum()))
 
 
-def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> Sequences:
-    """A file of the task as arrays, which stay for the next run."""
-    return encode_file(task, path, tokenizer, args.max_seq_length, args.cache_dir or path.parent / "features",
-                       fallback=Path(args.output_dir) / "features")
+def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace, use: str) -> Sequences:
+    """A file of the task as arrays, which stay for the next run. use: what for, as encode_windows() has it."""
+    cache_dir = getattr(args, "cache_dir", None) or path.parent / "features"
+    fallback = Path(args.output_dir) / "features"
+    if task.is_table:
+        return encode_file(task, path, tokenizer, args.max_seq_length, cache_dir, fallback)
+    return encode_windows(task, path, tokenizer, args.max_seq_length, args.doc_stride, args.max_query_length, use,
+                          cache_dir, fallback)
 
 
-def train_file(folder: Path, augmented: bool) -> Path:
-    """train.tsv in the task's folder, or train_aug.tsv; InputError where that is missing, or where train_aug.json says
-    that it was made from another train.tsv than the one beside it."""
-    plain, path = folder / "train.tsv", folder / "train_aug.tsv"
+def train_file(folder: Path, task: Task, augmented: bool) -> Path:
+    """The train file in the task's folder, or the augmented one; InputError where that is missing, or where the record
+    beside it says that it was made from another train file than the one there."""
+    plain, path = folder / task.train_file, folder / task.aug_file
     if not augmented:
         return plain
     if not path.is_file():
@@ -233,16 +238,17 @@ def train_file(folder: Path, augmented: bool) -> Path:
     made_from = read_json(record).get("made_from") if record.is_file() else None
     sha256 = made_from.get("train_sha256") if isinstance(made_from, dict) else None
     if sha256 is None or not plain.is_file():
-        print(f"{path}: nothing tells whether it was made from the train.tsv beside it: taken as it is", flush=True)
+        print(f"{path}: nothing tells whether it was made from the {plain.name} beside it: taken as it is", flush=True)
     elif sha256 != sha256_of(plain):
-        raise InputError(f"{path} was made from another train.tsv than the one beside it: run data_augmentation.py "
+        raise InputError(f"{path} was made from another {plain.name} than the one beside it: run data_augmentation.py "
                          "again, or drop --aug_train")
     return path
 
 
 def dev_sets(task: Task, folder: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
-    """The task's dev sets, encoded: {"dev": ...}, and for MNLI {"dev_matched": ..., "dev_mismatched": ...}."""
-    return {Path(name).stem: encoded(task, folder / name, tokenizer, args) for name in task.dev_files}
+    """The task's dev sets, encoded: {"dev": ...}, for MNLI {"dev_matched": ..., "dev_mismatched": ...}, for SQuAD
+    {"dev-v1.1": ...}."""
+    return {Path(name).stem: encoded(task, folder / name, tokenizer, args, "score") for name in task.dev_files}
 
 
 def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
@@ -254,7 +260,7 @@ def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
         if submission.name == "AX" and not path.is_file():
             print(f"no AX.tsv: {path} does not exist (download_glue.py --tasks {DIAGNOSTIC} gets it)", flush=True)
         else:
-            sets[submission] = encoded(task.for_test(submission), path, tokenizer, args)
+            sets[submission] = encoded(task.for_test(submission), path, tokenizer, args, "answer")
     return sets
 
 
@@ -281,26 +287,27 @@ def require_fit_teacher(folder: Path, task: Task, reached: float, examples: Sequ
 
 def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """--do_eval: score the student, print the scores and write them into its folder. --do_predict: write the
-    submission files of the task's test sets into --output_dir."""
+    submission files of the task's test sets into --output_dir, or the prediction files of --predict_file."""
     require_no_file(args.output_dir)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
     student = load_classifier(folder, task, args)
-    check_sizes(args.max_seq_length, len(task.text_columns), {folder: student.config})
+    check_sizes(args.max_seq_length, task.segments, {folder: student.config})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
     dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}
     test = test_sets(task, data_dir, tokenizer, args) if args.do_predict else {}
+    asked = encoded(task, Path(args.predict_file), tokenizer, args, "answer") if args.predict_file else None
     print_settings(args)
     student.to(processes.device)
     if args.do_eval:
         run, started = describe_run(args, processes), time.monotonic()
         values, logits = evaluate(student, task, dev, order, args.eval_batch_size, processes)
         facts = {"task": task.name, "metric": task.metric, "values": values,
-                 "counts": {name: len(sequences) for name, sequences in dev.items()}, "model": str(folder),
+                 "counts": {name: sequences.count() for name, sequences in dev.items()}, "model": str(folder),
                  "model_finished": finished, "model_sha256": model_sha256(student, order), **run,
                  "wall_seconds": round(time.monotonic() - started, 1), **STOPWATCH.facts(), "finished": True}
         if processes.is_first:
@@ -314,6 +321,12 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
         require_finite_logits(task, logits)
         if processes.is_first:
             write_submission(args.output_dir, task, submission, task.head.answers(logits))
+    if asked is not None:
+        logits = predict(student, task.head, asked, args.eval_batch_size, processes)[..., order]
+        require_finite_logits(task, logits)
+        if processes.is_first:
+            write_predictions(Path(args.output_dir), task, Path(args.predict_file).stem, asked, logits)
+            print(f"{args.output_dir}: answers to the {asked.count()} questions of {args.predict_file}", flush=True)
 
 
 def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,

@@ -18,6 +18,17 @@ from transformer.training.processes import Processes, mixed
 from transformer.training.scoring import cached_logits
 
 
+def answer_length(args: argparse.Namespace, sees_padding: bool, lengths: np.ndarray) -> int | None:
+    """Wordpieces to pad a batch of examples of these lengths to, where answers are learnt.
+
+    Where the loss sees padding, the longest that there can be; else None, which is the longest of each share, or, with
+    --compile, one of few lengths.
+    """
+    if sees_padding:
+        return args.max_seq_length
+    return few_lengths(lengths, args.max_seq_length) if args.compile else None
+
+
 @dataclass
 class IntermediateStage:
     """The student learns attention and hidden states of its teacher. pairs: those of compared(); transformer_losses: or
@@ -59,9 +70,10 @@ class PredictionStage:
                  processes: Processes):
         """order: the teacher's column for each class; train: the examples to learn."""
         self.args, self.head, self.processes = args, task.head, processes
+        self.as_published = args.preset == "code"
         self.order = torch.tensor(order, device=processes.device)
         # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-        self.is_gold = args.hard_labels or (task.head.gold_in_code and args.preset == "code")
+        self.is_gold = args.hard_labels or (task.head.gold_in_code and self.as_published)
         self.known = train.labels if self.is_gold else None  # what to learn; None: the teacher is asked each time
         if not self.is_gold and not teacher.training:  # in evaluation mode it says the same in every epoch
             self.known = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
@@ -69,8 +81,8 @@ class PredictionStage:
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
-        """None: each share to its longest, the loss does not see padding; one of few lengths with --compile."""
-        return few_lengths(lengths, self.args.max_seq_length) if self.args.compile else None
+        """See answer_length()."""
+        return answer_length(self.args, self.head.sees_padding and (self.is_gold or self.as_published), lengths)
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
                stages: Sequence[PredictionStage]) -> Tensor:
@@ -88,4 +100,5 @@ class PredictionStage:
             logits = student(*batch, attention_scores=())[0].float()
         if self.is_gold:
             return self.head.hard_loss(logits, targets),
-        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature),
+        return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature, batch[2],
+                                   self.as_published),

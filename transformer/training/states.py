@@ -27,7 +27,8 @@ SHARE_OF_TIME = 0.05    # that saving at evaluations may take
 # Settings that do not change the result of a run: another value is no reason to refuse --resume.
 _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "keep_checkpoints", "eval_batch_size",
                   "no_cuda", "local_rank", "reduce_memory", "cache_dir", "skip_teacher_check", "variant",
-                  "deterministic", "fp16"}  # precision says what fp16 says
+                  "deterministic", "fp16",  # precision says what fp16 says
+                  "predict_file"}
 
 # Settings that came later, and what they say of a run that was stopped before they were there.
 _AS_BEFORE = {"attention_loss": ("scores", "auto")}

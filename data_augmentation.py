@@ -1,8 +1,9 @@
-"""Augment a GLUE training set by replacing words (paper, section 3.2 and algorithm 1): train.tsv -> train_aug.tsv.
+"""Augment a training set by replacing words (paper, section 3.2 and algorithm 1): train.tsv -> train_aug.tsv.
 
 Candidates for a word of one wordpiece come from BERT's masked LM, for longer words from their GloVe neighbours. Reads
 glue_dir/TASK/train.tsv; writes train_aug.tsv (same columns, tab-separated, no quoting) and train_aug.json (settings
 and counts) beside it. The masked LM's part is kept beside train.tsv until then: a stopped run goes on with --resume.
+Of SQuAD the passages are varied, and train_aug.jsonl has their questions without answers: for the intermediate stage.
 Several GPUs share it: torchrun --nproc_per_node N data_augmentation.py ...
 """
 from __future__ import annotations
@@ -12,12 +13,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer.augmentation.glove import Glove
-from transformer.augmentation.rows import show_candidates, survey, write_rows
+from transformer.augmentation.passages import PassageExamples
+from transformer.augmentation.rows import TableExamples
+from transformer.augmentation.variants import Examples, show_candidates, survey, write_rows
 from transformer.cli import (
     Parser,
     add_device_flags,
@@ -28,7 +31,7 @@ from transformer.cli import (
     resolve_precision,
     run_script,
 )
-from transformer.data.tables import row_width, task_folder
+from transformer.data.tables import task_folder
 from transformer.files import (
     InputError,
     find_file,
@@ -40,7 +43,8 @@ from transformer.files import (
     write_json,
 )
 from transformer.stopwatch import STOPWATCH
-from transformer.tasks.table import TASKS, get_task
+from transformer.tasks.glue import GLUE
+from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.tokenization import BertTokenizer
 
@@ -57,11 +61,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--glove_embs", required=True, help="GloVe vectors, text: a word and its numbers on every line")
     data.add_argument("--glue_dir", required=True, help="folder that holds the task's folder")
     data.add_argument("--task_name", required=True,
-                      help="GLUE task, in any spelling; all: every task that has a folder there, but WNLI")
+                      help="task, in any spelling; all: every task of GLUE that has a folder there, but WNLI (SQuAD "
+                           "only by its own names, squad1 and squad2)")
     data.add_argument("--glove_vocab", type=positive, default=100_000, help="vectors read, of the most frequent words")
     augment = parser.add_argument_group("augmentation")
-    augment.add_argument("--N", type=positive, help="tries per sentence; each new sentence is a row (paper preset: 20; "
-                         "code preset: 10, 20 or 30 by task, whatever is given here)")
+    augment.add_argument("--N", type=positive, help="tries per sentence, or per passage of SQuAD; each new one is a "
+                         "row (paper preset: 20; code preset: 10, 20 or 30 by task of GLUE, whatever is given here)")
     augment.add_argument("--M", type=positive, default=15, help="candidates per word")
     augment.add_argument("--p", type=proportion, default=0.4, help="probability of replacing a word with candidates")
     augment.add_argument("--show", type=positive, default=0, metavar="K",
@@ -78,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:
     """N of this run."""
-    if args.preset == "paper":
+    if args.preset == "paper" or not task.is_table:  # nobody published code that augments passages
         return args.N or 20
     if args.N not in (None, task.augment_copies_in_code):
         print(f"preset code: --N {args.N} is overridden by {task.augment_copies_in_code}, as published", flush=True)
@@ -86,27 +91,42 @@ def resolve_copies(args: argparse.Namespace, task: Task) -> int:
 
 
 def is_augmented(output: Path, unfinished: Path, made_from: dict[str, Any]) -> bool:
-    """Whether train_aug.tsv is there, made from just this."""
+    """Whether the augmented file is there, made from just this."""
     record = output.with_suffix(".json")
     return output.is_file() and record.is_file() and not unfinished.exists() and \
         read_json(record).get("made_from") == made_from
 
 
+def examples_of(glue_dir: str, task: Task) -> Examples:
+    """What is augmented of a task; InputError where its train file is missing or is of another task."""
+    return (TableExamples if task.is_table else PassageExamples)(task, task_folder(glue_dir, task))
+
+
+def _listed(counts: Mapping[str, int], times: int = 1) -> str:
+    return " with ".join(f"{times * count:,} {name}" for name, count in counts.items())
+
+
+def _require_unchanged(path: Path, status: os.stat_result) -> None:
+    if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+        raise InputError(f"{path} changed while it was augmented: start again")
+
+
 def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
-    """Augment one task: its train.tsv to train_aug.tsv."""
+    """Augment one task: its train file to the augmented file beside it."""
     from transformer.augmentation.candidates import LOGITS_ROWS, Candidates, MaskedLM, MaskedWords, Splitter, open_table
     from transformer.checkpoint import model_sha256
     from transformer.training.batches import batches_by_length
-    path = task_folder(args.glue_dir, task) / "train.tsv"
-    output, unfinished = path.with_name("train_aug.tsv"), path.with_name("train_aug.unfinished")
+    examples = examples_of(args.glue_dir, task)
+    path = examples.path
+    output, unfinished = path.with_name(task.aug_file), path.with_name("train_aug.unfinished")
     args = argparse.Namespace(**{**vars(args), "N": resolve_copies(args, task), "task_name": task.name})
     print_settings(args)
-    status, train_sha256, width = path.stat(), sha256_of(path), row_width(task, path)
+    status, train_sha256 = path.stat(), sha256_of(path)
     masked_lm = MaskedLM(model, tokenizer, args.M, args.precision, args.preset)
     splitter = Splitter(tokenizer, min(tokenizer.max_len, model.config.max_position_embeddings))
     words = MaskedWords(splitter)
-    parts, numbers = survey(task, path, width, words)
+    firsts, numbers, surveyed = survey(examples, words)
     batches = batches_by_length(words.lengths(), args.batch_tokens, LOGITS_ROWS)
     facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
              "preset": args.preset, "precision": args.precision, "batch_tokens": args.batch_tokens}
@@ -116,8 +136,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
     if args.resume and is_augmented(output, unfinished, made_from):
         print(f"{output} is finished: nothing to resume", flush=True)
         return
-    print(f"{path}: {len(numbers):,} rows, {len(words.first) - 1:,} different sentences, {len(words):,} words to mask; "
-          f"{len(words.longer):,} longer words for GloVe", flush=True)
+    print(f"{path}: {_listed(surveyed)}; {len(words.first) - 1:,} different texts, {len(words):,} words to mask in "
+          f"{len(batches[1]):,} forward passes; {len(words.longer):,} longer words for GloVe; at most "
+          f"{_listed(surveyed, examples.most_rows(args.N, args.preset))} are written", flush=True)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             unfinished.mkdir(exist_ok=True)
@@ -129,10 +150,10 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
         if not processes.is_first:
             return
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
-        show_candidates(parts, task, width, numbers, candidates, args.show)
-        counts = write_rows(unfinished / "rows", path, parts, (args, task, width, numbers, candidates))
-        if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-            raise InputError(f"{path} changed while it was augmented: start again")
+        show_candidates(examples, numbers, candidates, args.show)
+        _require_unchanged(path, status)
+        counts = write_rows(unfinished / "rows", firsts, (args, examples, numbers, candidates))
+        _require_unchanged(path, status)
         os.replace(unfinished / "rows", output)
         write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts,
                                                  **STOPWATCH.facts()})
@@ -142,9 +163,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, mode
 
 
 def chosen_tasks(args: argparse.Namespace) -> list[Task]:
-    """The task asked for, or with `all` those that have a folder; InputError where a train.tsv is missing."""
+    """The task asked for, or with `all` those of GLUE that have a folder; InputError as examples_of() does."""
     if args.task_name.lower() == "all":
-        tasks = [task for task in TASKS.values()
+        tasks = [task for task in GLUE.values()
                  if task_folder(args.glue_dir, task).is_dir() and task.augment_copies_in_code]
         if not tasks:
             raise InputError(f"{args.glue_dir} has no folder of a task that is augmented: download_glue.py gets them")
@@ -155,7 +176,7 @@ def chosen_tasks(args: argparse.Namespace) -> list[Task]:
         if task.augment_copies_in_code is None:
             raise InputError(f"{task.name} is not augmented: its label hangs on single words, which noun a pronoun "
                              "stands for; train without --aug_train")
-        row_width(task, task_folder(args.glue_dir, task) / "train.tsv")
+        examples_of(args.glue_dir, task)
     return tasks
 
 

@@ -18,6 +18,7 @@ from conftest import make_cased, names, pad_embeddings, task_lines, write_lines
 import data_augmentation
 from transformer.augmentation import glove as glove_module
 from transformer.augmentation import rows as rows_module
+from transformer.augmentation import variants as variants_module
 from transformer.augmentation.candidates import (
     LOGITS_ROWS,
     STOP_WORDS,
@@ -29,7 +30,9 @@ from transformer.augmentation.candidates import (
     words_to_vary,
 )
 from transformer.augmentation.glove import Glove
-from transformer.augmentation.rows import augment_row, vary
+from transformer.augmentation.passages import PassageExamples
+from transformer.augmentation.rows import augment_row
+from transformer.augmentation.variants import vary
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.data import arrays
@@ -37,6 +40,7 @@ from transformer.data.arrays import BlocksOnDisk
 from transformer.data.tables import read_rows
 from transformer.files import InputError, locked
 from transformer.modeling import BertForMaskedLM, BertModel
+from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 from transformer.training.batches import batches_by_length
 from transformer.training.processes import Processes
@@ -365,7 +369,7 @@ def arguments(bert, glove, glue, task: str, *more: str) -> list[str]:
             "--task_name", task, *more]
 
 
-@pytest.mark.parametrize("key", [key for key in TASKS if key != "wnli"])
+@pytest.mark.parametrize("key", [key for key in GLUE if key != "wnli"])
 def test_columns_of_every_task(bert, glove, tmp_path, key):
     task = TASKS[key]
     path = write_task(tmp_path, task)
@@ -419,8 +423,8 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
     path = write_task(tmp_path, TASKS["mrpc"], rows=8)
     results = []
     for part_bytes, workers, tokens, seed in ((1 << 16, 1, "4096", "1"), (150, 3, "50", "1"), (1 << 16, 1, "50", "2")):
-        monkeypatch.setattr(rows_module, "TRAIN_PART_BYTES", part_bytes)
-        monkeypatch.setattr(rows_module, "available_cores", lambda workers=workers: workers)
+        monkeypatch.setattr(rows_module, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(variants_module, "available_cores", lambda workers=workers: workers)
         data_augmentation.main(arguments(bert, glove, tmp_path, "MRPC", "--seed", seed, "--batch_tokens", tokens))
         results.append(path.with_name("train_aug.tsv").read_bytes())
     assert results[0] == results[1] != results[2]
@@ -429,7 +433,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_parts_and_workers(bert,
 def child(argv: list[str], name: str, call: int) -> None:
     """The script in a process of its own, every batch saved at once; call number `call` of a function kills it."""
     torch.set_num_threads(1)
-    owner = {"best": MaskedLM, "augment_row": rows_module}[name]
+    owner = {"best": MaskedLM, "augment_row": rows_module, "rows": PassageExamples}[name]
     original, before = getattr(owner, name), iter(range(call - 1))
     setattr(owner, name, lambda *args: original(*args) if next(before, None) is not None
             else os.kill(os.getpid(), signal.SIGKILL))

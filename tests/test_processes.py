@@ -24,6 +24,7 @@ from conftest import (
     general,
     lines,
     run,
+    sentence,
     torchrun,
     train,
     without_dropout,
@@ -88,11 +89,17 @@ def both(template, tmp_path_factory):
             argv[argv.index("--gradient_accumulation_steps") + 1] = str(max(1, split // 2))
             tasks.append((script, argv))
     glove = write_lines(folder / "glove.txt", (f"{word} 1 {number}" for number, word in enumerate(WORDS)))
-    one, two = (["--pretrained_bert_model", f"{folder}/1/bert", "--glove_embs", str(glove), "--glue_dir",
-                 str(shutil.copytree(folder / "1" / "glue", folder / "1" / place / "glue")), "--task_name", "MRPC",
-                 "--batch_tokens", "100", "--no_cuda"] for place in ("one", "two"))
-    data_augmentation.main(one)
-    tasks.append(("data_augmentation", two))
+    write_lines(folder / "1/glue/SQuAD1/train-v1.1.json", [json.dumps({"data": [{"title": "", "paragraphs": [
+        {"context": sentence(number), "qas": [{"id": str(number), "question": "?", "answers": [
+            {"text": "the", "answer_start": 0}]}]} for number in range(12)]}]})])
+    for place in ("one", "two"):
+        shutil.copytree(folder / "1/glue", folder / "1" / place / "glue")
+    for task in ("MRPC", "SQuAD1"):
+        one, two = (["--pretrained_bert_model", f"{folder}/1/bert", "--glove_embs", str(glove), "--glue_dir",
+                     f"{folder}/1/{place}/glue", "--task_name", task, "--batch_tokens", "100", "--no_cuda"]
+                    for place in ("one", "two"))
+        data_augmentation.main(one)
+        tasks.append(("data_augmentation", two))
     (folder / "tasks.json").write_text(json.dumps(tasks))
     done = torchrun(__file__, folder / "tasks.json", directory=folder)
     assert done.returncode == 0, done.stdout
@@ -123,6 +130,8 @@ def test_two_processes_train_what_one_does(name, split, both):
 def test_two_processes_augment_as_one_does(both):
     one, two = ((both[0] / "1" / place / "glue/MRPC/train_aug.tsv").read_bytes() for place in ("one", "two"))
     assert one == two != (both[0] / "1/glue/MRPC/train_aug.tsv").read_bytes()
+    one, two = ((both[0] / "1" / place / "glue/SQuAD1/train_aug.jsonl").read_bytes() for place in ("one", "two"))
+    assert one == two and one.count(b"\n") > 1 + 3 * 12
 
 
 def test_the_first_process_alone_writes_and_prints(both):

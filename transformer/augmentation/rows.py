@@ -1,52 +1,47 @@
-"""Rows of train_aug.tsv from those of a train.tsv: the file is surveyed first, then worker processes vary its rows."""
+"""Rows of train_aug.tsv from those of a train.tsv."""
 from __future__ import annotations
 
-import contextlib
-from array import array
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from tqdm import tqdm
-
-from transformer.data.parallel import available_cores, in_order
+from transformer.augmentation.variants import PART_BYTES, Examples
 from transformer.data.parts import FilePart, byte_ranges
-from transformer.data.tables import report_rows, rows_of_part
-from transformer.files import InputError, atomic_write, read_lines
-from transformer.stopwatch import STOPWATCH
+from transformer.data.tables import report_rows, row_width, rows_of_part
+from transformer.files import read_lines
 from transformer.tasks.task import Task
 
-if TYPE_CHECKING:
-    from transformer.augmentation.candidates import Candidates, MaskedWords
 
-TRAIN_PART_BYTES = 1 << 16  # of train.tsv, a worker's task; its rows come back 20 or 40 times as big
+class TableExamples(Examples):
+    """The rows of a train.tsv; an example is the list of its columns."""
 
-NumberedPart = tuple[FilePart, int]  # a part of train.tsv, and the number of its first row
+    def __init__(self, task: Task, folder: Path):
+        super().__init__(task, folder)
+        self.width = row_width(task, self.path)
+        self.texts = len(task.text_columns)
 
-_augmenting_facts: tuple  # of a worker: those of write_rows()
+    def parts(self) -> list[FilePart]:
+        """Byte ranges of whole lines."""
+        return [(self.path, start, stop) for start, stop in byte_ranges(self.path, PART_BYTES)]
 
+    def read(self, part: FilePart) -> Iterator[list[str] | None]:
+        """The columns of each row, whose label is read, too; None where there are too few of QQP's."""
+        return (columns for columns, _ in rows_of_part(self.task, part, self.width))
 
-def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], tries: int, p: float,
-         generator: np.random.Generator) -> list[str]:
-    """At most `tries` different variants of `sentence`, none equal to it (paper, algorithm 1).
+    def report(self, count: int, skipped: int) -> None:
+        """As report_rows() does."""
+        report_rows(str(self.path), count, skipped, self.width)
 
-    Every try replaces each word that has candidates with probability p by a random one of them. Variants are the
-    basic-tokenised words joined by spaces: a try that replaces nothing is new where the original has another form.
-    """
-    positions = list(candidates)
-    sizes = np.array([len(candidates[i]) for i in positions], dtype=np.int64)
-    replaced = generator.random((tries, len(positions))) < p
-    choices = generator.integers(0, sizes, size=(tries, len(positions)))
-    variants: dict[str, None] = {}
-    for chosen, choice in zip(replaced, choices):
-        variant = list(words)
-        for i in np.flatnonzero(chosen):
-            variant[positions[i]] = candidates[positions[i]][choice[i]]
-        variants[" ".join(variant)] = None
-    variants.pop(sentence, None)
-    return list(variants)
+    def texts_of(self, example: list[str]) -> list[str]:
+        """Those in the task's columns of text."""
+        return [example[column] for column in self.task.text_columns]
+
+    def first_line(self) -> str | None:
+        """The header of train.tsv."""
+        return next(read_lines(self.path)) if self.task.has_header else None
+
+    def rows(self, example: list[str], variants: list[list[str]], preset: str) -> Iterator[str]:
+        """augment_row() as lines."""
+        return map("\t".join, augment_row(example, self.task, variants, preset))
 
 
 def augment_row(columns: list[str], task: Task, variants: list[list[str]], preset: str) -> Iterator[list[str]]:
@@ -63,92 +58,3 @@ def augment_row(columns: list[str], task: Task, variants: list[list[str]], prese
         for text in texts:
             row = [*beside[:column], text, *beside[column + 1:]]
             yield row
-
-
-def rows_in(task: Task, file_part: FilePart, width: int) -> Iterator[list[str]]:
-    """Columns of the rows in a part of train.tsv, less those that are skipped."""
-    return (columns for columns, _ in rows_of_part(task, file_part, width) if columns)
-
-
-@STOPWATCH.part("survey")
-def survey(task: Task, path: Path, width: int, words: MaskedWords) -> tuple[list[NumberedPart], np.ndarray]:
-    """Read the whole file before the long work, and add its texts to `words`; InputError for bad rows and labels.
-
-    Returns its parts, and the number of each text among the different sentences: int32 [rows, texts].
-    """
-    numbers, parts, skipped = array("i"), [], 0
-    for start, stop in byte_ranges(path, TRAIN_PART_BYTES):
-        file_part = path, start, stop
-        parts.append((file_part, len(numbers) // len(task.text_columns)))
-        for columns, _ in rows_of_part(task, file_part, width):
-            if columns:
-                numbers.extend([words.add(columns[column]) for column in task.text_columns])
-            else:
-                skipped += 1
-    report_rows(str(path), len(numbers), skipped, width)
-    if not len(words) and not words.longer:
-        raise InputError(f"{path}: no word of its texts can be varied, since only words of the letters a to z that are "
-                         "no stop words are: train without --aug_train")
-    words.finish()
-    return parts, np.frombuffer(numbers, "i").reshape(-1, len(task.text_columns))
-
-
-def start_augmenting(*facts: object) -> None:
-    """Keep what augment_part() needs."""
-    global _augmenting_facts
-    _augmenting_facts = facts
-
-
-def augment_part(part: NumberedPart) -> tuple[str, Counter]:
-    """The augmented rows of a part of train.tsv, as text, and counts of what they hold."""
-    args, task, width, numbers, candidates = _augmenting_facts
-    file_part, first_row = part
-    lines, counts = [], Counter()
-    for row, columns in enumerate(rows_in(task, file_part, width), first_row):
-        variants = []
-        for place, column in enumerate(task.text_columns):
-            words, replacements, origins = candidates.find(columns[column], int(numbers[row, place]))
-            generator = np.random.default_rng((args.seed, row, place))
-            variants.append(vary(columns[column], words, replacements, args.N, args.p, generator))
-            counts.update(origins, duplicates_dropped=args.N - len(variants[-1]))
-        augmented = ["\t".join(columns) + "\n" for columns in augment_row(columns, task, variants, args.preset)]
-        counts.update(rows_in=1, rows_out=len(augmented))
-        lines += augmented
-    return "".join(lines), counts
-
-
-@STOPWATCH.part("rows")
-def write_rows(output: Path, path: Path, parts: list[NumberedPart], worker_facts: tuple) -> Counter:
-    """Write the augmented rows of a train.tsv, `path`, its header before them; the counts of what they hold.
-
-    worker_facts: the command line, task, columns of a row, numbers of the texts, candidates.
-    """
-    _, task, _, numbers, _ = worker_facts
-    counts = Counter()
-    results = in_order(augment_part, parts, min(available_cores(), len(parts)), start_augmenting, worker_facts)
-    with atomic_write(output) as handle, contextlib.closing(results), \
-            tqdm(total=len(numbers), unit="row", desc=f"{task.name} rows", disable=None) as progress:
-        if task.has_header:
-            handle.write(next(read_lines(path)) + "\n")
-        for text, part_counts in results:
-            handle.write(text)
-            counts.update(part_counts)
-            progress.update(part_counts["rows_in"])
-    return counts
-
-
-def show_candidates(parts: list[NumberedPart], task: Task, width: int, numbers: np.ndarray, candidates: Candidates,
-                    count: int) -> None:
-    """Print the first different sentences and their candidates, for a person to look at."""
-    shown = 0
-    rows = (columns for file_part, _ in parts for columns in rows_in(task, file_part, width))
-    for columns, row_numbers in zip(rows, numbers):
-        for column, number in zip(task.text_columns, row_numbers):
-            if number == shown < count:  # sentences are numbered as they come
-                shown += 1
-                print(columns[column])
-                words, replacements, _ = candidates.find(columns[column], int(number))
-                for i, texts in replacements.items():
-                    print(f"    {words[i]}: {' '.join(texts)}", flush=True)
-        if shown == count:
-            return

@@ -29,15 +29,21 @@ def data_folder(data_dir: str | Path, task: Task) -> Path:
     return inside
 
 
-def row_width(task: Task, path: str | Path) -> int:
-    """Columns of a row of a TSV file: as many as its header has, since dev files of MNLI have more than train.tsv,
-    or as train.tsv has where the task has no header. InputError: no such file; a header too short, too long, damaged,
-    or of another task; an example in its place, or a header where the task has none."""
+def require_file(task: Task, path: str | Path) -> Path:
+    """The path; InputError where there is no such file of the task's folder, which tells how to get it."""
     path = Path(path)
     if not path.is_file():
         place = f" --data_dir {path.parent.parent}" if path.parent.name == task.name else ""
         raise InputError(f"{path} does not exist: name the folder that holds it, or make it with "
                          f"`python download_glue.py --tasks {task.name}{place}`")
+    return path
+
+
+def row_width(task: Task, path: str | Path) -> int:
+    """Columns of a row of a TSV file: as many as its header has, since dev files of MNLI have more than train.tsv,
+    or as train.tsv has where the task has no header. InputError: no such file; a header too short, too long, damaged,
+    or of another task; an example in its place, or a header where the task has none."""
+    path = require_file(task, path)
     first = next(read_lines(path), None)
     if first is None:
         return task.train_columns

@@ -250,7 +250,11 @@ def _augmented_passages(part: FilePart) -> Iterator[Passage]:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not valid JSON ({error}); the file may be cut short: make it again") from None
-        yield parse_passage(entry, where, unanswerable=True, has_answers=False)
+        try:
+            passage = parse_passage(entry, "", unanswerable=True, has_answers=False)
+        except InputError:  # once more, to say where: the number of a line takes reading all before it
+            passage = parse_passage(entry, str(where), unanswerable=True, has_answers=False)
+        yield passage
 
 
 def _start_windows(*facts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import math
 import os
@@ -11,13 +12,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SIZES, STUDENT, TEACHER, general, train, write_lines
+from conftest import ROOT, SIZES, STUDENT, TEACHER, command_line, general, train, write_lines
 from torch.utils.flop_counter import FlopCounterMode
 
 from general_distill import learned, taught
@@ -28,6 +31,7 @@ from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForS
 from transformer.planning import costs, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
 from transformer.planning.steps import BERT_BASE, Step, Work, read_steps, work_of, works_of
+from transformer.tasks.table import get_task
 from transformer.training.processes import freeze, mixed
 
 STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}
@@ -210,6 +214,110 @@ def test_a_command_that_the_script_refuses_is_told(tiny):
                                           1))["it"]
 
 
+# --- SQuAD
+
+@pytest.fixture
+def squad(tmp_path, monkeypatch):
+    """An empty working directory with write(file, words of each passage, questions of each), of ten words each."""
+    monkeypatch.chdir(tmp_path)
+    steps._windows_in.cache_clear()  # of files with these names
+    BertConfig(**STUDENT).to_json_file("config.json")
+    folder = tmp_path / "glue" / "SQuAD1"
+    folder.mkdir(parents=True)
+
+    def write(name: str, *passages: tuple[int, int]) -> Path:
+        numbers = itertools.count()
+        paragraphs = [{"context": " ".join(["word"] * words), "qas": [
+            {"id": f"q{next(numbers)}", "question": " ".join(["what"] * 10),
+             "answers": [{"text": "word", "answer_start": 0}]} for _ in range(questions)]}
+            for words, questions in passages]
+        if name.endswith(".jsonl"):
+            return write_lines(folder / name, ['{"version": "augmented"}', *map(json.dumps, paragraphs)])
+        (folder / name).write_text(json.dumps({"version": "1.1", "data": [{"title": "x", "paragraphs": paragraphs}]}))
+        return folder / name
+    return write
+
+
+def on_squad(task: str = "SQuAD1", **flags: object) -> Step:
+    return step("task_distill", *command_line({
+        "teacher_model": ".", "student_model": ".", "data_dir": f"glue/{task}", "task_name": task, "output_dir": "out",
+        **flags}))
+
+
+def test_windows_by_hand(squad):
+    """500 words are 640 wordpieces, ten are 13 and with [CLS] and two [SEP] 16: windows of 368 from 0, 128, 256, 384;
+    100 words are one of 128. A second window from 128 on where the stride is no more than the room."""
+    squad("train-v1.1.json", (500, 2), (100, 1))
+    squad("dev-v1.1.json", (100, 3))
+    work = work_of(on_squad(train_batch_size=3, num_train_epochs=2, max_seq_length=384))
+    assert (work.kind, work.counts, work.steps, work.dev_examples) == ("intermediate", [9, 9], 6, 3)
+    assert not work.assumed and not work.missing and not work.refused
+    count, lengths = steps.windows_in(work, Path("glue/SQuAD1/train-v1.1.json"))
+    assert (count, sorted(lengths)) == (9, sorted([384, 384, 384, 640 - 384 + 16] * 2 + [128 + 16]))
+    squad("train_aug.jsonl", (500, 1), *[(100, 2)] * 3)
+    work = work_of(on_squad(aug_train=True, train_batch_size=3, max_seq_length=384))
+    assert work.counts == [4 + 6] * 20  # epochs of the paper
+    for flags, length in ((("hard_labels",), 384), ((), (2 * (3 * 384 + 272) + 144) / 9)):  # labels see padding
+        flags = {"pred_distill": True, "train_batch_size": 1, "max_seq_length": 384, **dict.fromkeys(flags, True)}
+        work = work_of(on_squad(**flags))
+        assert (work.counts, work.length) == ([9] * 3, pytest.approx(length))
+    scored = work_of(on_squad(do_eval=True, save_predictions=True, teacher_model=None, max_seq_length=384))
+    assert (scored.kind, scored.counts, scored.length) == ("evaluation", [3], 144)
+
+
+def test_a_long_augmented_file_is_judged_by_its_beginning(squad, monkeypatch):
+    path = squad("train_aug.jsonl", *[(100, 2)] * 400)
+    monkeypatch.setattr(steps, "_COUNTED_BYTES", 20_000)
+    work = work_of(on_squad(aug_train=True, max_seq_length=384))
+    assert path.stat().st_size > 10 * 20_000 and work.counts[0] == pytest.approx(800, rel=0.05)
+    lines = path.read_text().splitlines()
+    for line, words in (("{", "no JSON"), ('{"qas": []}', "'context'")):
+        write_lines(path.with_name("other.jsonl"), [lines[0], line]).replace(path)
+        steps._windows_in.cache_clear()
+        assert all(word in work_of(on_squad(aug_train=True)).refused for word in ("train_aug.jsonl, line 2", words))
+
+
+def test_squad_that_is_not_there_yet(squad):
+    """The official numbers, which N multiplies; windows as long as those of the official dev set."""
+    step_of = {"augment": step("data_augmentation", "--pretrained_bert_model", ".", "--glove_embs", "config.json",
+                               "--glue_dir", "glue", "--task_name", "squad1", "--N", 5),
+               "teacher": step("finetune_teacher", "--tasks", "SQuAD2", "--glue_dir", "glue", "--model", ".")}
+    squad("train-v1.1.json", (100, 3), (50, 1))
+    augment, distilled = works_of([step_of["augment"], on_squad(aug_train=True, max_seq_length=384)])
+    assert (augment.counts, augment.words) == ([2], 75)
+    assert distilled.counts[0] == 4 * 6 and any("most rows" in text for text in distilled.assumed)
+    teacher, augment, distilled, answers = works_of([
+        step_of["teacher"], *(replace(one, argv=tuple(word.replace("SQuAD1", "SQuAD2").replace("squad1", "squad2")
+                                                      for word in one.argv)) for one in (
+            step_of["augment"], on_squad(aug_train=True), on_squad(pred_distill=True, train_batch_size=1)))])
+    assert teacher.counts[0] == answers.counts[0] == 131_944 and teacher.dev_examples == 12_232
+    assert (augment.counts, augment.words) == ([19_035], 120) and distilled.counts[0] == 131_944 * 6
+    assert any("unverified" in text for text in teacher.assumed)
+    assert answers.length == pytest.approx(178, rel=0.02)  # mean of the dev set, each by itself
+    lengths = steps.usual_windows(20_000, np.random.default_rng(1)).clip(max=384)
+    assert np.median(lengths) == pytest.approx(164, rel=0.03)
+    assert (lengths < 275).mean() == pytest.approx(0.90, abs=0.03) and (lengths == 384).mean() < 0.04
+
+
+def test_what_squad_takes():
+    """Kept answers of the teacher, 2 x 4 bytes a wordpiece, and the augmented file with its arrays, by hand."""
+    task = get_task("squad1")
+    answers = replace(work("prediction", STUDENTS["4l"], 16, 384), task=task, counts=[88_641], saves=1)
+    without = price(replace(answers, task=None), CPU).disk
+    assert price(answers, CPU).disk - without == 88_641 * 178 * 8  # 126 MB
+    for flag, value in (("hard_labels", True), ("preset", "code")):  # which ask it at every step, or not at all
+        other = replace(answers, args=Namespace(**{**vars(answers.args), flag: value}))
+        assert price(other, CPU).disk == without
+    args = Namespace(N=20, M=15, batch_tokens=4096, precision="fp32")
+    cost = price(Work(step("data_augmentation"), "augment", args, task=task, counts=[18_896], words=120, length=155,
+                      teacher=BERT_BASE), CPU)
+    # 21 passages of 720 bytes, 4.6 questions of 120, 4.7 windows of 178 wordpieces of 2 bytes
+    assert cost.disk == pytest.approx(18_896 * 21 * (720 + 4.636 * 120 + 4.691 * 356), rel=1e-3)
+    masked = 18_896 * 60  # "about 1.1 million"
+    each = costs.forward_flops(BERT_BASE, 155) + 2 * 768 * (768 + 30_522)
+    assert cost.seconds == pytest.approx(masked * each / 0.7e9)
+
+
 # --- what they take
 
 def counted(model: torch.nn.Module, batch: tuple, **arguments: object) -> int:
@@ -241,7 +349,6 @@ def test_parameters_are_those_of_the_model(student):
 
 def work(kind: str, students: BertConfig | tuple[BertConfig, ...], batch: int, length: int,
          teacher: BertConfig | None = BERT_BASE, **flags):
-    from argparse import Namespace
     args = Namespace(**{"precision": "bf16", "max_seq_length": length, "train_batch_size": batch, "preset": "paper",
                         "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
                         "hard_labels": False, "attention_loss": "scores"} | flags)

@@ -32,6 +32,7 @@ from transformer.augmentation.glove import Glove
 from transformer.config import BertConfig
 from transformer.data.epochs import open_epoch
 from transformer.data.tables import read_rows
+from transformer.data.windows import encode_windows
 from transformer.files import InputError
 from transformer.planning import made_up, rehearsal, steps
 from transformer.planning.made_up import Inputs, sample_lines
@@ -39,6 +40,7 @@ from transformer.planning.projection import Measured, projected_bytes, projected
 from transformer.planning.rehearsal import Rehearsed, lacking, rehearse, run_command
 from transformer.planning.steps import Step, Work, works_of
 from transformer.stopwatch import STOPWATCH, Stopwatch
+from transformer.tasks.squad import read_passages
 from transformer.tasks.table import get_task
 from transformer.tokenization import BertTokenizer
 
@@ -193,6 +195,54 @@ def test_made_up_rows_are_rows_of_the_task(tmp_path, name):
         assert len({row[task.label_column] for row in rows}) > 1
 
 
+@pytest.mark.parametrize("name", ["SQuAD1", "SQuAD2"])
+def test_made_up_questions_are_learnt_and_answered(tmp_path, name):
+    """Every answer stands in its passage; of v2.0 some questions have none. Windows are about as long as SQuAD's, some
+    178 wordpieces, and seldom more than one to a question."""
+    task = get_task(name)
+    inputs = Inputs(tmp_path, None)
+    folder = inputs.task(tmp_path, task, tmp_path / "nothing", 203, 7, False, SMALL)
+    assert inputs.invented == [f"{name}/{task.train_file}", f"{name}/{task.dev_files[0]}"]
+    for file, count in ((task.train_file, 203), (task.dev_files[0], 7)):
+        passages = list(read_passages(folder / file, task.head.unanswerable))
+        questions = [(passage, question) for passage in passages for question in passage.questions]
+        assert len(questions) == count and all(len(question.text.split()) == 10 for _, question in questions)
+        assert all(passage.context[start:start + len(text)] == text
+                   for passage, question in questions for text, start in question.answers)
+        assert {len(question.answers) for _, question in questions} == ({0, 1} if name == "SQuAD2" else {1})
+    tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
+    windows = encode_windows(task, folder / task.train_file, tokenizer, 384, 128, 64, "train", num_workers=1)
+    assert 203 <= len(windows) < 1.1 * 203 and 140 < windows.lengths.mean() < 210
+
+
+def test_a_sample_of_squad_is_of_the_real_files(tmp_path):
+    """Chosen by chance; of an augmented file that is not there the questions of the train file, without answers."""
+    task = get_task("squad2")
+    inputs = Inputs(tmp_path, None)
+    real = inputs.task(tmp_path, task, tmp_path / "nothing", 100, 20, False, SMALL)
+    known = {question.id: question for passage in read_passages(real / task.train_file, True)
+             for question in passage.questions}
+    inputs.invented.clear()
+    for number, augmented in enumerate((False, True)):
+        place = tmp_path / f"place_{number}"
+        folder = inputs.task(place, task, real, 30, 5, augmented, SMALL)
+        assert names(folder) == sorted([task.dev_files[0], task.aug_file if augmented else task.train_file])
+    assert inputs.invented == [task.aug_file]
+    sample = read_passages(tmp_path / "place_0/glue/SQuAD2" / task.train_file, True)
+    sampled = {question.id: question for passage in sample for question in passage.questions}
+    assert len(sampled) == 30 and sampled.items() <= known.items() and list(sampled) != list(known)[:30]
+    first, *lines = (tmp_path / "place_1/glue/SQuAD2" / task.aug_file).read_text().splitlines()
+    assert json.loads(first) == {"version": "augmented"}
+    asked = [question for line in lines for question in json.loads(line)["qas"]]
+    assert len(asked) == 30 and all(question.keys() == {"id", "question"} for question in asked)
+    assert {question["id"].removesuffix("#0") for question in asked} <= set(known)
+    inputs.invented.clear()
+    again = inputs.task(tmp_path / "again", task, tmp_path / "place_1/glue/SQuAD2", 10, 0, True, SMALL)
+    assert not inputs.invented and len(encode_windows(
+        task, again / task.aug_file, BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True), 384, 128, 64,
+        "augmented", num_workers=1)) >= 10
+
+
 def test_made_up_words_are_wordpieces_of_the_made_up_vocabulary(tmp_path):
     inputs = Inputs(tmp_path, None)
     tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
@@ -305,6 +355,50 @@ def test_a_failing_step_is_named_and_the_others_go_on(rehearsed):
     assert "teacher_cola/pytorch_model.bin" in told["steps"]["broken"]["failure"]
     assert "--no_such_flag" in told["steps"]["refused"]["failure"]
     assert printed.count("FAILED: ") == 2 and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_rehearsal_of_squad(tiny, is_there, monkeypatch, capsys):
+    """Teacher, augmentation, both stages and scores, on files that are there and on made-up ones."""
+    monkeypatch.chdir(tiny)
+    if is_there:
+        (tiny / "new").mkdir()
+        Inputs(tiny / "new", tiny / "bert").task(tiny, get_task("squad2"), tiny / "nothing", 60, 20, False, SMALL)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(made_up, "VECTORS", 100)
+    for name, size in (("MOST_STEPS", 3), ("MOST_ROWS", 10), ("FEWEST_ROWS", 10)):
+        monkeypatch.setattr(rehearsal, name, size)
+    steps._windows_in.cache_clear()
+    lengths = {"max_seq_length": 40, "doc_stride": 16, "max_query_length": 12}
+    shared = {"task_name": "squad2", "data_dir": "glue/SQuAD2", **lengths}
+    stage = {**shared, "teacher_model": "teacher", "train_batch_size": 4, "num_train_epochs": 2}
+    given = [
+        step("teacher", "finetune_teacher", command_line({
+            "tasks": "squad2", "glue_dir": "glue", "model": "bert", "output_dir": "teacher", "train_batch_size": 4,
+            **lengths})),
+        step("augment", "data_augmentation", command_line({
+            "pretrained_bert_model": "bert", "glove_embs": "no.txt", "glue_dir": "glue", "task_name": "squad2",
+            "N": 2})),
+        step("intermediate", "task_distill", command_line({
+            **stage, "student_model": "general", "output_dir": "tmp", "aug_train": True})),
+        step("prediction", "task_distill", command_line({
+            **stage, "student_model": "tmp", "output_dir": "student", "pred_distill": True})),
+        step("eval", "task_distill", command_line({
+            **shared, "student_model": "student", "output_dir": "out", "do_eval": True, "save_predictions": True}))]
+    before = contents(tiny)
+    works = works_of(given)
+    assert [work.refused for work in works] == [""] * 5
+    rehearse(works)
+    told = json.loads(Path("results/rehearsal.json").read_text())["steps"]
+    assert {name for name, facts in told.items() if facts.get("failure")} == set() and "FAILED" not in \
+        capsys.readouterr().out
+    assert all(facts["hours"] > 0 for facts in told.values())
+    invented = {name: set(facts["made_up"]) for name, facts in told.items()}
+    assert ("SQuAD2/train-v2.0.json" in invented["teacher"]) == (not is_there)
+    assert ("SQuAD2/train_aug.jsonl" in invented["intermediate"]) == (not is_there)
+    assert ("train_aug.jsonl" in invented["intermediate"]) == is_there and "teacher" in invented["prediction"]
+    after = contents(tiny)
+    assert after.pop("results/rehearsal.json") and after == before
 
 
 # --- commands and their ends

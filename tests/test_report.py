@@ -195,7 +195,8 @@ V2 = {"exact": 0.70, "f1": 0.72, "best_exact": 0.71, "best_f1": 0.735, "best_exa
 def answered(world, path: str, task: str, scores: dict[str, float], seed=42, **settings) -> Path:
     """A run on SQuAD that --do_eval has scored."""
     folder = world(path, scores["f1"], task, "f1", seed=seed, aug_train=False)
-    write_json(folder / "eval_results.json", {"task": task, "values": scores, "settings": settings})
+    write_json(folder / "eval_results.json", {"task": task, "values": scores, "settings": settings,
+                                              "counts": {"dev-v1.1": {"SQuAD1": 10_570, "SQuAD2": 300}[task]}})
     return folder
 
 
@@ -229,6 +230,7 @@ def test_squad_beside_table_6(world):
     assert table[-1] == ["TinyBERT6", "42", "62.0", "66.0", "78.0", "-1.25", "-2.50"]
     text = Path("results/report.md").read_text()
     assert "Which of the two the paper's scores of v2.0 are is unknown" in text
+    assert "SQuAD2: not its dev set of 11873 questions, but one of 300." in text and "SQuAD1: not" not in text
     page = Page(Path("results/report.html").read_text())
     assert len(page.pictures) == 2 * 2  # of each task the prediction loss and the dev F1
 

@@ -1,6 +1,8 @@
 """reproduce.sh with a stand-in for python: order, skipping, stopping at the first failure, starting from a step."""
+import importlib
 import os
 import re
+import shlex
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -54,6 +56,131 @@ def test_each_step_once_in_order_then_none(reproduce):
     assert all("--do_eval" in call for call in distill[4:])
     run, calls = reproduce("--tasks", "RTE,STS-B", "--students", "4l")
     assert run.returncode == 0 and not calls and run.stdout.count("skipped") == 20
+
+
+# --- SQuAD
+
+def test_squad_from_download_to_scores(reproduce):
+    """The passages are not augmented, so no word vectors are fetched; both students learn in one pass; answers are
+    written with the scores; and all is done once."""
+    argv = "--tasks", "squad1", "--published"
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0, run.stderr
+    assert [re.search(r"\w+(?=\.py)", call)[0] for call in calls] == [
+        "download_glue", "get_bert_models", "fix_teacher_layers", "finetune_teacher", *["get_bert_models"] * 2,
+        *["task_distill"] * 5]
+    assert "getting SQuAD1 ..." in run.stdout and "getting SQuAD1 of GLUE" not in run.stdout
+    intermediate, *predictions = calls[-5:]
+    own = flags(intermediate)
+    assert own["--student_model"] == "models/distilled_tinybert_4l models/distilled_tinybert_6l"
+    assert own["--output_dir"] == "models/tmp_distilled_tinybert_4l_squad1 models/tmp_distilled_tinybert_6l_squad1"
+    assert (own["--task_name"], own["--data_dir"], own["--teacher_model"]) == (
+        "SQuAD1", "data/glue_data/SQuAD1", "models/final_squad1_teacher")
+    assert not any("--aug_train" in call or "--do_predict" in call for call in calls)
+    assert ["--pred_distill" in call for call in predictions] == [True, True, False, False]
+    assert ["--do_eval --save_predictions" in call for call in predictions] == [False, False, True, True]
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and not calls
+
+
+@pytest.mark.parametrize("spelling", [
+    "squad1", "SQuAD1", "squad", "SQuAD_v1.1", "squad-v1", "squad1.1", "squad v1.1", "squad2", "SQuAD-2.0", "squadv2",
+    "SQUAD V2.0"])
+def test_squad_is_known_as_the_scripts_know_it(spelling, reproduce):
+    run, _ = reproduce("--tasks", f"RTE,{spelling}", "--list", "--published", "--students", "4l")
+    assert run.stdout.split()[-1] == f"eval_4l_{get_task(spelling).key}", run.stderr
+
+
+def test_squad_beside_glue(reproduce):
+    """Each with its own flags, the vectors for GLUE alone; --apart trains each student by itself."""
+    run, calls = reproduce("--tasks", "squad2,RTE", "--apart", EVAL_FLAGS_SQUAD2="--n_best_size 5",
+                           TASK_FLAGS_SQUAD2="--doc_stride 64", AUGMENT_FLAGS_RTE="--N 2")
+    assert run.returncode == 0, run.stderr
+    squad, rte = ([call for call in calls if name in call.split()] for name in ("SQuAD2", "RTE"))
+    assert sum("data_augmentation" in call for call in squad) == 0 and sum("--N 2" in call for call in rte) == 1
+    assert sum("--doc_stride 64" in call for call in squad) == 6 and not any("--doc_stride" in call for call in rte)
+    assert sum("--n_best_size 5" in call for call in squad) == 2 and "import fetch" in str(calls)
+    assert [flags(call)["--output_dir"] for call in squad if "task_distill" in call][:2] == [
+        f"models/tmp_distilled_tinybert_{student}_squad2" for student in ("4l", "6l")]
+
+
+def test_augmented_passages_are_asked_for(reproduce):
+    """They are for the intermediate stage alone; that of a variant without data augmentation leaves them out, too."""
+    run, calls = reproduce("--tasks", "squad1", "--students", "4l", "--augment_squad", "--ablation", "full,no_da",
+                           "--published", AUGMENT_FLAGS_SQUAD1="--N 5")
+    assert run.returncode == 0, run.stderr
+    augment, = (call for call in calls if "data_augmentation" in call)
+    assert "--task_name SQuAD1" in augment and "--N 5" in augment and "import fetch" in calls[0]
+    stages = {flags(call)["--output_dir"]: "--aug_train" in call for call in calls if "task_distill" in call}
+    assert stages == {f"{where}/seed_42/{name}": name.startswith("tmp") and "full" in where
+                      for where in ("models/runs/full", "models/runs/no_da")
+                      for name in ("tmp_distilled_tinybert_4l_squad1", "distilled_tinybert_4l_squad1")} | {
+        f"results/runs/{variant}/seed_42/4l_squad1": False for variant in ("full", "no_da")}
+
+
+def test_days_of_augmentation_are_not_for_nothing(reproduce, tmp_path):
+    """Where the students are there already, or where the flag is forgotten when the script is started again."""
+    argv = "--tasks", "squad1,RTE", "--students", "4l", "--published"
+    reproduce(*argv, BREAK="--pred_distill")
+    run, calls = reproduce(*argv, "--augment_squad")
+    assert run.returncode == 2 and not calls and run.stderr == (
+        "reproduce.sh: error: step intermediate_4l_squad1 was done without augmented data: --from augment_squad1 does "
+        "it again with it\n")
+    run, calls = reproduce(*argv, "--augment_squad", "--from", "augment_squad1", BREAK="data_augmentation.py")
+    assert run.returncode == 1 and "data_augmentation" in calls[-1]
+    for more in ((), ("--plan",)):
+        run, calls = reproduce(*argv, *more)
+        assert run.returncode == 2 and not calls and "step augment_squad1 was begun here: give --augment_squad" in \
+            run.stderr
+    run, calls = reproduce(*argv, "--augment_squad")
+    assert run.returncode == 0, run.stderr
+    intermediate = next(call for call in calls if "SQuAD1" in call and "task_distill" in call)
+    assert "--aug_train" in intermediate and "--overwrite_output_dir" in intermediate
+    run, calls = reproduce(*argv, "--augment_squad")
+    assert run.returncode == 0 and not calls
+    run, _ = reproduce("--tasks", "RTE", "--students", "4l", "--published")
+    assert run.returncode == 0  # no word of SQuAD
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (("--tasks", "RTE", "--augment_squad"), "--augment_squad needs squad1 or squad2"),
+    (("--tasks", "squad1,RTE", "--settings", "earlier"), "--settings earlier is not for SQuAD"),
+    (("--tasks", "squad3"), "unknown task squad3: ")])
+def test_what_squad_is_not_for(argv, words, reproduce):
+    run, calls = reproduce(*argv)
+    assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1 and not calls
+
+
+@pytest.mark.parametrize("argv", [(), ("--augment_squad",), ("--search",), ("--ablation", "all")])
+def test_the_commands_for_squad_are_taken(argv, reproduce):
+    """Every one by the parser of its script, and by what settles its flags for the task."""
+    run, calls = reproduce("--tasks", "squad1,squad2", *argv)
+    assert run.returncode == 0, run.stderr
+    seen = set()
+    for call in calls:
+        script, *given = shlex.split(call)
+        if not script.endswith(".py") or Path(script).stem == "report":
+            continue
+        module = importlib.import_module(Path(script).stem)
+        args = module.parse_args(given)
+        seen.add(Path(script).stem)
+        if script.endswith("task_distill.py"):
+            task = get_task(args.task_name)
+            module.resolve(args, task)
+            assert (args.max_seq_length, args.doc_stride, args.max_query_length) == (384, 128, 64)
+            assert args.do_eval or args.num_train_epochs == (3 if args.pred_distill else 20)
+        if script.endswith("finetune_teacher.py"):
+            own, _ = module.resolved(args, get_task(args.tasks[0]))
+            assert (own.num_train_epochs, own.train_batch_size, own.learning_rate, own.max_seq_length) == (
+                2, 12, 3e-5, 384)
+    assert seen >= {"download_glue", "finetune_teacher", "task_distill", "general_distill"}
+    assert ("data_augmentation" in seen) == ("--augment_squad" in argv)
+
+
+def test_the_score_of_a_step_on_squad_is_f1(reproduce):
+    run, _ = reproduce("--tasks", "squad2", "--students", "4l", "--published",
+                       SCORE="HasAns_f1 = 0.7\nexact = 0.6\nf1 = 0.65\nbest_f1 = 0.66")
+    assert re.search(r"^eval_4l_squad2: done in \d+ s, f1 0.65$", run.stdout, re.M)
 
 
 @pytest.mark.parametrize("jobs", ["1", "3"])

@@ -44,6 +44,7 @@ EPOCH_RATES = {True: 22e6, False: 16e6}  # of an epoch, with --arrays and as JSO
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
 WORD_BYTES = 6  # a word of English and the space after it
+MASKED_OF_PASSAGE = 0.5  # of its words: others have no candidates, or take them from GloVe
 QUESTION_BYTES = QUESTION_WORDS * WORD_BYTES + 60  # with its id, in train_aug.jsonl
 
 
@@ -283,7 +284,7 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
 
 def _augment_cost(work: Work, device: Device) -> Cost:
     teacher = work.teacher
-    masked = work.counts[0] * work.words
+    masked = work.counts[0] * work.words * (1 if work.task.is_table else MASKED_OF_PASSAGE)
     flops = masked * (forward_flops(teacher, work.length) +
                       2 * teacher.hidden_size * (teacher.hidden_size + teacher.vocab_size))
     tokens = work.args.batch_tokens or batch_tokens_in(device.memory if device.type == "cuda" else None)

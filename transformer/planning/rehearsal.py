@@ -35,7 +35,7 @@ from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed, windows_in
+from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed, window_settings, windows_in
 from transformer.tasks.squad import read_passages
 from transformer.tokenization import BertTokenizer, casing
 
@@ -330,11 +330,10 @@ class Rehearsal:
         return (time.perf_counter() - begin) / count
 
     def _reading_windows(self, work: Work, path: Path, tokenizer: BertTokenizer) -> float:
-        args, use = work.args, "augmented" if path.name == work.task.aug_file else "answer"
+        use = "augmented" if path.name == work.task.aug_file else "answer"
         begin = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            windows = encode_windows(work.task, path, tokenizer, args.max_seq_length, args.doc_stride,
-                                     args.max_query_length, use, num_workers=1)
+            windows = encode_windows(work.task, path, tokenizer, *window_settings(work), use, num_workers=1)
         return (time.perf_counter() - begin) / len(windows)
 
     # --- the others

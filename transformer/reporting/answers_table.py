@@ -69,6 +69,10 @@ def _table_of(runs: list[FinishedRun]) -> Table:
     notes = [f"The runs of {task.name} of {name} do not have the same settings: {', '.join(differing)}. "
              for name, group in _models(runs).items() for task in SQUAD.values()
              if (differing := _differing([run for run in group if run.task == task]))]
+    notes += [f"{task.name}: not its dev set of {task.rows[1]} questions, but one of {size}. "
+              for task in SQUAD.values()
+              for size in sorted({size for run in runs if run.task == task for size in run.dev_examples})
+              if size != task.rows[1]]
     header = [METRICS[metric] for _, _, metrics, _ in _GROUPS for metric in metrics]
     groups = (("", 2), *((heading, len(metrics)) for heading, _, metrics, _ in _GROUPS))
     return Table(["model", "from", *header], rows, "ll" + "r" * len(header), groups, "".join(notes))

@@ -35,8 +35,8 @@ enter() {
     export PREDICTION_FLAGS="--max_seq_length 32 --num_train_epochs 3 --learning_rate 2e-4 --eval_step 50"
     export EVAL_FLAGS="--max_seq_length 32"
     for task in SQUAD1 SQUAD2; do  # some passages need two windows
-        export "TASK_FLAGS_$task=--max_seq_length 48 --max_query_length 12 --doc_stride 16"
-        export "TEACHER_FLAGS_$task=--max_seq_length 48 --max_query_length 12 --doc_stride 16 --learning_rate 2e-3 \
+        export "TASK_FLAGS_$task=--max_seq_length 56 --max_query_length 20 --doc_stride 16"
+        export "TEACHER_FLAGS_$task=--max_seq_length 56 --max_query_length 20 --doc_stride 16 --learning_rate 2e-3 \
 --num_train_epochs 6 --train_batch_size 32"
         export "INTERMEDIATE_FLAGS_$task=--num_train_epochs 8"
         export "PREDICTION_FLAGS_$task=--num_train_epochs 3 --learning_rate 1e-3"

@@ -62,7 +62,8 @@ def test_every_command_is_accepted_by_its_script(calls):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_flag_exists_somewhere(page):
     known = {flag for script in SCRIPTS for names in flags_of(script) for flag in names}
-    for path in (ROOT / "reproduce.sh", ROOT / "transformer/tasks/submission.py", ROOT / "transformer/tasks/squad.py", *(ROOT / "benchmarks").glob("*.py")):
+    for path in (ROOT / "reproduce.sh", *(ROOT / "transformer/tasks" / name for name in ("submission.py", "squad.py")),
+                 *(ROOT / "benchmarks").glob("*.py")):
         known |= set(re.findall(r"--\w+", path.read_text(encoding="utf-8")))
     known |= {"--help", "--json",  # WikiExtractor's
               "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's

@@ -244,6 +244,14 @@ def test_the_appendix_and_the_earlier_settings_of_reproduce_agree(calls):
     assert {*whole} == {*loop, *shared} and whole.total() == len(whole)
 
 
+def test_the_commands_of_squad_and_reproduce_agree(calls):
+    (block,) = bash_blocks(PAGES["docs/squad.md"])
+    printed = canonical(calls(block))
+    assert printed.total() == 1 + 2 * 2 == len(printed)
+    script = shlex.quote(str(ROOT / "reproduce.sh"))
+    assert canonical(calls(f"bash {script} --published --tasks squad1")) == printed
+
+
 def rows_of(text: str) -> list[list[str]]:
     """The cells of the tables in a text."""
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()

@@ -34,12 +34,12 @@ enter() {
     export INTERMEDIATE_FLAGS="--max_seq_length 32 --num_train_epochs 2 --learning_rate 1.5e-3 --eval_step 1000"
     export PREDICTION_FLAGS="--max_seq_length 32 --num_train_epochs 3 --learning_rate 2e-4 --eval_step 50"
     export EVAL_FLAGS="--max_seq_length 32"
-    for task in SQUAD1 SQUAD2; do  # some passages need two windows
-        export "TASK_FLAGS_$task=--max_seq_length 56 --max_query_length 20 --doc_stride 16"
-        export "TEACHER_FLAGS_$task=--max_seq_length 56 --max_query_length 20 --doc_stride 16 --learning_rate 2e-3 \
---num_train_epochs 6 --train_batch_size 32"
+    local lengths="--max_seq_length 56 --max_query_length 20 --doc_stride 16"  # some passages need two windows
+    for task in SQUAD1 SQUAD2; do
+        export "TASK_FLAGS_$task=$lengths"
+        export "TEACHER_FLAGS_$task=$lengths --learning_rate 7e-4 --num_train_epochs 4 --train_batch_size 32"
         export "INTERMEDIATE_FLAGS_$task=--num_train_epochs 8"
-        export "PREDICTION_FLAGS_$task=--num_train_epochs 3 --learning_rate 1e-3"
+        export "PREDICTION_FLAGS_$task=--num_train_epochs 5 --learning_rate 5e-4"
     done
     cd "$run"
 }

@@ -156,6 +156,8 @@ is_squad() { [[ $1 == SQuAD? ]]; }
 [[ $settings == paper || ${tasks[*]} != *SQuAD* ]] || die "--settings earlier is not for SQuAD, which that \
 reproduction did not train: drop one of them"
 [[ ${tasks[*]} == *SQuAD* ]] || ! $augment_squad || die "--augment_squad needs squad1 or squad2 among --tasks"
+[[ ${tasks[*]} != *SQuAD* || " ${variants[*]-} " != *" no_da "* ]] || $augment_squad ||
+    die "the ablation no_da leaves out augmented data, which SQuAD has with --augment_squad alone: add that, or drop it"
 
 for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
     "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do

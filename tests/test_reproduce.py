@@ -145,6 +145,7 @@ def test_days_of_augmentation_are_not_for_nothing(reproduce, tmp_path):
 @pytest.mark.parametrize(("argv", "words"), [
     (("--tasks", "RTE", "--augment_squad"), "--augment_squad needs squad1 or squad2"),
     (("--tasks", "squad1,RTE", "--settings", "earlier"), "--settings earlier is not for SQuAD"),
+    (("--tasks", "RTE,squad1", "--ablation", "no_da"), "no_da leaves out augmented data"),
     (("--tasks", "squad3"), "unknown task squad3: ")])
 def test_what_squad_is_not_for(argv, words, reproduce):
     run, calls = reproduce(*argv)

@@ -190,10 +190,12 @@ def test_a_file_without_answers(tokenizer, tmp_path):
 
 
 def test_no_file(tokenizer, tmp_path):
-    for use, how in (("train", "download_glue.py --tasks squad1"),
-                     ("augmented", "data_augmentation.py --task_name squad1")):
-        with pytest.raises(InputError, match=f"a.json does not exist: name the folder .* with `python {how}`"):
+    for use, how in (("train", "make it with `python download_glue.py --tasks SQuAD1`"),
+                     ("augmented", "data_augmentation.py makes it")):
+        with pytest.raises(InputError, match=f"a.json does not exist: .*{how}"):
             encode_windows(TASKS["squad1"], tmp_path / "a.json", tokenizer, *LENGTHS, use)
+    with pytest.raises(InputError, match="a.json does not exist: name a file of questions"):
+        encode_windows(TASKS["squad1"], tmp_path / "a.json", tokenizer, *LENGTHS, "answer")
 
 
 # Augmented passages.

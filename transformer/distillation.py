@@ -288,7 +288,7 @@ def span_cross_entropy(student: Tensor, teacher: Tensor, attention_mask: Tensor,
     padding; its mean over the batch, and of start and end. So it does not depend on how far one pads.
 
     student, teacher: logits [B, S, 2]; attention_mask: [B, S]. That BERT learns spans by the same sum over positions
-    sets its scale: see docs/reproduction.md.
+    sets its scale: see docs/squad.md.
     """
     is_padding = attention_mask[:, :, None] == 0
     target = (teacher.masked_fill(is_padding, MASKED_SCORE) / temperature).softmax(dim=1)

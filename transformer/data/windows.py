@@ -20,6 +20,7 @@ from transformer.cli import SPAN_SETTINGS
 from transformer.data.arrays import convert_parts
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, Place, byte_ranges, decode_lines, read_range
+from transformer.data.tables import require_file
 from transformer.files import InputError, read_lines, sha256_of
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.squad import (
@@ -182,10 +183,11 @@ def _check_lengths(max_seq_length: int, doc_stride: int, max_query_length: int) 
 
 def _require_file(task: Task, path: Path, use: str) -> None:
     """InputError where there is no file, or a train_aug.jsonl that does not say so in its first line."""
-    if not path.is_file():
-        how = f"`python data_augmentation.py --task_name {task.key}`" if use == "augmented" else \
-            f"`python download_glue.py --tasks {task.key}`"
-        raise InputError(f"{path} does not exist: name the folder that holds it, or make it with {how}")
+    if use in ("train", "score"):
+        require_file(task, path)
+    elif not path.is_file():
+        how = "data_augmentation.py makes it" if use == "augmented" else "name a file of questions"
+        raise InputError(f"{path} does not exist: {how}")
     if use == "augmented":
         first = next(read_lines(path), "")
         try:
@@ -231,7 +233,8 @@ def _passages_in_parts(path: Path, unanswerable: bool, has_answers: bool, part_b
     for passage, bytes_read in passages_with_progress(path, unanswerable, has_answers):
         passages.append(passage)
         questions += len(passage.questions)
-        characters += sum(len(passage.context) + len(question.text) for question in passage.questions)
+        characters += len(passage.context) * max(len(passage.questions), 1)
+        characters += sum(len(question.text) for question in passage.questions)
         if characters >= part_bytes:
             yield (first, passages), bytes_read
             first, passages, characters = questions, [], 0

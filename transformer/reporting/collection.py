@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from transformer.cli import SPAN_SETTINGS
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
 from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
@@ -179,7 +180,7 @@ def _add_scores(run: FinishedRun) -> list[str]:
     scored = evaluation.get("settings")
     scored = {**trained, **scored} if isinstance(scored, dict) else trained
     return [f"{EVAL_NAME} was scored with {name} {scored[name]}, the run had {trained.get(name)}"
-            for name in ("max_seq_length", "do_lower_case") if scored.get(name) != trained.get(name)]
+            for name in ("max_seq_length", "do_lower_case", *SPAN_SETTINGS) if scored.get(name) != trained.get(name)]
 
 
 def _require_threshold_0(settings: Any) -> None:

@@ -76,7 +76,7 @@ def passages_with_progress(path: str | Path, unanswerable: bool, has_answers: bo
     for key in stream.members("the file"):
         keys.add(key)
         if key == "version":
-            _check_version(path, stream.value(), unanswerable)
+            _check_version(path, stream.value(), unanswerable, has_answers)
         elif key == "data":
             for where, entry in _paragraphs(stream):
                 passage = parse_passage(entry, where, unanswerable, has_answers)
@@ -172,19 +172,19 @@ def _text(entry: Any, key: str, where: str) -> str:
     return text
 
 
-def _check_version(path: str | Path, version: Any, unanswerable: bool) -> None:
+def _check_version(path: str | Path, version: Any, unanswerable: bool, has_answers: bool) -> None:
     """InputError where a file says that it is of another task; a name that says nothing is accepted."""
     if version == AUGMENTED:
         raise InputError(f"{path} is what data_augmentation.py made, questions without answers: name the original")
     major = _major(version)
-    if major and (major == "2") != unanswerable:
+    if has_answers and major and (major == "2") != unanswerable:  # of questions alone it says nothing
         raise InputError(f"{path} is SQuAD of version {version}: its task is squad{major}")
 
 
 def _major(version: Any) -> str:
     """"1" or "2" of a version such as "1.1" or "v2.0"; empty where it says neither."""
-    major = str(version).lower().removeprefix("v")[:1]
-    return major if major in ("1", "2") else ""
+    found = re.fullmatch(r"v?([12])(\.\d+)*", str(version).lower())
+    return found[1] if found else ""
 
 
 class _JsonStream:

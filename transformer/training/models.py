@@ -40,6 +40,10 @@ def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> BertP
         raise InputError(f"{error}; it has no {head.called}: {trains}") from None
     if not args.skip_teacher_check and model.config.extra.get(UNTRAINED):
         raise InputError(f"the {head.called} of {folder} is untrained ({UNTRAINED} in its config.json): {trains}")
+    trained_on = str(model.config.extra.get("finetuning_task") or task.key)
+    with contextlib.suppress(InputError):  # some models name no task there
+        if get_task(trained_on).key != task.key:
+            print(f"warning: {folder} was trained on {trained_on}, not on {task.name}", flush=True)
     return model
 
 

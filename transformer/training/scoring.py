@@ -290,6 +290,9 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     submission files of the task's test sets into --output_dir, or the prediction files of --predict_file."""
     require_no_file(args.output_dir)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
+    if args.predict_file and Path(args.output_dir).resolve() == folder.resolve():
+        raise InputError(f"the answers to --predict_file would take the place of those to the dev set in {folder}: "
+                         "name another --output_dir")
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)

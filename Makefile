@@ -10,7 +10,7 @@ RESULTS ?= results/$(STUDENT)_*
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (three to eight minutes); of TASKS="squad1 squad2", say
+smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (three to eight minutes); TASKS="squad1 squad2" names others
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/smoke.sh
 
 ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (a quarter of an hour)

@@ -152,7 +152,7 @@ def test_what_squad_is_not_for(argv, words, reproduce):
     assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1 and not calls
 
 
-@pytest.mark.parametrize("argv", [(), ("--augment_squad",), ("--search",), ("--ablation", "all")])
+@pytest.mark.parametrize("argv", [(), ("--augment_squad",), ("--search",), ("--augment_squad", "--ablation", "all")])
 def test_the_commands_for_squad_are_taken(argv, reproduce):
     """Every one by the parser of its script, and by what settles its flags for the task."""
     run, calls = reproduce("--tasks", "squad1,squad2", *argv)

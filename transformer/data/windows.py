@@ -126,7 +126,7 @@ def settled(task: Task, args: argparse.Namespace) -> Task:
 
 def check_questions(task: Task, path: str | Path) -> None:
     """Read a SQuAD file, which is to have answers, to its end; InputError where it is missing or no such file."""
-    _require_file(task, Path(path), "train")
+    require_file(task, path)
     for _ in read_passages(path, task.head.unanswerable):
         pass
 

@@ -1,4 +1,4 @@
-"""Make model folders loadable by this kit: weights in pytorch_model.bin under the published names, head recorded.
+"""Make model folders loadable by this kit: weights in pytorch_model.bin under their family's names, head recorded.
 
 Without arguments models/bert-base-uncased and its siblings for MRPC, SST-2, CoLA and RTE. Reads .bin or .safetensors of
 any BERT package, with or without the prefix `bert.`, with gamma/beta or weight/bias; every head is kept, copies and
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.families import CLASS_KEYS
+from transformer.families import CLASS_KEYS, family_of
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
 from transformer.files import InputError, find_model, read_json, write_json
@@ -92,10 +92,10 @@ def replace_files(folder: Path, settings: dict[str, Any], state: dict[str, Tenso
     been loaded from a workplace inside it and compared; on an InputError the folder is as it was."""
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
-    from transformer.weights import WEIGHTS_NAME, write_bin
+    from transformer.weights import WEIGHTS_NAME, own_names, write_bin
     workplace = folder / WORKPLACE
     try:
-        write_bin(workplace / WEIGHTS_NAME, state)
+        write_bin(workplace / WEIGHTS_NAME, own_names(state, family_of(settings)))
         write_json(workplace / CONFIG_NAME, settings)
         check_loads(workplace, state)
         # config.json goes first: without its record, a run after a kill here would take a new head for a found one
@@ -118,6 +118,7 @@ def fix_folder(folder: Path, seed: int) -> str:
         canonical_names,
         head_convention,
         open_model_folder,
+        own_names,
         read_weights,
         shard_names,
         weight_files,
@@ -135,7 +136,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     state = without_copies(whole)
     task = sibling_task(folder)
     changes = []
-    if renamed := state.keys() - raw.keys():
+    if renamed := own_names(state, config.family).keys() - raw.keys():
         changes.append(f"{len(renamed)} weights renamed")
     used = {id(tensor) for tensor in state.values()}
     if dropped := [name for name, tensor in raw.items() if id(tensor) not in used
@@ -151,12 +152,14 @@ def fix_folder(folder: Path, seed: int) -> str:
     elif classifier is None and "qa_outputs.weight" in state and (leftover := settings.keys() & set(CLASS_KEYS)):
         settings = {key: value for key, value in settings.items() if key not in leftover}
         changes.append(f"{', '.join(sorted(leftover))} dropped from {CONFIG_NAME}, of a classifier that is not there")
-    if task and f"{task.head.weights}weight" not in state:
+    has_pooler = "bert.pooler.dense.weight" in state  # finetune_teacher.py makes both, where there is none
+    if task and f"{task.head.weights}weight" not in state and (has_pooler or not task.head.on_pooled):
         state.update(new_head(task, config, seed))
         name_labels(settings, task, trained=False)
-        facts = f"{task.num_labels} labels of {task.name}, with relu" if task.head.on_pooled else task.name
+        facts = task.name
         if task.head.on_pooled:
-            settings["classifier_relu"] = True
+            relu = settings["classifier_relu"] = config.family.relu_head
+            facts = f"{task.num_labels} labels of {task.name}, {'with' if relu else 'without'} relu"
         changes.append(f"untrained {task.head.called} added ({facts})")
 
     if changes:

@@ -178,6 +178,15 @@ def load_teacher(folder: Path, args: argparse.Namespace, processes: Processes) -
     return teacher.train(args.preset == "code")  # the published code leaves the teacher's dropout on
 
 
+def attention_loss_for(args: argparse.Namespace, teacher: BertModel) -> str:
+    """`scores` or `gram`, whichever --attention_loss comes to for this teacher and all students."""
+    from transformer.distillation import uses_gram
+    from transformer.modeling import student_config
+
+    models = [teacher.config, *(student_config(find_model(own.student_model)) for own in each_student(args))]
+    return "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length, models) else "scores"
+
+
 def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,
                          processes: Processes) -> tuple[TinyBertForPreTraining, tuple[Pairs, Pairs]]:
     """A student on the device, to be trained, and what its losses compare. The weights that no loss reaches are
@@ -232,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from transformer.checkpoint import load_tokenizer
     from transformer.data.epochs import Epochs, epoch_files
-    from transformer.distillation import losses_on, uses_gram, warn_of_low_scores
+    from transformer.distillation import losses_on, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
     from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
@@ -243,7 +252,6 @@ def main(argv: list[str] | None = None) -> None:
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
     set_deterministic(args.deterministic, processes)
-    args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
     seed_everything(args.seed)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     teacher_folder = find_model(args.teacher_model)
@@ -255,6 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.warmup_proportion is None:
         args.warmup_proportion = warmup_share(args.preset, plan.total_steps)
     teacher = load_teacher(teacher_folder, args, processes)
+    args.attention_loss = attention_loss_for(args, teacher)
     students = {own.output_dir: load_general_student(own, find_model(own.student_model), teacher_folder, teacher,
                                                      processes) for own in each_student(args)}
     unfinished = open_outputs(each_student(args), processes, teacher_folder)

@@ -179,7 +179,9 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
         if not args.pred_distill:
             pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if not args.pred_distill:
-        args.attention_loss = "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length) else "scores"
+        models = [teacher.config, *(student.config for student in students.values())]
+        is_gram = uses_gram(args.attention_loss, args.preset, args.max_seq_length, models)
+        args.attention_loss = "gram" if is_gram else "scores"
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
     unfinished = open_outputs(each_student(args), processes, teacher_folder)

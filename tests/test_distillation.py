@@ -300,7 +300,7 @@ def test_a_loss_rounded_below_0_is_0_and_its_gradient_stays():
     ("auto", "paper", 256, True), ("auto", "paper", 255, False), ("auto", "code", 512, False),
     ("gram", "paper", 8, True), ("gram", "code", 512, True), ("scores", "paper", 512, False)])
 def test_which_way_the_attention_loss_is_made(wanted, preset, length, gram):
-    assert uses_gram(wanted, preset, length) is gram
+    assert uses_gram(wanted, preset, length, [BertConfig(9)]) is gram
 
 
 def test_attention_loss_flag_without_that_loss(tiny, refused):

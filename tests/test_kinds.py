@@ -18,7 +18,7 @@ from transformer.checkpoint import load_encoder, model_sha256, save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig
 from transformer.data.parts import byte_ranges
-from transformer.families import BERT, FAMILIES, Family
+from transformer.families import FAMILIES, Family
 from transformer.files import InputError, atomic_write, read_json, read_lines, remove_abandoned
 from transformer.kinds import kind_of, not_bert
 from transformer.modeling import BertForMaskedLM, BertModel, TinyBertForSequenceClassification
@@ -227,9 +227,7 @@ def test_a_file_for_a_folder_and_the_reverse(flag, value, words, tiny, refused):
 
 @pytest.mark.parametrize("config, name", [
     ({"model_type": "distilbert"}, "DistilBERT"), ({"model_type": "roberta"}, "RoBERTa"),
-    ({"model_type": "electra"}, "ELECTRA"), ({"model_type": "albert"}, "ALBERT"),
-    ({"model_type": "xlm-roberta"}, "XLM-RoBERTa"), ({"model_type": "gpt2"}, "gpt2"),
-    ({"use_relative_position": True, "model_type": "bert"}, "NEZHA")])
+    ({"model_type": "xlm-roberta"}, "XLM-RoBERTa"), ({"model_type": "gpt2"}, "gpt2")])
 def test_other_models_are_named(config, name, tiny, refused):
     edit_config(tiny / "teacher_mrpc", **config)
     refused("task_distill", *train(tiny), words=(str(tiny / "teacher_mrpc"), name, "BERT"))
@@ -239,22 +237,31 @@ def test_a_family_is_an_entry_of_the_table(tiny, monkeypatch):
     """Its names become BERT's, also twice, and its keys count in its own config.json alone; saved, it stays what it
     is."""
     state = read_weights(tiny / "bert")
-    write_bin(tiny / "bert" / "pytorch_model.bin", {
-        name.replace("bert.", "other.").replace(".attention.self.", ".attention."): tensor
-        for name, tensor in state.items()})
+    others = {name.replace("bert.", "other.").replace(".attention.self.", ".attention."): tensor
+              for name, tensor in state.items()}
+    write_bin(tiny / "bert" / "pytorch_model.bin", others)
     edit_config(tiny / "bert", model_type="Other_BERT", hidden_act="relu")
-    with pytest.raises(InputError, match="holds another model than a BERT, other-bert: take a BERT$"):
+    with pytest.raises(InputError, match="holds another model than a BERT, other-bert: take a BERT, E.* or ALBERT$"):
         load_encoder(tiny / "bert")
-    monkeypatch.setitem(FAMILIES, "other-bert", Family("OtherBERT", keys=("hidden_act",), renames=(
-        (r"\Aother\.", "bert."), (r"\.attention\.(query|key|value)\.", r".attention.self.\1."), *BERT.renames)))
+    monkeypatch.setitem(FAMILIES, "other-bert", Family("OtherBERT", "other", "Other", names=(
+        *((f"other.encoder.layer.#.attention.{part}.", f"bert.encoder.layer.#.attention.self.{part}.")
+          for part in ("query", "key", "value")), ("other.", "bert.")), defaults={"hidden_dropout_prob": 0.5},
+        own_keys=("embedding_size",)))
     model = load_encoder(tiny / "bert")
     save_model(model, tiny / "saved", tiny / "bert")
+    saved = read_weights(tiny / "saved")
+    assert {f"other.{name}" for name in saved} <= set(others) and "encoder.layer.1.attention.query.weight" in saved
+    assert read_json(tiny / "saved" / "config.json")["architectures"] == ["OtherModel"]
     for encoder in (model, load_encoder(tiny / "saved")):
         assert encoder.pooler is None and encoder.config.hidden_act == "relu"
+        assert encoder.config.hidden_dropout_prob == 0.1  # of its config.json
         assert all(torch.equal(tensor, state[f"bert.{name}"]) for name, tensor in encoder.state_dict().items())
-    config = BertConfig.from_dict({"vocab_size": 9, "hidden_act": "relu"})
-    assert (config.hidden_act, config.extra) == ("gelu", {"hidden_act": "relu"})
-    assert not_bert({"model_type": "xlnet"}).endswith("than a BERT, XLNet: take a BERT or OtherBERT")
+    config = BertConfig.from_dict({"vocab_size": 9, "embedding_size": 4})
+    assert (config.embedding_size, config.extra) == (None, {"embedding_size": 4})
+    config = BertConfig.from_dict({"vocab_size": 9, "embedding_size": 4, "model_type": "other-bert"})
+    assert (config.embedding_size, config.hidden_dropout_prob) == (4, 0.5)
+    assert not_bert({"model_type": "xlnet"}).endswith(
+        "than a BERT, XLNet: take a BERT, ELECTRA, NEZHA, ALBERT or OtherBERT")
 
 
 def test_a_size_that_a_model_does_not_have_is_no_part_of_it(tiny):

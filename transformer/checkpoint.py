@@ -22,7 +22,14 @@ from transformer.tokenization import (
     resolve_casing,
     vocab_path,
 )
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, open_model_folder, write_bin, write_safetensors
+from transformer.weights import (
+    SAFETENSORS_NAME,
+    WEIGHTS_NAME,
+    open_model_folder,
+    own_names,
+    write_bin,
+    write_safetensors,
+)
 
 
 def load_encoder(folder: str | Path) -> BertModel:
@@ -50,12 +57,14 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
     """
     folder = Path(folder)
     wordpieces, (lower, _) = read_wordpieces(vocab_path(source)), casing(source)
-    state = model.state_dict()
+    config = model.config
+    state = own_names(model.state_dict(), config.family)
     write_bin(folder / WEIGHTS_NAME, state)
     if safetensors:
         write_safetensors(folder / SAFETENSORS_NAME, state)
-    model.config.extra.update(model_type=model_type_of(model.config.to_dict()), architectures=[model.hf_architecture])
-    model.config.to_json_file(folder / CONFIG_NAME)
+    config.extra.update(model_type=model_type_of(config.to_dict()),
+                        architectures=[model.hf_architecture.replace("Bert", config.family.class_prefix)])
+    config.to_json_file(folder / CONFIG_NAME)
     _write_wordpieces(folder / VOCAB_NAME, wordpieces)
     write_json(folder / TOKENIZER_CONFIG_NAME, {"do_lower_case": lower})
 
@@ -63,13 +72,17 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
 def head_note(config: BertConfig, folder: str | Path) -> str:
     """One line for people: whether Hugging Face's class gives the logits of the model of a task, of this config, that
     is saved in `folder`."""
-    if config.classifier_relu is None:  # no classifier, so that the head is the one for spans
-        return f"{folder}: Hugging Face's BertForQuestionAnswering gives the same logits"
+    family = config.family
+    # a model without a classifier has the head for spans
+    kind = "QuestionAnswering" if config.classifier_relu is None else "SequenceClassification"
+    hf_class = f"{family.class_prefix}For{kind}"
     if config.classifier_relu:
-        return (f"{folder}: the classifier stands on relu(pooled). Hugging Face's BertForSequenceClassification has no "
-                "relu and gives other logits until it is put in (docs/running.md, Back to Hugging Face); --hf_head "
-                "trains a classifier without it")
-    return f"{folder}: Hugging Face's BertForSequenceClassification gives the same logits"
+        return (f"{folder}: the classifier stands on relu(pooled). Hugging Face's {hf_class} has no relu and gives "
+                "other logits until it is put in (docs/running.md, Back to Hugging Face); --hf_head trains a "
+                "classifier without it")
+    if family.hf_note:
+        return f"{folder}: {family.hf_note}"
+    return f"{folder}: Hugging Face's {hf_class} gives the same logits"
 
 
 def model_sha256(model: BertPreTrainedModel, order: list[int] | None = None) -> str:

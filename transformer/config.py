@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from transformer.families import CLASS_KEYS, FAMILIES, Family, family_of
 from transformer.files import InputError, read_json, write_json
 
 CONFIG_NAME = "config.json"
-ACTIVATIONS = {"gelu": functional.gelu, "relu": torch.relu, "swish": functional.silu}  # gelu: the exact one, by erf
+ACTIVATIONS = {"gelu": functional.gelu, "gelu_new": functools.partial(functional.gelu, approximate="tanh"),
+               "relu": torch.relu, "swish": functional.silu, "tanh": torch.tanh}  # gelu: the exact one, by erf
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
          "max_position_embeddings", "type_vocab_size")  # whole numbers above 0
+_OWN_SIZES = tuple(sorted({key for family in FAMILIES.values() for key in family.own_keys}))  # of some families alone
 MAX_LAYERS, MAX_PARAMETERS = 1000, 10**9  # BERT-large: 24 layers, 335 million parameters
 
 
@@ -26,6 +29,10 @@ class BertConfig:
     `classifier_relu`: whether the classifier was trained on relu(pooled), as the published TinyBERT class does and
     Hugging Face's class does not; None where config.json does not say, see weights.head_convention(). `extra` keeps the
     keys that this package has no use for (id2label, ...).
+    Of some families alone: `embedding_size`, the width of embeddings before they are projected to hidden_size;
+    `num_hidden_groups`, how many different layers there are, each of which runs several times; `max_relative_position`,
+    from where on distances in the relative positions of the attention count as equal. None: as BERT, which has
+    embeddings of hidden_size, each layer once, and embeddings of positions.
     Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
     the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
     """
@@ -42,12 +49,16 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     classifier_relu: bool | None = None
+    embedding_size: int | None = None
+    num_hidden_groups: int | None = None
+    inner_group_num: int | None = None
+    max_relative_position: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in SIZES:
+        for name in (*SIZES, *_OWN_SIZES):
             value = getattr(self, name)
-            if type(value) is not int or value <= 0:
+            if (type(value) is not int or value <= 0) and (value is not None or name in SIZES):
                 raise InputError(f"config: {name} is {value!r}, expected a whole number above 0")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
@@ -60,11 +71,36 @@ class BertConfig:
                              f"hidden_size {self.hidden_size}")
         if self.hidden_act not in list(ACTIVATIONS):
             raise InputError(f"config: unknown hidden_act {self.hidden_act!r}, known: {', '.join(ACTIVATIONS)}")
-        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size + \
-            self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
-        if self.num_hidden_layers > MAX_LAYERS or rows * self.hidden_size > MAX_PARAMETERS:
-            raise InputError(f"config: {self.num_hidden_layers} layers and {rows * self.hidden_size:,} parameters are "
+        if self.inner_group_num not in (None, 1):
+            raise InputError(f"config: inner_group_num is {self.inner_group_num}: no published ALBERT runs several "
+                             "layers in a group, and this kit reads none that does")
+        if self.num_hidden_layers > MAX_LAYERS or self.parameters > MAX_PARAMETERS:
+            raise InputError(f"config: {self.num_hidden_layers} layers and {self.parameters:,} parameters are "
                              f"too many for a BERT (at most {MAX_LAYERS} and {MAX_PARAMETERS:,})")
+
+    @property
+    def embedding_width(self) -> int:
+        """The width of the word embeddings."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether embeddings are projected to hidden_size: an ALBERT's always, others' where the widths differ."""
+        return self.num_hidden_groups is not None or self.embedding_width != self.hidden_size
+
+    @property
+    def num_own_layers(self) -> int:
+        """How many layers have weights of their own."""
+        return self.num_hidden_groups or self.num_hidden_layers
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the encoder has, with its pooler, without other heads; shared ones count once."""
+        hidden, inner, width = self.hidden_size, self.intermediate_size, self.embedding_width
+        positions = 0 if self.max_relative_position else self.max_position_embeddings
+        layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+        return (self.vocab_size + positions + self.type_vocab_size + 2) * width + self.has_projection * (
+            width + 1) * hidden + self.num_own_layers * layer + hidden * (hidden + 1)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
@@ -72,10 +108,10 @@ class BertConfig:
         extra. InputError where vocab_size is missing or a value is bad."""
         if "vocab_size" not in values:
             raise InputError("config: vocab_size is missing")
-        of_some_families = {key for family in FAMILIES.values() for key in family.keys}
+        family = family_of(values)
         known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
-        known -= of_some_families.difference(family_of(values).keys)
-        return cls(**{key: value for key, value in values.items() if key in known},
+        known -= set(_OWN_SIZES).difference(family.own_keys)
+        return cls(**{**family.defaults, **{key: value for key, value in values.items() if key in known}},
                    extra={key: value for key, value in values.items() if key not in known})
 
     @classmethod

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -85,10 +85,11 @@ def needed(pairs: Sequence[tuple[Pairs, Pairs]], side: int) -> dict[str, Any]:
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     """Copy the teacher's embeddings and, for each (student layer, teacher layer) of `pairs`, that layer's weights.
 
-    Raises InputError where a size of the two differs, the number of layers aside, and the rows of the word embeddings,
-    of which either may have some for padding.
+    Embeddings of positions, which a NEZHA has none of, stay as they are in the student where the teacher has none,
+    which is printed. Raises InputError where a size of the two differs, the number of layers aside, and the rows of the
+    word embeddings, of which either may have some for padding.
     """
-    for name in SIZES:
+    for name in (*SIZES, "embedding_width", "has_projection"):
         if name in ("vocab_size", "num_hidden_layers"):
             continue
         sizes = [getattr(model.config, name) for model in (student, teacher)]
@@ -98,9 +99,14 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     embeddings, words = teacher.embeddings.state_dict(), student.embeddings.word_embeddings.weight.detach().clone()
     shared = min(len(words), teacher.config.vocab_size)
     words[:shared] = embeddings["word_embeddings.weight"][:shared]
-    student.embeddings.load_state_dict({**embeddings, "word_embeddings.weight": words})
+    own, copied = student.embeddings.state_dict(), {**embeddings, "word_embeddings.weight": words}
+    if new := own.keys() - copied.keys():
+        print(f"--init_from_teacher_layers: {', '.join(sorted(new))} of the student stay random, the teacher has none",
+              flush=True)
+    student.embeddings.load_state_dict({name: copied.get(name, tensor) for name, tensor in own.items()})
+    teacher_layers = teacher.encoder.layers()
     for student_layer, teacher_layer in pairs:
-        student.encoder.layer[student_layer].load_state_dict(teacher.encoder.layer[teacher_layer].state_dict())
+        student.encoder.layers()[student_layer].load_state_dict(teacher_layers[teacher_layer].state_dict())
 
 
 def attention_loss(student: Sequence[Scores], teacher: Sequence[Scores], pairs: Pairs) -> Tensor:
@@ -203,12 +209,18 @@ def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, P
     return attention, hidden
 
 
-def uses_gram(wanted: str, preset: str, max_seq_length: int) -> bool:
+def uses_gram(wanted: str, preset: str, max_seq_length: int, models: Iterable[BertConfig]) -> bool:
     """Whether the attention loss is made of queries and keys, from --attention_loss: `scores`, `gram` or `auto`.
 
     auto: where the scores, which grow with the square of the length, are dearer than the products of queries and keys,
-    but never with --preset code, whose loss leaves out real scores <= -100, too.
+    but never with --preset code, whose loss leaves out real scores <= -100, too. models: what is compared. Raises
+    InputError for `gram` where one of them adds to its scores more than such products.
     """
+    if any(model.max_relative_position for model in models):
+        if wanted == "gram":
+            raise InputError("--attention_loss gram: a NEZHA's scores are more than products of queries and keys: take "
+                             "--attention_loss scores")
+        return False
     if wanted == "auto":
         return preset == "paper" and max_seq_length >= GRAM_LENGTH
     return wanted == "gram"

@@ -19,7 +19,7 @@ from transformer.modeling import (
     TinyBertForQuestionAnswering,
     TinyBertForSequenceClassification,
 )
-from transformer.weights import TIED_DECODER, WEIGHTS_NAME, layer_names, read_model, read_weights
+from transformer.weights import TIED_DECODER, WEIGHTS_NAME, layer_names, own_names, read_model, read_weights
 
 
 def expected_weights(config: BertConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +84,8 @@ def summary(folder: Path) -> str:
 
 
 def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
-    """Load `folder` with every class it has weights for, and compare its tensors with `state`; InputError otherwise."""
+    """Load `folder` with every class it has weights for, and compare its tensors with `state`, which has canonical
+    names; InputError otherwise."""
     with contextlib.redirect_stdout(io.StringIO()):  # which heads a class leaves out says nothing here
         if "classifier.weight" in state:
             TinyBertForSequenceClassification.from_pretrained(folder, num_labels=state["classifier.weight"].shape[0])
@@ -94,6 +95,6 @@ def check_loads(folder: Path, state: dict[str, Tensor]) -> None:
             BertModel.from_pretrained(folder, add_pooler="bert.pooler.dense.weight" in state)
         if "cls.predictions.bias" in state:
             BertForMaskedLM.from_pretrained(folder)
-    written = read_weights(folder)
-    if written.keys() != state.keys() or not all(torch.equal(written[name], state[name]) for name in state):
+    written, wanted = read_weights(folder), own_names(state, read_model(folder)[0].family)
+    if written.keys() != wanted.keys() or not all(torch.equal(written[name], wanted[name]) for name in wanted):
         raise InputError(f"{folder / WEIGHTS_NAME} does not hold what was written into it: check the disk")

@@ -108,7 +108,18 @@ def not_bert(config: dict[str, Any], names: tuple[str, ...] = ()) -> str | None:
     if model_type == "bert":
         model_type = next((other for other in OTHER_FAMILIES for name in names
                            if name.startswith(f"{other.replace('-', '_')}.")), "bert")
-    if model_type in FAMILIES:
-        return None
-    read = " or ".join(family.name for family in FAMILIES.values())
-    return f"holds another model than a BERT, {OTHER_FAMILIES.get(model_type, model_type)}: take a {read}"
+    if model_type not in FAMILIES:
+        *read, last = (family.name for family in FAMILIES.values())
+        return (f"holds another model than a BERT, {OTHER_FAMILIES.get(model_type, model_type)}: take a "
+                f"{', '.join(read)} or {last}")
+    family = FAMILIES[model_type]
+    architectures = config.get("architectures")
+    for found in (*(architectures if isinstance(architectures, list) else ()), *names):
+        what = next((what for part, what in family.refused.items() if str(found).startswith(part)), None)
+        if what:
+            return what
+    for other, known in FAMILIES.items():
+        if other != model_type and any(name.startswith(f"{known.prefix}.") for name in names) and known.name != "BERT":
+            return (f"holds the weights of a model of the family {known.name}, and its config.json says {model_type}: "
+                    f"get the config.json that belongs to them, with model_type {other}")
+    return None

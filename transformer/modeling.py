@@ -30,22 +30,27 @@ HEADS = {"pooler": "bert.pooler.", "masked LM": "cls.predictions.", "next senten
 
 
 class BertEmbeddings(nn.Module):
-    """Sum of word, position and segment embeddings, normalised."""
+    """Sum of word, position (not in a NEZHA) and segment embeddings, normalised; projected where they are narrow."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_width
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
+        if config.max_relative_position is None:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        if config.has_projection:
+            self.project = nn.Linear(width, config.hidden_size)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """Ids and segments [B, S] -> [B, S, H]."""
-        positions = torch.arange(input_ids.size(1), device=input_ids.device)
-        summed = (self.word_embeddings(input_ids) + self.position_embeddings(positions)
-                  + self.token_type_embeddings(token_type_ids))
-        return self.dropout(self.LayerNorm(summed))
+        summed = self.word_embeddings(input_ids)
+        if hasattr(self, "position_embeddings"):
+            summed = summed + self.position_embeddings(torch.arange(input_ids.size(1), device=input_ids.device))
+        embedded = self.dropout(self.LayerNorm(summed + self.token_type_embeddings(token_type_ids)))
+        return self.project(embedded) if hasattr(self, "project") else embedded
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
@@ -63,6 +68,34 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return context[..., :size] if padding else context
 
 
+def relative_positions(length: int, furthest: int, size: int, device: torch.device) -> Tensor:
+    """What NEZHA adds to a key and a value by its distance from the query: float32 [2 S, D], for the distances
+    -(S - 1) to S, of which those beyond `furthest` count as that far.
+
+    Sines in even columns, cosines in odd ones (NEZHA, arXiv 1909.00204, equation 6, where distances count from
+    -furthest).
+    """
+    distances = torch.arange(1 - length, length + 1, device=device).clamp(-furthest, furthest) + furthest
+    rates = torch.pow(10000.0, -torch.arange(0, size, 2, device=device, dtype=torch.float64) / size)
+    angles = distances[:, None] * rates
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :size].float()
+
+
+def by_key(of_distances: Tensor) -> Tensor:
+    """[..., S, 2 S], for each query a value of each distance as in relative_positions() -> [..., S, S], of each key:
+    a view, since from one query to the next the keys move by one place."""
+    length = of_distances.size(-2)
+    return of_distances.flatten(-2)[..., length - 1:2 * length * length - 1].unflatten(
+        -1, (length, 2 * length - 1))[..., :length]
+
+
+def by_distance(of_keys: Tensor) -> Tensor:
+    """The way back: [..., S, S] -> [..., S, 2 S], with 0 at distances that no key has."""
+    length = of_keys.size(-1)
+    rows = nn.functional.pad(of_keys, (0, length - 1)).flatten(-2)
+    return nn.functional.pad(rows, (length - 1, 1)).unflatten(-1, (length, 2 * length))
+
+
 class BertSelfAttention(nn.Module):
     """Multi-head attention that also returns its scores before softmax, where they are wanted (paper, equation 1)."""
 
@@ -75,10 +108,11 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool,
-                query_key: bool = False) -> tuple[Tensor, Scores]:
+                query_key: bool = False, relative: Tensor | None = None) -> tuple[Tensor, Scores]:
         """hidden [B, S, H], mask (added to the scores, [B, 1, 1, S]) -> context [B, S, H], scores [B, A, S, S].
 
         The scores are None unless wanted; with query_key they are what they are made of: (query, key), [B, A, S, D].
+        relative: what relative_positions() gives, of a NEZHA; no kernel is fused then, and query_key has no meaning.
         """
         query, key, value = (projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)   # [B, A, S, D]
                              for projection in (self.query, self.key, self.value))
@@ -86,18 +120,25 @@ class BertSelfAttention(nn.Module):
         # What learns from its scores goes on with them. What learns nothing, as a teacher, is fused whatever is asked
         # of it, so that its numbers do not depend on that. On the CPU, in bfloat16, the fused kernel with its backward
         # pass is slower than separate operations.
-        is_fused = not (torch.is_grad_enabled() and (
+        is_fused = relative is None and not (torch.is_grad_enabled() and (
             writes_scores or query.is_cpu and query.dtype == torch.bfloat16))
         attention_scores = None
         if writes_scores or not is_fused:
-            attention_scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)        # [B, A, S, S]
+            scaled = query / math.sqrt(query.size(-1))
+            attention_scores = scaled @ key.transpose(-1, -2)                                     # [B, A, S, S]
+            if relative is not None:
+                relative = relative.to(value.dtype)
+                attention_scores = attention_scores + by_key(scaled @ relative.T)
             if mask is not None:
                 attention_scores += mask  # in place: the product's gradient does not read it
         if is_fused:  # CUDA's kernels that take a mask want heads of a multiple of 8
             context = fused_attention(query, key, value, mask, self.dropout.p if self.training else 0.0,
                                       multiple=8 if query.is_cuda else 1)
         else:
-            context = self.dropout(attention_scores.softmax(dim=-1)) @ value                     # [B, A, S, D]
+            attention = self.dropout(attention_scores.softmax(dim=-1))
+            context = attention @ value                                                          # [B, A, S, D]
+            if relative is not None:
+                context = context + by_distance(attention).to(relative.dtype) @ relative
         context = context.transpose(1, 2).flatten(2)
         return context, ((query, key) if query_key else attention_scores) if want_scores else None
 
@@ -124,9 +165,10 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertSelfOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool) -> tuple[Tensor, Scores]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool,
+                relative: Tensor | None) -> tuple[Tensor, Scores]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        context, attention_scores = self.self(hidden, mask, want_scores, query_key)
+        context, attention_scores = self.self(hidden, mask, want_scores, query_key, relative)
         return self.output(context, hidden), attention_scores
 
 
@@ -152,54 +194,67 @@ class BertLayer(nn.Module):
         self.intermediate = BertIntermediate(config)
         self.output = BertSelfOutput(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool) -> tuple[Tensor, Scores]:
+    def forward(self, hidden: Tensor, mask: Tensor | None, want_scores: bool, query_key: bool,
+                relative: Tensor | None) -> tuple[Tensor, Scores]:
         """As BertSelfAttention, with hidden states in place of the context."""
-        hidden, attention_scores = self.attention(hidden, mask, want_scores, query_key)
+        hidden, attention_scores = self.attention(hidden, mask, want_scores, query_key, relative)
         return self.output(self.intermediate(hidden), hidden), attention_scores
 
 
 class BertEncoder(nn.Module):
-    """The stack of layers."""
+    """The stack of layers: `layer` holds those that have weights of their own, of which an ALBERT runs each several
+    times in a row."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+        self.config = config
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_own_layers))
+
+    def layers(self) -> list[BertLayer]:
+        """The layers in the order in which they run, num_hidden_layers of them."""
+        config = self.config
+        return [self.layer[index * config.num_own_layers // config.num_hidden_layers]
+                for index in range(config.num_hidden_layers)]
 
     def forward(self, hidden: Tensor, mask: Tensor | None, layers: int | None,
                 attention_scores: Collection[int] | None, query_key: bool) -> tuple[list[Tensor], list[Scores]]:
         """Embedding output [B, S, H] -> hidden states and attention scores, as BertModel returns them."""
-        hidden_states, all_attention_scores = [hidden], []
-        for index, layer in enumerate(self.layer[:layers]):
+        hidden_states, all_attention_scores, relative = [hidden], [], None
+        if self.config.max_relative_position:  # once for all layers: it has no weights
+            relative = relative_positions(hidden.size(1), self.config.max_relative_position,
+                                          self.config.hidden_size // self.config.num_attention_heads, hidden.device)
+        for index, layer in enumerate(self.layers()[:layers]):
             want_scores = attention_scores is None or index in attention_scores
-            hidden, layer_scores = layer(hidden, mask, want_scores, query_key)
+            hidden, layer_scores = layer(hidden, mask, want_scores, query_key, relative)
             hidden_states.append(hidden)
             all_attention_scores.append(layer_scores)
         return hidden_states, all_attention_scores
 
 
 class BertPooler(nn.Module):
-    """tanh of a projection of the first token's last hidden state."""
+    """tanh (of an ELECTRA gelu) of a projection of the first token's last hidden state."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.family.pooler_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, S, H] -> [B, H]."""
-        return torch.tanh(self.dense(hidden[:, 0]))
+        return self.activation(self.dense(hidden[:, 0]))
 
 
 class BertPredictionHeadTransform(nn.Module):
-    """Projection before the masked-LM decoder."""
+    """Projection to the width of the embeddings before the masked-LM decoder."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.embedding_width)
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(config.embedding_width, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
+        """[..., H] -> [..., width of the embeddings]."""
         return self.LayerNorm(self.activation(self.dense(hidden)))
 
 
@@ -209,7 +264,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config: BertConfig, word_embeddings: nn.Parameter):
         super().__init__()
         self.transform = BertPredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.decoder = nn.Linear(config.embedding_width, config.vocab_size, bias=False)
         self.decoder.weight = word_embeddings
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -242,6 +297,18 @@ class BertPreTrainingHeads(BertOnlyMLMHead):
         return self.predictions(hidden), self.seq_relationship(pooled)
 
 
+def student_config(folder: str | Path) -> BertConfig:
+    """The config.json of a folder, of a student. Raises InputError as BertConfig does, and where the folder is another
+    model's or the family one that no students are made of."""
+    if what := kind_of(folder):
+        raise InputError(f"{folder} {what}")
+    config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME)
+    if not config.family.is_student:
+        raise InputError(f"{folder}: a student is a BERT or a NEZHA, whatever its teacher is, and by {CONFIG_NAME} "
+                         f"this is an {config.family.name}: name another folder, such as tinybert_4l_config")
+    return config
+
+
 class BertPreTrainedModel(nn.Module):
     """What all models share: weight initialisation, strict loading, building from a config folder."""
 
@@ -268,9 +335,7 @@ class BertPreTrainedModel(nn.Module):
         vocab_size: the teacher's, which a student takes in place of its own; that it differs is printed.
         Raises InputError as BertConfig does, and where the folder is another model's.
         """
-        if what := kind_of(folder):
-            raise InputError(f"{folder} {what}")
-        config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME)
+        config = student_config(folder)
         if vocab_size not in (None, config.vocab_size):
             print(f"{Path(folder) / CONFIG_NAME} says vocab_size {config.vocab_size}: {vocab_size} is taken, the "
                   "teacher's", flush=True)
@@ -292,7 +357,7 @@ class BertPreTrainedModel(nn.Module):
         require_sizes(config, state, folder)
         config.classifier_relu, why = head_convention(config, state, kwargs.get("num_labels"))
         model = cls(config, **kwargs)
-        load_strictly(model, state, folder, ("cls.", *HEADS.values()), new)
+        load_strictly(model, state, folder, tuple(HEADS.values()), new)
         if hasattr(model, "classifier") and len(state.get("classifier.weight", ())) == len(model.classifier.weight):
             print(f"{folder}: classifier {'on' if config.classifier_relu else 'without'} a relu ({why})", flush=True)
         return model
@@ -425,7 +490,7 @@ class TinyBertForSequenceClassification(_Fit):
     def __init__(self, config: BertConfig, num_labels: int, fit_size: int | None = None, fit_per_layer: bool = False):
         super().__init__(config)
         if config.classifier_relu is None:
-            config.classifier_relu = True  # as published
+            config.classifier_relu = config.family.relu_head
         self.bert = BertModel(config)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.add_fit(fit_size, fit_per_layer)

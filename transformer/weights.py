@@ -182,9 +182,9 @@ def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str
     """Give the tensors of a model of some family the names of the published package, whatever package saved them.
 
     What a wrapper put before all names goes (DataParallel's `module.`, torch.compile's `_orig_mod.`); then the
-    family's own renames apply; position_ids buffers and the second name of the masked-LM bias are dropped; a decoder
-    weight that the file leaves out because it is tied to the word embeddings is put in. Raises InputError where two
-    tensors claim one name, or the second bias differs from the first.
+    family's own renames apply; what the family drops and the second name of the masked-LM bias go; a decoder weight
+    that the file leaves out because it is tied to the word embeddings is put in. Raises InputError where two tensors
+    claim one name, or the second bias differs from the first.
     """
     for wrapper in ("module.", "_orig_mod.", "module."):  # either may stand before the other
         if state and all(name.startswith(wrapper) for name in state):
@@ -192,7 +192,7 @@ def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str
     canonical: dict[str, Tensor] = {}
     for given_name, tensor in state.items():
         name = family.canonical_name(given_name)
-        if name.endswith(("embeddings.position_ids", "embeddings.token_type_ids")):
+        if name is None:
             continue
         if name in canonical:
             raise InputError(f"two tensors of the checkpoint claim the name {name}")
@@ -205,6 +205,11 @@ def canonical_names(state: dict[str, Tensor], family: Family = BERT) -> dict[str
     return canonical
 
 
+def own_names(state: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Give tensors under canonical names those of their family, by which Hugging Face transformers finds them."""
+    return {family.own_name(name): tensor for name, tensor in state.items()}
+
+
 def head_convention(config: BertConfig, state: dict[str, Tensor], num_labels: int | None = None) -> tuple[bool, str]:
     """Whether a classifier was trained on relu(pooled), and why that is so, by config.json and the weights.
 
@@ -213,6 +218,8 @@ def head_convention(config: BertConfig, state: dict[str, Tensor], num_labels: in
     """
     if config.classifier_relu is not None:
         return config.classifier_relu, f"classifier_relu in {CONFIG_NAME}"
+    if not config.family.relu_head:
+        return False, f"as {config.family.name}'s"
     if any(name.startswith("fit_dense") for name in state):
         return True, "the weights hold fit_dense, as published students' do"
     if key := next((key for key in _PUBLISHED_KEYS if key in config.extra), None):
@@ -248,8 +255,8 @@ def read_model(folder: str | Path) -> tuple[BertConfig, dict[str, Tensor]]:
 
 
 def layer_names(config: BertConfig) -> list[str]:
-    """How the canonical names of each layer's weights begin."""
-    return [f"bert.encoder.layer.{layer}." for layer in range(config.num_hidden_layers)]
+    """How the canonical names of each layer's weights begin; an ALBERT's layers share theirs."""
+    return [f"bert.encoder.layer.{layer}." for layer in range(config.num_own_layers)]
 
 
 def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Path) -> None:
@@ -257,17 +264,22 @@ def require_sizes(config: BertConfig, state: dict[str, Tensor], folder: str | Pa
 
     Asked before a model of these sizes is made: its memory then follows from what the file of weights really holds.
     """
-    rows = {"bert.embeddings.word_embeddings": config.vocab_size,
-            "bert.embeddings.position_embeddings": config.max_position_embeddings,
-            "bert.embeddings.token_type_embeddings": config.type_vocab_size}
+    hidden, width = config.hidden_size, config.embedding_width
+    sizes = {"bert.embeddings.word_embeddings": [config.vocab_size, width],
+             "bert.embeddings.position_embeddings": [config.max_position_embeddings, width],
+             "bert.embeddings.token_type_embeddings": [config.type_vocab_size, width]}
+    if config.max_relative_position:
+        del sizes["bert.embeddings.position_embeddings"]
+    if config.has_projection:
+        sizes["bert.embeddings.project"] = [hidden, width]
     for layer in layer_names(config):
-        rows[f"{layer}attention.self.query"] = config.hidden_size
-        rows[f"{layer}intermediate.dense"] = config.intermediate_size
-    for name, size in rows.items():
+        sizes[f"{layer}attention.self.query"] = [hidden, hidden]
+        sizes[f"{layer}intermediate.dense"] = [config.intermediate_size, hidden]
+    for name, size in sizes.items():
         tensor = state.get(f"{name}.weight")
-        if tensor is None or tensor.shape != (size, config.hidden_size):
-            raise InputError(f"{folder}: by {CONFIG_NAME} {name}.weight is [{size}, {config.hidden_size}], in the "
-                             f"weights it is {'missing' if tensor is None else list(tensor.shape)}")
+        if tensor is None or list(tensor.shape) != size:
+            raise InputError(f"{folder}: by {CONFIG_NAME} {name}.weight is {size}, in the weights it is "
+                             f"{'missing' if tensor is None else list(tensor.shape)}")
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path, heads: tuple[str, ...],
@@ -287,7 +299,8 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str | Path
     misshapen = [f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
                  for name in own if name in state and name not in fits and not name.startswith(new)]
     missing = [name for name in own if name not in state and not name.startswith(new)]
-    left_out = [name for name in state if name not in own and name.startswith(heads)]
+    has_head = tuple(head for head in heads if any(name.startswith(head) for name in own))  # no part of it goes unsaid
+    left_out = [name for name in state if name not in own and name.startswith(heads) and not name.startswith(has_head)]
     unexpected = [name for name in state if name not in own and name not in left_out]
     problems = [f"{len(names)} {kind} weights: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
                 for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))

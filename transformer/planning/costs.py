@@ -94,11 +94,7 @@ def distillation_flops(students: Sequence[BertConfig], teacher: BertConfig, leng
 
 def parameter_count(config: BertConfig, fit_size: int = 0) -> int:
     """Weights of an encoder with its pooler, and of a projection to fit_size."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
-    fit = fit_size * (hidden + 1)
-    return rows * hidden + 2 * hidden + config.num_hidden_layers * layer + hidden * (hidden + 1) + fit
+    return config.parameters + fit_size * (config.hidden_size + 1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +231,7 @@ def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> fl
         fit_size = work.teacher.hidden_size
         wordpiece += kept.fit * (layers + 1) * fit_size
         squares = kept.score * heads * length ** 2
-        if uses_gram(args.attention_loss, args.preset, length):
+        if uses_gram(args.attention_loss, args.preset, length, [student, work.teacher]):
             wordpiece += layers * (kept.gram_own * student.hidden_size + kept.gram_taught * fit_size)
             squares = 2 * 4 * heads * ((student.hidden_size + fit_size) / student.num_attention_heads) ** 2
     return length * wordpiece + squares

@@ -133,7 +133,7 @@ def load_start(folder: Path, task: Task, args: argparse.Namespace) -> tuple[Bert
     if reason:
         model.init_weights()  # of the head: one may have been loaded
         if task.head.on_pooled:
-            model.config.classifier_relu = not args.hf_head
+            model.config.classifier_relu = model.config.family.relu_head and not args.hf_head
     else:
         order = class_order(model.config.extra, task, folder)
         for name, weight in model.named_parameters():

@@ -187,9 +187,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from transformer.augmentation.candidates import batch_tokens_for
-    from transformer.checkpoint import load_tokenizer
+    from transformer.checkpoint import load_masked_lm, load_tokenizer
     from transformer.config import check_segments
-    from transformer.modeling import BertForMaskedLM
     from transformer.training.processes import join_processes, set_precision
     processes = join_processes(args.no_cuda, args.local_rank)
     for name, find in (("glue_dir", find_folder), ("pretrained_bert_model", find_model), ("glove_embs", find_file)):
@@ -200,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     args.batch_tokens = int(processes.smallest(torch.tensor(tokens)))  # the same batches, whatever GPU a process has
     tokenizer = load_tokenizer(args.pretrained_bert_model)
     args.do_lower_case = tokenizer.do_lower_case
-    model = BertForMaskedLM.from_pretrained(args.pretrained_bert_model).to(processes.device)
+    model = load_masked_lm(args.pretrained_bert_model).to(processes.device)
     check_segments(2, args.pretrained_bert_model, model.config)
     glove = functools.cache(lambda: Glove(args.glove_embs, args.glove_vocab, args.glue_dir))
     for task in tasks:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.families import model_type_of
+from transformer.families import ELECTRA, model_type_of
 from transformer.files import InputError, atomic_write, write_json
-from transformer.modeling import BertModel, BertPreTrainedModel
+from transformer.modeling import HEADS, BertForMaskedLM, BertModel, BertPreTrainedModel
 from transformer.tokenization import (
     TOKENIZER_CONFIG_NAME,
     VOCAB_NAME,
@@ -27,6 +27,7 @@ from transformer.weights import (
     WEIGHTS_NAME,
     open_model_folder,
     own_names,
+    read_model,
     write_bin,
     write_safetensors,
 )
@@ -47,6 +48,20 @@ def load_model(folder: str | Path, head: Any, new: tuple[str, ...] = (), **sizes
     InputErrors are those of from_pretrained().
     """
     return head.model_class.from_pretrained(folder, new=new, **head.sizes, **sizes)
+
+
+def load_masked_lm(folder: str | Path) -> BertForMaskedLM:
+    """The model of a folder with its masked-LM head. What is printed, and the InputErrors, are those of
+    from_pretrained(); where there is no such head, the error says which model to take."""
+    try:
+        return BertForMaskedLM.from_pretrained(folder)
+    except InputError:
+        config, state = read_model(folder)
+        if any(name.startswith(HEADS["masked LM"]) for name in state):
+            raise
+        discriminator = ", as no ELECTRA's discriminator has" if config.family is ELECTRA else ""
+        raise InputError(f"{folder} has no masked-LM head, by which words are varied{discriminator}: take a model with "
+                         "one, of the same vocabulary, such as bert-base-uncased") from None
 
 
 def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:

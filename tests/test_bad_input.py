@@ -300,7 +300,7 @@ def edited(tiny, task):
     ("task_distill", {"without": ["embd", "hidn"], "fit_per_layer": True}, ("--fit_per_layer", "--without")),
     ("general_distill", {"without": "hidn", "layer_mapping": "last", "fit_per_layer": True}, ("--fit_per_layer",)),
     ("general_distill", {"without": "embd", "layer_mapping": "last"}, ("--layer_mapping last", "drop embd")),
-    ("task_distill", {"without": ["hidn", "attn"], "layer_mapping": "last"}, ("--layer_mapping last", "leaves no loss")),
+    ("task_distill", {"without": ["hidn", "attn"], "layer_mapping": "last"}, ("mapping last", "leaves no loss")),
     ("task_distill", {"do_eval": True, "teacher_model": None}, ("--do_eval", "--skip_teacher_check")),
     ("task_distill", {"warmup_proportion": 0.1}, ("--warmup_proportion", "--pred_distill")),  # its default, too
     ("task_distill", {"pred_distill": True, "hard_labels": True, "temperature": 2}, ("--temperature", "--hard_labels")),

@@ -525,6 +525,18 @@ def test_resume_settings_that_do_not_matter():
     assert result_settings({"teacher_model": "models/../bert"}) == {"teacher_model": "models/../bert"}  # a link, maybe
 
 
+@pytest.mark.parametrize("name,as_before,other", [("attention_loss", ("auto", "scores"), "gram"),
+                                                  ("fit_per_layer", ("False",), "True")])
+def test_a_state_from_before_there_was_a_setting(name, as_before, other, tmp_path):
+    """What the run did then is no change."""
+    saved(tmp_path, None)
+    alone = Processes(0, 1, torch.device("cpu"))
+    for value in as_before:
+        assert States(tmp_path, {"seed": "1", name: value}, alone, part=Part(None)).restore(True)["step"] == 2
+    with pytest.raises(InputError, match=f"--resume: {name} was None and is {other} now"):
+        States(tmp_path, {"seed": "1", name: other}, alone, part=Part(None)).restore(True)
+
+
 def test_two_processes_go_on_from_what_the_first_reads(world, out):
     """Damage is the first process's to see, and the renaming its own."""
     world.start("intermediate", out, 11, functools.partial(send, signal.SIGKILL))

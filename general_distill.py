@@ -19,6 +19,7 @@ from transformer.cli import (
     add_run_flags,
     add_training_flags,
     add_warmup_flag,
+    check_losses,
     check_students,
     count,
     each_student,
@@ -86,10 +87,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.continue_train and args.init_from_teacher_layers:
         parser.error("--continue_train starts from the student's weights, --init_from_teacher_layers from the "
                      "teacher's: drop one of them")
+    if args.init_from_teacher_layers and args.layer_mapping == "last":
+        parser.error("--init_from_teacher_layers copies a layer of --layer_mapping to each of the student's, and last "
+                     "names one layer alone: drop one of them")
     if not args.do_eval:
         parser.refuse(argv, "is for --do_eval: add that, or drop it", "eval_batch_size")
-    if "attn" in args.without:
-        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
+    check_losses(parser, argv, args)
     check_students(parser, args)
     return resolve_precision(parser, args)
 
@@ -200,13 +203,13 @@ def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder:
     from transformer.optimization import freeze_unused
     from transformer.training.processes import seed_everything
 
-    fit_size = teacher.config.hidden_size
+    fit = {"fit_size": teacher.config.hidden_size, "fit_per_layer": args.fit_per_layer}
     seed_everything(args.seed)  # random weights are the same whatever was made before
     if args.continue_train:
-        student = TinyBertForPreTraining.from_pretrained(folder, fit_size=fit_size)
+        student = TinyBertForPreTraining.from_pretrained(folder, **fit)
         require_same_vocabulary(folder, teacher_folder)
     else:
-        student = TinyBertForPreTraining.from_scratch(folder, vocab_size=teacher.config.vocab_size, fit_size=fit_size)
+        student = TinyBertForPreTraining.from_scratch(folder, vocab_size=teacher.config.vocab_size, **fit)
     student.to(processes.device).train()
     check_sizes(args.max_seq_length, 2, {folder: student.config, teacher_folder: teacher.config})
     pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)

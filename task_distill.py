@@ -23,6 +23,7 @@ from transformer.cli import (
     add_span_flags,
     add_training_flags,
     add_warmup_flag,
+    check_losses,
     check_students,
     each_student,
     positive,
@@ -114,8 +115,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
     if args.hard_labels:
         parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
-    if "attn" in args.without:
-        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
+    check_losses(parser, argv, args)
     check_students(parser, args)
     if len(args.student_model) > 1 and (args.pred_distill or args.do_eval or args.do_predict):
         parser.error("several students learn side by side in the intermediate stage only: name one --student_model")

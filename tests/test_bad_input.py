@@ -296,6 +296,11 @@ def edited(tiny, task):
     ("task_distill", {"teacher_model": None}, ("--teacher_model",)),
     ("task_distill", {"temperature": 2.0}, ("--temperature", "--pred_distill")),
     ("task_distill", {"pred_distill": True, "layer_mapping": "top"}, ("--layer_mapping",)),
+    ("task_distill", {"pred_distill": True, "fit_per_layer": True}, ("--fit_per_layer", "intermediate stage")),
+    ("task_distill", {"without": ["embd", "hidn"], "fit_per_layer": True}, ("--fit_per_layer", "--without")),
+    ("general_distill", {"without": "hidn", "layer_mapping": "last", "fit_per_layer": True}, ("--fit_per_layer",)),
+    ("general_distill", {"without": "embd", "layer_mapping": "last"}, ("--layer_mapping last", "drop embd")),
+    ("task_distill", {"without": ["hidn", "attn"], "layer_mapping": "last"}, ("mapping last", "leaves no loss")),
     ("task_distill", {"do_eval": True, "teacher_model": None}, ("--do_eval", "--skip_teacher_check")),
     ("task_distill", {"warmup_proportion": 0.1}, ("--warmup_proportion", "--pred_distill")),  # its default, too
     ("task_distill", {"pred_distill": True, "hard_labels": True, "temperature": 2}, ("--temperature", "--hard_labels")),

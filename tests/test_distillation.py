@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+import transformers
+from conftest import STUDENT, edit_config, lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bad_input import general, train
@@ -13,6 +15,7 @@ from test_training import assert_equal_weights, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer import distillation
+from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.distillation import (
     attention_loss,
@@ -23,6 +26,7 @@ from transformer.distillation import (
     layer_map,
     losses_on,
     lowest_score,
+    needed,
     soft_cross_entropy,
     transformer_losses,
     uses_gram,
@@ -53,11 +57,20 @@ def test_layer_map_refuses(teacher, student, mapping):
         layer_map(teacher, student, mapping)
 
 
+@pytest.mark.parametrize("teacher,student", [(12, 4), (12, 5), (24, 4), (4, 6), (1, 1)])
+def test_layer_map_of_the_last_layers(teacher, student):
+    """Whatever their numbers: the outputs of the two last layers, which are hidden states `student` and `teacher`."""
+    assert layer_map(teacher, student, "last") == ([(student - 1, teacher - 1)], [(student, teacher)])
+
+
 SIZES = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 12,
          "max_position_embeddings": 6}
 
 
-HEADS = "student has 4 attention heads, the teacher 2.*--without attn"
+LARGE = {"num_attention_heads": 12, "hidden_size": 312}  # of a student; such a teacher has 16 heads
+HEADS = "student has 4 attention heads, the teacher 2: .*--without attn, or take a student of 2 heads$"
+WIDTH = "student has 12 attention heads, the teacher 16: .*--without attn, .* 16 heads, whose hidden_size is a " \
+    "multiple of that: 312 is none$"
 
 
 @pytest.mark.parametrize("changes,mapping,without,attention,hidden", [
@@ -70,9 +83,19 @@ HEADS = "student has 4 attention heads, the teacher 2.*--without attn"
     ({"num_hidden_layers": 3}, "uniform", ["attn", "embd"], "4 layers are no multiple of the student's 3", None),
     ({"num_attention_heads": 4}, "uniform", [], HEADS, None),
     ({"num_attention_heads": 4}, "uniform", ["embd", "hidn"], HEADS, None),
+    ({"num_hidden_layers": 3}, "last", [], [(2, 3)], [(3, 4)]),
+    ({"num_hidden_layers": 6, "num_attention_heads": 4}, "last", ["attn"], [], [(6, 4)]),
+    ({"num_hidden_layers": 3}, "last", ["hidn"], [(2, 3)], []),
+    ({"num_attention_heads": 4}, "last", [], HEADS, None),
+    ({"num_attention_heads": 4}, "last", ["hidn"], HEADS, None),
+    (LARGE, "uniform", [], WIDTH, None),
+    (LARGE, "last", [], WIDTH, None),
+    (LARGE, "uniform", ["attn"], [], [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]),
+    ({**LARGE, "num_attention_heads": 16, "hidden_size": 320}, "last", [], [(3, 3)], [(4, 4)]),
 ])
 def test_only_what_is_compared_has_to_fit(changes, mapping, without, attention, hidden):
-    student, teacher = BertConfig(**{**SIZES, **changes}), BertConfig(**SIZES)
+    wide = {"hidden_size": 1024, "num_attention_heads": 16} if changes.get("hidden_size") else {}
+    student, teacher = BertConfig(**{**SIZES, **changes}), BertConfig(**{**SIZES, **wide})
     if hidden is None:
         with pytest.raises(InputError, match=attention):
             compared(student, teacher, mapping, without)
@@ -126,6 +149,125 @@ def test_init_from_teacher_layers_refuses(tiny, refused):
             words=("--init_from_teacher_layers", "hidden_size is 8 in the student and 16 in the teacher"))
     refused("general_distill", *general(tiny, init_from_teacher_layers=True, continue_train=True),
             words=("--init_from_teacher_layers", "--continue_train"))
+    refused("general_distill", *general(tiny, init_from_teacher_layers=True, layer_mapping="last"),
+            words=("--init_from_teacher_layers", "--layer_mapping", "last names one layer alone"))
+
+
+def last_scores(model, hidden_states, mask):
+    """Attention scores of the last layer of a model of transformers, from its input."""
+    own, heads = model.encoder.layer[-1].attention.self, model.config.num_attention_heads
+    query, key = (part(hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2) for part in (own.query, own.key))
+    return query @ key.mT / query.shape[-1] ** 0.5 * mask[:, None, None]
+
+
+@pytest.mark.parametrize("fit_per_layer", [False, True])
+@pytest.mark.parametrize("without", [[], ["attn"], ["hidn"]])
+@pytest.mark.parametrize("gram", [False, True])
+def test_losses_of_the_last_layers_equal_the_definition(gram, without, fit_per_layer, tiny):
+    """AutoTinyBERT's: losses, and gradients of all weights, from transformers' models; padding in the batch."""
+    student = TinyBertForPreTraining(BertConfig(**{**STUDENT, "num_hidden_layers": 3}), 16, fit_per_layer).eval()
+    save_model(student, tiny / "start", tiny / "vocab.txt")
+    teacher = BertModel.from_pretrained(tiny / "bert").eval()
+    own, other = (transformers.BertModel.from_pretrained(tiny / name, add_pooling_layer=False).eval()
+                  for name in ("start", "bert"))
+    torch.manual_seed(1)
+    mask = padding([9, 4, 1], 9)
+    ids = torch.randint(5, 40, (3, 9)) * mask
+    batch = ids, torch.zeros_like(ids), mask
+    hidden, other_hidden = (model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+                            for model in (own, other))
+    dense = torch.nn.Linear(8, 16)
+    dense.load_state_dict((student.fit_denses[3] if fit_per_layer else student.fit_dense).state_dict())
+    squares = (last_scores(own, hidden, mask) - last_scores(other, other_hidden, mask).detach()) ** 2
+    wanted = (squares.mean() * ("attn" not in without),
+              ((dense(hidden[3]) - other_hidden[4].detach()) ** 2).mean() * ("hidn" not in without))
+    sum(wanted).backward()
+
+    pairs = compared(student.config, teacher.config, "last", without)
+    with torch.no_grad():
+        states, scores, _ = teacher(*batch, pool=False, query_key=gram, **needed([pairs], 1))
+    losses = transformer_losses(student(*batch, query_key=gram, **needed([pairs], 0)), (scores, states), pairs, mask)
+    sum(losses).backward()
+    assert torch.stack(losses).tolist() == pytest.approx([loss.item() for loss in wanted], rel=1e-4)
+    gradients = {f"bert.{name}": weight.grad for name, weight in own.named_parameters()}
+    gradients |= {f"{'fit_denses.3' if fit_per_layer else 'fit_dense'}.{name}": weight.grad
+                  for name, weight in dense.named_parameters()}
+    for name, weight in student.named_parameters():
+        gradient = gradients.get(name)
+        if gradient is None or not gradient.any():
+            assert weight.grad is None or not weight.grad.any(), name
+        else:
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+SCRIPTS = pytest.mark.parametrize("name,make", [("general_distill", general), ("task_distill", train)])
+
+
+@SCRIPTS
+def test_a_run_on_the_last_layers(name, make, tiny, script):
+    """Of three layers and a teacher of four: all that lies under the last layer's output learns, and of the projections
+    the last alone."""
+    config = BertConfig(**{**STUDENT, "num_hidden_layers": 3})
+    save_model(TinyBertForPreTraining(config, 16, fit_per_layer=True), tiny / "start", tiny / "vocab.txt")
+    run(script, name, make(tiny, student_model=tiny / "start", layer_mapping="last", learning_rate=1e-2,
+                           continue_train=name == "general_distill"))
+    before, after = (read_weights(tiny / folder) for folder in ("start", "out"))
+    shared = before.keys() & after.keys()
+    moved = {weight for weight in shared if not torch.equal(before[weight], after[weight])}
+    aside = ("cls.", "bert.pooler.", "fit_denses.0.", "fit_denses.1.", "fit_denses.2.")
+    assert moved >= {weight for weight in shared if not weight.startswith(aside) and not weight.endswith("key.bias")}
+    assert moved >= {"fit_denses.3.weight", "fit_denses.3.bias", "bert.encoder.layer.0.output.dense.weight"}
+    # the decoder of the masked LM is the word embeddings
+    assert {weight for weight in moved if weight.startswith(aside)} <= {"cls.predictions.decoder.weight"}
+
+
+@SCRIPTS
+def test_a_teacher_with_other_heads(name, make, tiny, script, refused):
+    """Of 16 heads, a student of 2: hidden states alone are compared, with either mapping."""
+    for folder in ("bert", "teacher_mrpc"):
+        edit_config(tiny / folder, num_attention_heads=16)
+    words = ("2 attention heads, the teacher 16", "--without attn", "multiple of that: 8 is none")
+    for mapping in ("uniform", "last"):
+        refused(name, *make(tiny, layer_mapping=mapping), words=words)
+        refused(name, *make(tiny, layer_mapping=mapping, without="embd" if mapping == "uniform" else "hidn"),
+                words=words)
+        run(script, name, make(tiny, layer_mapping=mapping, without="attn", output_dir=tiny / mapping))
+        record = lines(tiny / mapping / "metrics.jsonl")[-1]
+        assert record["att_loss"] == 0 < record["rep_loss"]
+
+
+def projections(folder):
+    return {weight: tensor for weight, tensor in read_weights(folder).items() if weight.startswith("fit_dense")}
+
+
+def test_a_projection_for_each_hidden_state(tiny, script, refused):
+    """From general distillation to the last stage, where it is gone; a checkpoint keeps its own form."""
+    run(script, "general_distill", general(tiny, fit_per_layer=True, learning_rate=1e-2, output_dir=tiny / "ours"))
+    made = projections(tiny / "ours")
+    assert {weight: tensor.shape for weight, tensor in made.items()} == {
+        f"fit_denses.{index}.{kind}": shape for index in range(3) for kind, shape in (("weight", (16, 8)),
+                                                                                     ("bias", (16,)))}
+    assert all(tensor.any() for tensor in made.values()), "a bias that starts as 0 has not learnt"
+    for output, fit_per_layer in (("kept", None), ("asked", True)):
+        run(script, "task_distill", train(tiny, student_model=tiny / "ours", fit_per_layer=fit_per_layer,
+                                          output_dir=tiny / output, learning_rate=1e-2))
+    learnt = projections(tiny / "kept")
+    assert learnt.keys() == made.keys() and not any(torch.equal(learnt[weight], made[weight]) for weight in made)
+    assert_equal_weights(tiny / "kept", tiny / "asked", 0)
+    run(script, "task_distill", train(tiny, student_model=tiny / "kept", pred_distill=True))
+    assert not projections(tiny / "out")
+    run(script, "task_distill", train(tiny, student_model=tiny / "out", fit_per_layer=True, output_dir=tiny / "again"))
+    assert projections(tiny / "again").keys() == made.keys()  # of a checkpoint without any
+    for output, fit_per_layer in (("one", None), ("each", True)):
+        run(script, "task_distill", train(tiny, student_model=tiny / "config", from_scratch=True,
+                                          fit_per_layer=fit_per_layer, output_dir=tiny / output))
+    assert projections(tiny / "one").keys() == {"fit_dense.weight", "fit_dense.bias"}
+    assert projections(tiny / "each").keys() == made.keys()
+    words = (f"--fit_per_layer: {tiny}/general has one projection for all hidden states", "drop the flag")
+    refused("task_distill", *train(tiny, fit_per_layer=True, output_dir=tiny / "no"), words=words)
+    refused("general_distill", *general(tiny, student_model=tiny / "general", continue_train=True, fit_per_layer=True,
+                                        output_dir=tiny / "no"), words=words)
+    assert not (tiny / "no").exists()
 
 
 def test_from_scratch_reads_the_config_alone(tiny, script, refused):

@@ -62,6 +62,7 @@ DISTILL = {
     "--layer_mapping": ({}, {"layer_mapping": "top"}, WEIGHTS),
     "--without": ({}, {"without": "attn"}, WEIGHTS),
     "--attention_loss": ({}, {"attention_loss": "gram"}, WEIGHTS),
+    "--fit_per_layer": ({}, {"fit_per_layer": True}, WEIGHTS),
     "--eval_step": ({}, {"eval_step": 1}, METRICS),
     "--preset": ({"pred_distill": None}, {"preset": "code"}, WEIGHTS)}
 SPANS = {flag: ({}, {flag[2:]: value}, f"refused: {flag} is for the passages of SQuAD") for flag, value in (
@@ -89,6 +90,7 @@ CASES = {
         "--teacher_model": ({}, {"teacher_model": "other_teacher"}, WEIGHTS),
         "--student_model": ({}, {"student_model": "student_mrpc"}, WEIGHTS),
         "--from_scratch": ({}, {"from_scratch": True}, WEIGHTS),
+        "--fit_per_layer": ({"from_scratch": True}, {"fit_per_layer": True}, WEIGHTS),
         "--cache_dir": ({"aug_train": True}, {"cache_dir": "features_of_mine"}, "features_of_mine is there"),
         "--max_seq_length": ({}, {"max_seq_length": 9}, WEIGHTS),
         "--do_lower_case": ({"teacher_model": "cased_teacher", "do_lower_case": None}, {"do_lower_case": True},

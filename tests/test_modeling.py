@@ -1,4 +1,7 @@
 """Work that no loss reads is left out, and what is left equals the whole: scores, layers, heads, frozen weights."""
+import functools
+import itertools
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -17,6 +20,7 @@ from transformer.modeling import (
     BertModel,
     BertSelfAttention,
     TinyBertForPreTraining,
+    TinyBertForQuestionAnswering,
     TinyBertForSequenceClassification,
     fused_attention,
 )
@@ -165,24 +169,29 @@ def outputs(model, batch, **kwargs):
     """(attention scores, hidden states) of any model, without its head."""
     if isinstance(model, BertModel):
         return model(*batch, pool=False, **kwargs)[1::-1]
-    if isinstance(model, TinyBertForSequenceClassification):
+    if isinstance(model, (TinyBertForSequenceClassification, TinyBertForQuestionAnswering)):
         return model(*batch, is_student=True, classify=False, **kwargs)[1:]
     return model(*batch, **kwargs)
 
 
 @pytest.mark.parametrize("mapping,without,student,teacher", [
-    ("uniform", (), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 6, "attention_scores": {2, 5}}),
-    ("bottom", (), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 2, "attention_scores": {0, 1}}),
-    ("top", ("attn",), {"layers": 2, "attention_scores": set()}, {"layers": 6, "attention_scores": set()}),
-    ("bottom", ("embd", "hidn"), {"layers": 2, "attention_scores": {0, 1}}, {"layers": 2, "attention_scores": {0, 1}}),
-    ("uniform", ("attn", "hidn"), {"layers": 0, "attention_scores": set()}, {"layers": 0, "attention_scores": set()})])
+    ("uniform", (), (2, {0, 1}, {0, 1, 2}), (6, {2, 5})),
+    ("bottom", (), (2, {0, 1}, {0, 1, 2}), (2, {0, 1})),
+    ("top", ("attn",), (2, set(), {0, 1, 2}), (6, set())),
+    ("bottom", ("embd", "hidn"), (2, {0, 1}, set()), (2, {0, 1})),
+    ("uniform", ("attn", "hidn"), (0, set(), {0}), (0, set())),
+    ("last", (), (2, {1}, {2}), (6, {5})),
+    ("last", ("attn",), (2, set(), {2}), (6, set())),
+    ("last", ("hidn",), (2, {1}, set()), (6, {5}))])
 def test_needed_by_hand(mapping, without, student, teacher):
+    """Layers to run, those whose attention scores are read, and the hidden states to project."""
     pairs = ablate(layer_map(6, 2, mapping), without)
-    assert (needed([pairs], 0), needed([pairs], 1)) == (student, teacher)
+    assert needed([pairs], 0) == dict(zip(("layers", "attention_scores", "fitted"), student))
+    assert needed([pairs], 1) == dict(zip(("layers", "attention_scores"), teacher))
 
 
-@pytest.mark.parametrize("mapping", ["uniform", "top", "bottom"])
-@pytest.mark.parametrize("without", ABLATIONS)
+@pytest.mark.parametrize("mapping,without", [
+    *itertools.product(("uniform", "top", "bottom"), ABLATIONS), *itertools.product(["last"], ABLATIONS[:3])])
 def test_losses_of_what_is_needed_equal_those_of_all(batch, mapping, without):
     student, teacher = TinyBertForPreTraining(config(2, 12), fit_size=24).eval(), BertModel(config(4)).eval()
     pairs = ablate(layer_map(4, 2, mapping), without)
@@ -194,7 +203,27 @@ def test_losses_of_what_is_needed_equal_those_of_all(batch, mapping, without):
     wanted = (sum((attention_loss(scores, teacher_scores, [pair]).item() for pair in pairs[0]), 0.0),
               sum((hidden_loss(hidden, teacher_hidden, [pair]).item() for pair in pairs[1]), 0.0))
     assert torch.stack(losses).tolist() == pytest.approx(wanted, rel=1e-4)
-    assert [loss > 0 for loss in wanted] == ["attn" not in without, not {"embd", "hidn"} <= set(without)]
+    has_hidden = "hidn" not in without or mapping != "last" and "embd" not in without
+    assert [loss > 0 for loss in wanted] == ["attn" not in without, has_hidden]
+
+
+@pytest.mark.parametrize("fit_per_layer", [False, True])
+@pytest.mark.parametrize("stage", ["general", "intermediate", "span"])
+def test_only_what_is_compared_is_projected(batch, stage, fit_per_layer):
+    """What is not stands as None; and the numbers of the others are the same."""
+    sizes = {"fit_size": 24, "fit_per_layer": fit_per_layer}
+    student = {"general": TinyBertForPreTraining, "span": TinyBertForQuestionAnswering,
+               "intermediate": functools.partial(TinyBertForSequenceClassification, num_labels=2)}[stage](
+                   config(3, 12), **sizes).eval()
+    calls = []
+    for name, module in student.named_modules():
+        if name.startswith("fit_dense") and isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, given, fitted, name=name: calls.append(name))
+    whole, part = outputs(student, batch)[1], outputs(student, batch, fitted={1, 3})[1]
+    names = [f"fit_denses.{index}" if fit_per_layer else "fit_dense" for index in range(4)]
+    assert calls == [*names, names[1], names[3]]
+    assert [hidden is None for hidden in part] == [True, False, True, False]
+    assert torch.equal(part[1], whole[1]) and torch.equal(part[3], whole[3])
 
 
 def test_losses_without_pairs_lie_where_the_student_is():
@@ -225,7 +254,7 @@ def test_attention_loss_and_its_gradient_equal_the_definition():
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("mapping,without", [("uniform", ()), ("top", ("hidn",)), ("bottom", ("attn",))])
+@pytest.mark.parametrize("mapping,without", [("uniform", ()), ("top", ("hidn",)), ("bottom", ("attn",)), ("last", ())])
 def test_losses_without_scores_equal_those_with(batch, mapping, without):
     """Of a student and a teacher with other heads, padding in the batch: losses, and gradients of all weights."""
     torch.manual_seed(6)
@@ -251,6 +280,7 @@ def test_losses_without_scores_equal_those_with(batch, mapping, without):
 
 def test_several_students_need_what_each_of_them_needs():
     pairs = [layer_map(12, 4), layer_map(12, 6), ablate(layer_map(12, 3, "bottom"), ("hidn",))]
+    assert needed([pairs[2], layer_map(12, 5, "last")], 1) == {"layers": 12, "attention_scores": {0, 1, 2, 11}}
     assert needed(pairs, 1) == {"layers": 12, "attention_scores": {2, 5, 8, 11} | {1, 3, 5, 7, 9, 11} | {0, 1, 2}}
     assert needed(pairs[2:], 1) == {"layers": 3, "attention_scores": {0, 1, 2}}
     assert needed([ablate(each, ("attn",)) for each in pairs[:2]], 1) == {"layers": 12, "attention_scores": set()}
@@ -263,14 +293,23 @@ BESIDE_LAST_SCORES = tuple(f"bert.encoder.layer.1.{part}." for part in (
 
 
 @pytest.mark.parametrize("stage", HEAD)
-@pytest.mark.parametrize("without,unreached", [
-    ((), ()), (("attn",), ()), (("embd",), ()), (("embd", "attn"), ()), (("hidn",), BESIDE_LAST_SCORES),
-    (("hidn", "embd"), ("fit_dense.", *BESIDE_LAST_SCORES)), (("hidn", "attn"), ("bert.encoder.",))])
-def test_freeze_unused(batch, stage, without, unreached):
+@pytest.mark.parametrize("without,unreached,mapping", [
+    ((), (), "uniform"), (("attn",), (), "uniform"), (("embd",), (), "uniform"), (("embd", "attn"), (), "uniform"),
+    (("hidn",), BESIDE_LAST_SCORES, "uniform"), (("hidn", "embd"), ("fit_dense.", *BESIDE_LAST_SCORES), "uniform"),
+    (("hidn", "attn"), ("bert.encoder.",), "uniform"), ((), (), "last"), (("attn",), (), "last"),
+    (("hidn",), ("fit_dense.", *BESIDE_LAST_SCORES), "last")])
+@pytest.mark.parametrize("fit_per_layer", [False, True])
+def test_freeze_unused(batch, stage, without, unreached, mapping, fit_per_layer):
     """The word embeddings stay trained, though the masked-LM head, which no loss reads, shares them."""
-    student = TinyBertForPreTraining(config(2, 12), fit_size=24) if stage == "general" else \
-        TinyBertForSequenceClassification(config(2, 12), num_labels=2, fit_size=24)
-    pairs = ablate(layer_map(4, 2), without)
+    fit = {"fit_size": 24, "fit_per_layer": fit_per_layer}
+    student = TinyBertForPreTraining(config(2, 12), **fit) if stage == "general" else \
+        TinyBertForSequenceClassification(config(2, 12), num_labels=2, **fit)
+    pairs = ablate(layer_map(4, 2, mapping), without)
+    if fit_per_layer:
+        layers = () if "hidn" in without else (2,) if mapping == "last" else (1, 2)
+        read = {*layers, *(() if "embd" in without or mapping == "last" else (0,))}
+        unreached = (*(part for part in unreached if part != "fit_dense."),
+                     *(f"fit_denses.{index}." for index in range(3) if index not in read))
     with torch.no_grad():
         teacher = outputs(BertModel(config(4)).eval(), batch)
 
@@ -316,5 +355,6 @@ def test_losses_under_bfloat16(batch):
 def test_models_compile_as_one_graph(batch):
     model = TinyBertForPreTraining(config(2), fit_size=16).eval()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}, {"query_key": True}):
+    for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}, {"query_key": True},
+                   {"fitted": frozenset([2])}):
         assert_close(compiled(*batch, **kwargs), model(*batch, **kwargs), rtol=1e-6, atol=1e-5)

@@ -338,20 +338,25 @@ def test_operations_are_those_that_torch_counts(sizes, fit):
     assert 3 * costs.forward_flops(config, 24, fit or 0) == total
 
 
+@pytest.mark.parametrize("fit_per_layer", [False, True])
 @pytest.mark.parametrize("student", STUDENTS)
-def test_parameters_are_those_of_the_model(student):
+def test_parameters_are_those_of_the_model(student, fit_per_layer):
     config = STUDENTS[student]
     with torch.device("meta"):
-        model = TinyBertForSequenceClassification(config, 2, fit_size=768)
+        model = TinyBertForSequenceClassification(config, 2, 768, fit_per_layer)
+    count = sum(weight.numel() for weight in model.parameters())
     head = sum(weight.numel() for weight in model.classifier.parameters())
-    assert costs.parameter_count(config, 768) == sum(weight.numel() for weight in model.parameters()) - head
+    assert costs.parameter_count(config, 768, fit_per_layer) == count - head
+    asked = {kind: work(kind, config, 16, 128, fit_per_layer=fit_per_layer) for kind in ("intermediate", "prediction")}
+    assert costs.student_weights(asked["intermediate"]) == [count - head]
+    assert costs.student_weights(asked["prediction"]) == [costs.parameter_count(config)]
 
 
 def work(kind: str, students: BertConfig | tuple[BertConfig, ...], batch: int, length: int,
          teacher: BertConfig | None = BERT_BASE, **flags):
     args = Namespace(**{"precision": "bf16", "max_seq_length": length, "train_batch_size": batch, "preset": "paper",
                         "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
-                        "hard_labels": False, "attention_loss": "scores"} | flags)
+                        "hard_labels": False, "attention_loss": "scores", "fit_per_layer": False} | flags)
     return Work(step("general_distill"), kind, args, counts=[1000, 1000], steps=2000 // batch, length=length,
                 micro_batch=batch, students=students if isinstance(students, tuple) else (students,), teacher=teacher)
 

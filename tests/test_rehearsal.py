@@ -280,7 +280,7 @@ def rehearsed(world):
             "data_dir": world / "glue" / "MRPC", "max_seq_length": 24, "output_dir": "results/mrpc"})),
         step("from_nothing", "task_distill", train(
             world, "RTE", data_dir="none/RTE", teacher_model="no_teacher", student_model="no_student",
-            output_dir="new5", num_train_epochs=50, aug_train=True)),
+            output_dir="new5", num_train_epochs=50, aug_train=True, fit_per_layer=True)),
         step("refused", "task_distill", train(world, no_such_flag=True)),
         step("fetched", "download_glue", ["--tasks", "RTE"])]
     (world / "results").mkdir()

@@ -394,14 +394,16 @@ def test_folders_above_tell_neither_student_nor_variant(world, tmp_path, monkeyp
     assert rows_of(made()["Ablations"], "no_da")[0][1] == "50.0 (n=1)"
 
 
-def test_teacher_layers_are_noted(world):
-    world("distilled_tinybert_6l", 0.0, script="general_distill", init_from_teacher_layers=True)
+@pytest.mark.parametrize("flag,note", [
+    ("init_from_teacher_layers", "general distillation began with the teacher's layers"),
+    ("fit_per_layer", "each hidden state has a projection of its own")])
+def test_what_the_paper_does_not_have_is_noted(flag, note, world):
+    world("distilled_tinybert_6l", 0.0, script="general_distill", **{flag: True})
     world("distilled_tinybert_6l_rte", 0.6, student_model="models/tmp_distilled_tinybert_6l_rte")
     world("tmp_distilled_tinybert_6l_rte", 0.0, pred_distill=False, student_model="models/distilled_tinybert_6l")
     sections = made()
     assert rows_of(sections["Dev scores of these runs"], "RTE")[1][3] == "60.0" and len(sections["Runs"]) == 2 + 3
-    assert [row[1].split(" (")[0] for row in sections["Left out, and notes"][2:]] == [
-        "general distillation began with the teacher's layers"] * 3
+    assert [row[1] for row in sections["Left out, and notes"][2:]] == [f"{note} (--{flag})"] * 3
 
 
 @pytest.mark.parametrize("remade", [True, False])

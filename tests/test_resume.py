@@ -38,7 +38,7 @@ from transformer.weights import read_weights, write_bin
 
 CASES = {
     "general": ("general_distill", general, {"num_train_epochs": 7, "eval_step": 4, "do_eval": True, "preset": "code",
-                                             "gradient_accumulation_steps": 2}),
+                                             "gradient_accumulation_steps": 2, "fit_per_layer": True}),
     "intermediate": ("task_distill", train, {"num_train_epochs": 2.4, "eval_step": 4, "aug_train": True}),
     "prediction": ("task_distill", train, {"num_train_epochs": 2.4, "eval_step": 4, "aug_train": True,
                                            "pred_distill": True, "gradient_accumulation_steps": 4}),
@@ -525,6 +525,18 @@ def test_resume_settings_that_do_not_matter():
     assert result_settings({"teacher_model": "models/../bert"}) == {"teacher_model": "models/../bert"}  # a link, maybe
 
 
+@pytest.mark.parametrize("name,as_before,other", [("attention_loss", ("auto", "scores"), "gram"),
+                                                  ("fit_per_layer", ("False",), "True")])
+def test_a_state_from_before_there_was_a_setting(name, as_before, other, tmp_path):
+    """What the run did then is no change."""
+    saved(tmp_path, None)
+    alone = Processes(0, 1, torch.device("cpu"))
+    for value in as_before:
+        assert States(tmp_path, {"seed": "1", name: value}, alone, part=Part(None)).restore(True)["step"] == 2
+    with pytest.raises(InputError, match=f"--resume: {name} was None and is {other} now"):
+        States(tmp_path, {"seed": "1", name: other}, alone, part=Part(None)).restore(True)
+
+
 def test_two_processes_go_on_from_what_the_first_reads(world, out):
     """Damage is the first process's to see, and the renaming its own."""
     world.start("intermediate", out, 11, functools.partial(send, signal.SIGKILL))
@@ -665,15 +677,16 @@ def test_weights_that_are_not_finite(case, value, world, out):
 @pytest.mark.parametrize("case,changes", [
     ("prediction", ["learning_rate=0.02", "seed=1", "train_batch_size=4", "gradient_accumulation_steps=2",
                     "max_seq_length=20", "num_train_epochs=3.0", "temperature=2.0", "eval_step=2"]),
-    ("general", ["learning_rate=0.02", "preset=paper", "warmup_proportion=0.2", "precision=bf16"]),
+    ("general", ["learning_rate=0.02", "preset=paper", "warmup_proportion=0.2", "precision=bf16",
+                 "layer_mapping=last", "fit_per_layer="]),
     ("finetune", ["learning_rate=0.02", "weight_decay=0.1", "num_train_epochs=6"])])
 def test_changed_settings(case, changes, world, out, refused):
     assert world.start(case, out, 7, functools.partial(send, signal.SIGKILL))[0] == -signal.SIGKILL
     before = {path: path.read_bytes() for path in (world.tiny / out).iterdir()}
     for change in changes:
         name, value = change.split("=")
-        script, argv = world.arguments(case, out, resume=True, **{name: value})
-        refused(script, *argv, words=(f"--resume: {name} was ", f"is {value} now"))
+        script, argv = world.arguments(case, out, resume=True, **{name: value or None})
+        refused(script, *argv, words=(f"--resume: {name} was ", f"is {value or False} now"))
     data = {"general": world.tiny / "json" / "epoch_1.json"}.get(case, world.tiny / "glue/MRPC/train.tsv")
     if case == "prediction":
         data = data.with_name("train_aug.tsv")

@@ -258,7 +258,7 @@ def teacher(tiny):
 
 def flags(**changes):
     values = {"skip_teacher_check": False, "new_head": False, "hf_head": False, "pred_distill": False,
-              "from_scratch": False, "max_seq_length": 24}
+              "from_scratch": False, "fit_per_layer": False, "max_seq_length": 24}
     return argparse.Namespace(**values | changes)
 
 

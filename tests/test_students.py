@@ -82,11 +82,13 @@ G, T = "general_distill", "task_distill"
     (G, ("two", "one"), {"preset": "code", "layer_mapping": "bottom", "without": ["attn"], "do_eval": True}),
     (G, ("two", "four"), {"without": ["attn", "hidn"], "keep_checkpoints": 0}),
     (G, ("wide", "wide"), {"init_from_teacher_layers": True}),
+    (G, ("one", "layers"), {"layer_mapping": "last", "fit_per_layer": True}),
     (T, ("two", "four"), {"gradient_accumulation_steps": 2}),
     (T, ("four", "two"), {"preset": "code", "dynamic_padding": True, "gradient_accumulation_steps": 4}),
     (T, ("two", "one", "four"), {"preset": "code", "layer_mapping": "bottom", "dynamic_padding": True}),
     (T, ("one", "four"), {"preset": "code", "layer_mapping": "top", "without": ["hidn"], "aug_train": True}),
     (T, ("one", "two"), {"layer_mapping": "bottom", "without": ["attn", "embd"]}),
+    (T, ("layers", "two"), {"layer_mapping": "last"}),
     (T, ("two", "four"), {"from_scratch": True, "dynamic_padding": True}),
     (G, ("four", "two"), {"attention_loss": "gram", "preset": "code"}),
     (T, ("one", "four"), {"attention_loss": "gram", "layer_mapping": "top", "gradient_accumulation_steps": 2})])

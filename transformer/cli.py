@@ -146,14 +146,33 @@ def add_warmup_flag(group: argparse._ArgumentGroup, default: float | None = 0.1,
 
 def add_loss_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags of the attention and hidden losses (paper, tables 3 and 4)."""
-    group.add_argument("--layer_mapping", choices=("uniform", "top", "bottom"), default="uniform",
-                       help="teacher layers the student learns from (paper, table 4)")
+    group.add_argument("--layer_mapping", choices=("uniform", "top", "bottom", "last"), default="uniform",
+                       help="teacher layers the student learns from (paper, table 4); last: its last layer the "
+                            "teacher's last alone (AutoTinyBERT)")
     group.add_argument("--without", nargs="+", choices=("attn", "embd", "hidn"), default=[], metavar="LOSS",
                        action=_Without,
                        help="leave out losses: attn, embd (embedding output), hidn (layers) (paper, table 3)")
     group.add_argument("--attention_loss", choices=("auto", "scores", "gram"), default="auto",
                        help="from the scores, as published, or the same from Gram matrices of queries and keys, in "
                             "less memory; auto: gram from 256 wordpieces on, never with --preset code")
+    group.add_argument("--fit_per_layer", action="store_true",
+                       help="a new projection to the teacher's width for each hidden state, as in the second published "
+                            "models, not one for all; those of a checkpoint stay as they are")
+
+
+def check_losses(parser: Parser, argv: list[str] | None, args: argparse.Namespace) -> None:
+    """End as error() does where a flag of add_loss_flags() does nothing, or no loss is left."""
+    without = set(args.without)
+    if args.layer_mapping == "last":
+        if "embd" in without:
+            parser.error("--layer_mapping last has no loss of the embedding output: drop embd from --without")
+        if {"attn", "hidn"} <= without:
+            parser.error("--layer_mapping last --without attn hidn leaves no loss")
+        without.add("embd")
+    if "attn" in without:
+        parser.refuse(argv, "is for the loss that --without attn leaves out: drop one of them", "attention_loss")
+    if {"embd", "hidn"} <= without:
+        parser.refuse(argv, "is for losses that --without leaves out: drop one of them", "fit_per_layer")
 
 
 def add_span_flags(parser: Parser) -> None:

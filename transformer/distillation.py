@@ -27,8 +27,12 @@ def layer_map(teacher_layers: int, student_layers: int, mapping: str = "uniform"
 
     Hidden state 0 is the embedding output and always pairs with 0. With k = teacher / student layers, `uniform`
     pairs attention i with i * k + k - 1 and hidden state j with j * k; `top` takes the teacher's last layers,
-    `bottom` its first. Raises InputError where the teacher has fewer layers, or no multiple for `uniform`.
+    `bottom` its first. `last` pairs the two last layers alone, however many there are, and not the embedding outputs:
+    the loss of AutoTinyBERT (ACL 2021). Raises InputError where the teacher has fewer layers, or no multiple for
+    `uniform`.
     """
+    if mapping == "last":
+        return [(student_layers - 1, teacher_layers - 1)], [(student_layers, teacher_layers)]
     if teacher_layers < student_layers:
         raise InputError(f"the teacher has {teacher_layers} layers, fewer than the student's {student_layers}")
     if mapping == "uniform" and teacher_layers % student_layers:
@@ -58,13 +62,15 @@ def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
     Raises InputError where the numbers of layers do not fit, or those of heads; neither is asked where no layer, or no
     attention score, is compared.
     """
-    if {"attn", "hidn"} <= set(without):
+    if {"attn", "hidn"} <= set(without) and mapping != "last":
         return [], [(0, 0)]
     pairs = ablate(layer_map(teacher.num_hidden_layers, student.num_hidden_layers, mapping), without)
-    if pairs[0] and student.num_attention_heads != teacher.num_attention_heads:
-        raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher "
-                         f"{teacher.num_attention_heads}: scores are compared head by head, so they must agree (or "
-                         "--without attn)")
+    heads = teacher.num_attention_heads
+    if pairs[0] and student.num_attention_heads != heads:
+        width = f", whose hidden_size is a multiple of that: {student.hidden_size} is none"
+        raise InputError(f"the student has {student.num_attention_heads} attention heads, the teacher {heads}: scores "
+                         "are compared head by head, so they must agree: leave that loss out with --without attn, or "
+                         f"take a student of {heads} heads{width if student.hidden_size % heads else ''}")
     return pairs
 
 
@@ -72,14 +78,15 @@ def needed(pairs: Sequence[tuple[Pairs, Pairs]], side: int) -> dict[str, Any]:
     """What the losses of all these (attention pairs, hidden pairs) read of a model: of the student (side 0), or of the
     teacher (side 1) that several students may share.
 
-    As keywords of its forward: `layers`, how many to run, and `attention_scores`, the layers whose attention scores to
-    return.
+    As keywords of its forward: `layers`, how many to run, `attention_scores`, the layers whose attention scores to
+    return, and for a student `fitted`, the hidden states to project.
     """
     # a set: of the list of a second model torch.compile finds no element
     scored = frozenset(pair[side] for attention, _ in pairs for pair in attention)
     hidden = [pair[side] for _, hidden_pairs in pairs for pair in hidden_pairs]
     # attention layer i is the (i + 1)-th; hidden state j is the output of the j-th
-    return {"layers": max([0, *(layer + 1 for layer in scored), *hidden]), "attention_scores": scored}
+    wanted = {"layers": max([0, *(layer + 1 for layer in scored), *hidden]), "attention_scores": scored}
+    return wanted if side else {**wanted, "fitted": frozenset(hidden)}
 
 
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
@@ -199,7 +206,7 @@ def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, P
     Where the models tell (query, key) in place of scores the attention loss is gram_attention_loss(), which needs the
     attention_mask of the batch.
     """
-    attention, hidden = student[1][0].new_zeros(2, dtype=torch.float32)  # on the device: nothing waits for a copy
+    attention, hidden = teacher[1][0].new_zeros(2, dtype=torch.float32)  # on the device: nothing waits for a copy
     if pairs[0]:
         of_scores = isinstance(student[0][pairs[0][0][0]], Tensor)
         attention = attention_loss(student[0], teacher[0], pairs[0]) if of_scores else \

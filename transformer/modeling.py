@@ -354,6 +354,9 @@ class BertPreTrainedModel(nn.Module):
         config, state = read_model(folder)
         if cls.has_fit and any(name.startswith("fit_denses.") for name in state):
             kwargs["fit_per_layer"] = True
+        elif kwargs.get("fit_per_layer") and any(name.startswith("fit_dense.") for name in state):
+            raise InputError(f"--fit_per_layer: {folder} has one projection for all hidden states, fit_dense, and "
+                             "keeps it: drop the flag")
         require_sizes(config, state, folder)
         config.classifier_relu, why = head_convention(config, state, kwargs.get("num_labels"))
         model = cls(config, **kwargs)
@@ -452,11 +455,11 @@ class _Fit(BertPreTrainedModel):
         elif fit_size is not None:
             self.fit_dense = nn.Linear(self.config.hidden_size, fit_size)
 
-    def fit(self, hidden_states: list[Tensor]) -> list[Tensor]:
-        """[B, S, H] -> [B, S, fit_size] for every hidden state."""
-        if hasattr(self, "fit_denses"):
-            return [dense(hidden) for dense, hidden in zip(self.fit_denses, hidden_states)]
-        return [self.fit_dense(hidden) for hidden in hidden_states]
+    def fit(self, hidden_states: list[Tensor], fitted: Collection[int] | None) -> list[Tensor | None]:
+        """[B, S, H] -> [B, S, fit_size] for the hidden states `fitted` (None: all), None for the others."""
+        denses = self.fit_denses if hasattr(self, "fit_denses") else [self.fit_dense] * len(hidden_states)
+        return [dense(hidden) if fitted is None or index in fitted else None
+                for index, (dense, hidden) in enumerate(zip(denses, hidden_states))]
 
 
 class TinyBertForPreTraining(_Fit):
@@ -473,12 +476,13 @@ class TinyBertForPreTraining(_Fit):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None,
                 attention_mask: Tensor | None = None, layers: int | None = None,
-                attention_scores: Collection[int] | None = None,
-                query_key: bool = False) -> tuple[list[Scores], list[Tensor]]:
-        """Returns attention scores and projected hidden states; all as BertModel's, with fit_size for H."""
+                attention_scores: Collection[int] | None = None, query_key: bool = False,
+                fitted: Collection[int] | None = None) -> tuple[list[Scores], list[Tensor | None]]:
+        """Returns attention scores and projected hidden states; all as BertModel's, with fit_size for H. fitted: the
+        hidden states to project, from 0 (None: all); None stands for the others."""
         hidden_states, all_attention_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers,
                                                            attention_scores, query_key)
-        return all_attention_scores, self.fit(hidden_states)
+        return all_attention_scores, self.fit(hidden_states, fitted)
 
 
 class TinyBertForSequenceClassification(_Fit):
@@ -499,8 +503,9 @@ class TinyBertForSequenceClassification(_Fit):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 is_student: bool = False, classify: bool = True, layers: int | None = None,
                 attention_scores: Collection[int] | None = None, query_key: bool = False,
-                ) -> tuple[Tensor | None, list[Scores], list[Tensor]]:
-        """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true.
+                fitted: Collection[int] | None = None) -> tuple[Tensor | None, list[Scores], list[Tensor | None]]:
+        """Returns logits [B, num_labels], attention scores and hidden states, projected where is_student is true,
+        those of `fitted` alone, as TinyBertForPreTraining does.
 
         `layers`, `attention_scores` and `query_key` as BertModel's. The logits are None with classify=False or where
         `layers` ends before the last.
@@ -510,7 +515,7 @@ class TinyBertForSequenceClassification(_Fit):
         logits = None
         if pooled is not None:
             logits = self.classifier(torch.relu(pooled) if self.config.classifier_relu else pooled)
-        return logits, all_attention_scores, self.fit(hidden_states) if is_student else hidden_states
+        return logits, all_attention_scores, self.fit(hidden_states, fitted) if is_student else hidden_states
 
 
 class TinyBertForQuestionAnswering(_Fit):
@@ -532,11 +537,11 @@ class TinyBertForQuestionAnswering(_Fit):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 is_student: bool = False, classify: bool = True, layers: int | None = None,
                 attention_scores: Collection[int] | None = None, query_key: bool = False,
-                ) -> tuple[Tensor | None, list[Scores], list[Tensor]]:
+                fitted: Collection[int] | None = None) -> tuple[Tensor | None, list[Scores], list[Tensor | None]]:
         """Returns logits [B, S, 2], those of the start in column 0, of the end in column 1; the rest, and the
         arguments, as TinyBertForSequenceClassification's."""
         hidden_states, all_attention_scores, _ = self.bert(input_ids, token_type_ids, attention_mask, False, layers,
                                                            attention_scores, query_key)
         has_answers = classify and len(hidden_states) > self.config.num_hidden_layers
         logits = self.qa_outputs(hidden_states[-1]) if has_answers else None
-        return logits, all_attention_scores, self.fit(hidden_states) if is_student else hidden_states
+        return logits, all_attention_scores, self.fit(hidden_states, fitted) if is_student else hidden_states

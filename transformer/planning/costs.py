@@ -92,9 +92,10 @@ def distillation_flops(students: Sequence[BertConfig], teacher: BertConfig, leng
                                                     for student in students)
 
 
-def parameter_count(config: BertConfig, fit_size: int = 0) -> int:
-    """Weights of an encoder with its pooler, and of a projection to fit_size."""
-    return config.parameters + fit_size * (config.hidden_size + 1)
+def parameter_count(config: BertConfig, fit_size: int = 0, fit_per_layer: bool = False) -> int:
+    """Weights of an encoder with its pooler, and of a projection to fit_size, or one for each hidden state."""
+    fits = config.num_hidden_layers + 1 if fit_per_layer else 1
+    return config.parameters + fit_size * (config.hidden_size + 1) * fits
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,12 @@ def compares(work: Work) -> bool:
     return work.kind in ("general", "intermediate")
 
 
+def student_weights(work: Work) -> list[int]:
+    """Weights of each student of a training, with those of its projections."""
+    fit = (work.teacher.hidden_size, work.args.fit_per_layer) if compares(work) else ()
+    return [parameter_count(student, *fit) for student in work.students]
+
+
 def launches(work: Work, is_short: bool) -> int:
     """Kernels that the host launches for one optimizer step on a GPU, counted by benchmarks/bench_gpu.py; is_short:
     with matrix products in 16 bits."""
@@ -242,14 +249,14 @@ def training_memory(work: Work, device: Device) -> float:
     weight; the teacher; what a micro batch keeps for the backward pass, of one student at a time."""
     is_short = PRECISIONS[device.precision(work)] is not None
     kept = KEPT[is_short]
-    fit_size = work.teacher.hidden_size if compares(work) else 0
-    counts = [parameter_count(student, fit_size) for student in work.students]
+    counts = student_weights(work)
     sequence = max(activations(work, student, kept, device.type == "cuda") for student in work.students)
     total = 16 * sum(counts)
     if work.teacher:
         total += (2 if is_short else 4) * parameter_count(work.teacher)
     if compares(work):
-        sequence += work.args.max_seq_length * kept.taught * (work.teacher.num_hidden_layers + 1) * fit_size
+        states = (work.teacher.num_hidden_layers + 1) * work.teacher.hidden_size
+        sequence += work.args.max_seq_length * kept.taught * states
     # autocast's copies of the weights are gone when BertAdam spreads its factors over the gradients
     return total + max(work.micro_batch * sequence + 2 * is_short * max(counts), 4 * max(counts))
 
@@ -264,8 +271,7 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
         batches = math.ceil(work.dev_examples * work.length / (work.args.eval_batch_size * work.args.max_seq_length))
         scoring = max(scoring, work.evaluations * batches * scoring_launches(work.student, is_short) * LAUNCH_SECONDS)
     seconds += work.unread / ARRAYS_RATE / cores
-    fit_size = work.teacher.hidden_size if compares(work) else 0
-    models = 4 * sum(parameter_count(student, fit_size) for student in work.students)
+    models = 4 * sum(student_weights(work))
     states = 3 * models  # with two moments
     at_a_log = states + models * compares(work)  # the last model is saved with the state
     saving = work.expected_saves * models / len(work.students) / DISK_RATE

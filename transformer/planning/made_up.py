@@ -128,11 +128,11 @@ class Inputs:
         return choices
 
     def model(self, path: str | Path, role: str, config: BertConfig, teacher: BertConfig | None = None,
-              task: Task | None = None) -> Path:
+              task: Task | None = None, fit_per_layer: bool = False) -> Path:
         """The model folder itself where a finished one is there; else one with random weights.
 
         role: bert (with the heads of pre-training), task (with the head of `task`), or general (a student of
-        `teacher`).
+        `teacher`, with `fit_per_layer` a projection for each hidden state).
         """
         if Path(path).is_dir() and any(Path(path).iterdir()) and is_finished(path):
             return Path(path)
@@ -143,13 +143,14 @@ class Inputs:
         sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers]
         head = task.head if role == "task" else None
         kind = [head.model_class.__name__, head.width] if head else []
+        kind += ["fit_per_layer"] * fit_per_layer
         folder = self.folder / "_".join(map(str, ["model", role, *sizes, *kind]))
         if not folder.is_dir():
             torch.manual_seed(0)
             if role == "bert":
                 model = BertForPreTraining(config)
             elif role == "general":
-                model = TinyBertForPreTraining(config, fit_size=(teacher or config).hidden_size)
+                model = TinyBertForPreTraining(config, (teacher or config).hidden_size, fit_per_layer)
             else:
                 model = head.model_class(config, **head.sizes)
             save_model(model, folder, self.vocabulary(config))

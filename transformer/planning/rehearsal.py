@@ -257,7 +257,7 @@ class Rehearsal:
         return self._inputs.model(getattr(work.args, name), role, work.teacher, task=work.task)
 
     def _student_models(self, work: Work) -> list[Path]:
-        return [self._inputs.model(folder, "general", student, work.teacher)
+        return [self._inputs.model(folder, "general", student, work.teacher, fit_per_layer=work.args.fit_per_layer)
                 for folder, student in zip(listed(work.args.student_model), work.students, strict=True)]
 
     def _task_stage(self, work: Work) -> Measured:

@@ -15,7 +15,9 @@ from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 
-_TEACHER_LAYERS = "--init_from_teacher_layers"
+# Flags that the paper does not have, and what is noted of a run with one, or of one that started from its student.
+_NOTED = {"--init_from_teacher_layers": "general distillation began with the teacher's layers",
+          "--fit_per_layer": "each hidden state has a projection of its own"}
 
 
 def collect(roots: list[Path]) -> tuple[list[FinishedRun], Remarks]:
@@ -59,10 +61,8 @@ def examine_run(folder: Path) -> tuple[FinishedRun, list[str]]:
         flags = ablation_flags(settings, run.task) + ["no teacher"] * (run.stage == "fine-tuning")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"run.json of another tool or of another version of the kit ({error!r})") from None
-    notes = []
-    if _TEACHER_LAYERS in flags:
-        flags.remove(_TEACHER_LAYERS)
-        notes.append(f"general distillation began with the teacher's layers ({_TEACHER_LAYERS})")
+    notes = [f"{_NOTED[flag]} ({flag})" for flag in flags if flag in _NOTED]
+    flags = [flag for flag in flags if flag not in _NOTED]
     if run.variant == "full" and flags:
         raise InputError(f"an ablation by its settings ({', '.join(flags)}): " + (
             f'make it with --variant NAME, or write NAME as "variant" into its {RUN_NAME}' if "variant" in record else
@@ -137,8 +137,8 @@ def _record_of_start(settings: dict[str, Any]) -> dict[str, Any]:
 
 def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
     """The flags among the settings of a run, and of those that it started from, that make it an ablation; and
-    _TEACHER_LAYERS, which the paper does not have."""
-    flags = [flag for flag in ("--hard_labels", "--from_scratch", _TEACHER_LAYERS) if settings.get(flag[2:])]
+    those of _NOTED."""
+    flags = [flag for flag in ("--hard_labels", "--from_scratch", *_NOTED) if settings.get(flag[2:])]
     if settings.get("layer_mapping", "uniform") != "uniform":
         flags.append(f"--layer_mapping {settings['layer_mapping']}")
     if settings.get("without"):

@@ -78,14 +78,13 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
 
     InputError where it is unfinished, has another vocabulary, or one of the two is too small for the examples.
     """
-    fit_size = None if args.pred_distill else teacher.hidden_size
+    fit = {"fit_size": None if args.pred_distill else teacher.hidden_size, "fit_per_layer": args.fit_per_layer}
     if args.from_scratch:
-        student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes,
-                                                     fit_size=fit_size)
+        student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes, **fit)
     else:
         require_finished(folder)
         require_same_vocabulary(folder, teacher_folder)
-        student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), fit_size=fit_size)
+        student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), **fit)
     check_sizes(args.max_seq_length, task.segments, {folder: student.config, teacher_folder: teacher})
     name_labels(student.config.extra, task, trained=args.pred_distill)
     if args.hf_head and student.config.classifier_relu:

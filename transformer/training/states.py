@@ -31,7 +31,7 @@ _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", 
                   "predict_file"}
 
 # Settings that came later, and what they say of a run that was stopped before they were there.
-_AS_BEFORE = {"attention_loss": ("scores", "auto")}
+_AS_BEFORE = {"attention_loss": ("scores", "auto"), "fit_per_layer": ("False",)}
 
 
 def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, str]:

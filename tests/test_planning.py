@@ -271,7 +271,7 @@ def test_a_long_augmented_file_is_judged_by_its_beginning(squad, monkeypatch):
     work = work_of(on_squad(aug_train=True, max_seq_length=384))
     assert path.stat().st_size > 10 * 20_000 and work.counts[0] == pytest.approx(800, rel=0.05)
     lines = path.read_text().splitlines()
-    for line, words in (("{", "no JSON"), ('{"qas": []}', "'context'")):
+    for line, words in (("{", "not valid JSON"), ('{"qas": []}', "'context'")):
         write_lines(path.with_name("other.jsonl"), [lines[0], line]).replace(path)
         steps._windows_in.cache_clear()
         assert all(word in work_of(on_squad(aug_train=True)).refused for word in ("train_aug.jsonl, line 2", words))

@@ -212,7 +212,7 @@ def test_augmented_passages(workers, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("change,message", [
-    (lambda lines: lines[1:], ', line 1: not {"version": "augmented"}, as data_augmentation.py writes it for squad2'),
+    (lambda lines: lines[1:], ', line 1: not {"version": "augmented"}, as data_augmentation.py writes it'),
     (lambda lines: ["[1]", *lines], ', line 1: not {"version": "augmented"}'), (lambda lines: [""], ", line 1: not {"),
     (lambda lines: [*lines[:9], lines[9][:-1]], ", line 10: not valid JSON (Expecting ',' delimiter: line 1 column "),
     (lambda lines: [*lines[:9], ""], ", line 10: not valid JSON"),

@@ -35,6 +35,7 @@ from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval
+from transformer.training.stages import padding_counts
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
 # An English Wikipedia (docs/data.md, "Disk and memory"): dump, articles, sentences; instances of up to 128 wordpieces.
@@ -464,8 +465,7 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     work.logs = math.ceil(work.steps / args.eval_step)
     work.evaluations = work.logs if args.pred_distill else 0
     work.saves = work.logs if args.pred_distill else len(work.students)
-    padded = not args.pred_distill and not args.dynamic_padding or args.pred_distill and task.head.sees_padding and (
-        args.hard_labels or args.preset == "code")
+    padded = padding_counts(args, task.head) if args.pred_distill else not args.dynamic_padding
     work.length = args.max_seq_length if padded else lengths_in(work, folder / task.train_file, work.micro_batch)
 
 

@@ -79,7 +79,7 @@ def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float
     A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
     H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
     teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
-    classifier, which see one wordpiece, are left out.
+    head, which take next to nothing, are left out.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden

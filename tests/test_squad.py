@@ -461,7 +461,7 @@ def test_what_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "MAX_LINE_BYTES", 1 << 20)
     monkeypatch.setattr(json_stream, "_BYTES_AT_A_TIME", 1 << 18)
     (tmp_path / "a.json").write_text('{"version": "' + "x" * (5 << 20))
-    with pytest.raises(InputError, match="a.json: what begins at byte 12 has no end within 1 MB: get or make the file again"):
+    with pytest.raises(InputError, match="a.json: what begins at byte 12 has no end within 1 MB: get or make the file"):
         list(read_passages(tmp_path / "a.json", unanswerable=False))
 
 
@@ -477,6 +477,7 @@ def test_ids_are_told_apart_after_many(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text,start,told", [
     ("fox", 5, "'fox' is to stand at character 5, where ' fo' stands"), ("fox", 6, None),
     ("Fox", 6, "where 'fox' stands"), ("it.", 26, None), ("it.x", 26, "where 'it.' stands"),
+    ("A", 0, None), ("fox", 0, "where 'A r' stands"),
     ("x", 29, "where nothing stands"), ("x", 1000, "where nothing stands"),
     ("A", -29, "is to stand at character -29, where nothing stands"),
     ("", 3, "where 'e' stands"), (" ", 1, "where ' ' stands")])

@@ -189,6 +189,18 @@ def test_from_the_teacher_to_the_answers(key, tiny, script):
     assert not {*files} & {*names(tiny / "student")}
 
 
+@pytest.mark.parametrize("key", FILES)
+def test_passages_without_wordpieces_are_answered_by_nothing(key, tiny, script):
+    asked = squad(key, 0, 1, answers=False)
+    asked["data"][0]["paragraphs"][0]["context"] = " \n"
+    (tiny / "blank.json").write_text(json.dumps(asked))
+    out = run(script, "task_distill", scored(tiny, f"teacher_{key}", key, output_dir=tiny / "answers", do_predict=True,
+                                             predict_file=tiny / "blank.json"))
+    assert "2 questions have no windows" in out and "answers to the 2 questions" in out
+    assert json.loads((tiny / "answers/predictions.json").read_text()) == {"0.0": "", "0.1": ""}
+    assert (tiny / "answers/null_odds.json").exists() == (key == "squad2")
+
+
 def test_a_teacher_learns_what_its_check_asks(animals):
     """Far above answering the first word (0), or nothing (a third)."""
     for key, share in (("squad1", 0.0), ("squad2", 1 / 3)):

@@ -142,8 +142,8 @@ def encode_windows(task: Task, path: str | Path, tokenizer: BertTokenizer, max_s
     use: "train" (labels, int32 [n, 2]; questions whose answer cannot be found are skipped, which is said), "score"
     (Windows, of a file with answers), "answer" (Windows, of a file that may have none), "augmented" (train_aug.jsonl:
     neither labels nor answers). cache_dir, fallback, num_workers, part_bytes: as of features.encode_file().
-    Raises InputError for lengths that leave no room, as read_passages() does, and where there are no windows, or the
-    answers of a training file stand elsewhere than it says.
+    Raises InputError for lengths that leave no room, as read_passages() does, and where there are no windows ("answer"
+    may have none), or the answers of a training file stand elsewhere than it says.
     """
     path = Path(path)
     _check_lengths(max_seq_length, doc_stride, max_query_length)
@@ -162,7 +162,8 @@ def encode_windows(task: Task, path: str | Path, tokenizer: BertTokenizer, max_s
             {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", **_ARRAYS[use]}, facts, parts,
             _encode_passages, _start_windows, (tokenizer, max_seq_length, doc_stride, max_query_length, use),
             part_bytes, num_workers, in_memory=cache_dir is None)
-    _report_questions(path, task.head.unanswerable, *(manifest.get(name, 0) for name in ("examples", *_COUNTED)))
+    _report_questions(path, task.head.unanswerable, use == "answer",
+                      *(manifest.get(name, 0) for name in ("examples", *_COUNTED)))
     if use == "train":
         arrays["labels"] = arrays["labels"].reshape(-1, *task.head.label_shape)
     if use in ("train", "augmented"):
@@ -192,9 +193,9 @@ def _require_file(task: Task, path: Path, use: str) -> None:
 
 
 @functools.cache  # a file that is read again is not reported again
-def _report_questions(path: Path, unanswerable: bool, windows: int, questions: int, misplaced: int, unlike: int,
-                      several: int, without_windows: int) -> None:
-    """Say what was left out; InputError where nothing is left, or too much of it is wrong."""
+def _report_questions(path: Path, unanswerable: bool, may_be_empty: bool, windows: int, questions: int,
+                      misplaced: int, unlike: int, several: int, without_windows: int) -> None:
+    """Say what was left out; InputError where too much of it is wrong, or nothing is left to be learnt or scored."""
     if misplaced:
         shown = list(islice(misplaced_answers(read_passages(path, unanswerable)), _SHOWN))
         if misplaced > max(_SHOWN, _MISPLACED_SHARE * questions):
@@ -211,7 +212,7 @@ def _report_questions(path: Path, unanswerable: bool, windows: int, questions: i
     if without_windows:
         print(f"{path}: {without_windows} questions have no windows: there are no wordpieces in their passages",
               flush=True)
-    if not windows:
+    if not windows and not may_be_empty:
         raise InputError(f"{path} gives no windows: none of its {questions} questions has a passage with wordpieces "
                          "and, where one is learnt, an answer in it; get or make it again")
 

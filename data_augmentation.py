@@ -1,8 +1,8 @@
 """Augment a training set by replacing words (paper, section 3.2 and algorithm 1): train.tsv -> train_aug.tsv.
 
 Candidates for a word of one wordpiece come from BERT's masked LM, for longer words from their GloVe neighbours. Reads
-glue_dir/TASK/train.tsv; writes train_aug.tsv (same columns, tab-separated, no quoting) and train_aug.json (settings
-and counts) beside it. The masked LM's part is kept beside train.tsv until then: a stopped run goes on with --resume.
+the train file in glue_dir/TASK; writes train_aug.tsv (same columns, tab-separated, no quoting) and train_aug.json
+(settings and counts) beside it. The masked LM's part is kept there until then: a stopped run goes on with --resume.
 Of SQuAD the passages are varied, and train_aug.jsonl has their questions without answers: for the intermediate stage.
 Several GPUs share it: torchrun --nproc_per_node N data_augmentation.py ...
 """

@@ -134,8 +134,8 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
 
 
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
-    """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its classifier is kept
-    and no epoch is better."""
+    """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its head is kept and
+    no epoch is better."""
     import torch
 
     from transformer.checkpoint import head_note

@@ -13,10 +13,9 @@
 # the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
 # memory is short. The students come out the same, and a folder may change from one to the other.
 #
-# --augment_squad augments the passages of SQuAD, too, for the intermediate stage. It is off, for it takes days on one
-# GPU: about 1.1 million forward passes of the masked LM, then epochs of 21 times the data, 1.86 million windows of v1.1
-# and 2.8 million of v2.0. AUGMENT_FLAGS_SQUAD1="--N 5" or INTERMEDIATE_FLAGS_SQUAD1="--num_train_epochs 5" make less of
-# it. SQuAD's prediction stage always takes the original training set, as in the paper.
+# --augment_squad augments the passages of SQuAD, too, for the intermediate stage. It is off: it takes days on one GPU,
+# see docs/squad.md. AUGMENT_FLAGS_SQUAD1="--N 5" or INTERMEDIATE_FLAGS_SQUAD1="--num_train_epochs 5" make less of it.
+# SQuAD's prediction stage always takes the original training set, as in the paper.
 #
 # A finished step is skipped when the script starts again; --from STEP does STEP and all that follow from it once more.
 # Teachers, general students and augmented data do not follow from each other.

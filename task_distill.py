@@ -155,7 +155,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     from transformer.optimization import freeze_unused
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.models import load_classifier, load_student
+    from transformer.training.models import load_student, load_task_model
     from transformer.training.processes import freeze, seed_everything
     from transformer.training.record import format_metrics, open_outputs, require_finished, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
@@ -170,7 +170,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     require_finished(teacher_folder)
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
-    teacher = load_classifier(teacher_folder, task, args).to(processes.device)
+    teacher = load_task_model(teacher_folder, task, args).to(processes.device)
     students, pairs = {}, {}  # by output folder
     for own in each_student(args):
         seed_everything(args.seed)  # random weights are the same whatever was made before

@@ -1,12 +1,15 @@
-"""SQuAD: answers and scores of 10,000 questions, and what a window of 384 wordpieces costs the intermediate stage.
+"""SQuAD: windows of 10,000 questions, their answers and scores, and what a window of 384 wordpieces costs a step.
 
-    python benchmarks/bench_squad.py [--questions 10000] [--busy]
+    python benchmarks/bench_squad.py [--stages windows answers steps] [--questions 10000] [--busy]
 
-Passages are botocore's documentation, of 40 to 400 words, 5 questions to each, a quarter of them unanswerable; logits
-are random, those of the answer raised. The plain way, in this file, follows the same rules in loops over one question;
-its texts are compared. Memory is that of the process (PSS), above that with the windows and their logits.
-The steps are those of a BERT-base and a TinyBERT4, random weights, forward and backward, each kind in a process of its
-own; memory of a window is that of a batch less that of one window, by windows.
+Passages are botocore's documentation, of 40 to 400 words, 5 questions to each, a quarter of them unanswerable. Plain
+ways stand in this file, and what they give is compared.
+Windows: the plain way tokenizes each passage for each of its questions. Seconds are those of the processor, of all
+processes; memory is that of all processes of a Python that makes them (PSS), above one that has only loaded torch.
+Answers: logits are random, those of the answer raised. The plain way follows the same rules in loops over one question.
+Memory is that of the process, above that with the windows and their logits.
+Steps: of the intermediate stage, BERT-base and TinyBERT4, random weights, forward and backward, each kind in a process
+of its own; memory of a window is that of a batch less that of one window, by windows.
 """
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
+import statistics
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,11 +29,22 @@ import numpy as np
 from bench_tokenizer import VOCAB
 from bench_train import attention_step
 from english import documents
-from measure import PeakMemory, machine, parse_with_clock, print_table, tree_memory
+from measure import (
+    PeakMemory,
+    busy_seconds,
+    machine,
+    memory_of,
+    parse_with_clock,
+    print_table,
+    seconds_by_workers,
+    tree_memory,
+)
 
+from transformer.data.features import Sequences
 from transformer.data.windows import Windows, encode_windows
 from transformer.tasks.answers import decode
 from transformer.tasks.spans import NO_POSITION
+from transformer.tasks.squad import read_passages
 from transformer.tasks.table import TASKS
 from transformer.tokenization import BertTokenizer
 
@@ -36,6 +52,19 @@ TASK, LENGTH, STRIDE, QUERY = TASKS["squad2"], 384, 128, 64
 PLAIN_QUESTIONS = 300  # the plain way is slow
 TOGETHER = 5           # questions about a passage
 BATCH = 2              # windows of a step, beside one
+RUNS = 3
+
+
+ENCODE_WINDOWS = """
+import sys
+import torch
+from transformer.data.windows import encode_windows
+from transformer.tasks.table import TASKS
+from transformer.tokenization import BertTokenizer
+if len(sys.argv) > 1:
+    path, vocab, cache, workers = sys.argv[1:]
+    encode_windows(TASKS["squad2"], path, BertTokenizer(vocab), 384, 128, 64, "train", cache, num_workers=int(workers))
+"""
 
 
 def write_questions(path: Path, questions: int) -> None:
@@ -58,6 +87,63 @@ def write_questions(path: Path, questions: int) -> None:
                         "is_impossible": impossible})
         paragraphs.append({"context": " ".join(passage), "qas": qas})
     path.write_text(json.dumps({"version": "v2.0", "data": [{"title": "all", "paragraphs": paragraphs}]}))
+
+
+def plain_windows(path: Path, questions: int, tokenizer: BertTokenizer, remembers: bool) -> list[list[int]]:
+    """The windows of the first questions, as lists of ids, each passage tokenized for each question; with the kit's
+    memory for words where `remembers`. Labels are left out: they would make it slower still."""
+    def pieces(text: str) -> list[int]:
+        if remembers:
+            return tokenizer.encode(text)
+        return tokenizer.convert_tokens_to_ids(piece for word in tokenizer.basic_tokenizer.tokenize(text)
+                                               for piece in tokenizer.wordpiece_tokenizer.tokenize(word))
+
+    cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    asked = ((passage.context, question.text) for passage in read_passages(path, unanswerable=True)
+             for question in passage.questions)
+    windows = []
+    for (context, question), _ in zip(asked, range(questions)):
+        before = [cls, *pieces(question)[:QUERY], sep]
+        passage = []
+        for word in context.split():
+            passage.extend(pieces(word))
+        room, start = LENGTH - len(before) - 1, 0
+        while start < len(passage):
+            windows.append([*before, *passage[start:start + room], sep])
+            if start + room >= len(passage):
+                break
+            start += min(room, STRIDE)
+    return windows
+
+
+def encoding(folder: Path, args: argparse.Namespace) -> list[list[str]]:
+    """The rows about making windows."""
+    path, large, cache = folder / "train.json", folder / "ten_times.json", folder / "cache"
+    write_questions(path, args.questions)
+    write_questions(large, 10 * args.questions)
+
+    def encode(workers: int) -> Sequences:
+        return encode_windows(TASK, path, BertTokenizer(VOCAB), LENGTH, STRIDE, QUERY, "train", cache,
+                              num_workers=workers)
+
+    def memory(data: Path, workers: int) -> str:
+        return f"{(memory_of(ENCODE_WINDOWS, data, VOCAB, folder / data.stem, workers) - torch_only) / 1e6:.0f}"
+
+    some = min(PLAIN_QUESTIONS, args.questions)
+    rates = [some / statistics.median(busy_seconds(lambda remembers=remembers: plain_windows(
+        path, some, BertTokenizer(VOCAB), remembers)) for _ in range(RUNS)) for remembers in (False, True)]
+    table = [[f"plain way, question by question ({some} questions)", f"{rates[0]:,.0f}", "1.0", ""],
+             ["the same with a memory for words", f"{rates[1]:,.0f}", f"{rates[1] / rates[0]:.1f}", ""]]
+    torch_only = memory_of(ENCODE_WINDOWS)
+    for workers, took in seconds_by_workers(encode, cache, busy_seconds, RUNS):
+        rate = args.questions / took
+        table.append([f"this kit, workers: {workers}", f"{rate:,.0f}", f"{rate / rates[0]:.1f}", memory(path, workers)])
+        shutil.rmtree(folder / path.stem)
+    table.append(["ten times the questions, workers: 2", "", "", memory(large, 2)])
+    made = encode(1)
+    for window, wanted in enumerate(plain_windows(path, some, BertTokenizer(VOCAB), True)):
+        assert made.tokens[made.offsets[window]:made.offsets[window + 1]].tolist() == wanted
+    return table
 
 
 def made_up_logits(windows: Windows) -> np.ndarray:
@@ -146,7 +232,7 @@ def answers(folder: Path, args: argparse.Namespace) -> list[list[str]]:
     return table
 
 
-def steps(args: argparse.Namespace) -> list[list[str]]:
+def steps(_: Path, args: argparse.Namespace) -> list[list[str]]:
     """The rows about steps of the intermediate stage."""
     table = []
     for name, query_key, every_layer in (("scores of every layer", False, True),
@@ -163,16 +249,22 @@ def steps(args: argparse.Namespace) -> list[list[str]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure both, and print their tables."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=10_000)
+    parser.add_argument("--stages", nargs="+", choices=("windows", "answers", "steps"),
+                        default=["windows", "answers", "steps"], help="what to measure")
+    parser.add_argument("--questions", type=int, default=10_000, help="of the file")
     args = parse_with_clock(parser, argv)
     print(machine("numpy", "torch") + ", processor time" * args.busy, flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        print_table(["answers", f"s for {args.questions:,}", "questions/s", "x plain", "MB"],
-                    answers(Path(temporary), args))
-    print(f"\nfp32, a step of {1 + BATCH} windows of {LENGTH}\n")
-    print_table(["intermediate stage", "ms a window", "MB a window"], steps(args))
+    for stage, header, rows in (
+            ("windows", ["windows", "questions/s", "x plain", "peak MB above torch"], encoding),
+            ("answers", ["answers", f"s for {args.questions:,}", "questions/s", "x plain", "MB"], answers),
+            ("steps", [f"a step of {1 + BATCH} windows of {LENGTH}, fp32", "ms a window", "MB a window"], steps)):
+        if stage in args.stages:
+            with tempfile.TemporaryDirectory() as temporary:
+                table = rows(Path(temporary), args)
+            print()
+            print_table(header, table)
 
 
 if __name__ == "__main__":

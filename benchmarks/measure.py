@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,11 +46,31 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def busy_seconds(function: Callable[[], Any]) -> float:
+    """Seconds of the processor that one call takes, here and in the processes that it starts and awaits."""
+    before = os.times()
+    function()
+    return sum(os.times()[:4]) - sum(before[:4])
+
+
 def median_seconds(function: Callable[[], Any], runs: int = 3, warm_up: int = 0) -> float:
     """Median of the seconds that `runs` calls take, after `warm_up` calls that do not count."""
     for _ in range(warm_up):
         function()
     return statistics.median(seconds(function) for _ in range(runs))
+
+
+def seconds_by_workers(encode: Callable[[int], Any], cache: Path, clock: Callable[[Callable[[], Any]], float],
+                       runs: int) -> Iterator[tuple[int, float]]:
+    """(workers, median of what `clock` tells of so many calls of encode(workers)), each into an empty folder `cache`,
+    which is gone afterwards."""
+    for workers in (1, 2):
+        took = []
+        for _ in range(runs):
+            shutil.rmtree(cache, ignore_errors=True)
+            took.append(clock(functools.partial(encode, workers)))
+        shutil.rmtree(cache)
+        yield workers, statistics.median(took)
 
 
 def machine(*packages: str) -> str:
@@ -128,3 +150,9 @@ def run(command: Sequence[Any], **options: Any) -> Run:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
     return Run(took, memory.peak)
+
+
+def memory_of(code: str, *arguments: Any) -> int:
+    """The peak memory in bytes of a Python that runs `code`, to which the kit is importable, with these arguments."""
+    return run([sys.executable, "-c", code, *arguments], cwd=ROOT,
+               env={**os.environ, "PYTHONPATH": str(ROOT)}).peak_memory

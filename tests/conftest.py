@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -276,6 +277,52 @@ def started(*command, **options) -> Iterator[subprocess.Popen]:
         finally:
             deadline.cancel()
             process.kill()
+
+
+_STOPPING = """
+import sys, time
+from pathlib import Path
+from transformer.data import {module}, parts
+from transformer.tasks.table import TASKS
+from transformer.tokenization import BertTokenizer
+
+folder, encode, count = Path(sys.argv[1]), {module}.{function}, 0
+
+def stopping(part):
+    global count
+    count += 1
+    with open(folder / "encoded", "a") as log:
+        log.write(f"{{next(number for number in part if isinstance(number, int))}}\\n")
+    while count == 4 and not (folder / "go").exists():
+        time.sleep(0.01)
+    return encode(part)
+
+{module}.{function}, parts._SECONDS_BETWEEN_SAVES = stopping, 0
+{call}
+"""
+
+
+def killed_at_the_fourth_part(folder: Path, module: str, function: str, call: str) -> None:
+    """Run `call`, code that makes arrays in folder / "cache" by `function` of transformer.data.MODULE, kill -9 it while
+    that has the fourth part, and run it again: it begins with this part, and makes those that follow."""
+    command = [sys.executable, "-c", _STOPPING.format(module=module, function=function, call=call), folder]
+
+    def encoded() -> list[int]:
+        log = folder / "encoded"
+        return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+    with started(*command, cwd=ROOT) as process:
+        while len(encoded()) < 4:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not list(folder.glob("cache/*/manifest.json"))
+    (folder / "go").touch()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    numbers = encoded()
+    assert numbers[4:] == sorted(set(numbers))[3:] and len(numbers) > 5
 
 
 def torchrun(program: Path | str, *arguments, directory: Path) -> subprocess.CompletedProcess:

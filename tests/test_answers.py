@@ -4,31 +4,25 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_squad
 
 from transformer.data.windows import encode_windows
 from transformer.files import InputError
 from transformer.tasks.answers import ANSWER_FILES, decode
 from transformer.tasks.metrics import normal_answer, squad_scores
 from transformer.tasks.spans import NO_POSITION
-from transformer.tasks.squad import Passage, Question, is_v2, main, misplaced_answers
+from transformer.tasks.squad import is_v2, main
 from transformer.tasks.table import TASKS
 from transformer.tokenization import BertTokenizer
 from transformer.training.scoring import KeptLogits
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "squad.json").read_text())
+tokenizer = test_squad.tokenizer
+GOLDEN = test_squad.GOLDEN
 PREDICTIONS = GOLDEN["predictions"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    path.write_text("".join(f"{piece}\n" for piece in GOLDEN["vocab"]), encoding="utf-8")
-    return BertTokenizer(path)
 
 
 @pytest.fixture(scope="module")
@@ -517,23 +511,6 @@ def test_the_command_refuses_null_odds_of_v1(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         run_scorer(tmp_path, capsys, squad_file([["x"], []], "v2.0"), {"q0": "x"}, None, "--na_prob_thresh", "1")
     assert end.value.code == 2 and "--na_prob_file" in capsys.readouterr().err
-
-
-def test_the_command_says_what_it_takes(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    for part in ("Score predictions as the official scorer of the file's version of SQuAD does, as JSON on stdout.",
-                 "DATA.json PREDICTIONS.json", "DATA.json a SQuAD file, v1.1 or v2.0, with answers",
-                 "PREDICTIONS.json {id: text}", "--na_prob_file FILE, --na-prob-file FILE of v2.0, {id: number}",
-                 "the scores at the best thresholds are told, too", "--na_prob_thresh T, --na-prob-thresh T of these",
-                 "is greater, the question counts as answered by nothing (default: 1.0)"):
-        assert part in said, part
-
-
-def test_a_question_is_told_that_is_misplaced_at_the_first_character():
-    passage = Passage("red fox", (Question("q", "?", (("fox", 0),)),))
-    assert list(misplaced_answers([passage])) == ["question 'q': 'fox' is to stand at character 0, where 'red' stands"]
 
 
 def test_the_command_ends_with_one_line(tmp_path):

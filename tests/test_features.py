@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PIECES, TEACHER, write_lines
+from conftest import PIECES, TEACHER, killed_at_the_fourth_part, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,49 +279,12 @@ def test_damaged_arrays_are_made_again(name, tmp_path, vocab):
         os.truncate(folder / name, (folder / name).stat().st_size // 2)
 
 
-STOPPING = """
-import sys, time
-from pathlib import Path
-from transformer.data import features, parts
-from transformer.tasks import glue
-from transformer import tokenization
-
-folder, encode, count = Path(sys.argv[1]), features._encode_part, 0
-
-def encode_part(part):
-    global count
-    count += 1
-    with open(folder / "encoded", "a") as log:
-        log.write(f"{part[1]}\\n")
-    while count == 4 and not (folder / "go").exists():
-        time.sleep(0.01)
-    return encode(part)
-
-features._encode_part, parts._SECONDS_BETWEEN_SAVES = encode_part, 0
-features.encode_file(glue.GLUE["sst2"], folder / "train.tsv", tokenization.BertTokenizer(folder / "vocab.txt"), 12,
-                     folder / "cache", num_workers=1, part_bytes=200)
-"""
-
-
 def test_a_killed_run_goes_on(tmp_path, vocab):
     path, cache = tmp_path / "train.tsv", tmp_path / "cache"
     wanted = naive(write_task_file(path, TASKS["sst2"]), vocab, LENGTH)
-
-    def encoded() -> list[int]:
-        return [int(line) for line in (tmp_path / "encoded").read_text().split()]
-
-    command = [sys.executable, "-c", STOPPING, tmp_path]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "encoded").exists() or len(encoded()) < 4:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert not list(cache.glob("*/manifest.json"))
-    (tmp_path / "go").touch()
-    subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
-    starts = encoded()
-    assert starts[4:] == sorted(set(starts))[3:] and len(starts) > 5  # three parts were whole
+    killed_at_the_fourth_part(tmp_path, "features", "_encode_part", """
+features.encode_file(TASKS["sst2"], folder / "train.tsv", BertTokenizer(folder / "vocab.txt"), 12, folder / "cache",
+                     num_workers=1, part_bytes=200)""")
     (folder,) = cache.iterdir()
     whole = (folder / "manifest.json").read_bytes()
     sequences = encode_file(TASKS["sst2"], path, BertTokenizer(vocab), LENGTH, cache)

@@ -271,7 +271,7 @@ def test_a_long_augmented_file_is_judged_by_its_beginning(squad, monkeypatch):
     work = work_of(on_squad(aug_train=True, max_seq_length=384))
     assert path.stat().st_size > 10 * 20_000 and work.counts[0] == pytest.approx(800, rel=0.05)
     lines = path.read_text().splitlines()
-    for line, words in (("{", "no JSON"), ('{"qas": []}', "'context'")):
+    for line, words in (("{", "not valid JSON"), ('{"qas": []}', "'context'")):
         write_lines(path.with_name("other.jsonl"), [lines[0], line]).replace(path)
         steps._windows_in.cache_clear()
         assert all(word in work_of(on_squad(aug_train=True)).refused for word in ("train_aug.jsonl, line 2", words))
@@ -303,7 +303,7 @@ def test_what_squad_takes():
     """Kept answers of the teacher, 2 x 4 bytes a wordpiece, and the augmented file with its arrays, by hand."""
     task = get_task("squad1")
     answers = replace(work("prediction", STUDENTS["4l"], 16, 384), task=task, counts=[88_641], saves=1)
-    without = price(replace(answers, task=None), CPU).disk
+    without = price(replace(answers, task=get_task("rte")), CPU).disk
     assert price(answers, CPU).disk - without == 88_641 * 178 * 8  # 126 MB
     for flag, value in (("hard_labels", True), ("preset", "code")):  # which ask it at every step, or not at all
         other = replace(answers, args=Namespace(**{**vars(answers.args), flag: value}))
@@ -474,7 +474,8 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     assert cost.seconds == pytest.approx(flops / 0.7e9)
     assert cost.hours == pytest.approx(cost.seconds / 3600)
     assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work, True) * 1e-5)
-    scored = replace(general_work, kind="prediction", evaluations=5, dev_examples=100, logs=5, saves=5)
+    scored = replace(general_work, kind="prediction", task=get_task("rte"), evaluations=5, dev_examples=100, logs=5,
+                     saves=5)
     cost = price(scored, CPU)
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
     assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)

@@ -23,7 +23,7 @@ from transformer.inspection import check_loads, summary
 from transformer.modeling import BertModel, TinyBertForQuestionAnswering, TinyBertForSequenceClassification
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.table import get_task
-from transformer.training.models import load_classifier, load_start, load_student, misfit
+from transformer.training.models import load_start, load_student, load_task_model, misfit
 from transformer.weights import read_model, read_weights, write_bin
 
 SQUAD1, SQUAD2, MNLI = get_task("squad1"), get_task("squad2"), get_task("mnli")
@@ -205,8 +205,8 @@ def test_a_sibling_for_squad_gets_an_untrained_span_head(tmp_path, capsys):
     fix_teacher_layers.main([str(folder)])
     assert contents(folder) == before
     with pytest.raises(InputError, match=f"the span head of {folder} is untrained .*--tasks SQuAD1 --model {folder}"):
-        load_classifier(folder, SQUAD1, argparse.Namespace(skip_teacher_check=False))
-    load_classifier(folder, SQUAD1, argparse.Namespace(skip_teacher_check=True))
+        load_task_model(folder, SQUAD1, argparse.Namespace(skip_teacher_check=False))
+    load_task_model(folder, SQUAD1, argparse.Namespace(skip_teacher_check=True))
 
 
 def test_both_heads_of_a_folder_are_kept(tmp_path):
@@ -241,7 +241,7 @@ def test_teachers_from_the_hub(tmp_path, server, monkeypatch, capsys, text, name
     get_bert_models.main(["--models", text, "--output_dir", str(tmp_path / "m")])
     assert len(server.requests) == requests  # complete, also fixed
     torch.testing.assert_close(our_logits(folder), their_logits(next(iter(models.values()))), **TOLERANCE)
-    assert load_classifier(folder, SQUAD2, argparse.Namespace(skip_teacher_check=False))
+    assert load_task_model(folder, SQUAD2, argparse.Namespace(skip_teacher_check=False))
 
 
 # --- as teacher, start and student
@@ -270,11 +270,11 @@ def test_a_teacher_of_another_kind_is_named_with_the_command_for_the_right_one(t
     for task in (SQUAD1, SQUAD2):
         with pytest.raises(InputError, match=f"^{folder} has a classifier, {task.name} needs a span head: python "
                                              f"finetune_teacher.py --tasks {task.name} --model {folder} trains"):
-            load_classifier(folder, task, flags())
+            load_task_model(folder, task, flags())
     with pytest.raises(InputError, match=f"{tiny}/bert does not fit .*qa_outputs.weight.*it has no span head: python"):
-        load_classifier(tiny / "bert", SQUAD1, flags())
+        load_task_model(tiny / "bert", SQUAD1, flags())
     changed = replace(SQUAD1, head=replace(SQUAD1.head, n_best_size=3))  # the scripts' flags
-    assert isinstance(load_classifier(teacher, changed, flags()), TinyBertForQuestionAnswering)
+    assert isinstance(load_task_model(teacher, changed, flags()), TinyBertForQuestionAnswering)
 
 
 def misfit_of(folder, task, **changes):
@@ -318,7 +318,7 @@ def test_a_classifier_on_a_span_model_has_a_new_pooler(tiny, teacher, script):
 
 
 def test_students_of_squad(tiny, teacher):
-    config = load_classifier(teacher, SQUAD1, flags()).config
+    config = load_task_model(teacher, SQUAD1, flags()).config
     student = load_student(tiny / "general", teacher, config, SQUAD1, flags())
     assert student.fit_dense.weight.shape == (16, 8) and student.config.extra[UNTRAINED] is True
     save_model(student, tiny / "stage1", tiny / "vocab.txt")
@@ -344,7 +344,7 @@ def test_the_next_step_of_squad(tiny, teacher):
                 "max_seq_length": 320, "max_query_length": 50, "aug_train": True, "do_lower_case": True}
     (student / "run.json").write_text(json.dumps({"finished": True, "settings": settings}))
     with pytest.raises(InputError) as caught:
-        load_classifier(student, SQUAD1, flags())
+        load_task_model(student, SQUAD1, flags())
     assert str(caught.value) == (
         f"the span head of {student} is not trained yet; the next step: python task_distill.py --pred_distill "
         "--task_name SQuAD1 --teacher_model T --data_dir D --max_seq_length 320 --doc_stride 100 --max_query_length 50 "
@@ -352,7 +352,7 @@ def test_the_next_step_of_squad(tiny, teacher):
     (student / "run.json").write_text(json.dumps({"settings": {"pregenerated_data": "P"}}))
     with pytest.raises(InputError, match="python task_distill.py --task_name squad2 --teacher_model TEACHER --data_dir "
                                          "D --max_seq_length 24 --student_model .* NEW_FOLDER --aug_train$"):
-        load_classifier(student, SQUAD2, flags(task_name="squad2", data_dir="D", aug_train=True))
+        load_task_model(student, SQUAD2, flags(task_name="squad2", data_dir="D", aug_train=True))
 
 
 def test_a_folder_in_both_formats(tmp_path, capsys):

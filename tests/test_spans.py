@@ -94,15 +94,11 @@ def test_the_masked_loss_does_not_depend_on_padding(temperature):
 
 
 def test_a_batch_is_the_mean_of_its_windows_alone():
-    """By hand, without padding: the loss of [2, S, 2] is the mean of those of its windows cut to their lengths."""
+    """Without padding: the loss of [2, S, 2] is the mean of those of its windows cut to their lengths."""
     lengths = MASK.sum(dim=1).tolist()
     alone = [HEAD.soft_loss(STUDENT[[row], :length], TEACHER[[row], :length], 1.0, torch.ones(1, length))
              for row, length in enumerate(lengths)]
     assert HEAD.soft_loss(STUDENT, TEACHER, 1.0, MASK).item() == pytest.approx(sum(alone).item() / 2, rel=1e-12)
-    by_hand = [-sum(share * log for share, log in zip(TEACHER[row, :length, column].softmax(0),
-                                                      STUDENT[row, :length, column].log_softmax(0)))
-               for row, length in enumerate(lengths) for column in (0, 1)]
-    assert HEAD.soft_loss(STUDENT, TEACHER, 1.0, MASK).item() == pytest.approx(sum(by_hand).item() / 4, rel=1e-12)
 
 
 def test_kept_logits_of_a_teacher_are_padded_to_the_student():
@@ -111,21 +107,6 @@ def test_kept_logits_of_a_teacher_are_padded_to_the_student():
     loss = HEAD.soft_loss(STUDENT, TEACHER[:, :short], 1.0, MASK, as_published=True)
     shares = torch.cat([TEACHER[:, :short].softmax(1), torch.zeros(2, 2, 2)], dim=1)
     assert loss.item() == pytest.approx(-(shares * STUDENT.log_softmax(1)).sum().item() / (2 * 6), rel=1e-12)
-
-
-def test_the_loss_falls_to_the_entropy_of_the_teacher():
-    logits = torch.zeros(STUDENT.shape, dtype=STUDENT.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logits], max_iter=200)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = HEAD.soft_loss(logits, TEACHER, 1.0, MASK)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    least = HEAD.soft_loss(TEACHER, TEACHER, 1.0, MASK).item()
-    assert HEAD.soft_loss(logits, TEACHER, 1.0, MASK).item() == pytest.approx(least, abs=1e-5)
 
 
 def test_logits_without_padding_and_back():
@@ -150,17 +131,6 @@ def test_what_span_heads_say_of_themselves():
     assert (heads[0].n_best_size, heads[0].max_answer_length, heads[0].null_score_diff_threshold) == (20, 30, 0.0)
     # windows are found again whatever flags choose answers
     assert replace(heads[0], n_best_size=3).key_text == heads[0].key_text != heads[1].key_text
-
-
-def test_chance():
-    """BERT's head on a frozen encoder reaches 16 F1 on v1.1; answering nothing is right for the unanswerable ones."""
-    class Examples:
-        def unanswerable_share(self):
-            return 0.5
-
-    assert TASKS["squad1"].head.chance(Examples()) == (0.2, 0.0)
-    assert TASKS["squad2"].head.chance(Examples()) == (0.52, 0.0)
-    assert TASKS["squad2"].head.least(Examples()) == 0.0
 
 
 @pytest.mark.parametrize("name, key", [("SQuAD", "squad1"), ("squad-v1.1", "squad1"), ("SQuAD1", "squad1"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from transformer.data.windows import encode_windows
 from transformer.files import InputError
-from transformer.tasks import squad
+from transformer.tasks import json_stream, squad
 from transformer.tasks.squad import (
     Passage,
     PassagePieces,
@@ -306,7 +306,7 @@ def spelled(value: object, rng: random.Random) -> str:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 40, 1 << 16])
 def test_any_cut_into_blocks_reads_the_same(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(squad, "_BYTES_AT_A_TIME", size)
+    monkeypatch.setattr(json_stream, "_BYTES_AT_A_TIME", size)
     content = {"n": -12.5e-3, "on": True, "data": GOLDEN["data_v2"]["data"][:1], "none": [None, [], {}],
                "long": 10 ** 60, "version": "v2.0", "number": 1.25}
     content["data"] = [*content["data"], *({**article(question(f"é{n} \U0001f600")), "a": n / 7} for n in range(4))]
@@ -447,7 +447,7 @@ def test_no_file(tmp_path):
 
 @pytest.mark.parametrize("block", [5, 1 << 16])
 def test_a_file_that_is_cut_short(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(squad, "_BYTES_AT_A_TIME", block)
+    monkeypatch.setattr(json_stream, "_BYTES_AT_A_TIME", block)
     whole = json.dumps({"version": "1.1", "n": [1.5, True, None], "data": [article(question("\u00e9\U0001f600"))]})
     for end in range(1, len(whole)):
         (tmp_path / "a.json").write_text(whole[:end])
@@ -458,10 +458,10 @@ def test_a_file_that_is_cut_short(block, tmp_path, monkeypatch):
 
 
 def test_what_never_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(squad, "MAX_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr(squad, "_BYTES_AT_A_TIME", 1 << 18)
+    monkeypatch.setattr(json_stream, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(json_stream, "_BYTES_AT_A_TIME", 1 << 18)
     (tmp_path / "a.json").write_text('{"version": "' + "x" * (5 << 20))
-    with pytest.raises(InputError, match="a.json: what begins at byte 12 has no end within 1 MB: this is no"):
+    with pytest.raises(InputError, match="a.json: what begins at byte 12 has no end within 1 MB: get or make the file"):
         list(read_passages(tmp_path / "a.json", unanswerable=False))
 
 
@@ -477,6 +477,7 @@ def test_ids_are_told_apart_after_many(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text,start,told", [
     ("fox", 5, "'fox' is to stand at character 5, where ' fo' stands"), ("fox", 6, None),
     ("Fox", 6, "where 'fox' stands"), ("it.", 26, None), ("it.x", 26, "where 'it.' stands"),
+    ("A", 0, None), ("fox", 0, "where 'A r' stands"),
     ("x", 29, "where nothing stands"), ("x", 1000, "where nothing stands"),
     ("A", -29, "is to stand at character -29, where nothing stands"),
     ("", 3, "where 'e' stands"), (" ", 1, "where ' ' stands")])

@@ -189,6 +189,18 @@ def test_from_the_teacher_to_the_answers(key, tiny, script):
     assert not {*files} & {*names(tiny / "student")}
 
 
+@pytest.mark.parametrize("key", FILES)
+def test_passages_without_wordpieces_are_answered_by_nothing(key, tiny, script):
+    asked = squad(key, 0, 1, answers=False)
+    asked["data"][0]["paragraphs"][0]["context"] = " \n"
+    (tiny / "blank.json").write_text(json.dumps(asked))
+    out = run(script, "task_distill", scored(tiny, f"teacher_{key}", key, output_dir=tiny / "answers", do_predict=True,
+                                             predict_file=tiny / "blank.json"))
+    assert "2 questions have no windows" in out and "answers to the 2 questions" in out
+    assert json.loads((tiny / "answers/predictions.json").read_text()) == {"0.0": "", "0.1": ""}
+    assert (tiny / "answers/null_odds.json").exists() == (key == "squad2")
+
+
 def test_a_teacher_learns_what_its_check_asks(animals):
     """Far above answering the first word (0), or nothing (a third)."""
     for key, share in (("squad1", 0.0), ("squad2", 1 / 3)):
@@ -287,28 +299,16 @@ def test_hard_labels_and_the_code_preset_see_the_whole_length(tiny, train_window
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("changes,padded", [({"pred_distill": True}, False), ({}, True),
-                                            ({"pred_distill": True, "hard_labels": True}, True),
-                                            ({"pred_distill": True, "preset": "code"}, True),
-                                            ({"dynamic_padding": True}, False)])
-def test_what_batches_are_padded_to(changes, padded, tiny, script, monkeypatch):
-    lengths = lengths_of_batches(monkeypatch)
-    run(script, "task_distill", distill(tiny, train_batch_size=2, **changes))
-    assert (set(lengths) == {20}) == padded and max(lengths) == 20
-
-
-def test_teachers_are_fine_tuned_at_the_whole_length(tiny, script, monkeypatch):
-    lengths = lengths_of_batches(monkeypatch)
-    run(script, "finetune_teacher", teacher(tiny, num_train_epochs=1))
-    assert set(lengths) == {20}
-
-
-def lengths_of_batches(monkeypatch) -> list[int]:
-    """The lengths of all batches that a Training will make."""
+@pytest.mark.parametrize("make,changes,padded", [
+    (distill, {"pred_distill": True}, False), (distill, {}, True), (distill, {"dynamic_padding": True}, False),
+    (distill, {"pred_distill": True, "hard_labels": True}, True),
+    (distill, {"pred_distill": True, "preset": "code"}, True), (teacher, {"num_train_epochs": 1}, True)])
+def test_what_batches_are_padded_to(make, changes, padded, tiny, script, monkeypatch):
     lengths, made = [], Training._made
     monkeypatch.setattr(Training, "_made", lambda self, indices: [
         share for share in made(self, indices) if lengths.append(share[2][0].size(1)) is None])
-    return lengths
+    run(script, "task_distill" if make is distill else "finetune_teacher", make(tiny, train_batch_size=2, **changes))
+    assert (set(lengths) == {20}) == padded and max(lengths) == 20
 
 
 def test_the_intermediate_stage_reads_no_labels(tiny, script):
@@ -380,7 +380,7 @@ def test_runs_of_other_tasks_have_the_settings_of_before():
 
 
 def test_teachers_of_several_kinds_in_one_command(tiny, script):
-    """Each by its own defaults, at whole lengths."""
+    """Each by its own defaults."""
     config = BertConfig(**{**TEACHER, "num_hidden_layers": 1, "max_position_embeddings": 384})
     save_model(BertForPreTraining(config), tiny / "bert-base-uncased", tiny / "vocab.txt")
     run(script, "finetune_teacher", ["--tasks", "mrpc", "squad1", "mrpc", "--models_dir", tiny, "--glue_dir",

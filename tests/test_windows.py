@@ -5,16 +5,12 @@ import json
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_lines
+from conftest import killed_at_the_fourth_part, write_lines
 
 from transformer import files
 from transformer.data import windows as module
@@ -212,7 +208,7 @@ def test_augmented_passages(workers, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("change,message", [
-    (lambda lines: lines[1:], ', line 1: not {"version": "augmented"}, as data_augmentation.py writes it for squad2'),
+    (lambda lines: lines[1:], ', line 1: not {"version": "augmented"}, as data_augmentation.py writes it'),
     (lambda lines: ["[1]", *lines], ', line 1: not {"version": "augmented"}'), (lambda lines: [""], ", line 1: not {"),
     (lambda lines: [*lines[:9], lines[9][:-1]], ", line 10: not valid JSON (Expecting ',' delimiter: line 1 column "),
     (lambda lines: [*lines[:9], ""], ", line 10: not valid JSON"),
@@ -284,67 +280,14 @@ def test_a_file_that_changed(tokenizer, tmp_path, monkeypatch):
         encode_windows(TASKS["squad2"], path, tokenizer, *LENGTHS, "score", tmp_path / "cache", num_workers=1)
 
 
-STOPPING = """
-import sys, time
-from pathlib import Path
-from transformer import tokenization
-from transformer.data import parts, windows
-from transformer.tasks import table
-
-folder, encode, count = Path(sys.argv[1]), windows._encode_passages, 0
-
-def encode_passages(part):
-    global count
-    count += 1
-    with open(folder / "encoded", "a") as log:
-        log.write(f"{part[0]}\\n")
-    while count == 4 and not (folder / "go").exists():
-        time.sleep(0.01)
-    return encode(part)
-
-windows._encode_passages, parts._SECONDS_BETWEEN_SAVES = encode_passages, 0
-windows.encode_windows(table.TASKS["squad2"], folder / "a.json", tokenization.BertTokenizer(folder / "vocab.txt"), 16,
-                       4, 5, "score", folder / "cache", num_workers=1, part_bytes=1000)
-"""
-
-
-def wait_for_the_fourth_part(folder: Path) -> list[int]:
-    deadline = time.monotonic() + 60
-    while not (folder / "encoded").exists() or (folder / "encoded").read_text().count("\n") < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return [int(line) for line in (folder / "encoded").read_text().split()]
-
-
 def test_a_killed_run_goes_on(tokenizer, tmp_path):
+    """With the number of the question that comes next."""
     path = write_squad(tmp_path / "a.json", passages(30))
-    command = [sys.executable, "-c", STOPPING, tmp_path]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        wait_for_the_fourth_part(tmp_path)
-        process.send_signal(signal.SIGKILL)
-    assert not list((tmp_path / "cache").glob("*/manifest.json"))
-    (tmp_path / "go").touch()
-    subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
-    firsts = wait_for_the_fourth_part(tmp_path)
-    assert firsts[4:] == sorted(set(firsts))[3:] and len(firsts) > 5  # three parts were whole
+    killed_at_the_fourth_part(tmp_path, "windows", "_encode_passages", """
+windows.encode_windows(TASKS["squad2"], folder / "a.json", BertTokenizer(folder / "vocab.txt"), 16, 4, 5, "score",
+                       folder / "cache", num_workers=1, part_bytes=1000)""")
     sequences = encode_windows(TASKS["squad2"], path, tokenizer, *LENGTHS, "score", tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert read_back(sequences) == read_back(encode_windows(TASKS["squad2"], path, tokenizer, *LENGTHS, "score"))
-
-
-def test_two_processes_at_once(tokenizer, tmp_path):
-    path = write_squad(tmp_path / "a.json", passages(30))
-    command = [sys.executable, "-c", STOPPING, tmp_path]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as first:
-        wait_for_the_fourth_part(tmp_path)
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as second:
-            assert "waiting for it" in second.stdout.readline()
-            (tmp_path / "go").touch()
-            second.communicate()
-    assert first.returncode == second.returncode == 0
-    firsts = wait_for_the_fourth_part(tmp_path)
-    assert firsts == sorted(set(firsts))  # nothing twice
-    sequences = encode_windows(TASKS["squad2"], path, tokenizer, *LENGTHS, "score", tmp_path / "cache")
     assert read_back(sequences) == read_back(encode_windows(TASKS["squad2"], path, tokenizer, *LENGTHS, "score"))
 
 

@@ -6,14 +6,14 @@ stage asks for it.
 """
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.augmentation.variants import PART_BYTES, Examples
+from transformer.data.augmented import AUGMENTED_HEADER, augmented_line
 from transformer.data.tables import require_file
-from transformer.tasks.squad import AUGMENTED, Passage, read_passages
+from transformer.tasks.squad import Passage, read_passages
 from transformer.tasks.task import Task
 
 
@@ -51,15 +51,13 @@ class PassageExamples(Examples):
         return [example.context]
 
     def first_line(self) -> str:
-        """What tells every reader that these are no training data with answers."""
-        return json.dumps({"version": AUGMENTED})
+        """What says that these are passages without answers."""
+        return AUGMENTED_HEADER
 
     def rows(self, example: Passage, variants: list[list[str]], preset: str) -> Iterator[str]:
-        """{"context", "qas": [{"id", "question"}]} of the passage and each variant, in both presets; the ids of the
-        questions end in the number of the variant, #0 for the passage as it stands."""
+        """augmented_line() of the passage and each variant, in both presets."""
         for number, context in enumerate([example.context, *variants[0]]):
-            yield json.dumps({"context": context, "qas": [{"id": f"{question.id}#{number}", "question": question.text}
-                                                          for question in example.questions]}, ensure_ascii=False)
+            yield augmented_line(example, context, number)
 
     def counts_of(self, example: Passage) -> Counter:
         """Its questions, too."""

@@ -18,20 +18,19 @@ import numpy as np
 
 from transformer.cli import SPAN_SETTINGS
 from transformer.data.arrays import convert_parts
+from transformer.data.augmented import augmented_passages, require_augmented
 from transformer.data.features import Sequences
-from transformer.data.parts import FilePart, Place, byte_ranges, decode_lines, read_range
+from transformer.data.parts import FilePart, byte_ranges
 from transformer.data.tables import require_file
-from transformer.files import InputError, read_lines, sha256_of
+from transformer.files import InputError, sha256_of
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.squad import (
-    AUGMENTED,
     Passage,
     PassagePieces,
     Question,
     is_misplaced,
     label_of,
     misplaced_answers,
-    parse_passage,
     passage_words,
     passages_with_progress,
     read_passages,
@@ -143,8 +142,8 @@ def encode_windows(task: Task, path: str | Path, tokenizer: BertTokenizer, max_s
     use: "train" (labels, int32 [n, 2]; questions whose answer cannot be found are skipped, which is said), "score"
     (Windows, of a file with answers), "answer" (Windows, of a file that may have none), "augmented" (train_aug.jsonl:
     neither labels nor answers). cache_dir, fallback, num_workers, part_bytes: as of features.encode_file().
-    Raises InputError for lengths that leave no room, as read_passages() does, and where there are no windows, or the
-    answers of a training file stand elsewhere than it says.
+    Raises InputError for lengths that leave no room, as read_passages() does, and where there are no windows ("answer"
+    may have none), or the answers of a training file stand elsewhere than it says.
     """
     path = Path(path)
     _check_lengths(max_seq_length, doc_stride, max_query_length)
@@ -163,7 +162,8 @@ def encode_windows(task: Task, path: str | Path, tokenizer: BertTokenizer, max_s
             {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", **_ARRAYS[use]}, facts, parts,
             _encode_passages, _start_windows, (tokenizer, max_seq_length, doc_stride, max_query_length, use),
             part_bytes, num_workers, in_memory=cache_dir is None)
-    _report_questions(path, task.head.unanswerable, *(manifest.get(name, 0) for name in ("examples", *_COUNTED)))
+    _report_questions(path, task.head.unanswerable, use == "answer",
+                      *(manifest.get(name, 0) for name in ("examples", *_COUNTED)))
     if use == "train":
         arrays["labels"] = arrays["labels"].reshape(-1, *task.head.label_shape)
     if use in ("train", "augmented"):
@@ -189,20 +189,13 @@ def _require_file(task: Task, path: Path, use: str) -> None:
         how = "data_augmentation.py makes it" if use == "augmented" else "name a file of questions"
         raise InputError(f"{path} does not exist: {how}")
     if use == "augmented":
-        first = next(read_lines(path), "")
-        try:
-            says = json.loads(first)
-        except (ValueError, RecursionError):
-            says = None
-        if not isinstance(says, dict) or says.get("version") != AUGMENTED:
-            raise InputError(f'{path}, line 1: not {{"version": "{AUGMENTED}"}}, as data_augmentation.py writes it '
-                             f"for {task.key}: make the file again")
+        require_augmented(path)
 
 
 @functools.cache  # a file that is read again is not reported again
-def _report_questions(path: Path, unanswerable: bool, windows: int, questions: int, misplaced: int, unlike: int,
-                      several: int, without_windows: int) -> None:
-    """Say what was left out; InputError where nothing is left, or too much of it is wrong."""
+def _report_questions(path: Path, unanswerable: bool, may_be_empty: bool, windows: int, questions: int,
+                      misplaced: int, unlike: int, several: int, without_windows: int) -> None:
+    """Say what was left out; InputError where too much of it is wrong, or nothing is left to be learnt or scored."""
     if misplaced:
         shown = list(islice(misplaced_answers(read_passages(path, unanswerable)), _SHOWN))
         if misplaced > max(_SHOWN, _MISPLACED_SHARE * questions):
@@ -219,7 +212,7 @@ def _report_questions(path: Path, unanswerable: bool, windows: int, questions: i
     if without_windows:
         print(f"{path}: {without_windows} questions have no windows: there are no wordpieces in their passages",
               flush=True)
-    if not windows:
+    if not windows and not may_be_empty:
         raise InputError(f"{path} gives no windows: none of its {questions} questions has a passage with wordpieces "
                          "and, where one is learnt, an answer in it; get or make it again")
 
@@ -246,23 +239,6 @@ def _lines_in_parts(path: Path, part_bytes: int) -> Iterator[tuple[tuple[int, Fi
     return (((0, (path, start, stop)), stop) for start, stop in byte_ranges(path, part_bytes))
 
 
-def _augmented_passages(part: FilePart) -> Iterator[Passage]:
-    """The passages in a range of bytes of a train_aug.jsonl."""
-    path, start, stop = part
-    where = Place(path, start)
-    first = int(start == 0)  # after the line that says what the file is
-    for where.index, line in enumerate(decode_lines(path, start, read_range(path, start, stop))[first:], first):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not valid JSON ({error}); the file may be cut short: make it again") from None
-        try:
-            passage = parse_passage(entry, "", unanswerable=True, has_answers=False)
-        except InputError:  # once more, to say where: the number of a line takes reading all before it
-            passage = parse_passage(entry, str(where), unanswerable=True, has_answers=False)
-        yield passage
-
-
 def _start_windows(*facts: Any) -> None:
     global _window_facts
     _window_facts = facts
@@ -277,7 +253,7 @@ def _encode_passages(part: tuple[int, list[Passage] | FilePart],
     tokens, lengths, first_lengths, labels, question_of, words, max_context = ([] for _ in range(7))
     counts = Counter(dict.fromkeys(_COUNTED, 0))
     outside = np.full(max_query_length + 2, -1, np.int32)
-    for passage in _augmented_passages(passages) if use == "augmented" else passages:
+    for passage in augmented_passages(passages) if use == "augmented" else passages:
         pieces = PassagePieces.of(passage.context, tokenizer)
         word_of = pieces.word_of_pieces()
         for question in passage.questions:

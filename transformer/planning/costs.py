@@ -30,6 +30,7 @@ from transformer.planning.steps import (
     augmented_rows,
 )
 from transformer.training.processes import PRECISIONS
+from transformer.training.stages import keeps_answers, learns_labels
 from transformer.training.states import SHARE_OF_TIME
 
 # Of the rate of torch.mm, what training reaches: on a GPU with big batches (assumed); on a CPU a step of general
@@ -78,7 +79,7 @@ def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float
     A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
     H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
     teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
-    classifier, which see one wordpiece, are left out.
+    head, which take next to nothing, are left out.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden
@@ -175,20 +176,15 @@ def hours_text(hours: float | None) -> str:
     return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
 
 
-def keeps_answers(work: Work) -> bool:
-    """Whether a prediction stage asks the teacher once for each example: in the published code its dropout is on."""
-    return work.args.preset == "paper" and not work.args.hard_labels
-
-
 def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size
     if work.kind in ("general", "intermediate"):
         return sequences * distillation_flops(work.students, work.teacher, work.length)
     own = sequences * 3 * forward_flops(work.student, work.length)
-    if work.kind == "teacher" or work.args.hard_labels:
+    if work.kind == "teacher" or learns_labels(work.args, work.task.head):
         return own
-    asked = work.examples if keeps_answers(work) else sequences
+    asked = work.examples if keeps_answers(work.args, work.task.head) else sequences
     return own + asked * forward_flops(work.teacher, work.length)
 
 
@@ -277,7 +273,7 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     saving = work.expected_saves * models / len(work.students) / DISK_RATE
     saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     disk = models + INSTANCE_ARRAYS * work.unread
-    if work.kind == "prediction" and work.task and not work.task.is_table and keeps_answers(work):
+    if work.kind == "prediction" and not work.task.is_table and keeps_answers(work.args, work.task.head):
         disk += 4 * work.task.num_labels * work.examples * WINDOW_LENGTH  # the teacher's logits, without padding
     if work.kind == "general":
         disk += models * (work.args.keep_checkpoints or work.logs)

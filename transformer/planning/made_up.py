@@ -17,11 +17,12 @@ import torch
 
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
+from transformer.data.augmented import AUGMENTED_HEADER, augmented_line, augmented_passage
 from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
 from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
 from transformer.tasks.answers import ANSWER_FILES
-from transformer.tasks.squad import AUGMENTED, Passage, Question, parse_passage, read_passages
+from transformer.tasks.squad import Passage, Question, read_passages
 from transformer.tasks.task import Task
 from transformer.tokenization import read_wordpieces, vocab_path
 from transformer.training.record import is_finished
@@ -82,9 +83,8 @@ def write_passages(path: Path, task: Task, passages: Iterable[Passage]) -> None:
     """Write a SQuAD file, or the augmented one, without answers."""
     with open(path, "w", encoding="utf-8") as handle:
         if path.name == task.aug_file:
-            lines = ({"context": passage.context, "qas": [{"id": f"{question.id}#0", "question": question.text}
-                                                          for question in passage.questions]} for passage in passages)
-            handle.writelines(json.dumps(line) + "\n" for line in ({"version": AUGMENTED}, *lines))
+            lines = (augmented_line(passage, passage.context, 0) for passage in passages)
+            handle.writelines(f"{line}\n" for line in (AUGMENTED_HEADER, *lines))
             return
         paragraphs = [{"context": passage.context, "qas": [
             {"id": question.id, "question": question.text,
@@ -202,8 +202,7 @@ class Inputs:
         source, is_augmented = real / path.name, path.name == task.aug_file
         if is_augmented and source.is_file():
             _, lines = sample_lines(source, count, has_header=True)
-            chosen = [parse_passage(json.loads(line), str(source), unanswerable=True, has_answers=False)
-                      for line in lines]
+            chosen = [augmented_passage(line, source) for line in lines]
         elif (real / (task.train_file if is_augmented else path.name)).is_file():
             if is_augmented:
                 self.invented.append(path.name)

@@ -12,12 +12,11 @@ import functools
 import importlib.util
 import io
 import itertools
-import json
 import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,14 +25,17 @@ from typing import IO
 import numpy as np
 
 from transformer.config import CONFIG_NAME, BertConfig
+from transformer.data.augmented import augmented_passages
 from transformer.data.epochs import epoch_files, read_epoch_metrics
+from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, task_folder
 from transformer.files import InputError, read_json
-from transformer.tasks.squad import Passage, cut_windows, parse_passage, read_passages
+from transformer.tasks.squad import cut_windows, read_passages
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval
+from transformer.training.stages import padding_counts
 
 BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
 # An English Wikipedia (docs/data.md, "Disk and memory"): dump, articles, sentences; instances of up to 128 wordpieces.
@@ -304,28 +306,20 @@ def windows_in(work: Work, path: Path) -> tuple[float, np.ndarray]:
 
 @functools.cache
 def _windows_in(key: str, path: Path, longest: int, stride: int, longest_question: int) -> tuple[float, np.ndarray]:
-    is_augmented, unanswerable = path.name == get_task(key).aug_file, get_task(key).head.unanswerable
-    passages = _first_variants(path) if is_augmented else read_passages(path, unanswerable, has_answers=False)
+    task = get_task(key)
+    size = read = path.stat().st_size
+    if path.name == task.aug_file:
+        _, read = next(iter(byte_ranges(path, _COUNTED_BYTES)), (0, size))
+        passages = augmented_passages((path, 0, read))
+    else:
+        passages = read_passages(path, task.head.unanswerable, has_answers=False)
     lengths: list[float] = []
     for passage in passages:
         pieces = round(len(passage.context.split()) * PIECES_PER_WORD)
         for question in passage.questions:
             own = min(round(len(question.text.split()) * PIECES_PER_WORD), longest_question) + 3  # [CLS] and two [SEP]
             lengths += [own + end - start for start, end in cut_windows(pieces, longest - own, stride)]
-    whole = path.stat().st_size
-    scale = max(1.0, whole / _COUNTED_BYTES) if is_augmented else 1
-    return len(lengths) * scale, np.array(lengths, np.float64)
-
-
-def _first_variants(path: Path) -> Iterator[Passage]:
-    """The passages in the first _COUNTED_BYTES of a train_aug.jsonl."""
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle.readlines(_COUNTED_BYTES)[1:], 2):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                raise InputError(f"{path}, line {number}: no JSON: make the file again") from None
-            yield parse_passage(value, f"{path}, line {number}", unanswerable=True, has_answers=False)
+    return len(lengths) * size / max(read, 1), np.array(lengths, np.float64)
 
 
 @functools.cache
@@ -471,8 +465,7 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     work.logs = math.ceil(work.steps / args.eval_step)
     work.evaluations = work.logs if args.pred_distill else 0
     work.saves = work.logs if args.pred_distill else len(work.students)
-    padded = not args.pred_distill and not args.dynamic_padding or args.pred_distill and task.head.sees_padding and (
-        args.hard_labels or args.preset == "code")
+    padded = padding_counts(args, task.head) if args.pred_distill else not args.dynamic_padding
     work.length = args.max_seq_length if padded else lengths_in(work, folder / task.train_file, work.micro_batch)
 
 

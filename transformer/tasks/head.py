@@ -55,7 +55,7 @@ class Head(ABC):
     called: ClassVar[str] = "classifier"    # in messages
     on_pooled: ClassVar[bool] = True        # it stands on the pooled first token, with a relu between or without
     weights: ClassVar[str] = "classifier."  # how the names of its weights begin
-    misordered: ClassVar[str]               # what is wrong with a classifier far below chance, {task} for its name
+    misordered: ClassVar[str]               # what is wrong with a model far below chance, {task} for its name
 
     @property
     def outputs(self) -> tuple[str, ...]:

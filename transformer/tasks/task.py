@@ -29,7 +29,7 @@ class Task:
     label_column: int | None           # None: no labels, see for_test()
     head: Head                         # what answers are
     submissions: tuple[Submission, ...]
-    rows: tuple[int, ...]              # examples of the official train.tsv and of each dev file
+    rows: tuple[int, ...]              # examples of the official train file and of each dev file
     header: str
     dev_header: str | None = None      # where it is not that of train.tsv
     has_header: bool = True

@@ -19,7 +19,7 @@ from transformer.training.record import read_run, require_finished
 from transformer.weights import head_convention, read_model
 
 
-def load_classifier(folder: Path, task: Task, args: argparse.Namespace) -> BertPreTrainedModel:
+def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertPreTrainedModel:
     """The model of a task in a folder. InputError where the task's head is missing, another task's is there in its
     place, or it is known to be untrained, with the step that trains it; --skip_teacher_check lets an untrained one
     pass."""

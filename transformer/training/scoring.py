@@ -1,4 +1,4 @@
-"""What a classifier says about examples: logits, answers and scores; those that do not change are kept on disk.
+"""What a task's model says about examples: logits, answers and scores; those that do not change are kept on disk.
 
 And the files of --do_eval and --do_predict, which tell them. `args` are those of task_distill.py.
 """
@@ -42,7 +42,7 @@ from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
 from transformer.tokenization import BertTokenizer
 from transformer.training.batches import Plan, batches_by_length
-from transformer.training.models import load_classifier
+from transformer.training.models import load_task_model
 from transformer.training.processes import Processes, mixed
 from transformer.training.record import (
     EVAL_NAME,
@@ -168,8 +168,7 @@ def require_finite_logits(task: Task, logits: np.ndarray) -> None:
 def evaluate(model: nn.Module, task: Task, sets: dict[str, Sequences], order: list[int], batch_size: int,
              processes: Processes, part: str = "evaluate", to_beat: float | None = None,
              precision: str = "fp32") -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics of a classifier on the dev sets of its task, and the logits of each: float32, columns in the task's
-    order.
+    """Metrics of a model on the dev sets of its task, and the logits of each: float32, columns in the task's order.
 
     sets: labelled sequences by name; order: the model's column for each class. The metrics of a second set carry its
     name, so that the first stays what it is. part: of the time that the record tells. to_beat: a score; where the first
@@ -265,7 +264,7 @@ def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
 
 
 def misordered(task: Task, reached: float, examples: Sequences) -> str | None:
-    """What is wrong with a classifier whose dev score is far below chance, see head.least(). None where it is not, or
+    """What is wrong with a model whose dev score is far below chance, see head.least(). None where it is not, or
     where every BERT may be."""
     if not task.beats_chance or not reached < task.head.least(examples):
         return None
@@ -296,7 +295,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     finished = is_finished(folder)
     if not finished:
         print(f"warning: {folder} is unfinished: the run that writes it was stopped", flush=True)
-    student = load_classifier(folder, task, args)
+    student = load_task_model(folder, task, args)
     check_sizes(args.max_seq_length, task.segments, {folder: student.config})
     order = class_order(student.config.extra, task, folder)
     tokenizer = load_tokenizer(folder, args.do_lower_case)

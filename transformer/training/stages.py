@@ -12,10 +12,28 @@ from torch import Tensor, nn
 
 from transformer.data.features import Sequences
 from transformer.distillation import Outputs, Pairs, needed, transformer_losses
+from transformer.tasks.head import Head
 from transformer.tasks.task import Task
 from transformer.training.batches import few_lengths
 from transformer.training.processes import Processes, mixed
 from transformer.training.scoring import cached_logits
+
+
+def learns_labels(args: argparse.Namespace, head: Head) -> bool:
+    """Whether the prediction stage learns the data's labels. Published code, and the paper's text, give STS-B gold
+    scores; the paper's numbers used the teacher's."""
+    return args.hard_labels or (head.gold_in_code and args.preset == "code")
+
+
+def keeps_answers(args: argparse.Namespace, head: Head) -> bool:
+    """Whether the prediction stage asks the teacher once for each example: in evaluation mode it says the same in every
+    epoch. In the published code its dropout is on."""
+    return args.preset == "paper" and not learns_labels(args, head)
+
+
+def padding_counts(args: argparse.Namespace, head: Head) -> bool:
+    """Whether the loss of the prediction stage depends on how far one pads."""
+    return head.sees_padding and (learns_labels(args, head) or args.preset == "code")
 
 
 def answer_length(args: argparse.Namespace, sees_padding: bool, lengths: np.ndarray) -> int | None:
@@ -72,17 +90,16 @@ class PredictionStage:
         self.args, self.head, self.processes = args, task.head, processes
         self.as_published = args.preset == "code"
         self.order = torch.tensor(order, device=processes.device)
-        # published code, and the paper's text, give STS-B gold scores; the paper's numbers used the teacher's
-        self.is_gold = args.hard_labels or (task.head.gold_in_code and self.as_published)
+        self.is_gold = learns_labels(args, task.head)
         self.known = train.labels if self.is_gold else None  # what to learn; None: the teacher is asked each time
-        if not self.is_gold and not teacher.training:  # in evaluation mode it says the same in every epoch
+        if keeps_answers(args, task.head):
             self.known = cached_logits(teacher, task.head, train, args.eval_batch_size, processes,
                                        args.cache_dir or Path(args.data_dir) / "features",
                                        fallback=Path(args.output_dir) / "features")
 
     def padded_length(self, lengths: np.ndarray) -> int | None:
         """See answer_length()."""
-        return answer_length(self.args, self.head.sees_padding and (self.is_gold or self.as_published), lengths)
+        return answer_length(self.args, padding_counts(self.args, self.head), lengths)
 
     def taught(self, teacher: nn.Module, batch: tuple[Tensor, ...], rows: np.ndarray,
                stages: Sequence[PredictionStage]) -> Tensor:

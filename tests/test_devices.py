@@ -18,7 +18,12 @@ from transformer.augmentation.candidates import MaskedLM
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.data.features import encode_file
-from transformer.modeling import BertForMaskedLM, TinyBertForQuestionAnswering, TinyBertForSequenceClassification
+from transformer.modeling import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    TinyBertForQuestionAnswering,
+    TinyBertForSequenceClassification,
+)
 from transformer.optimization import BertAdam
 from transformer.tasks.table import get_task
 from transformer.training.processes import Processes
@@ -128,6 +133,15 @@ def test_a_step_stays_on_its_device_and_waits_for_nothing(case, tiny, steps):
     if name == "finetune_teacher":
         changes = {"model": tiny / "bert", **changes}
     steps(name, make(tiny, no_cuda=None, train_batch_size=4, **changes))
+
+
+@pytest.mark.parametrize("model_type", ["electra", "nezha", "albert"])
+@pytest.mark.parametrize("name", ["general_distill", "finetune_teacher"])
+def test_other_teachers_stay_on_their_device_and_wait_for_nothing(name, model_type, tiny, steps):
+    config = BertConfig.from_dict({**TEACHER, "model_type": model_type, "embedding_size": 8})
+    save_model(BertForPreTraining(config), tiny / "other", tiny / "vocab.txt")
+    make, role = (general, "teacher_model") if name == "general_distill" else (finetune, "model")
+    steps(name, make(tiny, no_cuda=None, train_batch_size=4, **{role: tiny / "other"}))
 
 
 def test_the_steps_of_two_students_stay_on_their_device_and_wait_for_nothing(tiny, steps):

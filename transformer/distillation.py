@@ -96,7 +96,11 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     which is printed. Raises InputError where a size of the two differs, the number of layers aside, and the rows of the
     word embeddings, of which either may have some for padding.
     """
-    for name in (*SIZES, "embedding_width", "has_projection"):
+    if teacher.config.has_projection:
+        raise InputError(f"--init_from_teacher_layers: the teacher's embeddings are {teacher.config.embedding_width} "
+                         f"wide and projected, as an {teacher.config.family.name} has them, and no student's are: drop "
+                         "the flag")
+    for name in SIZES:
         if name in ("vocab_size", "num_hidden_layers"):
             continue
         sizes = [getattr(model.config, name) for model in (student, teacher)]

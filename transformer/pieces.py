@@ -93,9 +93,14 @@ class Tokenizer:
         spaces part are those of the words, one after the other."""
         raise NotImplementedError
 
-    def encodings_of_part(self, text: str) -> list[list[int]]:
-        """encode(), and the ids that the text may have instead where it stands within a word: "1895" in "(1895)"."""
-        return [self.encode(text)]
+    def find(self, text: str, ids: list[int]) -> tuple[int, int] | None:
+        """The first and the last of `ids`, those of some words, that are `text` alone: "1895" in "(1895-1943).". None
+        where it has no pieces, or theirs reach beyond it, as of "Japan" in "Japanese"."""
+        wanted = self.encode(text)
+        for place in range(len(ids) - len(wanted) + 1 if wanted else 0):
+            if ids[place:place + len(wanted)] == wanted:
+                return place, place + len(wanted) - 1
+        return None
 
     def encode_texts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, end to end, of id_typecode [pieces]; how many each has, int64 [texts]."""

@@ -137,16 +137,26 @@ class AlbertTokenizer(Tokenizer):
         """As Tokenizer has it."""
         return b"".join(map(self._texts.__getitem__, text.split()))
 
-    def encodings_of_part(self, text: str) -> list[list[int]]:
-        """encode() with the mark of the word's beginning, and without."""
-        ids = self.encode(text)
-        first = self.ids_to_tokens[ids[0]].removeprefix(MARK) if ids else ""
-        return [ids, [*([self.vocab.get(first, self.unk_id)] if first else []), *ids[1:]]]
+    def find(self, text: str, ids: list[int]) -> tuple[int, int] | None:
+        """As Tokenizer has it, by letters: within a word the text may have other pieces than alone."""
+        wanted, letters, starts, ends = "".join(self._letters(self.encode(text))), "", {}, {}
+        for number, piece in enumerate(self._letters(ids)):
+            if piece:
+                starts[len(letters)] = number
+                letters += piece
+                ends[len(letters)] = number
+        for start, first in starts.items() if wanted else ():
+            if letters.startswith(wanted, start) and start + len(wanted) in ends:
+                return first, ends[start + len(wanted)]
+        return None
+
+    def _letters(self, ids: Iterable[int]) -> list[str]:
+        return [piece.removeprefix(MARK) for piece in self.convert_ids_to_tokens(ids)]
 
     def continues_word(self) -> list[bool]:
         """Whether a piece lacks the mark of a word's beginning and is no punctuation mark or symbol, which is a word of
-        its own; control symbols are, too."""
-        return [not piece.startswith(MARK) and piece not in self.SPECIALS
+        its own. <unk> stands for some letters of a word."""
+        return [not piece.startswith(MARK)
                 and not all(unicodedata.category(character)[0] in "PS" for character in piece)
                 for piece in self.ids_to_tokens]
 

@@ -400,12 +400,8 @@ class PassagePieces:
         first, end = self.firsts[first_word], self.firsts[last_word + 1]
         if first == end:
             return None
-        pieces = self.ids[first:end].tolist()
-        for wanted in tokenizer.encodings_of_part(text):
-            for place in range(len(pieces) - len(wanted) + 1 if wanted else 0):
-                if pieces[place:place + len(wanted)] == wanted:
-                    return first + place, first + place + len(wanted) - 1
-        return first, end - 1
+        found = tokenizer.find(text, self.ids[first:end].tolist())
+        return (first + found[0], first + found[1]) if found else (first, end - 1)
 
 
 def cut_windows(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:

@@ -42,11 +42,11 @@ from transformer.files import (
     sha256_of,
     write_json,
 )
+from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import GLUE
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
-from transformer.tokenization import BertTokenizer
 
 if TYPE_CHECKING:
     from transformer.modeling import BertForMaskedLM
@@ -111,7 +111,7 @@ def _require_unchanged(path: Path, status: os.stat_result) -> None:
         raise InputError(f"{path} changed while it was augmented: start again")
 
 
-def augment(args: argparse.Namespace, task: Task, tokenizer: BertTokenizer, model: BertForMaskedLM,
+def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
     """Augment one task: its train file to the augmented file beside it."""
     from transformer.augmentation.candidates import LOGITS_ROWS, Candidates, MaskedLM, MaskedWords, Splitter, open_table

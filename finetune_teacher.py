@@ -142,7 +142,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.data.features import show_examples
     from transformer.optimization import BertAdam, parameter_groups
     from transformer.reporting.curves import draw_or_warn
-    from transformer.tokenization import BertTokenizer, casing
+    from transformer.tokenization import open_tokenizer
     from transformer.training.batches import Plan
     from transformer.training.models import load_start
     from transformer.training.processes import mixed, seed_everything
@@ -154,7 +154,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
 
     output_dir, folder = teacher_folder(task, args), start_folder(task, args)
     seed_everything(args.seed)
-    tokenizer = BertTokenizer.from_pretrained(folder, casing(folder)[0])  # is_pending() has said what there is to say
+    tokenizer = open_tokenizer(folder)  # is_pending() has said what there is to say
     args = argparse.Namespace(**{**vars(args), "cased": not tokenizer.do_lower_case})
     print_settings(args)
     model, keeps_head = load_start(folder, task, args)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # torch takes a second to load: it stands inside the function
     from transformer.data.features import Sequences
     from transformer.distillation import Outputs, Pairs
     from transformer.modeling import BertModel, TinyBertForPreTraining
-    from transformer.tokenization import BertTokenizer
+    from transformer.pieces import Tokenizer
     from transformer.training.processes import Processes
     from transformer.training.run import Run
 
@@ -136,7 +136,7 @@ def learned(student: nn.Module, batch: tuple[Tensor, ...], pairs: tuple[Pairs, P
         return student(*batch, query_key=args.attention_loss == "gram", **needed([pairs], 0))
 
 
-def check_epochs(epochs: Epochs, first: int, tokenizer: BertTokenizer) -> None:
+def check_epochs(epochs: Epochs, first: int, tokenizer: Tokenizer) -> None:
     """Read the epochs that are left, or make their arrays, so that a bad one is found before hours go into others."""
     from transformer.data.features import show_examples
 

@@ -36,7 +36,8 @@ from transformer.data.parallel import in_order
 from transformer.data.parts import GrowingFiles
 from transformer.files import InputError, delete, find_input, find_model, locked, read_json, require_no_file, write_json
 from transformer.kinds import kind_of
-from transformer.tokenization import BertTokenizer, resolve_casing
+from transformer.pieces import Tokenizer
+from transformer.tokenization import open_tokenizer, resolve_casing
 
 SHORTEST = 8               # wordpieces: [CLS], two [SEP], and something to split
 JSON_NAME = "instances"    # of an epoch_K.json that is being written
@@ -60,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--overwrite_output_dir", action="store_true",
                        help="start afresh: delete the epochs in --output_dir, finished or not, before writing new ones")
     group.add_argument("--bert_model", type=Path, required=True,
-                       help="folder of the BERT model to distil, or its vocab.txt")
+                       help="folder of the BERT model to distil, or its vocab.txt or spiece.model")
     group.add_argument("--do_lower_case", action="store_true",
                        help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     group = parser.add_argument_group("instances")
@@ -108,7 +109,7 @@ def check_inputs(args: argparse.Namespace) -> None:
         raise InputError(f"{args.bert_model} {what}")
 
 
-def check_model(args: argparse.Namespace, tokenizer: BertTokenizer) -> None:
+def check_model(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     """InputError if vocabulary, length or the two halves do not fit the model's config.json."""
     config_file = args.bert_model / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
@@ -237,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_inputs(args)
     args.do_lower_case = resolve_casing(args.bert_model, args.do_lower_case)
-    tokenizer = BertTokenizer.from_pretrained(args.bert_model, args.do_lower_case)
+    tokenizer = open_tokenizer(args.bert_model, args.do_lower_case)
     check_model(args, tokenizer)
     settings = InstanceSettings(args.seed, args.max_seq_len, args.short_seq_prob, args.masked_lm_prob,
                                 args.max_predictions_per_seq, mask_at_least_one=args.preset == "code",

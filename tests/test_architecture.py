@@ -20,8 +20,8 @@ WINGS = {path.parent.name: path for path in sorted((ROOT / "transformer").glob("
 FILES = SCRIPTS | MODULES
 
 # of the modules at the root of transformer/, each may import those before it
-BASE = ("stopwatch families kinds files cli config tokenization weights modeling distillation optimization checkpoint "
-        "inspection").split()
+BASE = ("stopwatch families kinds files cli config pieces sentencepieces tokenization weights modeling distillation "
+        "optimization checkpoint inspection").split()
 
 
 @functools.cache

@@ -356,7 +356,7 @@ def test_two_at_once_make_one_vocabulary(hub, tmp_path):
         assert list(pool.map(lambda _: get(tmp_path, "rte"), range(2))) == [tmp_path / "m"] * 2
     assert sorted(contents(tmp_path / "m" / "bert-base-uncased-rte")) == [
         "config.json", "manifest.json", "pytorch_model.bin", "vocab.txt"]
-    assert len(hub.requests) == 6  # vocab.txt, model.safetensors and tokenizer_config.json are asked for in vain
+    assert len(hub.requests) == 7  # in vain: vocab.txt, spiece.model, model.safetensors, tokenizer_config.json
 
 
 def test_pieces_added_to_a_tokenizer_are_part_of_the_vocabulary(tmp_path):

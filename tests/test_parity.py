@@ -15,7 +15,7 @@ from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.modeling import BertForMaskedLM, BertForPreTraining, BertModel, TinyBertForSequenceClassification
 from transformer.tasks.table import get_task
-from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer
+from transformer.tokenization import SPECIAL_TOKENS, open_tokenizer
 from transformer.training import scoring
 
 SIZES = [  # layers, hidden, heads, intermediate, activation; a random batch each
@@ -120,7 +120,7 @@ def of_hugging_face(request, tiny):
     folder = tiny / "hugging_face"
     model.eval().save_pretrained(folder)
     (folder / "vocab.txt").write_bytes((tiny / "vocab.txt").read_bytes())
-    dev = encode_file(task, tiny / "glue" / task.name / "dev.tsv", BertTokenizer.from_pretrained(folder), 24)
+    dev = encode_file(task, tiny / "glue" / task.name / "dev.tsv", open_tokenizer(folder, True), 24)
     ids, segments, mask = dev.batch(np.arange(len(dev)))
     with torch.no_grad():
         return task, folder, model(ids, mask, segments).logits.numpy()

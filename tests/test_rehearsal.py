@@ -163,7 +163,7 @@ def test_a_sample_has_whole_lines_of_the_usual_width(tmp_path, monkeypatch):
 def test_made_up_instances_vectors_and_text(tmp_path, monkeypatch):
     monkeypatch.setattr(made_up, "VECTORS", 50)
     inputs = Inputs(tmp_path, None)
-    tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
+    tokenizer = BertTokenizer(inputs.vocabulary(SMALL))
     folder, count = inputs.instances(tmp_path, tmp_path / "nothing", 9, 32, SMALL)
     epoch = open_epoch(folder / "epoch_0.json", folder / "epoch_0_metrics.json", tokenizer, 32)
     assert len(epoch) == count == 9 and set(epoch.lengths) == {32}
@@ -210,7 +210,7 @@ def test_made_up_questions_are_learnt_and_answered(tmp_path, name):
         assert all(passage.context[start:start + len(text)] == text
                    for passage, question in questions for text, start in question.answers)
         assert {len(question.answers) for _, question in questions} == ({0, 1} if name == "SQuAD2" else {1})
-    tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
+    tokenizer = BertTokenizer(inputs.vocabulary(SMALL))
     windows = encode_windows(task, folder / task.train_file, tokenizer, 384, 128, 64, "train", num_workers=1)
     assert 203 <= len(windows) < 1.1 * 203 and 140 < windows.lengths.mean() < 210
 
@@ -239,13 +239,13 @@ def test_a_sample_of_squad_is_of_the_real_files(tmp_path):
     inputs.invented.clear()
     again = inputs.task(tmp_path / "again", task, tmp_path / "place_1/glue/SQuAD2", 10, 0, True, SMALL)
     assert not inputs.invented and len(encode_windows(
-        task, again / task.aug_file, BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True), 384, 128, 64,
+        task, again / task.aug_file, BertTokenizer(inputs.vocabulary(SMALL)), 384, 128, 64,
         "augmented", num_workers=1)) >= 10
 
 
 def test_made_up_words_are_wordpieces_of_the_made_up_vocabulary(tmp_path):
     inputs = Inputs(tmp_path, None)
-    tokenizer = BertTokenizer.from_pretrained(inputs.vocabulary(SMALL), True)
+    tokenizer = BertTokenizer(inputs.vocabulary(SMALL))
     words = inputs.words(SMALL, 50)
     assert len(tokenizer.vocab) == 200 and len(words) == 50
     assert tokenizer.tokenize(" ".join(words)) == words

@@ -23,16 +23,17 @@ from transformers.models.bert import tokenization_bert_legacy as hugging_face
 
 from transformer import tokenization
 from transformer.files import InputError
+from transformer.pieces import fitting_lengths
 from transformer.tokenization import (
     SPECIAL_TOKENS,
     BasicTokenizer,
     BertTokenizer,
     WordpieceTokenizer,
     casing,
-    fitting_lengths,
     is_punctuation,
     is_uncased,
     load_vocab,
+    open_tokenizer,
     resolve_casing,
 )
 
@@ -261,7 +262,7 @@ def test_wordpiece_by_hand():
 
 
 def test_memory_is_bounded_and_changes_nothing(monkeypatch, cased_vocab):
-    monkeypatch.setattr(tokenization, "_REMEMBERED", 50)
+    monkeypatch.setattr("transformer.pieces._REMEMBERED", 50)
     tokenizer = BertTokenizer(cased_vocab, do_lower_case=False)
     for line in make_lines(500, seed=2) * 2 + ["ab" * 60] * 2:
         pieces = [piece for word in tokenizer.basic_tokenizer.tokenize(line)
@@ -291,10 +292,10 @@ def test_caller_cannot_change_what_is_remembered():
 
 
 def test_vocabulary_of_a_folder_a_file_and_windows(tmp_path):
-    assert BertTokenizer.from_pretrained(BERT_VOCAB.parent).vocab == BertTokenizer.from_pretrained(BERT_VOCAB).vocab
+    assert open_tokenizer(BERT_VOCAB.parent).vocab == open_tokenizer(BERT_VOCAB).vocab
     text = "\n".join([*SPECIAL_TOKENS, "a", "##\u0085", "\u2028"])
     (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    tokenizer = open_tokenizer(tmp_path, True)
     assert tokenizer.ids_to_tokens == [*SPECIAL_TOKENS, "a", "##\u0085", "\u2028"]
     assert is_uncased(tokenizer.vocab) and len(tokenizer.vocab_fingerprint) == 64
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a A b")) == ["a", "a", "[UNK]"]
@@ -314,7 +315,7 @@ def test_bad_vocabulary(tmp_path, content, message):
     if content is not None:
         (tmp_path / "vocab.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
-        BertTokenizer.from_pretrained(tmp_path / "vocab.txt")
+        open_tokenizer(tmp_path / "vocab.txt", True)
 
 
 def test_a_vocabulary_at_the_limit(tmp_path, monkeypatch):
@@ -327,10 +328,10 @@ def test_a_vocabulary_at_the_limit(tmp_path, monkeypatch):
 
 
 def test_what_a_tokenizer_is_told_and_tells(tmp_path, cased_vocab):
-    default = BertTokenizer.from_pretrained(cased_vocab.parent)
+    default = open_tokenizer(cased_vocab.parent, True)
     assert (default.do_lower_case, default.max_len) == (True, 512) and default.tokenize("[PAD] B") == ["[PAD]", "b"]
     assert default.facts == BertTokenizer(cased_vocab).facts
-    other = BertTokenizer.from_pretrained(cased_vocab, do_lower_case=False, max_len=40)
+    other = open_tokenizer(cased_vocab, do_lower_case=False, max_len=40)
     assert (other.do_lower_case, other.max_len) == (False, 40) and other.tokenize("[PAD] B") == ["[PAD]", "B"]
     assert other.facts == {**default.facts, "do_lower_case": False}
     assert default.vocab_fingerprint == hashlib.sha256(cased_vocab.read_bytes()).hexdigest()
@@ -380,7 +381,7 @@ def test_what_tells_the_casing_of_a_folder(tmp_path, vocabulary, normalizer, set
     """tokenizer_config.json, then a tokenizer.json that stands alone, then the vocabulary, here with a capital."""
     folder = folder_with(tmp_path, vocabulary, normalizer, settings)
     assert casing(folder) == (lower, folder / source)
-    assert BertTokenizer.from_pretrained(folder).ids_to_tokens == list(TABLE)
+    assert open_tokenizer(folder).ids_to_tokens == list(TABLE)
 
 
 @pytest.mark.parametrize("normalizer, settings, message", [
@@ -432,12 +433,12 @@ def test_an_empty_last_line_is_passed_over(tmp_path):
         assert tokenizer.vocab == TABLE
         assert tokenizer.vocab_fingerprint == hashlib.sha256(plain.encode()).hexdigest()
     (tmp_path / "vocab.txt").unlink()
-    tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path, False, None, None))
+    tokenizer = open_tokenizer(folder_with(tmp_path, False, None, None), True)
     assert tokenizer.vocab_fingerprint == hashlib.sha256(plain.encode()).hexdigest()
 
 
 def test_rows_of_the_word_embeddings(tmp_path, capsys):
-    tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path, True, None, None))
+    tokenizer = open_tokenizer(folder_with(tmp_path, True, None, None), True)
     tokenizer.require_rows(7, "model")
     assert capsys.readouterr().out == ""
     tokenizer.require_rows(8, "model")

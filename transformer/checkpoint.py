@@ -1,9 +1,9 @@
-"""Model folders, which the steps hand to each other: weights, config.json, vocab.txt, tokenizer_config.json."""
+"""Model folders, which the steps hand to each other: weights, config.json, vocab.txt or spiece.model,
+tokenizer_config.json."""
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.families import ELECTRA, model_type_of
 from transformer.files import InputError, atomic_write, write_json
 from transformer.modeling import HEADS, BertForMaskedLM, BertModel, BertPreTrainedModel
+from transformer.pieces import Tokenizer
 from transformer.tokenization import (
     TOKENIZER_CONFIG_NAME,
-    VOCAB_NAME,
-    BertTokenizer,
-    casing,
-    read_wordpieces,
+    open_tokenizer,
     resolve_casing,
+    tokenizer_settings,
     vocab_path,
+    vocabulary_content,
 )
 from transformer.weights import (
     SAFETENSORS_NAME,
@@ -71,7 +71,7 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
     only when it is whole. safetensors: write model.safetensors as well.
     """
     folder = Path(folder)
-    wordpieces, (lower, _) = read_wordpieces(vocab_path(source)), casing(source)
+    (vocabulary_name, vocabulary), settings = vocabulary_content(source), tokenizer_settings(source)
     config = model.config
     state = own_names(model.state_dict(), config.family)
     write_bin(folder / WEIGHTS_NAME, state)
@@ -80,8 +80,8 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
     config.extra.update(model_type=model_type_of(config.to_dict()),
                         architectures=[model.hf_architecture.replace("Bert", config.family.class_prefix)])
     config.to_json_file(folder / CONFIG_NAME)
-    _write_wordpieces(folder / VOCAB_NAME, wordpieces)
-    write_json(folder / TOKENIZER_CONFIG_NAME, {"do_lower_case": lower})
+    _write_bytes(folder / vocabulary_name, vocabulary)
+    write_json(folder / TOKENIZER_CONFIG_NAME, settings)
 
 
 def head_note(config: BertConfig, folder: str | Path) -> str:
@@ -116,12 +116,12 @@ def write_vocab(tokenizer_file: str | Path, vocab_file: str | Path) -> None:
 
     Raises InputError as read_wordpieces() does.
     """
-    _write_wordpieces(vocab_file, read_wordpieces(tokenizer_file))
+    _write_bytes(vocab_file, vocabulary_content(tokenizer_file)[1])
 
 
-def _write_wordpieces(path: str | Path, wordpieces: Iterable[str]) -> None:
-    with atomic_write(path) as handle:
-        handle.writelines(f"{wordpiece}\n" for wordpiece in wordpieces)
+def _write_bytes(path: str | Path, content: bytes) -> None:
+    with atomic_write(path, "wb") as handle:
+        handle.write(content)
 
 
 def tokenizer_files(folder: str | Path) -> list[str]:
@@ -130,14 +130,14 @@ def tokenizer_files(folder: str | Path) -> list[str]:
     return [vocab_path(folder).name, *config]
 
 
-def load_tokenizer(folder: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> BertTokenizer:
+def load_tokenizer(folder: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> Tokenizer:
     """The tokenizer of a model folder: of its vocabulary, which is of the size that config.json says, and its casing.
 
     do_lower_case, cased: flags, as in resolve_casing(), which says what is printed and refused; InputError also as
-    open_model_folder() and BertTokenizer.require_rows() raise it.
+    open_model_folder() and Tokenizer.require_rows() raise it.
     """
     config = open_model_folder(folder)  # which says what is wrong with a folder that has no vocabulary either
-    tokenizer = BertTokenizer.from_pretrained(folder, resolve_casing(folder, do_lower_case, cased))
+    tokenizer = open_tokenizer(folder, resolve_casing(folder, do_lower_case, cased))
     tokenizer.require_rows(config.vocab_size, folder)
     return tokenizer
 
@@ -148,8 +148,8 @@ def require_same_vocabulary(student: str | Path, teacher: str | Path) -> None:
     Of the student, what load_tokenizer() says is said; the teacher's tokenizer has been opened before.
     """
     student_tokenizer = load_tokenizer(student)
-    teacher_tokenizer = BertTokenizer.from_pretrained(teacher, casing(teacher)[0])
-    if student_tokenizer.vocab != teacher_tokenizer.vocab:
+    teacher_tokenizer = open_tokenizer(teacher)
+    if student_tokenizer.vocab_fingerprint != teacher_tokenizer.vocab_fingerprint:
         raise InputError(f"student and teacher vocabularies differ: {student_tokenizer.vocab_file} and "
                          f"{teacher_tokenizer.vocab_file}")
     if student_tokenizer.do_lower_case != teacher_tokenizer.do_lower_case:

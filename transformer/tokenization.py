@@ -1,9 +1,8 @@
 """BERT's tokenizer: text to words (BasicTokenizer), words to wordpieces (WordpieceTokenizer), both at once and fast
-(BertTokenizer)."""
+(BertTokenizer); and open_tokenizer(), which opens that of a model folder, whatever its pieces are."""
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import unicodedata
 from array import array
@@ -11,19 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformer.families import model_type_of
 from transformer.files import InputError, read_json, read_lines
+from transformer.pieces import Memory, Tokenizer
+from transformer.sentencepieces import SPIECE_NAME, AlbertTokenizer, has_accents, read_sentencepieces
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 VOCAB_NAME = "vocab.txt"
 TOKENIZER_NAME = "tokenizer.json"  # of the package tokenizers; some models have it instead
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MAX_WORDPIECES = 1_000_000  # multilingual BERT has 119,547
-MAX_PADDING = 1024  # rows that a model may have beyond its wordpieces; frameworks round up to 8, 64, 128 or 1024
 SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-_REMEMBERED = 1 << 18      # texts in each of two memories, together some 100 MB with their ids
-_LONGEST_REMEMBERED = 100  # characters
 _ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[!-/:-@\[-`{-~]").findall  # words and punctuation marks of ASCII text
 
 # The blocks that BERT takes for ideographs. Hangul, Hiragana and Katakana are written with spaces or left whole.
@@ -32,12 +31,22 @@ _CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700,
 
 
 def vocab_path(path: str | Path) -> Path:
-    """The file that holds the vocabulary of a model folder: vocab.txt, else tokenizer.json. A file is its own."""
+    """The file that holds the vocabulary of a model folder: vocab.txt, else spiece.model, else tokenizer.json; of an
+    ALBERT spiece.model first. A file is its own."""
     path = Path(path)
     if not path.is_dir():
         return path
-    text, table = path / VOCAB_NAME, path / TOKENIZER_NAME
-    return table if table.is_file() and not text.is_file() else text
+    config, has_both = path / "config.json", (path / VOCAB_NAME).is_file() and (path / SPIECE_NAME).is_file()
+    names = vocabulary_names(read_json(config) if has_both and config.is_file() else {})
+    return path / next((name for name in names if (path / name).is_file()), VOCAB_NAME)
+
+
+def vocabulary_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the files that may hold the vocabulary of a model with this config.json; the first that is there does.
+    """
+    # A Chinese ALBERT has BERT's vocabulary and no spiece.model; beside that, a vocab.txt can only list its pieces.
+    first = (SPIECE_NAME, VOCAB_NAME) if model_type_of(config) == "albert" else (VOCAB_NAME, SPIECE_NAME)
+    return (*first, TOKENIZER_NAME)
 
 
 def read_wordpieces(path: str | Path) -> dict[str, int]:
@@ -197,25 +206,7 @@ class WordpieceTokenizer:
         return wordpieces
 
 
-def fitting_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of two texts, in wordpieces, after the longer one (the second where both are equal) has given up one at a
-    time until both fit into `room`: BERT's truncation of a pair."""
-    first = min(first, max(room - room // 2, room - second))
-    return first, min(second, room - first)
-
-
-class _Memory(dict):
-    """Wordpiece ids, as the bytes of an integer array, of texts met before; of bounded size."""
-
-    def remember(self, text: str, ids: bytes) -> bytes:
-        if len(text) <= _LONGEST_REMEMBERED:
-            if len(self) >= _REMEMBERED:
-                self.clear()  # the frequent ones are back soon
-            self[text] = ids
-        return ids
-
-
-class _Words(_Memory):
+class _Words(Memory):
     """Ids of words and punctuation marks as BasicTokenizer gives them."""
 
     def __init__(self, vocab: dict[str, int], typecode: str, tokenizer: WordpieceTokenizer):
@@ -227,7 +218,7 @@ class _Words(_Memory):
         return self.remember(word, b"".join(map(self._ids.__getitem__, self._tokenizer.split_word(word))))
 
 
-class _Chunks(_Memory):
+class _Chunks(Memory):
     """Ids of what stands between two spaces of a text: no wordpiece reaches over a space."""
 
     def __init__(self, basic: BasicTokenizer, words: _Words):
@@ -244,109 +235,136 @@ class _Chunks(_Memory):
         return self.remember(chunk, b"".join(map(self._words.__getitem__, words)))
 
 
-class BertTokenizer:
+class BertTokenizer(Tokenizer):
     """BasicTokenizer followed by WordpieceTokenizer, with the same result and a memory for words met before.
 
-    Attributes: vocab (wordpiece -> id), ids_to_tokens (id -> wordpiece), do_lower_case, max_len (longest sequence the
-    model takes, in wordpieces; the caller's to respect), vocab_fingerprint (SHA-256 of the wordpieces as a vocabulary
-    file holds them: the same whether they come from vocab.txt or from tokenizer.json), vocab_file.
+    vocab_fingerprint is the SHA-256 of the wordpieces as a vocabulary file holds them: the same whether they come from
+    vocab.txt or from tokenizer.json.
     """
+    SPECIALS = SPECIAL_TOKENS
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True, max_len: int = 512):
-        self.vocab_file = Path(vocab_file)
-        self.vocab = load_vocab(vocab_file)
-        self.ids_to_tokens = list(self.vocab)
-        self.vocab_fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.vocab).encode()).hexdigest()
-        self.do_lower_case = do_lower_case
-        self.max_len = max_len
+        vocab = load_vocab(vocab_file)
+        fingerprint = hashlib.sha256("".join(f"{token}\n" for token in vocab).encode()).hexdigest()
+        super().__init__(vocab_file, vocab, fingerprint, do_lower_case, max_len)
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
         self._chunks = _Chunks(self.basic_tokenizer, _Words(self.vocab, self.id_typecode, self.wordpiece_tokenizer))
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, do_lower_case: bool = True, max_len: int = 512) -> BertTokenizer:
-        """The tokenizer of a model folder, or of a vocabulary file; casing() tells whether to lower-case."""
-        return cls(vocab_path(path), do_lower_case, max_len)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What its results follow from, to recognise them: the vocabulary, the casing, and Python's Unicode tables."""
-        return {"vocab_sha256": self.vocab_fingerprint, "do_lower_case": self.do_lower_case,
-                "unicode": unicodedata.unidata_version}
-
-    @property
-    def id_typecode(self) -> str:
-        """Type code (of array and numpy) of ids: two bytes each where the vocabulary allows, else four."""
-        return "H" if len(self.vocab) <= 1 << 16 else "i"
-
-    def require_rows(self, vocab_size: int, folder: str | Path) -> None:
-        """InputError where `vocab_size`, of config.json in `folder`, is not that of this vocabulary.
-
-        It may be up to MAX_PADDING larger, which is said: word embeddings are padded to sizes that suit a GPU.
-        """
-        wordpieces = len(self.vocab)
-        if type(vocab_size) is not int or not wordpieces <= vocab_size < wordpieces + MAX_PADDING:
-            raise InputError(f"{self.vocab_file} has {wordpieces} pieces and {folder}/config.json says vocab_size "
-                             f"{vocab_size}: the files do not belong together")
-        if vocab_size > wordpieces:
-            print(f"{folder}: {vocab_size} word embeddings for {wordpieces} pieces: the last "
-                  f"{vocab_size - wordpieces} are padding and never used", flush=True)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the wordpieces of `text`, without [CLS] or [SEP] around them."""
-        return array(self.id_typecode, self.encode_to_bytes(text)).tolist()
-
     def encode_to_bytes(self, text: str) -> bytes:
-        """The same ids as the bytes of an array of id_typecode: the fast way to many of them."""
+        """As Tokenizer has it."""
         return b"".join(map(self._chunks.__getitem__, text.split(" ")))
 
-    def tokenize(self, text: str) -> list[str]:
-        """Wordpieces of `text`."""
-        return self.convert_ids_to_tokens(self.encode(text))
+    def encode_texts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As Tokenizer has it."""
+        import numpy as np
+        # At once is faster than one by one. No piece reaches over a space, so that [PAD] can tell the texts apart.
+        ids = np.frombuffer(self.encode_to_bytes(" [PAD] ".join([*texts, ""])), self.id_typecode)
+        ends = np.flatnonzero(ids == self.pad_id)
+        if len(ends) == len(texts):
+            return np.delete(ids, ends), np.diff(ends, prepend=-1) - 1
+        return super().encode_texts(texts)  # one says [PAD] itself
 
-    def inputs(self, first: str, second: str | None = None) -> tuple[Tensor, Tensor]:
-        """input_ids and token_type_ids of one text, or of a pair, as a model takes them: int64 [1, length].
+    def continues_word(self) -> list[bool]:
+        """Whether a wordpiece begins with ##."""
+        return [wordpiece.startswith("##") for wordpiece in self.ids_to_tokens]
 
-        `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, of at most max_len wordpieces: what is over is cut off.
-        """
-        import torch  # only here: text alone needs none
-        texts = [self.encode(text) for text in (first, second) if text is not None]
-        room = self.max_len - 1 - len(texts)
-        lengths = fitting_lengths(*map(len, texts), room) if len(texts) == 2 else [room]
-        cls, sep = self.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-        parts = [[*text[:length], sep] for text, length in zip(texts, lengths)]
-        segments = [0] + [number for number, part in enumerate(parts) for _ in part]
-        return torch.tensor([[cls, *itertools.chain(*parts)]]), torch.tensor([segments])
+    def whole_words(self) -> list[str | None]:
+        """The wordpieces that do not begin with ##."""
+        return [None if wordpiece.startswith("##") else wordpiece for wordpiece in self.ids_to_tokens]
 
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of wordpieces that are in the vocabulary; KeyError for one that is not."""
-        return [self.vocab[token] for token in tokens]
+    def chunks(self, text: str) -> list[str]:
+        """BasicTokenizer.words()."""
+        return self.basic_tokenizer.words(text)
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Wordpieces for ids."""
-        return [self.ids_to_tokens[index] for index in ids]
+    def split_chunk(self, chunk: str) -> list[str]:
+        """BasicTokenizer.split_word(): words and punctuation marks."""
+        return self.basic_tokenizer.split_word(chunk)
+
+    def encode_word(self, word: str) -> list[int]:
+        """As WordpieceTokenizer splits the word."""
+        return self.convert_tokens_to_ids(self.wordpiece_tokenizer.split_word(word))
+
+    def spelled(self, ids: Iterable[int]) -> str:
+        """As Tokenizer has it; [UNK] where a word is unknown."""
+        return " ".join(" ".join(self.convert_ids_to_tokens(ids)).replace(" ##", "").replace("##", "").split())
+
+
+def _is_sentencepiece(vocabulary: Path) -> bool:
+    return vocabulary.suffix == Path(SPIECE_NAME).suffix
+
+
+def read_pieces(path: str | Path) -> dict[str, int]:
+    """{piece: id}, in the order of the ids, of what vocab_path() gives: read_sentencepieces() or read_wordpieces()."""
+    return (read_sentencepieces if _is_sentencepiece(Path(path)) else read_wordpieces)(path)
+
+
+def vocabulary_content(path: str | Path) -> tuple[str, bytes]:
+    """Name and content of the file by which the kit hands on the vocabulary of a model folder, or vocabulary file:
+    spiece.model as it is, else vocab.txt. Raises InputError as read_pieces() does."""
+    vocabulary = vocab_path(path)
+    pieces = read_pieces(vocabulary)
+    if _is_sentencepiece(vocabulary):
+        return SPIECE_NAME, vocabulary.read_bytes()
+    return VOCAB_NAME, "".join(f"{piece}\n" for piece in pieces).encode()
+
+
+def open_tokenizer(path: str | Path, do_lower_case: bool | None = None, max_len: int = 512) -> Tokenizer:
+    """The tokenizer of a model folder, or of a vocabulary file, by what lies there: see vocab_path().
+
+    do_lower_case: None for what casing() says. Of SentencePiece, keep_accents of tokenizer_config.json counts, too, and
+    without that the vocabulary: see accents(). Raises InputError where a file is missing, damaged or of no use.
+    """
+    vocabulary = vocab_path(path)
+    lower = casing(path)[0] if do_lower_case is None else do_lower_case
+    if _is_sentencepiece(vocabulary):
+        return AlbertTokenizer(vocabulary, lower, accents(path), max_len)
+    return BertTokenizer(vocabulary, lower, max_len)
 
 
 def casing(path: str | Path) -> tuple[bool, Path]:
     """Whether the text of a model folder is lower-cased, and the file that says so; of a vocabulary file it alone.
 
-    do_lower_case in tokenizer_config.json, else, without a vocab.txt, the normalizer of tokenizer.json, else the
-    vocabulary: see is_uncased(). Raises InputError where one of the first two is neither true nor false.
+    do_lower_case in tokenizer_config.json, else, of a tokenizer.json alone, its normalizer, else the vocabulary: see
+    is_uncased(). Raises InputError where one of the first two is neither true nor false.
     """
-    vocabulary, config = vocab_path(path), Path(path) / TOKENIZER_CONFIG_NAME
-    told = []
-    if config.is_file():
-        told.append((config, read_json(config), "do_lower_case"))
+    vocabulary = vocab_path(path)
+    if (told := _setting_of(path, "do_lower_case")) is not None:
+        return told, Path(path) / TOKENIZER_CONFIG_NAME
     if vocabulary.suffix == ".json":
         normalizer = read_json(vocabulary).get("normalizer")
-        if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
-            told.append((vocabulary, normalizer, "lowercase"))
-    for file, settings, key in told:
-        if key in settings:
-            if type(settings[key]) is not bool:
-                raise InputError(f"{file}: {key} is {settings[key]!r}, expected true or false")
-            return settings[key], file
-    return is_uncased(read_wordpieces(vocabulary)), vocabulary
+        if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer" and "lowercase" in normalizer:
+            return _true_or_false(vocabulary, normalizer, "lowercase"), vocabulary
+    return is_uncased(read_pieces(vocabulary)), vocabulary
+
+
+def accents(path: str | Path) -> bool:
+    """Whether the text of a model folder, or of a spiece.model, keeps its accents: keep_accents in
+    tokenizer_config.json, else whether a piece has one. Raises InputError as casing() does."""
+    told = _setting_of(path, "keep_accents")
+    return has_accents(read_pieces(vocab_path(path))) if told is None else told
+
+
+def _setting_of(path: str | Path, key: str) -> bool | None:
+    """What tokenizer_config.json says; None where there is none, or it says nothing."""
+    config = Path(path) / TOKENIZER_CONFIG_NAME
+    settings = read_json(config) if config.is_file() else {}
+    return _true_or_false(config, settings, key) if key in settings else None
+
+
+def _true_or_false(file: Path, settings: dict[str, Any], key: str) -> bool:
+    if type(settings[key]) is not bool:
+        raise InputError(f"{file}: {key} is {settings[key]!r}, expected true or false")
+    return settings[key]
+
+
+def tokenizer_settings(path: str | Path) -> dict[str, Any]:
+    """What tokenizer_config.json of a model folder is to say so that the kit, and Hugging Face, open the tokenizer of
+    `path`, a model folder or vocabulary file."""
+    settings: dict[str, Any] = {"do_lower_case": casing(path)[0]}
+    if _is_sentencepiece(vocab_path(path)):  # whatever the model is: a student is a BERT
+        settings |= {"keep_accents": accents(path), "tokenizer_class": "AlbertTokenizer"}
+    return settings
 
 
 def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: bool | None = None) -> bool:
@@ -364,7 +382,7 @@ def resolve_casing(path: str | Path, do_lower_case: bool | None = None, cased: b
             raise InputError(f"{flag}: {says}: drop the flag, or, where that is wrong, {wrong}")
         if given is False and agrees:
             print(f"{says}: {'lower-casing' if lower else 'keeping capitals'}, as with {flag}", flush=True)
-    if not lower and is_uncased(read_wordpieces(vocab_path(path))):
+    if not lower and is_uncased(read_pieces(vocab_path(path))):
         print(f"warning: {says} and its vocabulary has no capitals: capitalised words become [UNK]; if it was trained "
               "on lower-cased text, correct that file", flush=True)
     return lower

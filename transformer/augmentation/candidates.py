@@ -20,8 +20,8 @@ from tqdm import tqdm
 from transformer.data.arrays import BlocksOnDisk
 from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
+from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
-from transformer.tokenization import BertTokenizer
 from transformer.training.batches import Batches
 from transformer.training.processes import PRECISIONS, Processes, mixed
 
@@ -42,27 +42,23 @@ def words_to_vary(words: list[str]) -> list[int]:
 
 
 class Splitter:
-    """Sentences to words and wordpieces, as BertTokenizer does it, with a memory for words.
+    """Sentences to words and wordpieces, as the tokenizer does it, with a memory for words.
 
     longest: wordpieces that the model takes; a word that would be masked past them is not masked.
     """
 
-    def __init__(self, tokenizer: BertTokenizer, longest: int):
+    def __init__(self, tokenizer: Tokenizer, longest: int):
         self.tokenizer = tokenizer
         self.longest = longest
-        self._split = functools.lru_cache(_REMEMBERED_WORDS)(tokenizer.basic_tokenizer.split_word)
-        self.ids = functools.lru_cache(_REMEMBERED_WORDS)(self._ids)
+        self._split = functools.lru_cache(_REMEMBERED_WORDS)(tokenizer.split_chunk)
+        self.ids = functools.lru_cache(_REMEMBERED_WORDS)(tokenizer.encode_word)
 
     def __reduce__(self) -> tuple:  # for worker processes: without the memory
         return Splitter, (self.tokenizer, self.longest)
 
-    def _ids(self, word: str) -> list[int]:
-        """Ids of the wordpieces of a word."""
-        return self.tokenizer.convert_tokens_to_ids(self.tokenizer.wordpiece_tokenizer.split_word(word))
-
     def words(self, sentence: str) -> list[str]:
-        """Words and marks of a sentence (BasicTokenizer.tokenize)."""
-        return [part for word in self.tokenizer.basic_tokenizer.words(sentence) for part in self._split(word)]
+        """Words and marks of a sentence (Tokenizer.words)."""
+        return [word for chunk in self.tokenizer.chunks(sentence) for word in self._split(chunk)]
 
     def to_mask(self, words: list[str]) -> dict[int, int]:
         """{position among `words`: position among their wordpieces} of those that the masked LM is asked about."""
@@ -123,19 +119,19 @@ class MaskedWords:
 
         [CLS] masked sentence [SEP] original sentence [SEP], segments 0 and 1, cut at the longest the model takes.
         """
-        cls, sep, mask = self.splitter.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[MASK]"])
+        tokenizer = self.splitter.tokenizer
         start = self.offsets[self.sentence[which]][:, None]
         count = self.offsets[self.sentence[which] + 1][:, None] - start
         place = np.arange(min(2 * int(count.max()) + 3, self.splitter.longest))[None]      # [1, length]
         second = place > count + 1
         within = np.where(second, place - count - 2, place - 1)
         ids = self.wordpieces.take(start + within, mode="clip").astype(np.int64)           # [batch, length]
-        ids[np.broadcast_to(place == 0, ids.shape)] = cls
-        ids[(place == count + 1) | (place == 2 * count + 2)] = sep
+        ids[np.broadcast_to(place == 0, ids.shape)] = tokenizer.cls_id
+        ids[(place == count + 1) | (place == 2 * count + 2)] = tokenizer.sep_id
         attention = place <= 2 * count + 2
         ids[~attention] = 0
         positions = self.position[which].astype(np.int64) + 1
-        ids[np.arange(len(which)), positions] = mask
+        ids[np.arange(len(which)), positions] = tokenizer.mask_id
         return tuple(map(torch.from_numpy, (ids, (second & attention).astype(np.int64), attention.astype(np.int64),
                                             positions)))
 
@@ -156,11 +152,11 @@ class MaskedLM:
     """The best replacements for masked words: model (evaluation mode, no gradient), count (M, candidates a word).
 
     precision: with bf16 and fp16 the model is changed: its layers' matrices are of 16 bits from then on.
-    preset: with `paper` the M best of the wordpieces that do not start with ##; with `code` the M best of all, of which
-    Candidates leaves out those that do, as the published code does.
+    preset: with `paper` the M best of the wordpieces that may stand for a word (Tokenizer.whole_words); with `code` the
+    M best of all, of which Candidates leaves out the others, as the published code does.
     """
 
-    def __init__(self, model: BertForMaskedLM, tokenizer: BertTokenizer, count: int, precision: str = "fp32",
+    def __init__(self, model: BertForMaskedLM, tokenizer: Tokenizer, count: int, precision: str = "fp32",
                  preset: str = "paper"):
         self.model = model.eval().requires_grad_(False)
         self.precision = precision
@@ -169,7 +165,7 @@ class MaskedLM:
             for layer in model.bert.encoder.modules():
                 if isinstance(layer, nn.Linear):
                     layer.to(PRECISIONS[precision])
-        ruled_out = [preset == "paper" and wordpiece.startswith("##") for wordpiece in tokenizer.ids_to_tokens]
+        ruled_out = [preset == "paper" and word is None for word in tokenizer.whole_words()]
         self.ruled_out = torch.tensor(ruled_out, device=self.device)
         self.count = min(count, ruled_out.count(False))
 
@@ -269,6 +265,7 @@ class Candidates:
         self.rows = rows
         self.table = table
         self.neighbours = neighbours
+        self._whole_words = splitter.tokenizer.whole_words()
 
     def find(self, sentence: str, number: int) -> tuple[list[str], dict[int, list[str]], dict[str, int]]:
         """(words of sentence `number`; {position of a word that may be replaced: its candidates, never empty, the
@@ -279,8 +276,7 @@ class Candidates:
         counts = {"words_by_masked_lm": 0, "words_by_glove": 0, "words_without_candidates": 0}
         candidates = {}
         for i in words_to_vary(words):
-            wordpieces = self.splitter.tokenizer.convert_ids_to_tokens(masked.get(i, ()))
-            whole = [wordpiece for wordpiece in wordpieces if not wordpiece.startswith("##")]
+            whole = [word for index in masked.get(i, ()) if (word := self._whole_words[index]) is not None]
             if whole:
                 candidates[i] = whole
                 counts["words_by_masked_lm"] += 1

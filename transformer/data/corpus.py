@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformer.data.parallel import in_order
 from transformer.data.parts import GrowingFiles, byte_ranges, decode_lines, read_range
 from transformer.files import InputError, write_json
-from transformer.tokenization import BertTokenizer
+from transformer.pieces import Tokenizer
 
 TEXT_PART_BYTES = 1 << 20   # of text that a process tokenizes at a time
 STORE_NAME = "tokenized_corpus"  # of a store's folder
@@ -38,7 +38,7 @@ class TokenizedPart(NamedTuple):
     left_out: int            # lines that are neither empty nor have a wordpiece
 
 
-def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[int, int]) -> TokenizedPart:
+def tokenize_part(text_file: Path, tokenizer: Tokenizer, text_range: tuple[int, int]) -> TokenizedPart:
     """Tokenize one of byte_ranges(): a sentence per line, an empty line between documents."""
     content = read_range(text_file, *text_range)
     digest = hashlib.sha256(content).hexdigest()
@@ -61,7 +61,7 @@ def tokenize_part(text_file: Path, tokenizer: BertTokenizer, text_range: tuple[i
 _worker_tokenize = None  # tokenize_part of a worker process
 
 
-def _start_tokenizing(text_file: Path, tokenizer: BertTokenizer) -> None:
+def _start_tokenizing(text_file: Path, tokenizer: Tokenizer) -> None:
     global _worker_tokenize
     _worker_tokenize = partial(tokenize_part, text_file, tokenizer)
 
@@ -84,7 +84,7 @@ class Corpus:
     file: int | None = None  # descriptor of the file of `tokens`, where they are to be read, not mapped
 
     @classmethod
-    def map(cls, folder: Path, tokenizer: BertTokenizer, reduce_memory: bool = False) -> Corpus:
+    def map(cls, folder: Path, tokenizer: Tokenizer, reduce_memory: bool = False) -> Corpus:
         """The arrays of a complete store in `folder`, not read until they are used.
 
         reduce_memory: keep no more pages in memory than release() lets it; wordpieces are read, not mapped.
@@ -146,7 +146,7 @@ class Corpus:
 
 
 @contextmanager
-def open_corpus(text_file: str | Path, tokenizer: BertTokenizer, folder: Path, num_workers: int = 1,
+def open_corpus(text_file: str | Path, tokenizer: Tokenizer, folder: Path, num_workers: int = 1,
                 ) -> Iterator[tuple[Corpus, dict[str, Any]]]:
     """Tokenize a text file, a sentence per line and an empty line between documents, into a store in `folder`.
 

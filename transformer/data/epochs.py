@@ -27,8 +27,8 @@ from transformer.data.arrays import (
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, GrowingFiles, Place, decode_lines, read_range
 from transformer.files import InputError, delete, read_json
+from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
-from transformer.tokenization import BertTokenizer
 
 EPOCH_ARRAYS = ("tokens", "offsets", "first_lengths")  # of an epoch; tokens are of the tokenizer's id_typecode
 _EPOCH_FORMAT = 2            # of the arrays; another number makes them anew
@@ -109,7 +109,7 @@ def read_instances_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 @STOPWATCH.part("encode")
-def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
+def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: Tokenizer, max_seq_length: int,
                fallback: str | Path | None = None, in_memory: bool = False, num_workers: int | None = None,
                part_bytes: int = _JSON_PART_BYTES) -> Sequences:
     """The instances of one epoch (epoch_K.instances or epoch_K.json, epoch_K_metrics.json) as memory-mapped arrays,
@@ -154,7 +154,7 @@ def _facts(vocab_sha256: str) -> dict[str, Any]:
     return {"format": _EPOCH_FORMAT, "vocab_sha256": vocab_sha256}
 
 
-def _types(tokenizer: BertTokenizer) -> dict[str, str]:
+def _types(tokenizer: Tokenizer) -> dict[str, str]:
     return dict(zip(EPOCH_ARRAYS, (tokenizer.id_typecode, "q", "i"), strict=True))
 
 
@@ -171,7 +171,7 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_instances(folder: Path, tokenizer: BertTokenizer, in_memory: bool,
+def _open_instances(folder: Path, tokenizer: Tokenizer, in_memory: bool,
                     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of an epoch_K.instances, and its manifest."""
     manifest = _manifest_of(folder)
@@ -181,7 +181,7 @@ def _open_instances(folder: Path, tokenizer: BertTokenizer, in_memory: bool,
     return open_arrays([folder], _types(tokenizer), manifest["facts"], in_memory)
 
 
-def _convert_json(epoch_json: Path, tokenizer: BertTokenizer, fallback: str | Path | None, in_memory: bool,
+def _convert_json(epoch_json: Path, tokenizer: Tokenizer, fallback: str | Path | None, in_memory: bool,
                   num_workers: int | None, part_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of an epoch_K.json, made where they are not there yet, and their manifest."""
     status = epoch_json.stat()
@@ -204,7 +204,7 @@ class Epochs:
     as examples_in() does.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, Path]], tokenizer: BertTokenizer, max_seq_length: int,
+    def __init__(self, files: Sequence[tuple[Path, Path]], tokenizer: Tokenizer, max_seq_length: int,
                  fallback: str | Path | None = None, in_memory: bool = False):
         self.files = files
         self.tokenizer = tokenizer

@@ -12,7 +12,7 @@ from transformer.data.corpus import STORE_NAME, open_corpus
 from transformer.data.instances import InstanceSampler, InstanceSettings, draw_part
 from transformer.data.parallel import available_cores
 from transformer.files import InputError
-from transformer.tokenization import BertTokenizer
+from transformer.pieces import Tokenizer
 
 _SAMPLES, _SAMPLE_BYTES = 8, 1 << 17  # places in the corpus that are looked at, and how much of each
 
@@ -30,7 +30,7 @@ def read_samples(text_file: Path) -> bytes:
     return b"\n\n".join(samples).decode("utf-8", "ignore").encode()
 
 
-def print_estimate(args: argparse.Namespace, tokenizer: BertTokenizer, settings: InstanceSettings) -> None:
+def print_estimate(args: argparse.Namespace, tokenizer: Tokenizer, settings: InstanceSettings) -> None:
     """Print what the run will make and take; OSError where the disk is too small for it.
 
     Nothing is said of a corpus whose samples hold no text, or no end of a document.

@@ -20,9 +20,9 @@ from transformer.data.arrays import convert_lines
 from transformer.data.parts import FilePart
 from transformer.data.tables import report_rows, row_width, rows_of_part
 from transformer.files import sha256_of
+from transformer.pieces import Tokenizer, fitting_lengths
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.task import Task
-from transformer.tokenization import BertTokenizer, fitting_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,13 +130,13 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ids * mask, (places >= first_length) * mask, mask
 
 
-def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: BertTokenizer, max_seq_length: int,
+def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: Tokenizer, max_seq_length: int,
            label_type: str = "f") -> Sequences:
     """Encode one column of texts, or two, to examples of at most max_seq_length wordpieces, specials included.
 
     label_type: type code of the numbers in `labels`.
     """
-    ids, lengths = zip(*(_pieces(texts, tokenizer) for texts in columns))
+    ids, lengths = zip(*map(tokenizer.encode_texts, columns))
     if len(columns) == 1:
         layout, kept = (_CLS, 0, _SEP), [np.minimum(lengths[0], max_seq_length - 2)]
     else:
@@ -146,7 +146,7 @@ def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: BertTokeni
     counts = np.ones((len(labels), len(layout)), np.int64)
     counts[:, 1::2] = np.stack(kept, axis=1)
     what = np.repeat(np.tile(np.array(layout, np.int8), len(labels)), counts.ravel())  # stands at each place
-    tokens = np.where(what == _CLS, tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]).astype(tokenizer.id_typecode)
+    tokens = np.where(what == _CLS, tokenizer.cls_id, tokenizer.sep_id).astype(tokenizer.id_typecode)
     for column in range(len(columns)):
         within = np.arange(len(ids[column])) - np.repeat(np.cumsum(lengths[column]) - lengths[column], lengths[column])
         tokens[what == column] = ids[column][within < np.repeat(kept[column], lengths[column])]
@@ -154,19 +154,8 @@ def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: BertTokeni
                      np.asarray(labels, label_type))
 
 
-def _pieces(texts: list[str], tokenizer: BertTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all texts, end to end, and how many each has."""
-    # At once is faster than one by one. No piece reaches over a space, so that [PAD] can tell the texts apart.
-    ids = np.frombuffer(tokenizer.encode_to_bytes(" [PAD] ".join([*texts, ""])), tokenizer.id_typecode)
-    ends = np.flatnonzero(ids == tokenizer.vocab["[PAD]"])
-    if len(ends) == len(texts):
-        return np.delete(ids, ends), np.diff(ends, prepend=-1) - 1
-    pieces = [np.frombuffer(tokenizer.encode_to_bytes(text), ids.dtype) for text in texts]  # one says [PAD] itself
-    return np.concatenate(pieces), np.array([len(part) for part in pieces])
-
-
 @STOPWATCH.part("encode")
-def encode_file(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_length: int,
+def encode_file(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_length: int,
                 cache_dir: str | Path | None = None, fallback: str | Path | None = None,
                 num_workers: int | None = None, part_bytes: int = _PART_BYTES) -> Sequences:
     """Encode a labelled TSV file of a task.
@@ -216,7 +205,7 @@ def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], dict[s
             [sequences.first_lengths.tobytes(), sequences.labels.tobytes()], {"skipped": skipped})
 
 
-def show_examples(sequences: Sequences, tokenizer: BertTokenizer, count: int = 2) -> None:
+def show_examples(sequences: Sequences, tokenizer: Tokenizer, count: int = 2) -> None:
     """Print the first examples as wordpieces, segment lengths and label, for a person to look at."""
     for index in range(min(count, len(sequences))):
         ids = sequences.tokens[sequences.offsets[index]:sequences.offsets[index + 1]]

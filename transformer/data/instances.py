@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer.data.corpus import Corpus
 from transformer.data.features import Sequences
-from transformer.tokenization import SPECIAL_TOKENS, BertTokenizer, fitting_lengths
+from transformer.pieces import Tokenizer, fitting_lengths
 
 INSTANCES_VERSION = 1  # raised when the same corpus and settings would make other instances
 
@@ -60,17 +60,17 @@ class InstanceSampler:
     its wordpieces were cut off; random second halves do not count.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: BertTokenizer, settings: InstanceSettings):
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, settings: InstanceSettings):
         self.corpus = corpus
         self.settings = settings
         self.used = 0
-        self._cls, self._sep, self._mask = tokenizer.convert_tokens_to_ids(("[CLS]", "[SEP]", "[MASK]"))
+        self._cls, self._sep, self._mask = tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id
         self._filler = tokenizer.encode(".")  # stands for an empty half; [UNK] where the vocabulary has no "."
         self._typecode = tokenizer.id_typecode
-        self._in_json = [json.dumps(wordpiece) for wordpiece in tokenizer.vocab]
-        self._continues_word = [wordpiece.startswith("##") for wordpiece in tokenizer.vocab]
+        self._in_json = [json.dumps(piece) for piece in tokenizer.ids_to_tokens]
+        self._continues_word = tokenizer.continues_word()
         # BERT draws from the whole vocabulary; a random [SEP] or [PAD] would only damage the sequence.
-        self._replacements = [i for wordpiece, i in tokenizer.vocab.items() if wordpiece not in SPECIAL_TOKENS]
+        self._replacements = tokenizer.ordinary_ids()
 
     def instances(self, epoch: int, document: int) -> Iterator[Instance]:
         """The instances of one document."""
@@ -197,7 +197,7 @@ EpochPart = tuple[int, tuple[int, int]]  # epoch; first document, last document 
 _worker_sampler: InstanceSampler  # of a worker process
 
 
-def start_generating(store: Path, tokenizer: BertTokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
+def start_generating(store: Path, tokenizer: Tokenizer, settings: InstanceSettings, reduce_memory: bool) -> None:
     """Open the tokenized corpus; processes share its pages."""
     global _worker_sampler
     _worker_sampler = InstanceSampler(Corpus.map(store, tokenizer, reduce_memory), tokenizer, settings)

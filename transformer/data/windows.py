@@ -23,6 +23,7 @@ from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, byte_ranges
 from transformer.data.tables import require_file
 from transformer.files import InputError, sha256_of
+from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.squad import (
     Passage,
@@ -37,7 +38,6 @@ from transformer.tasks.squad import (
     windows_with_max_context,
 )
 from transformer.tasks.task import Task
-from transformer.tokenization import BertTokenizer
 
 _WINDOWS_FORMAT = 1      # of the arrays; another number makes them anew
 _BYTES_OF_PASSAGES = 1 << 18
@@ -63,7 +63,7 @@ class Windows(Sequences):
     is_max_context: np.ndarray | None = None
     path: Path | None = None
     task: Task | None = None
-    tokenizer: BertTokenizer | None = None
+    tokenizer: Tokenizer | None = None
     sha256: str | None = None
     has_answers: bool = True
 
@@ -131,7 +131,7 @@ def check_questions(task: Task, path: str | Path) -> None:
 
 
 @STOPWATCH.part("encode")
-def encode_windows(task: Task, path: str | Path, tokenizer: BertTokenizer, max_seq_length: int, doc_stride: int,
+def encode_windows(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_length: int, doc_stride: int,
                    max_query_length: int, use: str, cache_dir: str | Path | None = None,
                    fallback: str | Path | None = None, num_workers: int | None = None,
                    part_bytes: int = _BYTES_OF_PASSAGES) -> Sequences:
@@ -249,7 +249,7 @@ def _encode_passages(part: tuple[int, list[Passage] | FilePart],
     """The windows of some passages, as arrays.convert_parts() wants them."""
     tokenizer, max_seq_length, doc_stride, max_query_length, use = _window_facts
     first, passages = part
-    cls, sep = (np.array([tokenizer.vocab[token]], tokenizer.id_typecode) for token in ("[CLS]", "[SEP]"))
+    cls, sep = (np.array([index], tokenizer.id_typecode) for index in (tokenizer.cls_id, tokenizer.sep_id))
     tokens, lengths, first_lengths, labels, question_of, words, max_context = ([] for _ in range(7))
     counts = Counter(dict.fromkeys(_COUNTED, 0))
     outside = np.full(max_query_length + 2, -1, np.int32)
@@ -284,7 +284,7 @@ def _encode_passages(part: tuple[int, list[Passage] | FilePart],
     return b"".join(tokens), np.array(lengths, np.int32), others, dict(counts)
 
 
-def _answer_pieces(pieces: PassagePieces, question: Question, tokenizer: BertTokenizer, counts: Counter[str],
+def _answer_pieces(pieces: PassagePieces, question: Question, tokenizer: Tokenizer, counts: Counter[str],
                    ) -> tuple[tuple[int, int] | None, str]:
     """The pieces of the answer to learn, None where there is none, and why the question is skipped, as counted."""
     if not question.answers:

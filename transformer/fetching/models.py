@@ -13,11 +13,11 @@ from transformer.fetching.transport import NotFound
 from transformer.files import InputError, read_json, write_json
 from transformer.inspection import summary
 from transformer.kinds import not_bert
-from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing
+from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, VOCAB_NAME, casing, vocabulary_names
 from transformer.weights import SAFETENSORS_NAME, WEIGHT_NAMES, shard_names
 
 # what a model folder needs; of alternatives the first that the source has
-MODEL_FILES = ((CONFIG_NAME,), (VOCAB_NAME, TOKENIZER_NAME),
+MODEL_FILES = ((CONFIG_NAME,), vocabulary_names({}),
                tuple(sorted(WEIGHT_NAMES, key=lambda name: (name.endswith(".json"), name != SAFETENSORS_NAME))))
 OPTIONAL = (TOKENIZER_CONFIG_NAME,)  # it may tell the casing; else the vocabulary does
 
@@ -70,8 +70,11 @@ def fill_folder(folder: Path, base: str, published: str, source: str, offline: b
                 continue
             names.append(name)
             with _blaming_the_content(folder, names, before):
-                if name == CONFIG_NAME and (what := not_bert(read_json(folder / CONFIG_NAME))):
-                    raise InputError(f"{base} {what}")
+                if name == CONFIG_NAME:
+                    config = read_json(folder / CONFIG_NAME)
+                    if what := not_bert(config):
+                        raise InputError(f"{base} {what}")
+                    wanted[1] = vocabulary_names(config)
                 wanted += [(shard,) for shard in shard_names(folder / name)]
         if missing:
             return missing

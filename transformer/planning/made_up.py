@@ -24,7 +24,7 @@ from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
 from transformer.tasks.answers import ANSWER_FILES
 from transformer.tasks.squad import Passage, Question, read_passages
 from transformer.tasks.task import Task
-from transformer.tokenization import read_wordpieces, vocab_path
+from transformer.tokenization import open_tokenizer, vocab_path
 from transformer.training.record import is_finished
 
 _READ_WHOLE = 32 << 20  # bytes of a file whose lines are all looked at for a sample
@@ -119,8 +119,9 @@ class Inputs:
         return path
 
     def words(self, config: BertConfig, count: int) -> list[str]:
-        """Words of the vocabulary by chance, one wordpiece each, half of them common ones."""
-        every = [piece for piece in read_wordpieces(self.vocabulary(config)) if piece.isascii() and piece.isalpha()]
+        """Words of the vocabulary by chance, one piece each, half of them common ones."""
+        whole = filter(None, open_tokenizer(self.vocabulary(config)).whole_words())
+        every = [word for word in whole if word.isascii() and word.isalpha()]
         every = every or ["a"]
         common = [piece for piece in every if piece in _COMMON] or every
         choices = [common[number % len(common)] if is_common else every[number % len(every)] for number, is_common in
@@ -260,10 +261,10 @@ class Inputs:
         else:
             self.invented.append("instances")
             first = length // 2
-            words = self.words(config, count * (length - 3))
+            words, tokenizer = self.words(config, count * (length - 3)), open_tokenizer(self.vocabulary(config))
             with open(epoch, "w", encoding="utf-8") as handle:
                 for start in range(0, len(words), length - 3):
-                    pieces = words[start:start + length - 3]
+                    pieces = tokenizer.tokenize(" ".join(words[start:start + length - 3]))[:length - 3]
                     tokens = ["[CLS]", *pieces[:first], "[SEP]", *pieces[first:], "[SEP]"]
                     handle.write(json.dumps({"tokens": tokens, "segment_ids": [0] * (first + 2) +
                                              [1] * (len(tokens) - first - 2), "is_random_next": False,

@@ -32,12 +32,13 @@ from transformer.data.parallel import available_cores
 from transformer.data.tables import task_folder
 from transformer.data.windows import encode_windows
 from transformer.files import InputError, in_words, read_json, write_json
+from transformer.pieces import Tokenizer
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
 from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed, window_settings, windows_in
 from transformer.tasks.squad import read_passages
-from transformer.tokenization import BertTokenizer, casing
+from transformer.tokenization import open_tokenizer, vocab_path
 
 RESULT = Path("results/rehearsal.json")
 FEWEST_STEPS, MOST_STEPS = 3, 100  # of a rehearsed training
@@ -148,7 +149,7 @@ class Rehearsal:
         for work in self.works:
             for name in ("teacher_model", "bert_model", "pretrained_bert_model", "student_model"):
                 for folder in map(Path, listed(getattr(work.args, name, None))):
-                    if (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
+                    if vocab_path(folder).is_file() and folder.is_dir():
                         return folder
         folder = Path("models/bert-base-uncased")
         return folder if (folder / "vocab.txt").is_file() else None
@@ -315,7 +316,7 @@ class Rehearsal:
 
     def _reading(self, work: Work, path: Path, model: Path, length: int) -> float:
         """Seconds that one core takes to read an example of a task's file."""
-        tokenizer = BertTokenizer.from_pretrained(model, casing(model)[0])
+        tokenizer = open_tokenizer(model)
         if not work.task.is_table:
             return self._reading_windows(work, path, tokenizer)
         with open(path, "rb") as handle:
@@ -329,7 +330,7 @@ class Rehearsal:
         copy.unlink()
         return (time.perf_counter() - begin) / count
 
-    def _reading_windows(self, work: Work, path: Path, tokenizer: BertTokenizer) -> float:
+    def _reading_windows(self, work: Work, path: Path, tokenizer: Tokenizer) -> float:
         use = "augmented" if path.name == work.task.aug_file else "answer"
         begin = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -63,8 +63,8 @@ def decode(logits: np.ndarray, examples: Any, head: Any, listed: bool) -> Iterat
     A question without windows is answered by nothing. What is held does not grow with the number of questions.
     """
     windows = _spans_of_windows(logits, examples, head)
-    basic = examples.tokenizer.basic_tokenizer
-    tokens_of = functools.lru_cache(_WORDS_REMEMBERED)(lambda word: " ".join(basic.tokenize(word)))
+    tokenizer = examples.tokenizer
+    tokens_of = functools.lru_cache(_WORDS_REMEMBERED)(lambda word: " ".join(tokenizer.words(word)))
     for question, words, numbers in examples.questions():
         of_question = list(islice(windows, len(numbers)))
         if of_question:
@@ -133,8 +133,7 @@ def _as_written(examples: Any, words: list[str], tokens_of: Callable[[str], str]
     That is the part of the words that the wordpieces come from where it can be told by aligning the words with their
     tokens character by character, spaces apart; else all of the words. tokens_of(word): its tokens, with spaces.
     """
-    pieces = map(examples.tokenizer.ids_to_tokens.__getitem__, examples.tokens[first:last + 1].tolist())
-    wanted = " ".join(" ".join(pieces).replace(" ##", "").replace("##", "").split())
+    wanted = examples.tokenizer.spelled(examples.tokens[first:last + 1].tolist())
     of_span = words[examples.words[first]:examples.words[last] + 1]
     text, tokens = " ".join(of_span), " ".join(filter(None, map(tokens_of, of_span)))
     place = tokens.find(wanted)

@@ -25,7 +25,7 @@ from transformer.tasks.json_stream import KINDS, JsonStream
 from transformer.tasks.metrics import squad_scores
 
 if TYPE_CHECKING:
-    from transformer.tokenization import BertTokenizer
+    from transformer.pieces import Tokenizer
 
 AUGMENTED = "augmented"  # the version in the first line of a train_aug.jsonl
 
@@ -239,7 +239,7 @@ class PassagePieces:
     firsts: list[int]
 
     @classmethod
-    def of(cls, context: str, tokenizer: BertTokenizer) -> PassagePieces:
+    def of(cls, context: str, tokenizer: Tokenizer) -> PassagePieces:
         """Those of a passage."""
         found = list(_WORDS.finditer(context))
         words = [match[0] for match in found]
@@ -252,7 +252,7 @@ class PassagePieces:
         """The number of the word that each piece is of: int32 [pieces]."""
         return np.repeat(np.arange(len(self.words), dtype=np.int32), np.diff(self.firsts))
 
-    def find(self, text: str, start: int, tokenizer: BertTokenizer) -> tuple[int, int] | None:
+    def find(self, text: str, start: int, tokenizer: Tokenizer) -> tuple[int, int] | None:
         """The first and the last piece of the answer that stands at character `start`; None where there are none, or
         its words are not those of the passage, as with U+00A0 in it, so that BERT skips it.
 
@@ -266,12 +266,8 @@ class PassagePieces:
         first, end = self.firsts[first_word], self.firsts[last_word + 1]
         if first == end:
             return None
-        wanted = tokenizer.encode(text)
-        pieces = self.ids[first:end].tolist()
-        for place in range(len(pieces) - len(wanted) + 1 if wanted else 0):
-            if pieces[place:place + len(wanted)] == wanted:
-                return first + place, first + place + len(wanted) - 1
-        return first, end - 1
+        found = tokenizer.find(text, self.ids[first:end].tolist())
+        return (first + found[0], first + found[1]) if found else (first, end - 1)
 
 
 def cut_windows(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:

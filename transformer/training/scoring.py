@@ -34,13 +34,13 @@ from transformer.files import (
     sha256_of,
     write_json,
 )
+from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import DIAGNOSTIC
 from transformer.tasks.head import Head
 from transformer.tasks.labels import class_order
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
-from transformer.tokenization import BertTokenizer
 from transformer.training.batches import Plan, batches_by_length
 from transformer.training.models import load_task_model
 from transformer.training.processes import Processes, mixed
@@ -215,7 +215,7 @@ def padded_wordpieces(lengths: np.ndarray, batch_size: int) -> int:
     return round(batch_size * float((1 - up_to ** batch_size).sum()))
 
 
-def encoded(task: Task, path: Path, tokenizer: BertTokenizer, args: argparse.Namespace, use: str) -> Sequences:
+def encoded(task: Task, path: Path, tokenizer: Tokenizer, args: argparse.Namespace, use: str) -> Sequences:
     """A file of the task as arrays, which stay for the next run. use: what for, as encode_windows() has it."""
     cache_dir = getattr(args, "cache_dir", None) or path.parent / "features"
     fallback = Path(args.output_dir) / "features"
@@ -244,13 +244,13 @@ def train_file(folder: Path, task: Task, augmented: bool) -> Path:
     return path
 
 
-def dev_sets(task: Task, folder: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
+def dev_sets(task: Task, folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
     """The task's dev sets, encoded: {"dev": ...}, for MNLI {"dev_matched": ..., "dev_mismatched": ...}, for SQuAD
     {"dev-v1.1": ...}."""
     return {Path(name).stem: encoded(task, folder / name, tokenizer, args, "score") for name in task.dev_files}
 
 
-def test_sets(task: Task, folder: Path, tokenizer: BertTokenizer,
+def test_sets(task: Task, folder: Path, tokenizer: Tokenizer,
               args: argparse.Namespace) -> dict[Submission, Sequences]:
     """The task's test sets, encoded, by the submission files that answer them; the diagnostic set where it is."""
     sets = {}

@@ -16,6 +16,7 @@ import torch
 
 from transformer.config import CONFIG_NAME
 from transformer.files import InputError, atomic_write, remove_abandoned, sha256_of
+from transformer.sentencepieces import SPIECE_NAME
 from transformer.training.processes import Processes
 from transformer.weights import weight_files, write_pickle
 
@@ -44,11 +45,14 @@ def result_settings(settings: dict[str, Any], **facts: Any) -> dict[str, str]:
 
 
 def files_sha256(folder: str | Path, weights: bool = True) -> str:
-    """Fingerprint of a model folder that a run starts from: of config.json and, with `weights`, the files of weights.
+    """Fingerprint of a model folder that a run starts from: of config.json, spiece.model where there is one and, with
+    `weights`, the files of weights. Of vocab.txt the data tell.
 
     Of the files, since random weights of the same seed differ in their last bits from processor to processor.
     """
-    digests = [sha256_of(path) for path in (Path(folder) / CONFIG_NAME, *(weight_files(folder) if weights else ()))]
+    pieces = Path(folder) / SPIECE_NAME
+    digests = [sha256_of(path) for path in (Path(folder) / CONFIG_NAME, *([pieces] if pieces.is_file() else []),
+                                            *(weight_files(folder) if weights else ()))]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

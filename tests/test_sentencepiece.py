@@ -19,7 +19,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from conftest import STUDENT, names, run, task_lines, write_lines
+from conftest import STUDENT, TEACHER, finetune, general, names, run, task_lines, train, write_lines
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from miniworld import language, squad_files
@@ -426,6 +426,27 @@ def test_inputs_of_a_model(tokenizer):
     assert ids.tolist() == [[2, *first, 3, *second, 3]]
     assert segments.tolist() == [[0] * (len(first) + 2) + [1] * (len(second) + 1)]
     assert tokenizer.encode_texts([])[0].dtype == np.uint16
+
+
+def test_the_chain(tiny, folder, text, script):
+    """Each script takes the pieces of the model that it is given, and hands them on; a student learns of them alone."""
+    config = BertConfig(**{**TEACHER, "vocab_size": PIECES})
+    save_model(BertForPreTraining(config), tiny / "pieces", folder)
+    run(script, "pregenerate_training_data", ["--train_corpus", text, "--bert_model", tiny / "pieces", "--output_dir",
+                                              tiny / "data", "--epochs_to_generate", 1, "--max_seq_len", 32])
+    run(script, "general_distill", general(tiny, pregenerated_data=tiny / "data", teacher_model=tiny / "pieces",
+                                           output_dir=tiny / "gd", num_train_epochs=1))
+    run(script, "finetune_teacher", finetune(tiny, model=tiny / "pieces", output_dir=tiny / "ft", num_train_epochs=1))
+    out = run(script, "task_distill", train(tiny, student_model=tiny / "gd", teacher_model=tiny / "ft",
+                                              pred_distill=True))
+    assert "example 0: [CLS] ▁" in out
+    run(script, "task_distill", ["--do_eval", "--data_dir", tiny / "glue" / "MRPC", "--task_name", "MRPC", "--no_cuda",
+                                 "--student_model", tiny / "out", "--output_dir", tiny / "eval",
+                                 "--max_seq_length", 24])
+    settings = ("spiece.model", "tokenizer_config.json")
+    for made in ("gd", "ft", "out"):
+        assert [(tiny / made / name).read_bytes() for name in settings] == [
+            (folder / name).read_bytes() for name in settings] and not (tiny / made / "vocab.txt").exists()
 
 
 # --- augmentation

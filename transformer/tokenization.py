@@ -218,6 +218,19 @@ class _Words(Memory):
         return self.remember(word, b"".join(map(self._ids.__getitem__, self._tokenizer.split_word(word))))
 
 
+class _Cleaned(Memory):
+    """Ids of what BasicTokenizer.words() gives, among it each ideograph: a Chinese sentence has no spaces, and is not
+    met again, but its characters are."""
+
+    def __init__(self, basic: BasicTokenizer, words: _Words):
+        super().__init__()
+        self._basic = basic
+        self._words = words
+
+    def __missing__(self, word: str) -> bytes:
+        return self.remember(word, b"".join(map(self._words.__getitem__, self._basic.split_word(word))))
+
+
 class _Chunks(Memory):
     """Ids of what stands between two spaces of a text: no wordpiece reaches over a space."""
 
@@ -225,14 +238,14 @@ class _Chunks(Memory):
         super().__init__()
         self._basic = basic
         self._words = words
+        self._cleaned = _Cleaned(basic, words)
 
     def __missing__(self, chunk: str) -> bytes:
         if chunk.isascii() and chunk.isprintable() and chunk not in SPECIAL_TOKENS:
             # Here cleaning and accents have nothing to do: only case, and splitting off whatever is no letter or digit.
             words = _ASCII_WORDS(chunk.lower() if self._basic.do_lower_case else chunk)
-        else:
-            words = self._basic.tokenize(chunk)
-        return self.remember(chunk, b"".join(map(self._words.__getitem__, words)))
+            return self.remember(chunk, b"".join(map(self._words.__getitem__, words)))
+        return self.remember(chunk, b"".join(map(self._cleaned.__getitem__, self._basic.words(chunk))))
 
 
 class BertTokenizer(Tokenizer):

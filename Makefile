@@ -4,7 +4,7 @@ BIN := .venv/bin
 STUDENT ?= 4l
 RESULTS ?= results/$(STUDENT)_*
 
-.PHONY: help smoke ablations submission test lint mutation clean
+.PHONY: help smoke ablations teachers submission test lint mutation clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -15,6 +15,9 @@ smoke: .venv/runtime  ## the whole chain in a small embedded world, with a resul
 
 ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (a quarter of an hour)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/ablations.sh
+
+teachers: .venv/runtime  ## the chain with an ELECTRA, a NEZHA and an ALBERT as teachers, with a table (four to eight minutes)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/teachers.sh
 
 submission: .venv/runtime  ## zip what the student STUDENT says about the test sets (in RESULTS) for the GLUE server
 	$(BIN)/python -m transformer.tasks.submission --results $(RESULTS) --output submission_$(STUDENT).zip $(FLAGS)
@@ -31,7 +34,7 @@ mutation: .venv/dev  ## change the code of some modules in 3,400 ways, one at a 
 	$(BIN)/python tests/mutation_table.py
 
 clean:  ## remove what smoke and test made; data/, models/ and .venv stay
-	rm -rf .smoke .ablations .cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf .smoke .ablations .teachers .cache .pytest_cache .ruff_cache .hypothesis mutants
 
 # Errors alone are shown; with --log pip would show its warnings, too. wikiextractor has no wheel, and the old way of
 # building it is being given up: --use-pep517 takes the new one.

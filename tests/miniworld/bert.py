@@ -4,6 +4,7 @@ The sizes and rates below are chosen so that all of it takes about two minutes o
 """
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformer.modeling import BertForPreTraining, TinyBertForSequenceClassifi
 from transformer.tasks.labels import name_labels
 from transformer.tasks.task import Task
 from transformer.tokenization import VOCAB_NAME, BertTokenizer
-from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, write_bin, write_safetensors
+from transformer.weights import SAFETENSORS_NAME, WEIGHTS_NAME, own_names, write_bin, write_safetensors
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,
          "max_position_embeddings": 512, "initializer_range": 0.1}
@@ -70,16 +71,45 @@ def sentence_pairs(rng: random.Random, documents: Sequence[Sequence[list[int]]])
     return pairs, torch.tensor(labels)
 
 
-def look_for_equal_words(model: BertForPreTraining) -> None:
+class MaskedWords:
+    """The words of pre-training as BERT learns them: those that are hidden, by what stands around them.
+
+    family: keys of config.json by which the model is none of BERT's own kind.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer, **family: object):
+        self.tokenizer = tokenizer
+        self.config = BertConfig.from_dict({"vocab_size": len(tokenizer.vocab), "hidden_dropout_prob": 0.0,
+                                            "attention_probs_dropout_prob": 0.0, **SIZES, **family})
+
+    def model(self) -> torch.nn.Module:
+        """A model with random weights: `bert`, and `cls` with the heads `predictions` and `seq_relationship`."""
+        return BertForPreTraining(self.config)
+
+    def change(self, ids: Tensor, segments: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """New ids, and labels, IGNORED where nothing is asked, for a batch as pad_pairs() makes it."""
+        return mask_tokens(self.tokenizer, ids)
+
+    def loss(self, model: torch.nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Of the last hidden states at the positions that are not IGNORED, [N, H], and their labels, [N]."""
+        return cross_entropy(model.cls.predictions(hidden), labels)
+
+
+def look_for_equal_words(model: torch.nn.Module) -> None:
     """Change initial weights so that in the lower layers a position attends to those that hold the same word.
 
     Queries equal to keys and positions smaller than words make it so. A model as small as this takes long to find
-    that by itself, and most tasks on sentence pairs ask whether two sentences speak of the same things.
+    that by itself, and most tasks on sentence pairs ask whether two sentences speak of the same things. Embeddings that
+    are projected get the size that others have after their LayerNorm.
     """
-    layers = model.bert.encoder.layer
+    embeddings, layers = model.bert.embeddings, model.bert.encoder.layers()
     with torch.no_grad():
-        model.bert.embeddings.position_embeddings.weight.mul_(0.15)
-        for layer in layers[:len(layers) // 2]:
+        if hasattr(embeddings, "position_embeddings"):
+            embeddings.position_embeddings.weight.mul_(0.15)
+        if hasattr(embeddings, "project"):
+            weight = embeddings.project.weight
+            torch.nn.init.orthogonal_(weight, math.sqrt(len(weight) / weight.size(1)))
+        for layer in dict.fromkeys(layers[:len(layers) // 2]):  # an ALBERT's is one
             layer.attention.self.key.weight.mul_(1.6)
             layer.attention.self.query.weight.copy_(layer.attention.self.key.weight)
 
@@ -96,19 +126,19 @@ def _optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
 
 
-def pretrain(tokenizer: BertTokenizer, documents: Sequence[Sequence[str]], lives: Sequence[Sequence[str]],
-             seed: int) -> BertForPreTraining:
+def pretrain(words: MaskedWords, documents: Sequence[Sequence[str]], lives: Sequence[Sequence[str]],
+             seed: int) -> torch.nn.Module:
     """Pre-train from random weights on documents, lists of sentences; `lives` are those that tell of a person.
 
-    First next sentences of lives alone, until the model sees whether two sentences agree (with masked words from the
-    start it takes several times as long), then masked words and next sentences of everything.
+    First next sentences of lives alone, until the model sees whether two sentences agree (with words from the start it
+    takes several times as long), then words and next sentences of everything.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
+    tokenizer = words.tokenizer
     encoded, encoded_lives = ([[tokenizer.encode(sentence) for sentence in document] for document in part]
                               for part in (documents, lives))
-    model = BertForPreTraining(BertConfig(vocab_size=len(tokenizer.vocab), hidden_dropout_prob=0.0,
-                                          attention_probs_dropout_prob=0.0, **SIZES))
+    model = words.model()
     look_for_equal_words(model)
     optimizer = _optimizer(model)
     mean = 0.7  # of the loss, over some twenty steps
@@ -124,13 +154,12 @@ def pretrain(tokenizer: BertTokenizer, documents: Sequence[Sequence[str]], lives
     for step in range(PRETRAINING_STEPS):
         pairs, following = sentence_pairs(rng, encoded)
         ids, segments, mask = pad_pairs(tokenizer, pairs)
-        ids, labels = mask_tokens(tokenizer, ids)
+        ids, labels = words.change(ids, segments, mask)
         hidden, _, pooled = model.bert(ids, segments, mask)
-        words, next_logits = model.cls(hidden[-1][labels != IGNORED], pooled)
-        word_loss = cross_entropy(words, labels[labels != IGNORED])
-        next_loss = cross_entropy(next_logits, following)
+        word_loss = words.loss(model, hidden[-1][labels != IGNORED], labels[labels != IGNORED])
+        next_loss = cross_entropy(model.cls.seq_relationship(pooled), following)
         _update(model, optimizer, word_loss + next_loss, 1 - step / PRETRAINING_STEPS)
-    print(f"masked words: loss {word_loss:.2f}, next sentences {next_loss:.2f} after {step + 1} more", flush=True)
+    print(f"words: loss {word_loss:.2f}, next sentences {next_loss:.2f} after {step + 1} more", flush=True)
     return model.eval()
 
 
@@ -152,22 +181,25 @@ def finetune(start: BertForPreTraining, tokenizer: BertTokenizer, task: Task, te
     return model.eval()
 
 
-def save(model: BertForPreTraining | TinyBertForSequenceClassification, folder: Path, tokenizer: BertTokenizer,
-         layout: str, task: Task | None = None) -> None:
+def save(model: torch.nn.Module, folder: Path, tokenizer: BertTokenizer, layout: str, task: Task | None = None,
+         state: dict[str, Tensor] | None = None, **config: object) -> None:
     """A folder as the hub has it: config.json without this kit's keys, vocab.txt, weights.
 
-    layout: "safetensors", "bin", or "old": a .bin with gamma and beta, and encoder names without their prefix.
+    layout: "safetensors", "bin", or "old": a .bin with gamma and beta, and encoder names without their prefix. state:
+    the weights in place of the model's, config: keys of config.json in place of its.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    values = {**model.config.to_dict(), "model_type": "bert", "architectures": [model.hf_architecture],
-              "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+    family = model.config.family
+    values = {**model.config.to_dict(), "model_type": family.prefix, "hidden_dropout_prob": DROPOUT,
+              "architectures": [model.hf_architecture.replace("Bert", family.class_prefix)],
+              "attention_probs_dropout_prob": DROPOUT, **config}
     values.pop("classifier_relu", None)
     if task:
         name_labels(values, task)
     write_json(folder / CONFIG_NAME, values)
     pieces = sorted(tokenizer.vocab, key=tokenizer.vocab.get)
     (folder / VOCAB_NAME).write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8", newline="\n")
-    state = model.state_dict()
+    state = own_names(state or model.state_dict(), family)
     if layout == "safetensors":
         write_safetensors(folder / SAFETENSORS_NAME, state)
         return

@@ -33,9 +33,10 @@ def metrics_of(task: Task) -> tuple[str, ...]:
     return (task.metric,) if task.is_table else task.head.shown_scores
 
 
-def trivial(task: Task) -> dict[str, float]:
-    """Dev scores of an answer that needs no model: always the same class, or the first word of the passage."""
-    path = Path("data/glue_data", task.name, task.dev_files[0])
+def trivial(task: Task, folder: str | Path = "") -> dict[str, float]:
+    """Dev scores of an answer that needs no model: always the same class, or the first word of the passage; `folder` is
+    where reproduce.sh ran."""
+    path = Path(folder, "data/glue_data", task.name, task.dev_files[0])
     if task.is_table:
         labels = [parse_label(task, columns, str(path)) for _, columns in read_rows(task, path)]
         return {task.metric: task.head.chance(SimpleNamespace(labels=np.array(labels)))[0]}
@@ -44,7 +45,7 @@ def trivial(task: Task) -> dict[str, float]:
                          for question in passage.questions), task.head.unanswerable)
 
 
-def scores(record: str) -> dict[str, float]:
+def scores(record: str | Path) -> dict[str, float]:
     """Those in the record of a finished run, or of an evaluation."""
     run = read_json(record)
     if not run.get("finished"):

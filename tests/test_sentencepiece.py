@@ -247,6 +247,11 @@ def test_the_pieces_of_a_folder(folder, tmp_path):
     (tmp_path / "vocab.txt").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # a student
     assert open_tokenizer(tmp_path).SPECIALS[0] == "<unk>" and tokenizer_files(tmp_path) == ["spiece.model"]
+    (tmp_path / "spiece.model").unlink()
+    for model_type, name in (("bert", "vocab.txt"), ("albert", "spiece.model")):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        with pytest.raises(InputError, match=f"vocabulary file .*{name} does not exist"):
+            open_tokenizer(tmp_path)
 
 
 def test_a_model_is_saved_with_its_pieces(folder, tokenizer, tmp_path, capsys):

@@ -36,9 +36,9 @@ def vocab_path(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    config, has_both = path / "config.json", (path / VOCAB_NAME).is_file() and (path / SPIECE_NAME).is_file()
-    names = vocabulary_names(read_json(config) if has_both and config.is_file() else {})
-    return path / next((name for name in names if (path / name).is_file()), VOCAB_NAME)
+    is_plain, config = (path / VOCAB_NAME).is_file() and not (path / SPIECE_NAME).is_file(), path / "config.json"
+    names = vocabulary_names({} if is_plain or not config.is_file() else read_json(config))
+    return path / next((name for name in names if (path / name).is_file()), names[0])
 
 
 def vocabulary_names(config: dict[str, Any]) -> tuple[str, ...]:

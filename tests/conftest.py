@@ -25,7 +25,13 @@ from transformer.checkpoint import save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig
 from transformer.fetching import download
-from transformer.modeling import BertForPreTraining, TinyBertForPreTraining, TinyBertForSequenceClassification
+from transformer.modeling import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    TinyBertForPreTraining,
+    TinyBertForSequenceClassification,
+)
 from transformer.tasks.labels import name_labels
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
@@ -39,6 +45,11 @@ WORDS = "the a cat dog bird sees likes hears good bad old new not very and".spli
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", ".", "##s", *WORDS[2:]]
 SIZES = {"vocab_size": len(PIECES), "num_attention_heads": 2, "max_position_embeddings": 40, "initializer_range": 0.2}
 TEACHER = {"hidden_size": 16, "num_hidden_layers": 4, "intermediate_size": 32, **SIZES}
+TEACHERS = {  # of other families: what sets their config.json apart
+    "electra": {"model_type": "electra", "embedding_size": 8},
+    "nezha": {"model_type": "nezha", "max_relative_position": 3},
+    "albert": {"model_type": "albert", "embedding_size": 8, "hidden_dropout_prob": 0.1,
+               "attention_probs_dropout_prob": 0.1}}
 STUDENT = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16, **SIZES}
 
 
@@ -75,7 +86,8 @@ def write_task(folder: Path, name: str, rows: int) -> None:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory) -> Path:
     """A folder to copy: vocab.txt, bert (pre-training heads), teacher_TASK and student_TASK (classifiers), general (a
-    general student), config (a student's config.json), glue/TASK, json (two epochs of pregenerated data)."""
+    general student), config (a student's config.json), glue/TASK, json (two epochs of pregenerated data); base_electra
+    (the encoder alone), base_nezha and base_albert (with their masked LM)."""
     tmp_path = tmp_path_factory.mktemp("template")
     torch.manual_seed(0)
     vocab = write_lines(tmp_path / "vocab.txt", PIECES)
@@ -89,6 +101,10 @@ def template(tmp_path_factory) -> Path:
             name_labels(config.extra, task)
             model = TinyBertForSequenceClassification(config, task.num_labels)
             save_model(model, tmp_path / f"{role}_{task.key}", vocab)
+    for name, keys in TEACHERS.items():
+        config = BertConfig.from_dict({**TEACHER, **keys})
+        model = BertModel(config, add_pooler=False) if name == "electra" else BertForMaskedLM(config)
+        save_model(model, tmp_path / f"base_{name}", vocab)
     (tmp_path / "config").mkdir()
     BertConfig(**STUDENT).to_json_file(tmp_path / "config" / "config.json")
     for epoch in range(2):

@@ -86,7 +86,7 @@ def naive_candidates(folder: Path, words: list[str], count: int, preset: str = "
 
     The published code cuts after `count` pieces and leaves out those with ## then; nothing left: the word itself.
     """
-    model = transformers.BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager").double().eval()
     split = [[word] if word in VOCAB else {"birdness": ["bird", "##ness"]}.get(word, ["[UNK]"]) for word in words]
     original = sum(split, [])
     result = {}

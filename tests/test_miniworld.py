@@ -9,19 +9,37 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run
-from miniworld import ensure_world, glue_files, language, serve, squad_files, wiki, words, world
+import torch
+import transformers
+from conftest import ROOT, run, write_lines, write_task
+from miniworld import (
+    bert,
+    ensure_world,
+    glue_files,
+    language,
+    serve,
+    squad_files,
+    teachers,
+    teachers_table,
+    wiki,
+    words,
+    world,
+)
 from miniworld.glue_examples import EXAMPLES, examples
 
+from transformer.checkpoint import load_encoder
 from transformer.data.tables import read_rows
+from transformer.modeling import BertForMaskedLM
 from transformer.tasks.labels import parse_label
 from transformer.tasks.squad import misplaced_answers, read_passages
 from transformer.tasks.table import GLUE, get_task
 from transformer.tokenization import BasicTokenizer, BertTokenizer
+from transformer.weights import read_weights
 
 COUNTS = glue_files.Counts(train=300, dev=200, test=20)
 MNLI_PARSES = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
@@ -330,8 +348,104 @@ def test_build_once_and_again_after_a_kill(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(built) == 2  # one of the three, the others waited
-    monkeypatch.setattr(world, "fingerprint", lambda: "another generator")
+    monkeypatch.setattr(world, "fingerprint", lambda *_: "another generator")
     assert ensure_world(tmp_path / "world") == tmp_path / "world" and len(built) == 3
+
+
+@pytest.fixture
+def small_world(tmp_path, articles, monkeypatch) -> Path:
+    """A world of an untrained BERT alone, in which a teacher takes two steps."""
+    counts = Counter(word for article in articles for sentence in article.sentences
+                     for word in BasicTokenizer().tokenize(sentence))
+    for step in ("MATCHING_STEPS", "PRETRAINING_STEPS"):
+        monkeypatch.setattr(bert, step, 1)
+    monkeypatch.setattr(teachers, "world_articles", lambda: articles)
+    world.write_bert(tmp_path, words.make_vocabulary(counts), articles)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", teachers.TEACHERS)
+def test_teachers_are_as_the_hub_has_them(name, small_world, script, tmp_path):
+    """Whole for Hugging Face's class, where there is one, and for this kit, with the family's own config."""
+    teachers.write_teacher(small_world, name)
+    folder = small_world / name
+    config = json.loads((folder / "config.json").read_text())
+    assert config == config | teachers.TEACHERS[name] and "classifier_relu" not in config
+    assert (config["hidden_dropout_prob"] == 0) == (name == teachers.ALBERT)
+    if name == teachers.NEZHA:
+        assert config["architectures"] == ["NezhaForPreTraining"] and len(read_weights(folder)) == 78
+    else:
+        kind, = config["architectures"]
+        _, report = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+        assert not any(report.values()), report
+    run(script, "get_bert_models", ["--models", folder, "--output_dir", tmp_path / "models"])
+    run(script, "fix_teacher_layers", [tmp_path / "models" / folder.name])
+    hidden, _, _ = load_encoder(tmp_path / "models" / folder.name)(torch.arange(1, 31)[None])
+    assert len(hidden) == 5 and hidden[-1].shape == (1, 30, 64)
+
+
+def test_replaced_words(small_world):
+    """What the masked LM makes up is labelled where it differs from what was there, and nowhere else."""
+    torch.manual_seed(0)
+    tokenizer = BertTokenizer(small_world / world.BERT_FOLDER / "vocab.txt")
+    generator = BertForMaskedLM.from_pretrained(small_world / world.BERT_FOLDER)
+    replaced = teachers.ReplacedWords(tokenizer, generator, **teachers.TEACHERS[teachers.ELECTRA])
+    pairs = [(list(range(50, 50 + 2 * length)), list(range(90, 90 + length))) for length in range(5, 60)]
+    ids, segments, mask = bert.pad_pairs(tokenizer, pairs)
+    changed, labels = replaced.change(ids, segments, mask)
+    assert ((labels == bert.IGNORED) == (mask == 0)).all() and ((labels == 1) == (changed != ids)).all()
+    special = torch.isin(ids, torch.tensor([tokenizer.vocab[name] for name in ("[CLS]", "[SEP]", "[PAD]")]))
+    assert (changed[special] == ids[special]).all()
+    assert (changed != ids).sum() / (~special).sum() == pytest.approx(bert.MASKED_SHARE, abs=0.02)
+    model = replaced.model()
+    with torch.no_grad():
+        hidden = model.bert(changed, segments, mask)[0][-1]
+        logits = model.cls["predictions"](hidden)[..., 0]
+        loss = replaced.loss(model, hidden[labels != bert.IGNORED], labels[labels != bert.IGNORED])
+    wrong = torch.where(labels == 1, (1 + (-logits).exp()).log(), (1 + logits.exp()).log())[mask == 1]
+    torch.testing.assert_close(loss, teachers.REPLACED_WEIGHT * wrong.mean())
+
+
+def test_teachers_are_made_once_beside_their_world(tmp_path, monkeypatch):
+    made, stops = [], [KeyboardInterrupt()]
+
+    def write_teacher(folder: Path, name: str) -> None:
+        assert (folder / world.MANIFEST).is_file() and not (folder / name).exists()
+        made.append(name)
+        (folder / name).mkdir(parents=True)
+        if name == teachers.NEZHA and stops:
+            raise stops.pop()
+
+    monkeypatch.setattr(world, "build", lambda folder: {})
+    monkeypatch.setattr(teachers, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(teachers, "write_teacher", write_teacher)
+    with pytest.raises(KeyboardInterrupt):
+        teachers.ensure_teachers(tmp_path / "world")
+    made.clear()
+    for _ in range(2):
+        assert teachers.ensure_teachers(tmp_path / "world") == tmp_path / "world"
+        assert made == list(teachers.TEACHERS)
+    monkeypatch.setattr(world, "fingerprint", lambda *_: "another generator")
+    teachers.ensure_teachers(tmp_path / "world")
+    assert made == 2 * list(teachers.TEACHERS)
+
+
+@pytest.mark.parametrize("teacher, student, missed", [
+    (0.95, 0.9, []), (0.98, 0.87, ["student: 0.870 is less than 90% of the teacher's 0.980"]),
+    (0.8, 0.9, ["teacher: 0.800 is less than 15 points above the majority class, 0.700"]),
+    (0.8, 0.75, ["teacher: 0.800 is less than 15 points", "student: 0.750 is less than 15 points"])])
+def test_bounds_of_teachers(teacher, student, missed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in teachers_table.TASKS:
+        write_task(tmp_path / "albert/data/glue_data", name, 10)  # of which seven have one label
+        key = get_task(name).key
+        for record, acc in ((f"final_{key}_teacher/run.json", teacher),
+                            (f"distilled_tinybert_4l_{key}/eval_results.json", student)):
+            write_lines(tmp_path / "albert/models" / record, [json.dumps({"finished": True, "acc": acc})])
+    assert teachers_table.main(["albert"]) == (1 if missed else 0)
+    out, err = capsys.readouterr()
+    assert f"{student / teacher:.0%}" in out and len(err.splitlines()) == 2 * len(missed)
+    assert all(what in err for what in missed)
 
 
 def test_the_built_world_has_teachers(script, monkeypatch, tmp_path):

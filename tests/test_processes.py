@@ -58,6 +58,8 @@ def commands(tiny: Path, out: str, split: int) -> dict[str, tuple[str, list]]:
         "prediction": ("task_distill", train, {"num_train_epochs": 7, "eval_step": 7, "pred_distill": True,
                                                "cache_dir": tiny / f"cache_{out}", "eval_batch_size": 5}),
         "finetune": ("finetune_teacher", finetune, {"num_train_epochs": 7, "model": tiny / "bert"})}
+    for family in ("nezha", "albert"):
+        cases[f"finetune {family}"] = *cases["finetune"][:2], {"num_train_epochs": 7, "model": tiny / f"base_{family}"}
     for name, start in (("general", "config"), ("intermediate", "general")) if split > 1 else ():
         script, make, extra = cases[name]
         cases[f"two {name}"] = script, make, {**extra, "student_model": [tiny / start, tiny / "bert"],
@@ -82,7 +84,7 @@ def both(template, tmp_path_factory):
     for split in (1, 4):
         tiny = shutil.copytree(template, folder / str(split))
         if split == 1:
-            without_dropout(tiny, "config", "bert", "general", "teacher_mrpc")
+            without_dropout(tiny, "config", "bert", "base_nezha", "base_albert", "general", "teacher_mrpc")
         for script, argv in commands(tiny, "one", split).values():
             importlib.import_module(script).main(argv)
         for script, argv in commands(tiny, "two", split).values():
@@ -107,7 +109,8 @@ def both(template, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name,split", [
-    *itertools.product(("general", "intermediate", "prediction", "finetune"), (1, 4)),
+    *itertools.product(("general", "intermediate", "prediction", "finetune", "finetune nezha", "finetune albert"),
+                       (1, 4)),
     *itertools.product(("two general/2", "two general/4", "two intermediate/2", "two intermediate/4"), (4,))])
 def test_two_processes_train_what_one_does(name, split, both):
     """split 1: two passes in place of one, without dropout; 4: four passes each way, two of them in each process."""
@@ -119,9 +122,10 @@ def test_two_processes_train_what_one_does(name, split, both):
     for before, after in zip(first, last):
         for key in LOGGED & before.keys():
             assert after[key] == pytest.approx(before[key], abs=1e-5), key
-    start = read_weights(folder / ("bert" if name in ("finetune", "two intermediate/4") else "general"))
+    base = "bert" if name in ("finetune", "two intermediate/4") else "general"
+    start = read_weights(folder / (name.replace("finetune ", "base_") if "finetune " in name else base))
     if "general" not in name:  # which starts at random
-        key = "bert.encoder.layer.0.output.dense.weight"
+        key, = (key for key in start if key.endswith(("layer.0.output.dense.weight", "layers.0.ffn_output.weight")))
         assert (read_weights(two)[key] - start[key]).abs().max() > 1e-4, "nothing was learned"
     record = json.loads((two / "run.json").read_text())
     assert record["finished"] and record["hardware"]["processes"] == 2
@@ -137,7 +141,8 @@ def test_two_processes_augment_as_one_does(both):
 def test_the_first_process_alone_writes_and_prints(both):
     folder, printed = both
     for line in ("prediction stage: ", "intermediate stage: ", "***** MRPC teacher in ", "student in "):
-        assert printed.count(line) == {"student in ": 10, "intermediate stage: ": 3}.get(line, 2), printed
+        assert printed.count(line) == {
+            "student in ": 10, "intermediate stage: ": 3, "***** MRPC teacher in ": 6}.get(line, 2), printed
     assert "21 steps of 8 = 2 processes x 1 x 4" in printed and "21 steps of 8 = 2 processes x 2 x 2" in printed
     for name in ("general", "prediction", "finetune", "two general/2", "two intermediate/4"):
         split = "4" if "two" in name else "1"
@@ -200,7 +205,7 @@ def test_a_process_that_fails_ends_all(tiny):
 
 def test_going_on_with_other_processes(tiny, script):
     """One of two processes is told to stop; then one process goes on."""
-    without_dropout(tiny, "config", "bert", "general", "teacher_mrpc")
+    without_dropout(tiny, "config", "bert", "base_nezha", "base_albert", "general", "teacher_mrpc")
     (tiny / "driver.py").write_text(DRIVER)
     flags = {"num_train_epochs": 20, "eval_step": 4, "learning_rate": 1e-4, "save_steps": 3}
     run(script, "task_distill", train(tiny, output_dir=tiny / "whole", **flags))

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STUDENT, TEACHER, contents, finetune, general, names, train
+from conftest import STUDENT, TEACHER, TEACHERS, contents, finetune, general, names, train
 
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig
 from transformer.data import epochs
 from transformer.files import InputError
-from transformer.modeling import TinyBertForPreTraining
+from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
 from transformer.reporting import curves
 from transformer.training import run as training_run
@@ -44,10 +44,13 @@ CASES = {
                                            "pred_distill": True, "gradient_accumulation_steps": 4}),
     "finetune": ("finetune_teacher", finetune, {"num_train_epochs": 5, "model": "bert",
                                                 "gradient_accumulation_steps": 2})}
+# With an ALBERT, whose layers are one, as the teacher and as the model that is trained.
+CASES["intermediate of albert"] = "task_distill", train, {**CASES["intermediate"][2], "teacher_model": "teacher_albert"}
+CASES["finetune albert"] = "finetune_teacher", finetune, {**CASES["finetune"][2], "model": "base_albert"}
 # Two students side by side: the names of their folders, and of those that they start from.
 SIDE_BY_SIDE = {"generals": {"2l": "config", "4l": "config_4l"}, "intermediates": {"2l": "general", "4l": "general_4l"}}
 CASES |= {case: CASES[case.removesuffix("s")] for case in SIDE_BY_SIDE}
-STEPS = {"general": 14, "intermediate": 14, "prediction": 14, "finetune": 15, "generals": 14, "intermediates": 14}
+STEPS = {case: 15 if case.startswith("finetune") else 14 for case in CASES}
 SPEEDS = {"sequences_per_s", "wordpieces_per_s", "memory_gb"}
 
 
@@ -183,6 +186,8 @@ class World:
         self.whole = functools.cache(self._whole)
         config = BertConfig(**{**STUDENT, "hidden_size": 12, "num_hidden_layers": 4})
         save_model(TinyBertForPreTraining(config, fit_size=TEACHER["hidden_size"]), tiny / "general_4l", tiny / "bert")
+        albert = BertConfig.from_dict({**TEACHER, **TEACHERS["albert"]})
+        save_model(TinyBertForSequenceClassification(albert, 2), tiny / "teacher_albert", tiny / "bert")
         (tiny / "config_4l").mkdir()
         config.to_json_file(tiny / "config_4l/config.json")
 
@@ -196,8 +201,7 @@ class World:
 
     def arguments(self, case: str, out: str, **changes) -> tuple[str, list[str]]:
         name, make, flags = CASES[case]
-        if case == "finetune":
-            flags = {**flags, "model": self.tiny / "bert"}
+        flags = {**flags, **{flag: self.tiny / flags[flag] for flag in ("model", "teacher_model") if flag in flags}}
         students = SIDE_BY_SIDE.get(case)
         if students:
             flags = {**flags, "student_model": [self.tiny / start for start in students.values()]}
@@ -256,7 +260,7 @@ class World:
         for folder in self.folders(case, f"whole_{case}"):
             result = self.result(folder)
             assert result["run.json"]["steps"] == STEPS[case]
-            assert len(result["metrics.jsonl"]) == (STEPS[case] + 3) // 4 + (case == "finetune"), (
+            assert len(result["metrics.jsonl"]) == (STEPS[case] + 3) // 4 + case.startswith("finetune"), (
                 "an evaluation every 4 steps (3 in fine-tuning) and at the end")
         return self.result(f"whole_{case}")
 
@@ -304,7 +308,7 @@ def test_killed_five_times(case, world, out):
     before = times(world.tiny / out)
     status, output = world.start(case, out, resume=True)
     assert status == 0
-    assert output.count("skipped" if case == "finetune" else "is finished: nothing to resume") == len(states)
+    assert output.count("skipped" if case.startswith("finetune") else "is finished: nothing to resume") == len(states)
     assert times(world.tiny / out) == before
 
 

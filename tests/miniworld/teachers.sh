@@ -10,7 +10,8 @@ echo "making the ELECTRA, the NEZHA and the ALBERT (some three minutes the first
 (cd "$kit" && python -m tests.miniworld teachers .cache/miniworld)
 
 pregenerate=$PREGENERATE_FLAGS general=$GENERAL_FLAGS augment=$AUGMENT_FLAGS teacher=$TEACHER_FLAGS
-for name in google/electra-base-discriminator sijunhe/nezha-cn-base voidful/albert_chinese_base; do
+names=(google/electra-base-discriminator sijunhe/nezha-cn-base voidful/albert_chinese_base)
+for name in "${names[@]}"; do
     model=models/${name#*/}
     mkdir "${name#*/}"
     cd "${name#*/}"
@@ -26,4 +27,4 @@ for name in google/electra-base-discriminator sijunhe/nezha-cn-base voidful/albe
     bash "$kit/reproduce.sh" --tasks RTE,SST-2 --students 4l
     cd ..
 done
-PYTHONPATH=$kit python -m tests.miniworld.teachers_table ./*/
+PYTHONPATH=$kit python -m tests.miniworld.teachers_table "${names[@]#*/}"

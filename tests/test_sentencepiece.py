@@ -8,6 +8,7 @@ import json
 import pickle
 import random
 import re
+import shutil
 import string
 import sys
 import unicodedata
@@ -272,11 +273,11 @@ def test_a_model_is_saved_with_its_pieces(folder, tokenizer, tmp_path, capsys):
 
 
 def test_other_pieces_are_another_vocabulary(folder, cased, lines, tmp_path):
-    save_model(BertForPreTraining.from_pretrained(folder), tmp_path / "other", folder)
+    shutil.copytree(folder, tmp_path / "other")
     (tmp_path / "other" / "spiece.model").write_bytes(trained(list(map(str.lower, lines[:500])), PIECES,
                                                               hard_vocab_limit=False))
-    before = files_sha256(folder, weights=False), files_sha256(folder)
-    assert before != (files_sha256(tmp_path / "other", weights=False), files_sha256(tmp_path / "other"))
+    for weights in (False, True):  # of a run that starts from it
+        assert files_sha256(folder, weights) != files_sha256(tmp_path / "other", weights)
     assert open_tokenizer(tmp_path / "other").vocab_fingerprint != open_tokenizer(folder).vocab_fingerprint
     with pytest.raises(InputError, match="student and teacher vocabularies differ: .*other/spiece.model and .*spiece"):
         require_same_vocabulary(tmp_path / "other", folder)
@@ -293,6 +294,19 @@ def test_a_published_model_is_brought_with_its_pieces(folder, tmp_path, script):
     (tmp_path / "models" / "local" / "spiece.model").write_bytes(b"changed")
     status, _, err = script("get_bert_models", "--models", local, "--output_dir", tmp_path / "models")
     assert status == 2 and "spiece.model changed" in err
+
+
+def test_an_albert_that_has_a_list_of_its_pieces_too(folder, tmp_path, script, monkeypatch):
+    """Its spiece.model is brought, not the list."""
+    local = shutil.copytree(folder, tmp_path / "local")
+    config = json.loads((local / "config.json").read_text())
+    (local / "config.json").write_text(json.dumps({**config, "model_type": "albert"}))
+    write_lines(local / "vocab.txt", open_tokenizer(folder).ids_to_tokens)
+    for name in ("fetching.models.not_bert", "fetching.models.summary", "kinds.not_bert"):  # its weights are a BERT's
+        monkeypatch.setattr(f"transformer.{name}", lambda *_: None)
+    run(script, "get_bert_models", ["--models", local, "--output_dir", tmp_path / "models"])
+    assert "spiece.model" in names(tmp_path / "models" / "local") and "vocab.txt" not in names(
+        tmp_path / "models" / "local")
 
 
 # --- bad files
@@ -511,6 +525,8 @@ def test_an_augmented_file(folder, lines, tmp_path, script):
     ("He (1950-1960) lived.", "1950-1960", "1950-1960"),
     ("It cost £15.", "15", "15"),
     ("one  \n two", "one  \n two", "one two"),
+    ("He sells apples.", "apple", "apples."),       # neither end of these lies between two pieces: all of the word
+    ("He sells apples.", "pples", "apples."),
 ])
 def test_the_pieces_of_an_answer(tokenizer, context, answer, expected):
     pieces = PassagePieces.of(context, tokenizer)

@@ -1,4 +1,4 @@
-"""Get BERT models from the Hugging Face hub, a mirror or a folder: config.json, vocab.txt and weights, each compared
+"""Get models from the Hugging Face hub, a mirror or a folder: config.json, vocab.txt and weights, each compared
 with the others and summed up, and tokenizer_config.json where there is one.
 
 Without arguments models/bert-base-uncased and its fine-tuned siblings for MRPC, SST-2, CoLA and RTE. The hub's address

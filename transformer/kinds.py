@@ -88,7 +88,7 @@ def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
         return "holds no config.json: get that of the model, or name its folder" if names else \
             "is an empty folder: a model folder holds config.json, weights and, most often, vocab.txt"
     return not_bert(_config(folder)) or (
-        f"holds config.json and no weights ({weights[0]}{'' if 'vocab.txt' in names else ', nor vocab.txt'}): "
+        f"holds config.json and no weights ({weights[0]}{'' if {'vocab.txt', 'spiece.model'} & set(names) else ', nor vocab.txt'}): "
         "get_bert_models.py gets those of a published model; general_distill.py, or task_distill.py --from_scratch, "
         "makes a student of a config.json alone")
 

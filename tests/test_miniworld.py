@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -428,6 +429,12 @@ def test_teachers_are_made_once_beside_their_world(tmp_path, monkeypatch):
     monkeypatch.setattr(world, "fingerprint", lambda *_: "another generator")
     teachers.ensure_teachers(tmp_path / "world")
     assert made == 2 * list(teachers.TEACHERS)
+
+
+def test_the_chain_has_every_teacher():
+    script = (ROOT / "tests/miniworld/teachers.sh").read_text(encoding="utf-8")
+    names, tasks = re.search(r"^names=\((.*)\)$.* --tasks (\S+)", script, re.M | re.S).groups()
+    assert names.split() == list(teachers.TEACHERS) and tuple(tasks.split(",")) == teachers_table.TASKS
 
 
 @pytest.mark.parametrize("teacher, student, missed", [

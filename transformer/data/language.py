@@ -1,0 +1,51 @@
+"""Which language a text is in, as far as its letters tell."""
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from transformer.files import InputError
+
+# What the names of letters in Unicode begin with, and the language that is taken where most letters are so. Several are
+# written in the first two.
+_LANGUAGES = {"LATIN": "english", "CYRILLIC": "russian", "GREEK": "greek", "MALAYALAM": "malayalam", "CJK": "chinese"}
+_HARDLY_ANY = 0.1  # of the letters that are not Latin: kana in Chinese text, far less than Japanese text has
+NOT_SPLIT = {"japanese": "its words stand without spaces, and its models cut them with a dictionary, which the kit's "
+                         "tokenizer does not have",
+             "thai": "its sentences end without a mark and its words without a space"}
+_NOT_SPLIT_BY_LETTER = {"HIRAGANA": "japanese", "KATAKANA": "japanese", "THAI": "thai"}
+
+
+def guess_language(texts: Iterable[str]) -> str:
+    """The language of texts, a sample of a corpus, which is printed; English where they have no letters.
+
+    Raises InputError where there is nothing to split their sentences with.
+    """
+    characters = Counter()
+    for text in texts:
+        characters.update(text)
+    letters = Counter()
+    for character, count in characters.items():
+        if character.isalpha():
+            letters[_script(character)] += count
+    if not letters:
+        return "english"
+    script, count = letters.most_common(1)[0]
+    if script == "CJK":
+        others = Counter({other: letters[other] for other in letters.keys() - {"LATIN", "CJK"}})
+        if others.total() > _HARDLY_ANY * (others.total() + count):
+            script, count = others.most_common(1)[0]
+    share = f"{count / letters.total():.0%} of the letters of a sample are {script.title().replace('Cjk', 'Chinese')}"
+    if script not in _LANGUAGES:
+        name = _NOT_SPLIT_BY_LETTER.get(script, "")
+        reason = f"{name.title()} cannot be split: {NOT_SPLIT[name]}" if name else "there is nothing to split it with"
+        raise InputError(f"{share}. {reason}; if most of the corpus is in another language, name that with --language")
+    language = _LANGUAGES[script]
+    print(f"Language: {language.title()}, since {share}; --language names another", flush=True)
+    return language
+
+
+def _script(letter: str) -> str:
+    name = unicodedata.name(letter, "UNKNOWN").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ")
+    return name.split()[0].split("-")[0]

@@ -23,8 +23,8 @@ _CJK = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _BREAK = re.compile(f"《[^《》]{{1,80}}》|（[^（）]{{1,20}}）|(?<=[{_CJK}）》])(?=[{_CJK}（《])|(?<= )")
 
 _VARIANT_MARK = re.compile(r"(-\{|\}-)")
-_VARIANT_FLAGS = re.compile(r"\s*(?:(?:[ATRDHN-]|zh(?:-\w+)*)\s*;?\s*)*\|", re.IGNORECASE)
-_VARIANT_NAME = re.compile(r"(?:^|;)(?:[^;:]*=>)?\s*(zh(?:-\w+)*)\s*:", re.IGNORECASE)
+_VARIANT_FLAGS = re.compile(r"\s*(?:{0}\s*(?:;\s*{0}\s*)*)?\|".format(r"(?:[ATRDHN-]|zh(?:-\w+)*)"))
+_VARIANT_NAME = re.compile(r"(?:^|;)(?:[^;:]*=>)?\s*(zh(?:-\w+)*)\s*:")
 
 
 def resolve_variants(text: str) -> str:
@@ -49,10 +49,10 @@ def _choose_variant(content: str) -> str:
     flags = _VARIANT_FLAGS.match(content)
     content = content[flags.end():] if flags else content
     names = list(_VARIANT_NAME.finditer(content))
-    if not names:
+    if not names or names[0].start():
         return content
     ends = [name.start() for name in names[1:]] + [len(content)]
-    variants = {name[1].lower(): content[name.end():end].strip(" ;") for name, end in zip(names, ends)}
+    variants = {name[1]: content[name.end():end].strip(" ;") for name, end in zip(names, ends)}
     return variants.get("zh-hans", variants.get("zh-cn", [*variants.values()][-1]))
 
 
@@ -90,11 +90,11 @@ def chinese_lines(text: str) -> Iterator[str]:
 
 def _cut_behind(line: str, marks: re.Pattern) -> Iterator[str]:
     """A line, cut behind its marks and what goes with them. A part without a letter goes with the next one."""
-    start = counted = quotes = 0  # quotes: straight ones of line[:counted], which do not tell whether they close
+    start = counted = quotes = 0  # quotes: the straight ones in line[:counted]; behind an odd number one closes
     letter = _first_letter(line, start)
     for mark in marks.finditer(line):
         end = mark.end()
-        if end <= letter or len(mark[0]) > 1:
+        if end <= max(counted, letter) or len(mark[0]) > 1:
             continue
         quotes, counted = quotes + line.count('"', counted, end), end
         while line[end:end + 1] in _GOES_WITH_END or line[end:end + 1] == '"' and quotes % 2:
@@ -127,7 +127,7 @@ def _clause_lines(sentence: str) -> Iterator[str]:
 
 
 def _even_pieces(clause: str) -> Iterator[str]:
-    """A clause, or as many pieces about one length as bring each under _LONGEST_LINE wordpieces."""
+    """A clause, or as many pieces of about one length as bring each under _LONGEST_LINE wordpieces."""
     count = -(-_wordpieces(clause) // _LONGEST_LINE)
     breaks = [match.start() for match in _BREAK.finditer(clause) if not match[0]] if count > 1 else []
     start = 0

@@ -28,7 +28,7 @@ def guess_language(texts: Iterable[str]) -> str:
     letters = Counter()
     for character, count in characters.items():
         if character.isalpha():
-            letters[_script(character)] += count
+            letters[_alphabet(character)] += count
     if not letters:
         return "english"
     script, count = letters.most_common(1)[0]
@@ -46,6 +46,6 @@ def guess_language(texts: Iterable[str]) -> str:
     return language
 
 
-def _script(letter: str) -> str:
+def _alphabet(letter: str) -> str:
     name = unicodedata.name(letter, "UNKNOWN").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ")
     return name.split()[0].split("-")[0]

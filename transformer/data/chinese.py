@@ -7,16 +7,26 @@ from collections.abc import Callable, Iterator
 
 from transformer.files import InputError
 
-# Wordpieces, about, of a sentence that stays whole. Instances are cut off where the last of their lines does not fit,
-# which takes half a line on average: of whole sentences, some 40 characters, a tenth of the text would be lost.
-_LONGEST_LINE = 20
-_ABOUT_A_WORDPIECE = re.compile(r"[0-9A-Za-z]{1,4}|\S")
+# Bytes of UTF-8 of a sentence that stays whole: 20 Chinese characters, or the Latin letters of as many wordpieces.
+# Instances are cut off where the last of their lines does not fit, half a line on average: of whole sentences, some 40
+# characters, a tenth of the text would be lost.
+_LONGEST_LINE = 60
 _LETTER = re.compile(r"[^\W_]")
-_HALF_WIDTH = r"(?<![!-~])(?<![!-~] )[{0}]|[{0}](?![!-~]| [0-9A-Za-z])"  # not with ASCII before and behind it
-_MARKS = "《[^《》]{1,80}》|://[!-~]+|[%s]|%s"  # a title and an address are matched whole: no mark in them is seen
 _SENTENCE_MARKS = "。｡．！？；‼⁇⁈⁉"
-_SENTENCE_END = re.compile(_MARKS % (_SENTENCE_MARKS, _HALF_WIDTH.format("…⋯!?;")))
-_CLAUSE_END = re.compile(_MARKS % ("，、：", _HALF_WIDTH.format(",:")))
+
+
+def _mark(full_width: str, half_width: str) -> re.Pattern:
+    """Finds a mark; a title and an address as a whole, so that no mark in them is found.
+
+    A half-width mark does not count with ASCII on both sides, 12,000, nor with a space and Latin or a number behind it.
+    All begins with one class of characters, which Python's re can search for quickly.
+    """
+    return re.compile(f"[{full_width}{half_width}《:](?:(?<=[{full_width}])|(?<=《)[^《》]{{1,80}}》|(?<=:)//[!-~]+|"
+                      f"(?<=[{half_width}])(?:(?<![!-~].)(?<![!-~] .)|(?![!-~]| [0-9A-Za-z])))")
+
+
+_SENTENCE_END = _mark(_SENTENCE_MARKS, "…⋯!?;")
+_CLAUSE_END = _mark("，、：", ",:")
 _GOES_WITH_END = frozenset(_SENTENCE_MARKS + "…⋯!?;" + "”’」』﹂﹄）】》〉〕］｝〗)]}")
 _GOES_ON = frozenset("，、：,:")   # behind an end: the sentence is not over
 _CJK = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -77,12 +87,12 @@ def chinese_lines(text: str) -> Iterator[str]:
 
     A sentence ends behind 。！？；… and their like, with quotes and brackets that close there, and where a line does.
     Marks in titles and addresses are no ends, nor are half-width ones between Latin letters or numbers. Of a sentence
-    of more than some 20 wordpieces the clauses share lines, and a longer clause is cut between characters. Nothing is
+    of more than some 20 characters the clauses share lines, and a longer clause is cut between characters. Nothing is
     lost but space.
     """
     for line in text.splitlines():
         for sentence in _cut_behind(" ".join(line.split()), _SENTENCE_END):
-            if len(sentence) <= _LONGEST_LINE or _wordpieces(sentence) <= _LONGEST_LINE:
+            if len(sentence.encode()) <= _LONGEST_LINE:
                 yield sentence.strip()
             else:
                 yield from _clause_lines(sentence)
@@ -115,20 +125,20 @@ def _first_letter(line: str, start: int) -> int:
 
 def _clause_lines(sentence: str) -> Iterator[str]:
     """A long sentence as lines of clauses."""
-    line, joined = "", 0
+    line, size = "", 0
     for clause in _cut_behind(sentence, _CLAUSE_END):
         for piece in _even_pieces(clause):
-            wordpieces = _wordpieces(piece)
-            if line and joined + wordpieces > _LONGEST_LINE:
+            more = len(piece.encode())
+            if line and size + more > _LONGEST_LINE:
                 yield line.strip()
-                line, joined = "", 0
-            line, joined = line + piece, joined + wordpieces
+                line, size = "", 0
+            line, size = line + piece, size + more
     yield line.strip()
 
 
 def _even_pieces(clause: str) -> Iterator[str]:
-    """A clause, or as many pieces of about one length as bring each under _LONGEST_LINE wordpieces."""
-    count = -(-_wordpieces(clause) // _LONGEST_LINE)
+    """A clause, or as many pieces of about one length as bring each under _LONGEST_LINE."""
+    count = -(-len(clause.encode()) // _LONGEST_LINE)
     breaks = [match.start() for match in _BREAK.finditer(clause) if not match[0]] if count > 1 else []
     start = 0
     for number in range(1, count if breaks else 1):
@@ -137,7 +147,3 @@ def _even_pieces(clause: str) -> Iterator[str]:
             yield clause[start:end]
             start = end
     yield clause[start:]
-
-
-def _wordpieces(text: str) -> int:
-    return len(_ABOUT_A_WORDPIECE.findall(text))

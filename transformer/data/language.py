@@ -10,7 +10,7 @@ from transformer.files import InputError
 # What the names of letters in Unicode begin with, and the language that is taken where most letters are so. Several are
 # written in the first two.
 _LANGUAGES = {"LATIN": "english", "CYRILLIC": "russian", "GREEK": "greek", "MALAYALAM": "malayalam", "CJK": "chinese"}
-_HARDLY_ANY = 0.1  # of the letters that are not Latin: kana in Chinese text, far less than Japanese text has
+_HARDLY_ANY = 0.1  # of Chinese characters and others of the Far East: kana in Chinese text; Japanese has far more
 NOT_SPLIT = {"japanese": "its words stand without spaces, and its models cut them with a dictionary, which the kit's "
                          "tokenizer does not have",
              "thai": "its sentences end without a mark and its words without a space"}
@@ -18,7 +18,8 @@ _NOT_SPLIT_BY_LETTER = {"HIRAGANA": "japanese", "KATAKANA": "japanese", "THAI": 
 
 
 def guess_language(texts: Iterable[str]) -> str:
-    """The language of texts, a sample of a corpus, which is printed; English where they have no letters.
+    """The language of texts, a sample of a corpus, by the alphabet of their letters, which is printed; English where
+    they have none.
 
     Raises InputError where there is nothing to split their sentences with.
     """
@@ -27,21 +28,23 @@ def guess_language(texts: Iterable[str]) -> str:
         characters.update(text)
     letters = Counter()
     for character, count in characters.items():
-        if character.isalpha():
-            letters[_alphabet(character)] += count
+        if character.isalpha():  # by bytes of UTF-8: a Chinese character says more than a Latin letter
+            letters[_alphabet(character)] += count * len(character.encode())
     if not letters:
         return "english"
-    script, count = letters.most_common(1)[0]
-    if script == "CJK":
-        others = Counter({other: letters[other] for other in letters.keys() - {"LATIN", "CJK"}})
+    alphabet, count = letters.most_common(1)[0]
+    if alphabet == "CJK":
+        others = Counter({other: letters[other] for other in letters.keys() - _LANGUAGES.keys()})
         if others.total() > _HARDLY_ANY * (others.total() + count):
-            script, count = others.most_common(1)[0]
-    share = f"{count / letters.total():.0%} of the letters of a sample are {script.title().replace('Cjk', 'Chinese')}"
-    if script not in _LANGUAGES:
-        name = _NOT_SPLIT_BY_LETTER.get(script, "")
-        reason = f"{name.title()} cannot be split: {NOT_SPLIT[name]}" if name else "there is nothing to split it with"
+            alphabet, count = others.most_common(1)[0]
+    name = "Chinese" if alphabet == "CJK" else alphabet.title()
+    share = f"{count / letters.total():.0%} of the letters of a sample, by bytes, are {name}"
+    if alphabet not in _LANGUAGES:
+        language = _NOT_SPLIT_BY_LETTER.get(alphabet, "")
+        reason = f"{language.title()} cannot be split: {NOT_SPLIT[language]}" if language else \
+            "there is nothing to split its sentences with"
         raise InputError(f"{share}. {reason}; if most of the corpus is in another language, name that with --language")
-    language = _LANGUAGES[script]
+    language = _LANGUAGES[alphabet]
     print(f"Language: {language.title()}, since {share}; --language names another", flush=True)
     return language
 

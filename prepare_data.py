@@ -2,7 +2,7 @@
 
 Reads every wiki_* file that `python -m wikiextractor.WikiExtractor DUMP --json -o data/extracted_wiki` wrote (one JSON
 object a line, field `text`), in the order of their paths. Writes one sentence per line and an empty line between
-articles, as pregenerate_training_data.py reads it.
+articles, as pregenerate_training_data.py reads it. A long Chinese sentence takes several lines.
 """
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _CLAUSE_END = _mark("，、：", ",:")
 _GOES_WITH_END = frozenset(_SENTENCE_MARKS + "…⋯!?;" + "”’」』﹂﹄）】》〉〕］｝〗)]}")
 _GOES_ON = frozenset("，、：,:")   # behind an end: the sentence is not over
 _CJK = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_BREAK = re.compile(f"《[^《》]{{1,80}}》|（[^（）]{{1,20}}）|(?<=[{_CJK}）》])(?=[{_CJK}（《])|(?<= )")
+_BREAK = re.compile(f"(?<=[{_CJK}）》])(?=[{_CJK}（《])|(?<= )|《[^《》]{{1,80}}》|（[^（）]{{1,20}}）")
 
 _VARIANT_MARK = re.compile(r"(-\{|\}-)")
 _VARIANT_FLAGS = re.compile(r"\s*(?:{0}\s*(?:;\s*{0}\s*)*)?\|".format(r"(?:[ATRDHN-]|zh(?:-\w+)*)"))
@@ -142,7 +142,9 @@ def _even_pieces(clause: str) -> Iterator[str]:
     breaks = [match.start() for match in _BREAK.finditer(clause) if not match[0]] if count > 1 else []
     start = 0
     for number in range(1, count if breaks else 1):
-        end = breaks[min(bisect_left(breaks, len(clause) * number // count), len(breaks) - 1)]
+        wanted = len(clause) * number // count
+        after = bisect_left(breaks, wanted)
+        end = min(breaks[max(after - 1, 0):after + 1], key=lambda place: abs(place - wanted))
         if end > start:
             yield clause[start:end]
             start = end

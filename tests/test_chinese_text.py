@@ -43,7 +43,7 @@ def write_articles(folder: Path, texts: list[str], name: str = "wiki_00") -> Pat
     "《你好，李焕英！》上映了。|《谁？哪里？》也好。|《没有结束。|好。",
     "圆周率是3.14，人口12,000人。|比分是3:2;|约1…9个。|价为￥5.00元!|好。",
     "见http://a.b/c?x=1;y=2和www.a.b/?q=d!e。|看https://a.b/?中文。|好。",
-    "Yahoo! Inc.是公司!|对吗?|用a=b?c:d好;|也用C++;|好。",
+    "Yahoo! Inc.是公司!|对吗?|用a=b?c:d好;|也用C++;|若x = a ? b : c;|好。",
     "他说Hello! How are you? Fine; thanks.就走。|OK！|Yes？|No。|他来了!|Tom没来?|Jim也没来。",
     "你好!|  他说 ! |  Tom来了！ |",
     "没有任何标点的文字",
@@ -208,11 +208,12 @@ def test_workers_and_parts_do_not_change_the_result(tmp_path, script, monkeypatc
     assert documents == expected
 
 
-def test_simplified_needs_opencc(tmp_path, refused, monkeypatch):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_simplified_needs_opencc(tmp_path, refused, monkeypatch, num_workers):
     write_articles(tmp_path / "wiki", [TRADITIONAL])
     monkeypatch.setitem(sys.modules, "opencc", None)  # as if it were not installed
     refused("prepare_data", "--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--simplified",
-            words=("--simplified needs OpenCC", "pip install opencc"))
+            "--num_workers", num_workers, words=("--simplified needs OpenCC", "pip install opencc"))
 
 
 def test_simplified_converts_what_is_left_of_the_markup(tmp_path, script, monkeypatch):

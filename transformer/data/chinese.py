@@ -30,6 +30,7 @@ _CLAUSE_END = _mark("，、：", ",:")
 _GOES_WITH_END = frozenset(_SENTENCE_MARKS + "…⋯!?;" + "”’」』﹂﹄）】》〉〕］｝〗)]}")
 _GOES_ON = frozenset("，、：,:")   # behind an end: the sentence is not over
 _CJK = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# where a clause may be cut; titles and short brackets are matched whole, and stay so
 _BREAK = re.compile(f"(?<=[{_CJK}）》])(?=[{_CJK}（《])|(?<= )|《[^《》]{{1,80}}》|（[^（）]{{1,20}}）")
 
 _VARIANT_MARK = re.compile(r"(-\{|\}-)")
@@ -139,7 +140,7 @@ def _clause_lines(sentence: str) -> Iterator[str]:
 def _even_pieces(clause: str) -> Iterator[str]:
     """A clause, or as many pieces of about one length as bring each under _LONGEST_LINE."""
     count = -(-len(clause.encode()) // _LONGEST_LINE)
-    breaks = [match.start() for match in _BREAK.finditer(clause) if not match[0]] if count > 1 else []
+    breaks = [match.start() for match in _BREAK.finditer(clause)] if count > 1 else []
     start = 0
     for number in range(1, count if breaks else 1):
         wanted = len(clause) * number // count

@@ -241,10 +241,9 @@ def main(argv: list[str] | None = None) -> None:
     parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, FILE_PART_BYTES)]
     for part in parts:
         refuse_cut(part)
-    language, params = choose_language(args, parts), None
-    if language == "chinese":
-        chinese_splitter(args.simplified)  # or a lack of OpenCC would be found in a worker
-    elif args.train_splitter or (params := load_splitter(language)) is None:
+    language = choose_language(args, parts)
+    params = None if args.train_splitter or language == "chinese" else load_splitter(language)
+    if params is None and language != "chinese":
         params = train_splitter(parts)
 
     counts = Counter()

@@ -208,12 +208,11 @@ def test_workers_and_parts_do_not_change_the_result(tmp_path, script, monkeypatc
     assert documents == expected
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_simplified_needs_opencc(tmp_path, refused, monkeypatch, num_workers):
+def test_simplified_needs_opencc(tmp_path, refused, monkeypatch):
     write_articles(tmp_path / "wiki", [TRADITIONAL])
     monkeypatch.setitem(sys.modules, "opencc", None)  # as if it were not installed
     refused("prepare_data", "--input_dir", tmp_path / "wiki", "--output_file", tmp_path / "out.txt", "--simplified",
-            "--num_workers", num_workers, words=("--simplified needs OpenCC", "pip install opencc"))
+            words=("--simplified needs OpenCC", "pip install opencc"))
 
 
 def test_simplified_converts_what_is_left_of_the_markup(tmp_path, script, monkeypatch):

@@ -2,7 +2,7 @@
 
 Reads every wiki_* file that `python -m wikiextractor.WikiExtractor DUMP --json -o data/extracted_wiki` wrote (one JSON
 object a line, field `text`), in the order of their paths. Writes one sentence per line and an empty line between
-articles, as pregenerate_training_data.py reads it.
+articles, as pregenerate_training_data.py reads it. A long Chinese sentence takes several lines.
 """
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import argparse
 import contextlib
 import html
 import io
+import itertools
 import json
 import re
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html.entities import html5
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +24,22 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
+from transformer.data.chinese import chinese_splitter
+from transformer.data.language import NOT_SPLIT, guess_language
 from transformer.data.parallel import in_order
 from transformer.data.parts import FilePart, byte_ranges, decode_lines, line_number, read_range
 from transformer.files import InputError, atomic_write, find_folder, require_no_file
 
 if TYPE_CHECKING:
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    from nltk.tokenize.punkt import PunktParameters
 
 LANGUAGES = ("czech danish dutch english estonian finnish french german greek italian malayalam norwegian polish "
              "portuguese russian slovene spanish swedish turkish").split()  # those of NLTK's punkt_tab
 DOWNLOAD_TIMEOUT = 20          # seconds without an answer before the Punkt model counts as out of reach
 SAMPLE_CHARACTERS = 500_000    # of the corpus, to train a Punkt model on; more come no nearer to punkt_tab
+SAMPLE_PARTS, SAMPLE_ARTICLES = 16, 50  # parts of the corpus, articles of each: to guess the language by
 FILE_PART_BYTES = 1 << 20      # of an extracted file, a worker's task; WikiExtractor's files are about as big
-REDIRECT = re.compile(r"\s*#\s*redirect", re.IGNORECASE)
+REDIRECT = re.compile(r"\s*#\s*(redirect|重定向|重新導向)", re.IGNORECASE)
 # whole ones alone: html.unescape() also takes names without their `;`, and `&copy=2` is part of an address
 ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[0-9A-Za-z]+);")
 BACKUP = re.compile(r"~$|\.(bak|old|orig|save|sw[a-p]|tmp)$|\s")  # of editors and file managers, beside what they copy
@@ -49,15 +53,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="folder with WikiExtractor's wiki_* files, at any depth")
     group.add_argument("--output_file", type=Path, default=Path("data/wiki_for_bert.txt"),
                        help="text file to write: a sentence per line, an empty line between articles")
-    group.add_argument("--language", choices=LANGUAGES, default="english",
-                       help="language of the articles: chooses the model of NLTK's punkt_tab that splits sentences")
+    group.add_argument("--language", type=splittable, choices=[*LANGUAGES, "chinese"],
+                       help="language of the articles: chooses the model of NLTK's punkt_tab that splits sentences, or "
+                            "the splitter for Chinese (default: as the letters of a sample have it, English if Latin)")
     group.add_argument("--train_splitter", action="store_true",
                        help=f"train the sentence splitter on the first {SAMPLE_CHARACTERS:,} characters of the corpus "
                             "even where punkt_tab can be had")
+    group.add_argument("--simplified", action="store_true",
+                       help="of Chinese, turn traditional characters into simplified ones; needs the package opencc")
     group = parser.add_argument_group("machine (no effect on the result)")
     group.add_argument("--num_workers", type=positive, default=1, help="number of processes that split articles")
     add_run_flags(parser)
     return parser.parse_args(argv)
+
+
+def splittable(language: str) -> str:
+    """Type of a flag: ArgumentTypeError, with the reason, for a language that cannot be split."""
+    if language in NOT_SPLIT:
+        raise argparse.ArgumentTypeError(f"{language.title()} cannot be split: {NOT_SPLIT[language]}")
+    return language
 
 
 def find_extracted_files(folder: Path) -> list[Path]:
@@ -171,15 +185,30 @@ def load_splitter(language: str) -> PunktParameters | None:
     return None
 
 
-splitter: PunktSentenceTokenizer | None = None  # of a worker process
+def choose_language(args: argparse.Namespace, parts: list[FilePart]) -> str:
+    """--language, or the one that a sample has; InputError where the other flags do not go with it."""
+    step = -(-len(parts) // SAMPLE_PARTS) or 1
+    language = args.language or guess_language(text for part in parts[::step]
+                                               for text in itertools.islice(read_texts(part), SAMPLE_ARTICLES))
+    if args.train_splitter and language == "chinese":
+        raise InputError("--train_splitter trains a Punkt model, and Chinese is split without one: drop it")
+    if args.simplified and language != "chinese":
+        raise InputError(f"--simplified is for Chinese and the articles are {language.title()}: drop it")
+    return language
 
 
-def start_splitting(params: PunktParameters) -> None:
-    """Make this process's sentence splitter."""
-    global splitter
+split_text: Callable[[str], Iterable[str]]  # of a worker process
+
+
+def start_splitting(params: PunktParameters | None, simplified: bool) -> None:
+    """Make this process's sentence splitter; params: None for Chinese."""
+    global split_text
+    if params is None:
+        split_text = chinese_splitter(simplified)
+        return
     from nltk.tokenize.punkt import PunktSentenceTokenizer
     params.ortho_context = Counter(params.ortho_context)  # a defaultdict would keep every word it is asked for
-    splitter = PunktSentenceTokenizer(params)
+    split_text = PunktSentenceTokenizer(params).tokenize
 
 
 def split_part(part: FilePart) -> tuple[bytes, Counter]:
@@ -191,7 +220,7 @@ def split_part(part: FilePart) -> tuple[bytes, Counter]:
             counts["redirects"] += 1
             continue
         # Newlines inside a sentence become spaces: in the output they end sentences and documents.
-        lines = [line for line in (" ".join(sentence.split()) for sentence in splitter.tokenize(text)) if line]
+        lines = [line for line in (" ".join(sentence.split()) for sentence in split_text(text)) if line]
         if lines:
             documents.append("\n".join(lines) + "\n")
             counts.update(articles=1, sentences=len(lines))
@@ -212,14 +241,16 @@ def main(argv: list[str] | None = None) -> None:
     parts = [(path, start, stop) for path in files for start, stop in byte_ranges(path, FILE_PART_BYTES)]
     for part in parts:
         refuse_cut(part)
-    params = None if args.train_splitter else load_splitter(args.language)
-    if params is None:
+    language = choose_language(args, parts)
+    params = None if args.train_splitter or language == "chinese" else load_splitter(language)
+    if params is None and language != "chinese":
         params = train_splitter(parts)
 
     counts = Counter()
     examples: list[str] = []
+    worker_facts = (params, args.simplified)
     with atomic_write(args.output_file, "wb") as output, \
-            contextlib.closing(in_order(split_part, parts, args.num_workers, start_splitting, (params,))) as results:
+            contextlib.closing(in_order(split_part, parts, args.num_workers, start_splitting, worker_facts)) as results:
         for text, part_counts in tqdm(results, total=len(parts), unit=" MB", disable=None):
             output.write(b"\n" + text if text and counts["articles"] else text)
             counts += part_counts

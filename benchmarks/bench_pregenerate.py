@@ -2,9 +2,9 @@
 
     python benchmarks/bench_pregenerate.py [--megabytes 8] [--runs 3]
 
-The corpus is the documentation of botocore; twice the corpus has every sentence twice, shuffled anew. Memory is that of
-all processes of a step together (PSS). The naive implementation, in this file, does what the definition says a sentence
-at a time with lists of strings; it too makes three epochs.
+The corpus is the documentation of botocore; twice the corpus has every sentence twice, shuffled anew. Chinese is made
+up, as many bytes. Memory is that of all processes of a step together (PSS). The naive implementation, in this file,
+does what the definition says a sentence at a time with lists of strings; it too makes three epochs.
 """
 from __future__ import annotations
 
@@ -115,6 +115,22 @@ def write_corpora(folder: Path, sentences: list[str], times: int) -> None:
                                          for text in texts[start:start + 200])
 
 
+def write_chinese(folder: Path, size: float) -> None:
+    """extracted/wiki_NN with about `size` bytes of made-up Chinese: sentences of clauses of random characters."""
+    rng = random.Random(0)
+    characters = [chr(code) for code in range(0x4E00, 0x5A00)]
+
+    def sentence() -> str:
+        return "\uff0c".join("".join(rng.choices(characters, k=rng.randint(4, 16))) for _ in range(rng.randint(1, 5))) \
+            + rng.choice("\u3002\u3002\u3002\uff01\uff1f\uff1b")
+
+    texts = ["".join(sentence() for _ in range(SENTENCES)) for _ in range(200)]
+    (folder / "extracted").mkdir(parents=True)
+    for number in range(round(size / sum(len(text.encode()) for text in texts)) or 1):
+        with open(folder / "extracted" / f"wiki_{number:05}", "w", encoding="utf-8") as extracted:
+            extracted.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+
+
 def main() -> None:
     """Measure every step on corpora of several sizes, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -179,6 +195,9 @@ def main() -> None:
                         "--train_splitter", "--num_workers", workers) for workers in WORKERS] for _ in range(args.runs)]
         for name, measured in zip(WORKERS.values(), zip(*turns)):
             add_row(f"prepare_data.py, {name}", 48, size, measured)
+        write_chinese(folder / "chinese", 1e6 * size)
+        measure("prepare_data.py, Chinese, 1 worker", 48, size, lambda: None, "prepare_data.py", "--input_dir",
+                folder / "chinese" / "extracted", "--output_file", text)
         ratios = sorted(one.seconds / two.seconds for one, two in turns)
     print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
     print(f"\nprepare_data.py: 2 workers are {statistics.median(ratios):.2f} times as fast as 1 (median of {args.runs} "

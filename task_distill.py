@@ -97,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="with --do_eval: also write label, prediction and logits of each example; for SQuAD "
                               "predictions.json, nbest_predictions.json and, of v2.0, null_odds.json")
     scoring.add_argument("--do_predict", action="store_true",
-                         help="answer the test set, for the GLUE server; for SQuAD --predict_file")
+                         help="answer the test set, for the server of GLUE or CLUE; for SQuAD --predict_file")
     scoring.add_argument("--predict_file", metavar="FILE",
                          help="with --do_predict, for SQuAD: the questions to answer, a file without answers")
     add_span_flags(parser)
@@ -142,6 +142,9 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
                          "learns answers to the original data (paper, appendix B): drop it")
     if args.predict_file and task.is_table:
         raise InputError(f"--predict_file is for SQuAD, and {task.name} has test sets of its own: drop it")
+    if args.do_predict and task.is_table and not task.submissions:
+        raise InputError(f"--do_predict is for test sets without labels, and that of {task.name} has them: --do_eval "
+                         "scores it")
     if args.do_predict and not task.is_table and not args.predict_file:
         raise InputError(f"--do_predict needs --predict_file for {task.name}, whose test set is not public")
     return settled(task, args)

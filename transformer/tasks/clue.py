@@ -14,7 +14,7 @@ from transformer.tasks.task import CLUE_SERVER, Submission, Task
 
 _NO_OR_YES = ("0", "1")
 _NLI = ("contradiction", "entailment", "neutral")
-_SENTENCES = "sentence1,sentence2"
+_TWO = "sentence1,sentence2"
 # Headlines of news: 15 of the numbers from 100 to 116.
 _NEWS = tuple(str(number) for number in range(100, 117) if number not in (105, 111))
 _APPS = tuple(map(str, range(119)))
@@ -33,14 +33,14 @@ def _task(name: str, texts: str, labels: tuple[str, ...], rows: tuple[int, ...],
 
 
 CLUE = {task.key: task for task in (
-    _task("AFQMC", _SENTENCES, _NO_OR_YES, (34334, 4316), {"afqmc": 3861}),
+    _task("AFQMC", _TWO, _NO_OR_YES, (34334, 4316), {"afqmc": 3861}),
     # CLUE's baseline reads the headline alone, and so does this.
     _task("TNEWS", "sentence,keywords", _NEWS, (53360, 10000), {"tnews10": 10000}, text_columns=(1,)),
     _task("IFLYTEK", "sentence", _APPS, (12133, 2599), {"iflytek": 2600}),
-    _task("CMNLI", _SENTENCES, _NLI, (391783, 12241), {"cmnli": 13880}, intermediate_epochs=10, teacher_learning_rate=3e-5,
+    _task("CMNLI", _TWO, _NLI, (391783, 12241), {"cmnli": 13880}, intermediate_epochs=10, teacher_learning_rate=3e-5,
           diagnostics=(Submission("diagnostics", 514, (1, 2), "id,premise,hypothesis", "diagnostics.tsv",
                                   CLUE_SERVER),)),
-    _task("OCNLI", _SENTENCES, _NLI, (50437, 2950), {"ocnli_50k": 3000}, teacher_epochs=2, teacher_learning_rate=3e-5),
+    _task("OCNLI", _TWO, _NLI, (50437, 2950), {"ocnli_50k": 3000}, teacher_epochs=2, teacher_learning_rate=3e-5),
     _task("CSL", "keywords,abstract", _NO_OR_YES, (20000, 3000), {"csl": 3000}, max_seq_length=256, teacher_epochs=5,
           teacher_learning_rate=1e-5, teacher_batch_size=8, teacher_max_seq_length=256),
     # Which noun a pronoun stands for hangs on single words: not augmented.
@@ -49,6 +49,6 @@ CLUE = {task.key: task for task in (
     # The test sets of these have labels: they are scored as a second dev set is, which chooses nothing.
     _task("ChnSentiCorp", "text_a", _NO_OR_YES, (9600, 1200, 1200), {}, dev_files=("dev.tsv", "test.tsv"),
           max_seq_length=256, teacher_batch_size=64, teacher_max_seq_length=256),
-    _task("XNLI-zh", _SENTENCES, _NLI, (392702, 2490, 5010), {}, dev_files=("dev.tsv", "test.tsv"), intermediate_epochs=10,
-          teacher_epochs=2, teacher_learning_rate=3e-5, teacher_batch_size=64),
+    _task("XNLI-zh", _TWO, _NLI, (392702, 2490, 5010), {}, dev_files=("dev.tsv", "test.tsv"),
+          intermediate_epochs=10, teacher_epochs=2, teacher_learning_rate=3e-5, teacher_batch_size=64),
 )}

@@ -99,19 +99,20 @@ def _json_files(texts: Callable[[_Row], list[str]], train: tuple[str, ...] = ("t
             "test.tsv": _Table(("test.json",), texts, "id")}
 
 
-_PAIR_OF_SENTENCES = _named("sentence1", "sentence2")
+_SENTENCES = _named("sentence1", "sentence2")
 _TABLES = {
-    "AFQMC": _json_files(_PAIR_OF_SENTENCES),
+    "AFQMC": _json_files(_SENTENCES),
     "TNEWS": _json_files(_tnews),
     "IFLYTEK": _json_files(_named("sentence")),
-    "CMNLI": _json_files(_PAIR_OF_SENTENCES) | {
+    "CMNLI": _json_files(_SENTENCES) | {
         "diagnostics.tsv": _Table(("diagnostics_test.json",), _named("premise", "hypothesis"), "index")},
-    "OCNLI": _json_files(_PAIR_OF_SENTENCES, ("train.json", "train.50k.json")),
+    "OCNLI": _json_files(_SENTENCES, ("train.json", "train.50k.json")),
     "CSL": _json_files(_csl),
     "CLUEWSC2020": _json_files(_wsc),
     "ChnSentiCorp": {f"{name}.tsv": _Table((f"{name}.tsv",), _named("text_a")) for name in ("train", "dev", "test")},
     "XNLI-zh": {"train.tsv": _Table(("multinli.train.zh.tsv",), _named("premise", "hypo")),
-                **{f"{name}.tsv": _Table((f"xnli.{name}.tsv",), _PAIR_OF_SENTENCES, "gold_label") for name in ("dev", "test")}},
+                "dev.tsv": _Table(("xnli.dev.tsv",), _SENTENCES, "gold_label"),
+                "test.tsv": _Table(("xnli.test.tsv",), _SENTENCES, "gold_label")},
 }
 
 

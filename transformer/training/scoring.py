@@ -246,7 +246,7 @@ def train_file(folder: Path, task: Task, augmented: bool) -> Path:
 
 def dev_sets(task: Task, folder: Path, tokenizer: BertTokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
     """The task's dev sets, encoded: {"dev": ...}, for MNLI {"dev_matched": ..., "dev_mismatched": ...}, for SQuAD
-    {"dev-v1.1": ...}."""
+    {"dev-v1.1": ...}; with a test set that has labels, {"dev": ..., "test": ...}."""
     return {Path(name).stem: encoded(task, folder / name, tokenizer, args, "score") for name in task.dev_files}
 
 

@@ -192,7 +192,8 @@ def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) ->
                                  "it came from, and run again")
         (workplace / name).rename(data_dir / name)
     except InputError as error:  # nobody knows the workplace; ARCHIVE.zip/FILE is clear
-        raise InputError(str(error).replace(str(workplace), str(data_dir))) from None
+        message = str(error).replace(str(workplace), str(data_dir))
+        raise InputError(message) from None
     except OSError as error:  # a full disk
         error.filename = str(error.filename or data_dir / name).replace(str(workplace), str(data_dir))
         raise

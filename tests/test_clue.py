@@ -14,6 +14,7 @@ from conftest import STUDENT, TEACHER, command_line, names, run, write_lines, zi
 from faulty_server import Fault
 
 import download_glue
+import task_distill
 from transformer.checkpoint import load_tokenizer, save_model
 from transformer.config import BertConfig
 from transformer.data.features import encode_file
@@ -86,7 +87,8 @@ ARCHIVES = {
         f"OCNLI-{COMMIT}/data/ocnli/dev.json": json_lines(pair("走吧", "来吧", "-", id=0),
                                                           pair("有人在", "有人", "entailment", id=1)),
         f"OCNLI-{COMMIT}/data/ocnli/test.json": json_lines(pair("吃了", "饱了", id=0)),
-        f"OCNLI-{COMMIT}/data/ocnli/train.3k.json": b"not read", f"OCNLI-{COMMIT}/README.md": b"# OCNLI"},
+        f"OCNLI-{COMMIT}/data/ocnli/train.3k.json": b"not read", f"OCNLI-{COMMIT}/more/dev.json": b"not read",
+        f"OCNLI-{COMMIT}/README.md": b"# OCNLI"},
     "csl_public.zip": {
         "train.json": json_lines({"id": 1, "abst": "本文研究\t图像", "keyword": ["图像", "深度 学习"], "label": "1"}),
         "dev.json": json_lines({"id": 1, "abst": "提出算法", "keyword": ["算法"], "label": "0"}),
@@ -179,6 +181,16 @@ def test_settings_of_the_baselines():
     assert all(task.metric == "acc" and task.head.shown_scores == ("acc",) and task.beats_chance and
                task.max_seq_length == task.teacher_max_seq_length for task in CLUE.values())
     assert [task.name for task in CLUE.values() if task.augment_copies_in_code is None] == ["CLUEWSC2020"]
+
+
+@pytest.mark.parametrize("preset", ["paper", "code"])
+def test_lengths_of_the_students(preset):
+    cola = 64 if preset == "paper" else 128
+    for name, length in (("CSL", 256), ("ChnSentiCorp", 256), ("TNEWS", 128), ("CoLA", cola)):
+        args = task_distill.parse_args(["--data_dir", "d", "--task_name", name, "--student_model", "s", "--output_dir",
+                                        "o", "--teacher_model", "t", "--preset", preset])
+        task_distill.resolve(args, get_task(name))
+        assert args.max_seq_length == length
 
 
 def test_labels_are_those_of_the_files():
@@ -480,7 +492,8 @@ def converted(tmp_path, site):
     def make(name: str) -> Path:
         task = get_task(name)
         archive = f"{COMMIT}.zip" if name == "OCNLI" else f"{name.lower()}_public.zip"
-        split = {file: json_lines(*(json_row(task, n, None if file == "test.json" else
+        inside = f"OCNLI-{COMMIT}/data/ocnli/" if name == "OCNLI" else ""
+        split = {f"{inside}{file}": json_lines(*(json_row(task, n, None if file == "test.json" else
                                              task.labels[n % 3 % task.num_labels]) for n in range(ROWS)))
                  for file in ("train.json", "dev.json", "test.json")}
         (site.folder / archive).write_bytes(zipped(split))

@@ -94,9 +94,11 @@ class _Table:
     first: str = "label"
 
 
-def _json_files(texts: Callable[[_Row], list[str]], train: tuple[str, ...] = ("train.json",)) -> dict[str, _Table]:
-    return {"train.tsv": _Table(train, texts), "dev.tsv": _Table(("dev.json",), texts),
-            "test.tsv": _Table(("test.json",), texts, "id")}
+def _json_files(texts: Callable[[_Row], list[str]], folder: str = "", other_trains: tuple[str, ...] = (),
+                ) -> dict[str, _Table]:
+    trains = "train.json", *other_trains
+    return {"train.tsv": _Table(tuple(folder + name for name in trains), texts),
+            "dev.tsv": _Table((f"{folder}dev.json",), texts), "test.tsv": _Table((f"{folder}test.json",), texts, "id")}
 
 
 _SENTENCES = _named("sentence1", "sentence2")
@@ -106,7 +108,7 @@ _TABLES = {
     "IFLYTEK": _json_files(_named("sentence")),
     "CMNLI": _json_files(_SENTENCES) | {
         "diagnostics.tsv": _Table(("diagnostics_test.json",), _named("premise", "hypothesis"), "index")},
-    "OCNLI": _json_files(_SENTENCES, ("train.json", "train.50k.json")),
+    "OCNLI": _json_files(_SENTENCES, "data/ocnli/", ("train.50k.json",)),
     "CSL": _json_files(_csl),
     "CLUEWSC2020": _json_files(_wsc),
     "ChnSentiCorp": {f"{name}.tsv": _Table((f"{name}.tsv",), _named("text_a")) for name in ("train", "dev", "test")},
@@ -117,7 +119,7 @@ _TABLES = {
 
 
 def wanted_files(task: Task) -> tuple[str, ...]:
-    """The names of the files in the archives of a task that its tables can be made of."""
+    """The files in the archives of a task that its tables can be made of: names, or how their paths end."""
     return tuple(name for table in _TABLES[task.name].values() for name in table.sources)
 
 

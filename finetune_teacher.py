@@ -1,4 +1,4 @@
-"""Fine-tune BERT on tasks of GLUE or SQuAD: the teachers of task distillation.
+"""Fine-tune BERT on tasks of GLUE, SQuAD or CLUE: the teachers of task distillation.
 
 Without arguments: RTE, CoLA, SST-2 and MRPC from models/bert-base-uncased-{rte,cola,sst2,mrpc}, where these are, else
 from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; data in data/glue_data.
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
-                      help="GLUE tasks, squad1 and squad2, one teacher each")
+                      help="GLUE tasks, squad1 and squad2, Chinese tasks, one teacher each")
     data.add_argument("--glue_dir", default="data/glue_data", help="folder with one folder per task")
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--cased", action="store_true",
                       help="keep capitals, as is done for a cased model anyway; an uncased one refuses this")
     data.add_argument("--max_seq_length", type=positive,
-                      help="longest sequence in wordpieces (default 128; SQuAD: 384)")
+                      help="longest sequence in wordpieces (default 128; SQuAD: 384; CSL, ChnSentiCorp: 256)")
     head = parser.add_argument_group("head", "kept where that of the start model fits the task, else a new one")
     choice = head.add_mutually_exclusive_group()
     choice.add_argument("--keep_head", action="store_true", help="stop where that of the start model does not fit")
@@ -56,14 +56,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="one without relu, for Hugging Face's BertForSequenceClassification; one with is not kept")
     train = parser.add_argument_group("training")
     train.add_argument("--learning_rate", type=positive_float,
-                       help="peak rate of BertAdam (default 2e-5; SQuAD: 3e-5)")
+                       help="peak rate of BertAdam (default 2e-5; SQuAD, CMNLI, OCNLI, XNLI: 3e-5; "
+                            "CSL, CLUEWSC2020: 1e-5)")
     train.add_argument("--num_train_epochs", type=positive,
-                       help="passes over the train file (default 3; SQuAD: 2)")
+                       help="passes over the train file (default 3; SQuAD, OCNLI, XNLI: 2; CSL: 5; CLUEWSC2020: 50)")
     train.add_argument("--eval_batch_size", type=positive, default=32,
                        help="longest sequences per batch of evaluation; of shorter ones as many wordpieces "
                             "(on the CPU 512 at most)")
     add_warmup_flag(train)
-    add_training_flags(train, batch_size=None, batch_note=" (default 32; SQuAD: 12)")
+    add_training_flags(train, batch_size=None, batch_note=" (default 32; SQuAD: 12; "
+                       "CLUE: 16, CSL 8; ChnSentiCorp, XNLI: 64)")
     add_span_flags(parser)
     add_device_flags(parser)
     add_run_flags(parser)

@@ -1,4 +1,4 @@
-"""Task distillation: a general TinyBERT learns a task of GLUE or SQuAD from a BERT fine-tuned on it (paper, section 3).
+"""Task distillation: a general TinyBERT learns a task from a BERT that was fine-tuned on it (paper, section 3).
 
 Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage (the
 teacher's logits). --do_eval only scores --student_model on the dev set, into eval_results.json in its folder;
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data and models")
     data.add_argument("--data_dir", required=True, help="the task's folder with its train and dev files")
     data.add_argument("--task_name", required=True,
-                      help="a GLUE task, squad1 or squad2; in any case, with or without the hyphen")
+                      help="a GLUE task, squad1, squad2 or a Chinese task; in any case, with or without the hyphen")
     data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
                       help="general student, for --pred_distill an intermediate one; several, in the intermediate "
                            "stage: students that learn side by side")
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--cache_dir", help="keeps encoded examples and teacher logits (default: DATA_DIR/features)")
     data.add_argument("--max_seq_length", type=positive,
                       help="longest sequence in wordpieces (default paper: 64 for CoLA and SST-2, else 128; code: 128; "
-                           "SQuAD: 384)")
+                           "SQuAD: 384; CSL, ChnSentiCorp: 256)")
     data.add_argument("--do_lower_case", action="store_true",
                       help="lower-case the text, as is done for an uncased model anyway; a cased one refuses this")
     data.add_argument("--eval_batch_size", type=positive, default=32,
@@ -97,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="with --do_eval: also write label, prediction and logits of each example; for SQuAD "
                               "predictions.json, nbest_predictions.json and, of v2.0, null_odds.json")
     scoring.add_argument("--do_predict", action="store_true",
-                         help="answer the test set, for the GLUE server; for SQuAD --predict_file")
+                         help="answer the test set, for the server of GLUE or CLUE; for SQuAD --predict_file")
     scoring.add_argument("--predict_file", metavar="FILE",
                          help="with --do_predict, for SQuAD: the questions to answer, a file without answers")
     add_span_flags(parser)
@@ -130,7 +130,7 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
     """Fill in what the user left open, by preset, task and stage (paper, section 4.2); InputError for an idle flag. The
     task with what flags say of its answers."""
     paper = args.preset == "paper"
-    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper or not task.is_table else 128)
+    args.max_seq_length = args.max_seq_length or (task.max_seq_length if paper else max(128, task.max_seq_length))
     args.num_train_epochs = args.num_train_epochs or (3 if args.pred_distill or not paper else task.intermediate_epochs)
     args.learning_rate = args.learning_rate or (3e-5 if paper and args.pred_distill else 5e-5)
     if not args.pred_distill:  # whose own follows from the data, too: eval_step_for()
@@ -142,6 +142,9 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
                          "learns answers to the original data (paper, appendix B): drop it")
     if args.predict_file and task.is_table:
         raise InputError(f"--predict_file is for SQuAD, and {task.name} has test sets of its own: drop it")
+    if args.do_predict and task.is_table and not task.submissions:
+        raise InputError(f"--do_predict is for test sets without labels, and that of {task.name} has them: --do_eval "
+                         "scores it")
     if args.do_predict and not task.is_table and not args.predict_file:
         raise InputError(f"--do_predict needs --predict_file for {task.name}, whose test set is not public")
     return settled(task, args)

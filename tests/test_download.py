@@ -85,7 +85,7 @@ def test_addresses_come_from_the_environment(monkeypatch):
 
 
 def test_the_table_of_sources():
-    assert len(KNOWN_FILES) == 21 and all(url == source.url and url.endswith(f"/{source.name}") and source.licence
+    assert len(KNOWN_FILES) == 29 and all(url == source.url and url.endswith(f"/{source.name}") and source.licence
                                           and len(bytes.fromhex(source.sha256)) == 32
                                           for url, source in KNOWN_FILES.items())
     assert [source.name for source in KNOWN_FILES.values() if source.size is None] == ["glove.840B.300d.zip"]

@@ -25,7 +25,8 @@ def test_task_names(name, wanted):
 
 def test_an_unknown_task_lists_the_known():
     with pytest.raises(InputError, match="'sst3'.*: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, SQuAD1, "
-                                         "SQuAD2$"):
+                                         "SQuAD2, AFQMC, TNEWS, IFLYTEK, CMNLI, OCNLI, CSL, CLUEWSC2020, ChnSentiCorp, "
+                                         "XNLI-zh$"):
         get_task("sst3")
 
 

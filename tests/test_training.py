@@ -36,7 +36,7 @@ from transformer.optimization import BertAdam
 from transformer.reporting.collection import examine_run
 from transformer.reporting.curves import draw_curves
 from transformer.tasks.head import Classes, Score
-from transformer.tasks.table import TASKS, get_task
+from transformer.tasks.table import GLUE, SQUAD, get_task
 from transformer.training.batches import shuffled_batches
 from transformer.training.processes import Processes
 from transformer.training.scoring import evaluate
@@ -385,7 +385,7 @@ def test_warm_up_that_is_not_given_follows_from_the_steps(given, tiny, script, m
 
 
 def test_paper_table_of_epochs_and_lengths():
-    assert {t.name: (t.intermediate_epochs, t.max_seq_length) for t in TASKS.values()} == {
+    assert {t.name: (t.intermediate_epochs, t.max_seq_length) for t in (GLUE | SQUAD).values()} == {
         "CoLA": (50, 64), "SST-2": (20, 64), "MRPC": (20, 128), "STS-B": (20, 128), "QQP": (10, 128),
         "MNLI": (10, 128), "QNLI": (10, 128), "RTE": (20, 128), "WNLI": (20, 128),
         "SQuAD1": (20, 384), "SQuAD2": (20, 384)}

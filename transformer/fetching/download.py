@@ -268,8 +268,9 @@ def check_manifest(folder: str | Path) -> bool:
     return True
 
 
-def unzip(archive: str | Path, folder: str | Path) -> None:
-    """Unpack the zip file `archive` into `folder`, which is made.
+def unzip(archive: str | Path, folder: str | Path, only: tuple[str, ...] = ("*",)) -> None:
+    """Unpack the zip file `archive` into `folder`, which is made: the files that match one of the patterns `only`, as
+    PurePath.match() has it.
 
     Before anything is written, the whole archive is refused (InputError) for an absolute name, a `..`, a link, a name
     that comes twice, another compression than deflate (bzip2 and lzma unpack 64 KB to gigabytes of memory at once), or
@@ -281,6 +282,7 @@ def unzip(archive: str | Path, folder: str | Path) -> None:
         with zipfile.ZipFile(archive) as source:
             entries = source.infolist()
             _refuse_unsafe(archive, entries)
+            entries = [entry for entry in entries if any(map(PurePosixPath(entry.filename).match, only))]
             remaining = sum(entry.file_size for entry in entries)
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free

@@ -1,6 +1,6 @@
 """What this kit downloads, as data: hosts, models, and the published files with their sizes, sums and licences.
 
-Four environment variables name other hosts: HF_ENDPOINT, GLUE_BASE, SENTEVAL_BASE, SQUAD_BASE.
+Environment variables name other hosts: those of HOSTS.
 """
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ HOSTS = {
     "GLUE_BASE": "https://dl.fbaipublicfiles.com/glue/data",
     "SENTEVAL_BASE": "https://dl.fbaipublicfiles.com/senteval/senteval_data",
     "SQUAD_BASE": "https://rajpurkar.github.io/SQuAD-explorer/dataset",
+    "CLUE_BASE": "https://storage.googleapis.com/cluebenchmark/tasks",
+    "OCNLI_BASE": "https://github.com/CLUEbenchmark/OCNLI/archive",
+    "CHNSENTICORP_BASE": "https://raw.githubusercontent.com/ymcui/Chinese-BERT-wwm/master/data/chnsenticorp",
+    "XNLI_BASE": "https://dl.fbaipublicfiles.com/XNLI",
 }
 
 
@@ -31,7 +35,8 @@ def base_url(variable: str) -> str:
     return (os.environ.get(variable) or HOSTS[variable]).rstrip("/")
 
 
-_HUB, _GLUE, _SENTEVAL, _SQUAD = HOSTS.values()
+_HUB, _GLUE, _SENTEVAL, _SQUAD, _CLUE, _OCNLI, _CHNSENTICORP, _ = HOSTS.values()
+OCNLI_ARCHIVE = "02d55cb3c7dc984682677b8dd81db6a1e4710720.zip"  # of the repository at this commit
 _BERT = "google-bert/bert-base-uncased"
 REVISIONS = {_BERT: "86b5e0934494bd15c9632b12f734a8a67f723594"}  # of hub repositories; the others: main
 _BERT_FILES = f"{_HUB}/{_BERT}/resolve/{REVISIONS[_BERT]}"
@@ -40,6 +45,7 @@ _GLOVE = "https://nlp.stanford.edu/data"
 _APACHE, _PDDL = "Apache-2.0", "PDDL 1.0"
 _TASK = "terms of the original data set, see gluebenchmark.com"
 _BY_SA = "CC BY-SA 4.0"
+_UNKNOWN = "not stated by CLUE, see cluebenchmarks.com"
 _AS_SQUAD = f"{_BY_SA}, as SQuAD"
 _PAGE = "see the model's page on the hub"
 
@@ -62,6 +68,23 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
     (_SQUAD, _BY_SA, "dev-v1.1.json", 4854279, "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"),
     (_SQUAD, _BY_SA, "train-v2.0.json", 42123633, "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002"),
     (_SQUAD, _BY_SA, "dev-v2.0.json", 4370528, "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"),
+    # CLUE's as Hugging Face's data sets recorded them until 2022. AFQMC's was replaced since, it seems, and nobody
+    # recorded XNLI's: these come as files of which nothing is known.
+    (_CLUE, _UNKNOWN, "tnews_public.zip", 5123575,
+     "77c476e70cfe0b014a81b84c6e1db2142a8a2f52f4ae0a8216aa75e673933462"),
+    (_CLUE, _UNKNOWN, "iflytek_public.zip", 6505938,
+     "c59b961b29f1d0bad0c5e01aa62e4a61a80e9cfb980ce89b06c000851fbb3b06"),
+    (_CLUE, _UNKNOWN, "cmnli_public.zip", 31404066,
+     "3a3f3b1d3d27134cf11e585156f07fa050bd0a0836821c02696af0dbaa14513b"),
+    (_CLUE, _UNKNOWN, "clue_diagnostics_public.zip", 12062,
+     "56b52e70c195686557a966c6064c9bdc4dece1de8c89551f89ad046637e9a7c4"),
+    (_CLUE, _UNKNOWN, "cluewsc2020_public.zip", 281384,
+     "ebe5f357b19392d601be401b2fd4246983f534809a078eab7bda1de418fb3ffe"),
+    (_CLUE, _UNKNOWN, "csl_public.zip", 3234594, "795d1a2e475d59acad8236f6c5baba7a0b43d3e0508cb60f15ffbc76d5f437c4"),
+    (_OCNLI, "CC BY-NC 2.0", OCNLI_ARCHIVE, 4359754,
+     "93abd5dbe417101d4c7526920fae59cc67969936c1868b1559fa4802839c49d0"),
+    (_CHNSENTICORP, "not stated (of the repository around it: Apache-2.0)", "chnsenticorp.zip", 1756782,
+     "79218af1c3efdfd3223569440736eac207ab6b19babd2cd73b7ffc04250700ba"),
     (_BERT_FILES, _APACHE, "model.safetensors", 440449768,
      "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3"),
     (_BERT_FILES, _APACHE, "pytorch_model.bin", 440473133,

@@ -16,8 +16,9 @@ from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
-METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "f1": "F1", "mcc": "MCC", "pearson": "Pearson",
-           "spearmanr": "Spearman", "exact_match": "EM", "exact": "EM", "best_exact": "EM", "best_f1": "F1"}
+METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "acc_test": "accuracy, test", "f1": "F1", "mcc": "MCC",
+           "pearson": "Pearson", "spearmanr": "Spearman", "exact_match": "EM", "exact": "EM", "best_exact": "EM",
+           "best_f1": "F1"}
 MISSING = "missing"  # in place of a score that no run has
 Remarks = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
@@ -102,8 +103,8 @@ def told_scores(task: Task) -> tuple[str, ...]:
 
 def shown_metrics(task: Task) -> tuple[str, ...]:
     """The metrics of a task that tables show, as the paper does; of a second dev set, too."""
-    shown = task.head.shown_scores
-    return (*shown, f"{task.metric}_mismatched") if len(task.dev_files) > 1 else shown
+    others = (Path(name).stem.removeprefix("dev_") for name in task.dev_files[1:])
+    return *task.head.shown_scores, *(f"{task.metric}_{name}" for name in others)
 
 
 def is_number(value: Any) -> bool:

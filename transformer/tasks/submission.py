@@ -1,18 +1,22 @@
-"""Files of predictions as the GLUE server takes them; python -m transformer.tasks.submission zips them."""
+"""Files of predictions as the servers of GLUE and CLUE take them.
+
+python -m transformer.tasks.submission zips GLUE's.
+"""
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write, find_folder, read_lines
-from transformer.tasks.table import TASKS
-from transformer.tasks.task import Submission, Task
+from transformer.tasks.glue import GLUE
+from transformer.tasks.task import GLUE_SERVER, Submission, Task
 
 _SUBMISSION_HEADER = "index\tprediction"
 
@@ -29,17 +33,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def submission_text(task: Task, answers: Iterable[float]) -> str:
-    """The file for answers of the task's head, as words; one row an answer."""
+    """GLUE's file for answers of the task's head, as words; one row an answer."""
     rows = (f"{index}\t{task.head.word(answer)}" for index, answer in enumerate(answers))
     return "".join(f"{line}\n" for line in [_SUBMISSION_HEADER, *rows])
 
 
-def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray) -> None:
-    """Write folder/NAME.tsv, and say how many rows it has and whether the server wants another number."""
-    path = Path(folder) / f"{submission.name}.tsv"
+def clue_text(task: Task, answers: Iterable[float], ids: Sequence[str]) -> str:
+    """The file for answers of the task's head to the rows with these ids, as words: a line of JSON each. An id that
+    is a number stands there as one, as in CLUE's files."""
+    rows = ({"id": int(name) if name.isdecimal() else name, "label": task.head.word(answer)}
+            for name, answer in zip(ids, answers, strict=True))
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray,
+                     ids: Sequence[str]) -> None:
+    """Write the file of a submission into `folder`, and say how many rows it has and whether the server wants another
+    number. ids: of the rows, in column 0 of the test set; GLUE's server goes by their order."""
+    path = Path(folder) / submission.answers_file
+    is_glue = submission.server == GLUE_SERVER
     with atomic_write(path) as handle:
-        handle.write(submission_text(task, answers))
-    wants = "" if len(answers) == submission.rows else f"; the GLUE server wants {submission.rows}"
+        handle.write(submission_text(task, answers) if is_glue else clue_text(task, answers, ids))
+    wants = "" if len(answers) == submission.rows else f"; the {submission.server} server wants {submission.rows}"
     print(f"{path}: {len(answers)} predictions{wants}", flush=True)
 
 
@@ -67,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     """Check every file of predictions, fill in those that are missing, and write the zip file."""
     args = parse_args(argv)
     folders = [find_folder(folder) for folder in args.results]
-    wanted = {f"{submission.name}.tsv": (task, submission)
-              for task in TASKS.values() for submission in task.submissions}
+    wanted = {submission.answers_file: (task, submission)
+              for task in GLUE.values() for submission in task.submissions}
     texts = {}
     for name, (task, submission) in wanted.items():
         paths = list({path.resolve(): path for folder in folders for path in sorted(folder.rglob(name))}.values())

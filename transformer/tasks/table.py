@@ -1,7 +1,8 @@
-"""All tasks by their keys: the nine of GLUE, and SQuAD v1.1 and v2.0."""
+"""All tasks by their keys: the nine of GLUE, SQuAD v1.1 and v2.0, and the Chinese ones."""
 from __future__ import annotations
 
 from transformer.files import InputError
+from transformer.tasks.clue import CLUE
 from transformer.tasks.glue import GLUE
 from transformer.tasks.spans import Spans
 from transformer.tasks.task import Task
@@ -16,11 +17,12 @@ SQUAD = {task.key: task for task in (
     for name, version, unanswerable, rows in (("SQuAD1", "v1.1", False, (87599, 10570)),
                                               ("SQuAD2", "v2.0", True, (130319, 11873))))}
 
-TASKS = {**GLUE, **SQUAD}
+TASKS = {**GLUE, **SQUAD, **CLUE}
 
 _OTHER_NAMES = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb",
                 **dict.fromkeys(("squad", "squadv1", "squad11", "squadv11"), "squad1"),
-                **dict.fromkeys(("squadv2", "squad20", "squadv20"), "squad2")}
+                **dict.fromkeys(("squadv2", "squad20", "squadv20"), "squad2"),
+                **dict.fromkeys(("wsc", "cluewsc"), "cluewsc2020"), "xnli": "xnlizh"}
 
 
 def get_task(name: str) -> Task:

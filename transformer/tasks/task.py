@@ -5,15 +5,23 @@ from dataclasses import dataclass, replace
 
 from transformer.tasks.head import Head
 
+GLUE_SERVER, CLUE_SERVER = "GLUE", "CLUE"
+
 
 @dataclass(frozen=True)
 class Submission:
-    """One file NAME.tsv of a submission to the GLUE server, and the test set it answers: a header, no labels."""
+    """One file of a submission to a server, and the test set it answers: a header, no labels."""
     name: str
     rows: int                      # of the test set, as the server counts them
     text_columns: tuple[int, ...]
-    header: str                    # of the test set, see Task
+    header: str                    # of the test set, see Task; CLUE_SERVER asks for the ids in column 0
     file: str = "test.tsv"         # in the task's folder
+    server: str = GLUE_SERVER
+
+    @property
+    def answers_file(self) -> str:
+        """The name of the file, as the server wants it."""
+        return f"{self.name}.tsv" if self.server == GLUE_SERVER else f"{self.name}_predict.json"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from transformer.cli import print_settings
 from transformer.config import check_sizes
 from transformer.data.arrays import open_arrays, unfinished_arrays
 from transformer.data.features import Sequences, encode_file
-from transformer.data.tables import data_folder
+from transformer.data.tables import data_folder, read_rows
 from transformer.data.windows import encode_windows
 from transformer.files import (
     InputError,
@@ -246,7 +246,7 @@ def train_file(folder: Path, task: Task, augmented: bool) -> Path:
 
 def dev_sets(task: Task, folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> dict[str, Sequences]:
     """The task's dev sets, encoded: {"dev": ...}, for MNLI {"dev_matched": ..., "dev_mismatched": ...}, for SQuAD
-    {"dev-v1.1": ...}."""
+    {"dev-v1.1": ...}; with a test set that has labels, {"dev": ..., "test": ...}."""
     return {Path(name).stem: encoded(task, folder / name, tokenizer, args, "score") for name in task.dev_files}
 
 
@@ -322,7 +322,9 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
         logits = predict(student, task.head, sequences, args.eval_batch_size, processes)[..., order]
         require_finite_logits(task, logits)
         if processes.is_first:
-            write_submission(args.output_dir, task, submission, task.head.answers(logits))
+            rows = read_rows(task.for_test(submission), data_dir / submission.file)
+            write_submission(args.output_dir, task, submission, task.head.answers(logits),
+                             [columns[0] for _, columns in rows])
     if asked is not None:
         logits = predict(student, task.head, asked, args.eval_batch_size, processes)[..., order]
         require_finite_logits(task, logits)

@@ -87,8 +87,9 @@ def _kind_of_folder(folder: Path, weights: tuple[str, ...]) -> str | None:
             return "holds bert_config.json: rename it to config.json"
         return "holds no config.json: get that of the model, or name its folder" if names else \
             "is an empty folder: a model folder holds config.json, weights and, most often, vocab.txt"
+    no_vocabulary = "" if {"vocab.txt", "spiece.model"}.intersection(names) else ", nor vocab.txt"
     return not_bert(_config(folder)) or (
-        f"holds config.json and no weights ({weights[0]}{'' if {'vocab.txt', 'spiece.model'} & set(names) else ', nor vocab.txt'}): "
+        f"holds config.json and no weights ({weights[0]}{no_vocabulary}): "
         "get_bert_models.py gets those of a published model; general_distill.py, or task_distill.py --from_scratch, "
         "makes a student of a config.json alone")
 

@@ -1,8 +1,9 @@
 """Augment a training set by replacing words (paper, section 3.2 and algorithm 1): train.tsv -> train_aug.tsv.
 
-Candidates for a word of one wordpiece come from BERT's masked LM, for longer words from their GloVe neighbours. Reads
-the train file in glue_dir/TASK; writes train_aug.tsv (same columns, tab-separated, no quoting) and train_aug.json
-(settings and counts) beside it. The masked LM's part is kept there until then: a stopped run goes on with --resume.
+Candidates for a word of one wordpiece come from BERT's masked LM, for longer words from their GloVe neighbours, where
+--glove_embs names vectors. In Chinese each character is a word, and characters take its place. Reads the train file in
+glue_dir/TASK; writes train_aug.tsv (same columns, tab-separated, no quoting) and train_aug.json (settings and counts)
+beside it. The masked LM's part is kept there until then: a stopped run goes on with --resume.
 Of SQuAD the passages are varied, and train_aug.jsonl has their questions without answers: for the intermediate stage.
 Several GPUs share it: torchrun --nproc_per_node N data_augmentation.py ...
 """
@@ -58,7 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--pretrained_bert_model", required=True, help="folder of a BERT with its masked-LM head")
-    data.add_argument("--glove_embs", required=True, help="GloVe vectors, text: a word and its numbers on every line")
+    data.add_argument("--glove_embs", help="GloVe vectors, text: a word and its numbers on every line (without them "
+                                           "words of several wordpieces stay as they are)")
     data.add_argument("--glue_dir", required=True, help="folder that holds the task's folder")
     data.add_argument("--task_name", required=True,
                       help="task, in any spelling; all: every task of GLUE that has a folder there, but WNLI (SQuAD "
@@ -69,6 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          "row (paper preset: 20; code preset: 10, 20 or 30 by task of GLUE, whatever is given here)")
     augment.add_argument("--M", type=positive, default=15, help="candidates per word")
     augment.add_argument("--p", type=proportion, default=0.4, help="probability of replacing a word with candidates")
+    augment.add_argument("--p_characters", type=proportion, default=0.15,
+                         help="probability of replacing a Chinese character, of which a word has one to four")
     augment.add_argument("--show", type=positive, default=0, metavar="K",
                          help="print the candidates of the first K sentences")
     augment.add_argument("--batch_tokens", type=positive,
@@ -93,8 +97,11 @@ def resolve_copies(args: argparse.Namespace, task: Task) -> int:
 def is_augmented(output: Path, unfinished: Path, made_from: dict[str, Any]) -> bool:
     """Whether the augmented file is there, made from just this."""
     record = output.with_suffix(".json")
-    return output.is_file() and record.is_file() and not unfinished.exists() and \
-        read_json(record).get("made_from") == made_from
+    if not output.is_file() or not record.is_file() or unfinished.exists():
+        return False
+    earlier = read_json(record).get("made_from")
+    # a record of before characters were varied tells nothing of them
+    return isinstance(earlier, dict) and {"p_characters": made_from["p_characters"], **earlier} == made_from
 
 
 def examples_of(glue_dir: str, task: Task) -> Examples:
@@ -130,9 +137,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
     batches = batches_by_length(words.lengths(), args.batch_tokens, LOGITS_ROWS)
     facts = {"train_sha256": train_sha256, "model_sha256": model_sha256(model), **tokenizer.facts, "M": args.M,
              "preset": args.preset, "precision": args.precision, "batch_tokens": args.batch_tokens}
-    glove_status = Path(args.glove_embs).stat()
-    made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "seed", "glove_vocab")},
-                 "glove": [glove_status.st_size, glove_status.st_mtime_ns]}
+    glove_status = Path(args.glove_embs).stat() if args.glove_embs else None
+    made_from = {**facts, **{name: getattr(args, name) for name in ("N", "p", "p_characters", "seed", "glove_vocab")},
+                 "glove": glove_status and [glove_status.st_size, glove_status.st_mtime_ns]}
     if args.resume and is_augmented(output, unfinished, made_from):
         print(f"{output} is finished: nothing to resume", flush=True)
         return
@@ -145,7 +152,8 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
             stack.enter_context(locked(unfinished / "lock"))
         table = open_table(unfinished, masked_lm.count, tokenizer.id_typecode, len(batches[1]), facts, args.resume,
                            processes)
-        neighbours = glove().neighbours(words.longer, args.M, processes.device) if processes.is_first else {}
+        has_vectors = processes.is_first and args.glove_embs
+        neighbours = glove().neighbours(words.longer, args.M, processes.device) if has_vectors else {}
         rows = masked_lm.fill(words, batches, table, processes, f"{task.name} masked LM")
         if not processes.is_first:
             return
@@ -192,7 +200,8 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.training.processes import join_processes, set_precision
     processes = join_processes(args.no_cuda, args.local_rank)
     for name, find in (("glue_dir", find_folder), ("pretrained_bert_model", find_model), ("glove_embs", find_file)):
-        setattr(args, name, str(find(getattr(args, name))))
+        if getattr(args, name):
+            setattr(args, name, str(find(getattr(args, name))))
     tasks = chosen_tasks(args)
     args.precision = set_precision(args.precision, processes)
     tokens = args.batch_tokens or batch_tokens_for(processes.device)

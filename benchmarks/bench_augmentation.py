@@ -44,7 +44,7 @@ def naive(model: BertForMaskedLM, words: MaskedWords, which: np.ndarray, suffixe
     """Candidates of masked words, one sequence each."""
     result = []
     for index in which:
-        ids, segments, attention, position = words.batch(np.array([index]))
+        ids, segments, attention, position, _ = words.batch(np.array([index]))
         logits = model(ids, segments, attention)[0, position[0]]
         result.append([piece for piece in logits.argsort(descending=True).tolist() if not suffixes[piece]][:COUNT])
     return result

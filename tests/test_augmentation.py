@@ -182,11 +182,11 @@ def test_sources_of_candidates(bert, tmp_path):
     candidates, numbers, _ = found(bert, tmp_path, [text], 999, neighbours={"birdness": ["fish", "tree"]})
     words, replacements, counts = candidates.find(text, numbers[0])
     assert words == ["don", "'", "t", '"', "cats", '"', "see", "the", "birdness", "of", "3", "horses", "中", ",", "12"]
-    # stop words (don, t, the, of), digits, marks and ideographs stay; "see" is one piece, [UNK]
-    assert sorted(replacements) == [4, 6, 8, 11]
+    # stop words (don, t, the, of), digits and marks stay; "see" is one piece, [UNK]; 中 is the only such character
+    assert sorted(replacements) == [4, 6, 8, 11, 12] and replacements[12] == ["中"]
     assert replacements[4] == ["cats"] and replacements[8] == ["fish", "tree"] and replacements[11] == ["horses"]
     assert sorted(replacements[6]) == sorted(set(VOCAB) - set(SUFFIXES))  # M above the vocabulary: all but ##
-    assert counts == {"words_by_masked_lm": 1, "words_by_glove": 1, "words_without_candidates": 2}
+    assert counts == {"words_by_masked_lm": 2, "words_by_glove": 1, "words_without_candidates": 2}
 
 
 def test_equal_sentences_are_one(bert):
@@ -587,7 +587,7 @@ def test_all_tasks_and_a_look_at_the_candidates(bert, glove, tmp_path, capsys):
 
 def test_a_task_without_words_to_vary_is_refused(bert, glove, tmp_path, refused):
     path = write_task(tmp_path, TASKS["cola"])
-    path.write_text("x\t1\t\tthe is a .\nx\t0\t\t\nx\t0\t\t中文 3\n", encoding="utf-8")
+    path.write_text("x\t1\t\tthe is a .\nx\t0\t\t\nx\t0\t\t龜文 3\n", encoding="utf-8")
     path.with_name("train_aug.tsv").write_text("earlier")
     refused("data_augmentation", *arguments(bert, glove, tmp_path, "cola"),
             words=(f"{path}: no word of its texts can be varied", "train without --aug_train"))
@@ -604,7 +604,7 @@ def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
     model, seen = BertForMaskedLM.from_pretrained(bert), []
     model.cls.predictions.decoder.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
     for precision in ("fp32", "bf16"):
-        MaskedLM(model, load_tokenizer(bert, True), 3, precision).best(*batch, torch.tensor([1]))
+        MaskedLM(model, load_tokenizer(bert, True), 3, precision).best(*batch, torch.tensor([1]), torch.tensor([0]))
     assert seen == [torch.float32, torch.bfloat16]
 
 
@@ -615,7 +615,8 @@ def test_weights_that_are_cast_once_find_what_those_find_that_are_cast_for_each_
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = model(*batch)[0, 1].float()
     every = len(tokenizer.ids_to_tokens)
-    best = MaskedLM(model, tokenizer, every, "bf16", preset="code").best(*batch, torch.tensor([1]))[0]
+    best = MaskedLM(model, tokenizer, every, "bf16", preset="code").best(
+        *batch, torch.tensor([1]), torch.tensor([0]))[0]
     assert sorted(best.tolist()) == list(range(every)) and (logits[best].diff() <= 0).all()
     dtypes = {weight.dtype for name, weight in model.named_parameters() if name.endswith(("query.weight", "dense.bias"))
               and ".encoder." in name}

@@ -179,7 +179,7 @@ def test_candidates_are_found_without_waiting(precision, tiny, device, monkeypat
     model = BertForMaskedLM.from_pretrained(tiny / "bert").to(device)
     masked_lm = MaskedLM(model, load_tokenizer(tiny / "bert", True), 3, precision)
     batch = ONE.send(torch.ones(3, 4, 8, dtype=torch.int64))
-    positions, = ONE.send([torch.ones(4, dtype=torch.int64)])
+    positions, is_character = ONE.send(torch.ones(2, 4, dtype=torch.int64))
     monkeypatch.setattr(Watch, "strict", True)
     with Watch():
-        assert masked_lm.best(*batch, positions).shape == (4, 3)
+        assert masked_lm.best(*batch, positions, is_character).shape == (4, 3)

@@ -22,10 +22,12 @@ from transformer.files import InputError, read_lines
 from transformer.modeling import BertForMaskedLM
 from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
+from transformer.tokenization import is_ideograph
 from transformer.training.batches import Batches
 from transformer.training.processes import PRECISIONS, Processes, mixed
 
 STOP_WORDS = frozenset(read_lines(Path(__file__).with_name("stop_words.txt")))  # NLTK's English list and two more
+STOP_CHARACTERS = frozenset(read_lines(Path(__file__).with_name("stop_characters.txt")))  # Chinese ones
 
 LOGITS_ROWS = 1024  # of a batch, at most: the logits of 30,522 wordpieces take 125 MB for them
 
@@ -34,11 +36,13 @@ _REMEMBERED_WORDS = 1 << 17
 
 
 def words_to_vary(words: list[str]) -> list[int]:
-    """Positions of the words that may be replaced: letters a to z only, and not in the stop list.
+    """Positions of the words that may be replaced: letters a to z only, or one Chinese character, and not in the stop
+    lists, which hold words such as "the" and "not", in both languages.
 
     Words of a cased model keep their capitals, and those that have one stay: they begin a sentence or are names.
     """
-    return [i for i, word in enumerate(words) if _PLAIN_WORD.fullmatch(word) and word not in STOP_WORDS]
+    return [i for i, word in enumerate(words) if (_PLAIN_WORD.fullmatch(word) and word not in STOP_WORDS)
+            or (is_ideograph(word) and word not in STOP_CHARACTERS)]
 
 
 class Splitter:
@@ -60,10 +64,15 @@ class Splitter:
         """Words and marks of a sentence (Tokenizer.words)."""
         return [word for chunk in self.tokenizer.chunks(sentence) for word in self._split(chunk)]
 
+    def to_vary(self, words: list[str]) -> list[int]:
+        """words_to_vary(), without characters that the vocabulary does not have."""
+        return [i for i in words_to_vary(words)
+                if not is_ideograph(words[i]) or self.ids(words[i]) != [self.tokenizer.unk_id]]
+
     def to_mask(self, words: list[str]) -> dict[int, int]:
         """{position among `words`: position among their wordpieces} of those that the masked LM is asked about."""
         starts = np.cumsum([0, *(len(self.ids(word)) for word in words)])
-        return {i: int(starts[i]) for i in words_to_vary(words)
+        return {i: int(starts[i]) for i in self.to_vary(words)
                 if len(self.ids(words[i])) == 1 and starts[i] + 1 < self.longest}
 
 
@@ -72,8 +81,8 @@ class MaskedWords:
 
     longer: the words to vary that are several wordpieces long, which are not masked.
     After finish(): wordpieces (uint16 or int32, of all sentences end to end), offsets (int64 [sentences + 1]); sentence
-    and position (int32 [masked words], the place among the wordpieces); first (int64 [sentences + 1], the first masked
-    word of each sentence).
+    and position (int32 [masked words], the place among the wordpieces), is_character (int8 [masked words], 1 for a
+    Chinese character); first (int64 [sentences + 1], the first masked word of each sentence).
     """
 
     def __init__(self, splitter: Splitter):
@@ -81,29 +90,31 @@ class MaskedWords:
         self.longer: set[str] = set()
         self._numbers: dict[str, int] = {}
         typecode = splitter.tokenizer.id_typecode
-        self._arrays = (array(typecode), array("q", [0]), array("i"), array("i"), array("q", [0]))
+        self._arrays = (array(typecode), array("q", [0]), array("i"), array("i"), array("b"),
+                        array("q", [0]))
 
     def add(self, sentence: str) -> int:
         """The number of a sentence."""
         number = self._numbers.setdefault(sentence, len(self._numbers))
-        wordpieces, offsets, sentences, positions, first = self._arrays
+        wordpieces, offsets, sentences, positions, characters, first = self._arrays
         if number == len(first) - 1:  # it is new
             words = self.splitter.words(sentence)
             for word in words:
                 wordpieces.extend(self.splitter.ids(word))
-            self.longer.update(word for word in map(words.__getitem__, words_to_vary(words))
+            self.longer.update(word for word in map(words.__getitem__, self.splitter.to_vary(words))
                                if len(self.splitter.ids(word)) > 1)
             offsets.append(len(wordpieces))
-            for position in self.splitter.to_mask(words).values():
+            for place, position in self.splitter.to_mask(words).items():
                 sentences.append(number)
                 positions.append(position)
+                characters.append(is_ideograph(words[place]))
             first.append(len(positions))
         return number
 
     def finish(self) -> None:
         """Forget the sentences themselves."""
         self._numbers.clear()
-        self.wordpieces, self.offsets, self.sentence, self.position, self.first = \
+        self.wordpieces, self.offsets, self.sentence, self.position, self.is_character, self.first = \
             (np.frombuffer(values, values.typecode) for values in self._arrays)
 
     def __len__(self) -> int:
@@ -115,7 +126,8 @@ class MaskedWords:
         return np.minimum(2 * np.diff(self.offsets)[self.sentence] + 3, self.splitter.longest)
 
     def batch(self, which: np.ndarray) -> tuple[torch.Tensor, ...]:
-        """input_ids, token_type_ids, attention_mask of masked words, int64 [batch, length], and their positions.
+        """input_ids, token_type_ids, attention_mask of masked words, int64 [batch, length], their positions, and
+        which of them are Chinese characters, int64 [batch].
 
         [CLS] masked sentence [SEP] original sentence [SEP], segments 0 and 1, cut at the longest the model takes.
         """
@@ -133,7 +145,7 @@ class MaskedWords:
         positions = self.position[which].astype(np.int64) + 1
         ids[np.arange(len(which)), positions] = tokenizer.mask_id
         return tuple(map(torch.from_numpy, (ids, (second & attention).astype(np.int64), attention.astype(np.int64),
-                                            positions)))
+                                            positions, self.is_character[which].astype(np.int64))))
 
 
 def batch_tokens_for(device: torch.device) -> int:
@@ -153,7 +165,8 @@ class MaskedLM:
 
     precision: with bf16 and fp16 the model is changed: its layers' matrices are of 16 bits from then on.
     preset: with `paper` the M best of the wordpieces that may stand for a word (Tokenizer.whole_words); with `code` the
-    M best of all, of which Candidates leaves out the others, as the published code does.
+    M best of all, of which Candidates leaves out the others, as the published code does. For a Chinese character the M
+    best characters, in both.
     """
 
     def __init__(self, model: BertForMaskedLM, tokenizer: Tokenizer, count: int, precision: str = "fp32",
@@ -165,20 +178,22 @@ class MaskedLM:
             for layer in model.bert.encoder.modules():
                 if isinstance(layer, nn.Linear):
                     layer.to(PRECISIONS[precision])
-        ruled_out = [preset == "paper" and word is None for word in tokenizer.whole_words()]
-        self.ruled_out = torch.tensor(ruled_out, device=self.device)
-        self.count = min(count, ruled_out.count(False))
+        whole_words = tokenizer.whole_words()
+        ruled_out = [[preset == "paper" and word is None for word in whole_words],
+                     [word is None or not is_ideograph(word) for word in whole_words]]
+        self.ruled_out = torch.tensor(ruled_out, device=self.device)  # for words, for characters
+        self.count = min(count, ruled_out[0].count(False))
 
     @torch.inference_mode()
     def best(self, ids: torch.Tensor, segments: torch.Tensor, attention: torch.Tensor,
-             positions: torch.Tensor) -> torch.Tensor:
+             positions: torch.Tensor, is_character: torch.Tensor) -> torch.Tensor:
         """Ids [batch, count] of the best wordpieces at each row's position, the best first; -1 in place of all of them
         where one of the row's logits is not finite. On a GPU the host does not wait for them."""
         with mixed(self.precision, self.device):
             hidden = self.model.bert(ids, segments, attention, attention_scores=())[0][-1]            # [B, S, H]
             logits = self.model.cls(hidden[torch.arange(len(ids), device=ids.device), positions])     # [B, vocab_size]
-        logits = logits[:, :len(self.ruled_out)].float()  # without rows of padding, which stand for no wordpiece
-        best = logits.masked_fill(self.ruled_out, -torch.inf).topk(self.count).indices
+        logits = logits[:, :self.ruled_out.size(1)].float()  # without rows of padding, which stand for no wordpiece
+        best = logits.masked_fill(self.ruled_out[is_character], -torch.inf).topk(self.count).indices
         return best.where(logits.isfinite().all(dim=1, keepdim=True), -1)
 
     def answers(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> Iterator[np.ndarray]:
@@ -275,8 +290,9 @@ class Candidates:
         masked = dict(zip(self.splitter.to_mask(words), self.table[table_rows].tolist(), strict=True))
         counts = {"words_by_masked_lm": 0, "words_by_glove": 0, "words_without_candidates": 0}
         candidates = {}
-        for i in words_to_vary(words):
-            whole = [word for index in masked.get(i, ()) if (word := self._whole_words[index]) is not None]
+        for i in self.splitter.to_vary(words):
+            whole = [word for index in masked.get(i, ()) if (word := self._whole_words[index]) is not None
+                     and (not is_ideograph(words[i]) or is_ideograph(word))]  # few, where a vocabulary has few
             if whole:
                 candidates[i] = whole
                 counts["words_by_masked_lm"] += 1

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,11 +16,15 @@ from transformer.data.parallel import available_cores, in_order
 from transformer.files import InputError, atomic_write
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.task import Task
+from transformer.tokenization import CJK_RANGES, is_ideograph
 
 if TYPE_CHECKING:
     from transformer.augmentation.candidates import Candidates, MaskedWords
 
 PART_BYTES = 1 << 16  # of a training file, about, a worker's task; its rows come back 20 or 40 times as big
+
+_CHINESE = "".join(f"{chr(first)}-{chr(last)}" for first, last in (*CJK_RANGES, (0x3000, 0x303F), (0xFF01, 0xFF65)))
+_SPACE_IN_CHINESE = re.compile(f"(?<=[{_CHINESE}]) (?=[{_CHINESE}])")
 
 _augmenting_facts: tuple  # of a worker: those of write_rows()
 
@@ -69,14 +74,22 @@ class Examples:
         return Counter(rows=1)
 
 
+def joined(words: list[str]) -> str:
+    """Words with spaces between them, but none between Chinese characters and marks."""
+    text = " ".join(words)
+    return text if text.isascii() else _SPACE_IN_CHINESE.sub("", text)
+
+
 def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], tries: int, p: float,
-         generator: np.random.Generator) -> list[str]:
+         generator: np.random.Generator, p_characters: float = 0.0) -> list[str]:
     """At most `tries` different variants of `sentence`, none equal to it (paper, algorithm 1).
 
-    Every try replaces each word that has candidates with probability p by a random one of them. Variants are the
-    basic-tokenised words joined by spaces: a try that replaces nothing is new where the original has another form.
+    Every try replaces each word that has candidates with probability p, and each Chinese character with p_characters,
+    by a random one of them. Variants are the basic-tokenised words joined(): a try that replaces nothing is new where
+    the original has another form.
     """
     positions = list(candidates)
+    p = np.array([p_characters if is_ideograph(words[i]) else p for i in positions])
     sizes = np.array([len(candidates[i]) for i in positions], dtype=np.int64)
     replaced = generator.random((tries, len(positions))) < p
     choices = generator.integers(0, sizes, size=(tries, len(positions)))
@@ -85,7 +98,7 @@ def vary(sentence: str, words: list[str], candidates: dict[int, list[str]], trie
         variant = list(words)
         for i in np.flatnonzero(chosen):
             variant[positions[i]] = candidates[positions[i]][choice[i]]
-        variants[" ".join(variant)] = None
+        variants[joined(variant)] = None
     variants.pop(sentence, None)
     return list(variants)
 
@@ -109,7 +122,7 @@ def survey(examples: Examples, words: MaskedWords) -> tuple[list[int], np.ndarra
     examples.report(len(numbers) // examples.texts, skipped)
     if not len(words) and not words.longer:
         raise InputError(f"{examples.path}: no word of its texts can be varied, since only words of the letters a to z "
-                         "that are no stop words are: train without --aug_train")
+                         "and Chinese characters that are no stop words are: train without --aug_train")
     words.finish()
     return firsts, np.frombuffer(numbers, "i").reshape(-1, examples.texts), counts
 
@@ -130,7 +143,7 @@ def augment_part(numbered: tuple[Any, int]) -> tuple[str, Counter]:
         for place, text in enumerate(examples.texts_of(example)):
             words, replacements, origins = candidates.find(text, int(numbers[number, place]))
             generator = np.random.default_rng((args.seed, number, place))
-            variants.append(vary(text, words, replacements, args.N, args.p, generator))
+            variants.append(vary(text, words, replacements, args.N, args.p, generator, args.p_characters))
             counts.update(origins, duplicates_dropped=args.N - len(variants[-1]))
         rows = [row + "\n" for row in examples.rows(example, variants, args.preset)]
         for name, count in examples.counts_of(example).items():

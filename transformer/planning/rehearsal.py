@@ -361,8 +361,9 @@ class Rehearsal:
         count = math.ceil(min(max(_SECONDS * self.speed / each, FEWEST_ROWS / 2), MOST_ROWS))
         real = task_folder(args.glue_dir, task)
         folder = self._inputs.task(self._place, task, real, count, 0, False, work.teacher)
-        flags = {"glue_dir": folder.parent, "pretrained_bert_model": self._teacher_model(work, "bert"),
-                 "glove_embs": self._inputs.vectors(Path(args.glove_embs), work.teacher)}
+        flags = {"glue_dir": folder.parent, "pretrained_bert_model": self._teacher_model(work, "bert")}
+        if args.glove_embs:
+            flags["glove_embs"] = self._inputs.vectors(Path(args.glove_embs), work.teacher)
         wall, memory_gb, _ = self._run(work, flags, ["--resume", "--overwrite_output_dir"])
         record = read_json((folder / task.aug_file).with_suffix(".json"))
         train, different = task.train_file, 1.0

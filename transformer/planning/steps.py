@@ -494,7 +494,8 @@ def _augment(work: Work, earlier: _Earlier) -> None:
     folder = task_folder(args.glue_dir, task)
     work.kind, work.outputs = "augment", [str(folder / f"{Path(task.aug_file).stem}.*")]
     work.teacher = earlier.config(args.pretrained_bert_model)
-    earlier.need(args.glove_embs)
+    if args.glove_embs:
+        earlier.need(args.glove_embs)
     path = folder / task.train_file
     if not task.is_table:
         earlier.need(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer.cli import Parser, add_run_flags, print_settings, run_script
-from transformer.families import CLASS_KEYS, family_of
+from transformer.families import BERT, CLASS_KEYS, family_of, model_type_of
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
 from transformer.files import InputError, find_model, read_json, write_json
@@ -129,13 +129,16 @@ def fix_folder(folder: Path, seed: int) -> str:
     whole = canonical_names(raw, config.family)
     settings = read_json(folder / CONFIG_NAME)
     load_tokenizer(folder)
+    changes = []
+    if model_type_of(settings) != settings.get("model_type") and config.family is not BERT:
+        settings["model_type"] = model_type_of(settings)  # by which Hugging Face chooses the class
+        changes.append(f"model_type {settings['model_type']} recorded")
     classifier = whole.get("classifier.weight")
     if classifier is not None and (classifier.ndim != 2 or classifier.shape[1] != config.hidden_size):
         raise InputError(f"{folder}: classifier.weight is {list(classifier.shape)}, hidden_size is "
                          f"{config.hidden_size}")
     state = without_copies(whole)
     task = sibling_task(folder)
-    changes = []
     if renamed := own_names(state, config.family).keys() - raw.keys():
         changes.append(f"{len(renamed)} weights renamed")
     used = {id(tensor) for tensor in state.values()}

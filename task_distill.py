@@ -227,7 +227,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     training = Training(args, processes, plan, list(stages), stage.padded_length)
     for run in stages:
         run.begin(student=student_label(vars(run.args), None, run.model.config.num_hidden_layers),
-                  teacher=teacher_scores, **parameter_counts(run.model), **training.companions(run))
+                  teacher=teacher_scores, teacher_family=teacher.config.family.name,
+                  **parameter_counts(run.model), **training.companions(run))
     print(f"{'prediction' if args.pred_distill else 'intermediate'} stage: {len(train)} examples, {plan.total_steps} "
           f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
           f"{micro_batch}, on {processes.device}, a log every {first.eval_step}", flush=True)

@@ -68,14 +68,15 @@ if len(sys.argv) > 1:
 
 
 def write_questions(path: Path, questions: int) -> None:
-    """A file of v2.0."""
+    """A file of v2.0; of more than 50,000 questions the passages begin again."""
     rng = np.random.default_rng(0)
-    words = [word for document in documents(questions * 160) for sentence in document for word in sentence.split()]
+    prose = documents(min(questions * 160, 8_000_000))  # there is little more
+    words = [word for document in prose for sentence in document for word in sentence.split()]
     paragraphs, at = [], 0
     for first in range(0, questions, TOGETHER):
         size = int(rng.lognormal(4.7, 0.4).__round__())
         passage = words[at:at + min(max(size, 40), 400)]
-        at += len(passage)
+        at = (at + len(passage)) % (len(words) - 400)
         qas = []
         for number in range(first, min(first + TOGETHER, questions)):
             place = int(rng.integers(len(passage) - 5))

@@ -8,7 +8,7 @@ import torch
 import transformers
 from conftest import PIECES, STUDENT, TEACHER, edit_config, finetune, general, run, train, write_lines
 
-from transformer.checkpoint import load_encoder, save_model
+from transformer.checkpoint import load_encoder, load_tokenizer, save_model
 from transformer.config import MAX_PARAMETERS, BertConfig
 from transformer.distillation import copy_layers
 from transformer.families import ALBERT, BERT, ELECTRA, FAMILIES, NEZHA
@@ -305,6 +305,7 @@ def test_published_layouts_of_nezha(layout, tmp_path, script):
     out = run(script, "fix_teacher_layers", [tmp_path / "hub"])
     assert ("positions_encoding" in out) == ("constant" in layout)
     assert "nothing to do" in run(script, "fix_teacher_layers", [tmp_path / "hub"])
+    assert read_json(tmp_path / "hub" / "config.json")["model_type"] == "nezha"  # Hugging Face reads nothing else
     kept = read_weights(tmp_path / "hub")
     assert not any("positions_encoding" in name or name.startswith("bert.") for name in kept)
     loaded = BertForMaskedLM.from_pretrained(tmp_path / "hub").eval()
@@ -481,8 +482,12 @@ def test_layers_are_copied_where_they_fit(capsys):
     copy_layers(student, encoder("nezha"), [(0, 1), (1, 3)])
     assert torch.equal(student.embeddings.position_embeddings.weight, before)
     assert "position_embeddings.weight of the student stay random, the teacher has none" in capsys.readouterr().out
-    copy_layers(encoder("nezha", num_hidden_layers=2), teacher, [(0, 1), (1, 3)])  # has no place for them
-    assert not capsys.readouterr().out
+    copy_layers(encoder("nezha", num_hidden_layers=2), teacher, [(0, 1), (1, 3)])
+    assert "position_embeddings.weight of the teacher are left out, the student has none" in capsys.readouterr().out
+    for student in (encoder("bert", num_hidden_layers=2, hidden_act="relu"),
+                    encoder("nezha", num_hidden_layers=2, max_relative_position=5)):
+        with pytest.raises(InputError, match="hidden_act is relu|max_relative_position is 5"):
+            copy_layers(student, encoder("nezha"), [(0, 1), (1, 3)])
 
 
 @pytest.mark.parametrize("teacher, words", [
@@ -525,6 +530,31 @@ def test_augmentation_names_the_model_to_take(tiny, refused):
     theirs("ForPreTraining", LAYOUTS[0], tiny / "electra")
     refused("data_augmentation", "--pretrained_bert_model", tiny / "electra", "--glove_embs", os.devnull, "--glue_dir",
             tiny / "glue", "--task_name", "MRPC", words=("ELECTRA", "masked-LM head", "bert-base-uncased"))
+
+
+@pytest.mark.parametrize("pred_distill", [False, True])
+def test_a_teacher_of_another_family_is_no_student(pred_distill, tiny, refused):
+    """Also where its weights are there: of an ALBERT's layers a student would learn one."""
+    config = BertConfig.from_dict({**TEACHER, "model_type": "albert"})
+    save_model(TinyBertForSequenceClassification(config, 2), tiny / "albert", tiny / "vocab.txt")
+    refused("task_distill", *train(tiny, student_model=tiny / "albert", pred_distill=pred_distill or None),
+            words=("a student is a BERT or a NEZHA", "ALBERT"))
+
+
+def test_hugging_face_opens_the_tokenizer_of_an_albert_with_wordpieces(tmp_path):
+    """As all Chinese ones have; by the model's type alone it would take another class, to which all is unknown."""
+    config = BertConfig.from_dict({**TEACHER, "model_type": "albert"})
+    vocab = write_lines(tmp_path.parent / "vocab.txt", PIECES)
+    save_model(TinyBertForSequenceClassification(config, 2), tmp_path, vocab)
+    theirs_ = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "The cat likes cats, the Bird not."
+    assert theirs_(text)["input_ids"] == load_tokenizer(tmp_path).inputs(text)[0][0].tolist()
+
+
+def test_null_is_no_size_and_silu_is_swish():
+    config = nezha_config(max_relative_position=None, hidden_act="silu")
+    assert config.max_relative_position == 64
+    BertModel(config)
 
 
 def test_a_student_keeps_its_family(tiny):

@@ -29,6 +29,7 @@ from conftest import (
 
 from transformer import stopwatch
 from transformer.augmentation.glove import Glove
+from transformer.checkpoint import load_encoder
 from transformer.config import BertConfig
 from transformer.data.epochs import open_epoch
 from transformer.data.tables import read_rows
@@ -183,6 +184,17 @@ def test_instances_that_are_arrays_are_linked(tmp_path):
     assert count == 77 and (folder / "epoch_0.instances").samefile(real / "epoch_0.instances")
     assert names(folder) == ["epoch_0.instances", "epoch_0_metrics.json"]
     assert json.loads((folder / "epoch_0_metrics.json").read_text())["num_training_examples"] == 77
+
+
+@pytest.mark.parametrize("model_type", ["electra", "nezha", "albert"])
+def test_made_up_teachers_are_of_their_family(tmp_path, model_type):
+    config = BertConfig.from_dict({**SMALL.to_dict(), "model_type": model_type, "embedding_size": SMALL.hidden_size})
+    inputs = Inputs(tmp_path, None)
+    folder = inputs.model(tmp_path / "nothing", "bert", config)
+    assert load_encoder(folder).config.family is config.family
+    assert inputs.model(tmp_path / "nothing", "bert", SMALL) != folder
+    teacher = inputs.model(tmp_path / "nothing", "task", config, task=get_task("RTE"))
+    assert load_encoder(teacher).config.family is config.family
 
 
 @pytest.mark.parametrize("name", ["CoLA", "MNLI", "STS-B"])

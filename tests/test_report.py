@@ -406,6 +406,16 @@ def test_what_the_paper_does_not_have_is_noted(flag, note, world):
     assert [row[1] for row in sections["Left out, and notes"][2:]] == [f"{note} (--{flag})"] * 3
 
 
+def test_another_family_of_teachers_is_noted(world, tmp_path):
+    world("tmp_distilled_tinybert_6l_rte", 0.0, pred_distill=False)
+    world("distilled_tinybert_6l_rte", 0.6, student_model="models/tmp_distilled_tinybert_6l_rte")
+    for folder, family in (("tmp_distilled_tinybert_6l_rte", "BERT"), ("distilled_tinybert_6l_rte", "ELECTRA")):
+        path = next(Path().rglob(f"models/{folder}/run.json"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "teacher_family": family}))
+    assert made()["Left out, and notes"][2:] == [
+        ["models/distilled_tinybert_6l_rte", "its teacher is of the family ELECTRA, the paper's is a BERT"]]
+
+
 @pytest.mark.parametrize("remade", [True, False])
 def test_start_that_was_made_anew_is_noted(remade, world):
     world("tmp_distilled_tinybert_4l_rte", 0.0, pred_distill=False, started=3 if remade else 1)

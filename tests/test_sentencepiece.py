@@ -266,6 +266,10 @@ def test_a_model_is_saved_with_its_pieces(folder, tokenizer, tmp_path, capsys):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
     assert load_tokenizer(tmp_path / "copy").facts == tokenizer.facts
     require_same_vocabulary(tmp_path / "copy", folder)
+    save_model(model, tmp_path / "copy", write_lines(tmp_path / "vocab.txt", [f"{number}" for number in range(600)]))
+    assert names(tmp_path / "copy") == ["config.json", "pytorch_model.bin", "tokenizer_config.json", "vocab.txt"]
+    save_model(model, tmp_path / "copy", folder)  # again: what does not belong to it is no part of it
+    assert names(tmp_path / "copy") == names(folder)
     model.config.vocab_size = PIECES - 1
     save_model(model, tmp_path / "copy", folder)
     with pytest.raises(InputError, match="spiece.model has 600 pieces and .*vocab_size 599: the files do not belong"):

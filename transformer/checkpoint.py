@@ -21,6 +21,7 @@ from transformer.tokenization import (
     tokenizer_settings,
     vocab_path,
     vocabulary_content,
+    vocabulary_names,
 )
 from transformer.weights import (
     SAFETENSORS_NAME,
@@ -81,6 +82,8 @@ def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Pat
                         architectures=[model.hf_architecture.replace("Bert", config.family.class_prefix)])
     config.to_json_file(folder / CONFIG_NAME)
     _write_bytes(folder / vocabulary_name, vocabulary)
+    for other in {*vocabulary_names({})} - {vocabulary_name}:  # of a model that was here before
+        (folder / other).unlink(missing_ok=True)
     write_json(folder / TOKENIZER_CONFIG_NAME, settings)
 
 

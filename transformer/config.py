@@ -14,8 +14,9 @@ from transformer.families import CLASS_KEYS, FAMILIES, Family, family_of
 from transformer.files import InputError, read_json, write_json
 
 CONFIG_NAME = "config.json"
-ACTIVATIONS = {"gelu": functional.gelu, "gelu_new": functools.partial(functional.gelu, approximate="tanh"),
-               "relu": torch.relu, "swish": functional.silu, "tanh": torch.tanh}  # gelu: the exact one, by erf
+ACTIVATIONS = {  # gelu: the exact one, by erf
+    "gelu": functional.gelu, "gelu_new": functools.partial(functional.gelu, approximate="tanh"), "relu": torch.relu,
+    "silu": functional.silu, "swish": functional.silu, "tanh": torch.tanh}
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
          "max_position_embeddings", "type_vocab_size")  # whole numbers above 0
 _OWN_SIZES = tuple(sorted({key for family in FAMILIES.values() for key in family.own_keys}))  # of some families alone
@@ -111,7 +112,9 @@ class BertConfig:
         family = family_of(values)
         known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
         known -= set(_OWN_SIZES).difference(family.own_keys)
-        return cls(**{**family.defaults, **{key: value for key, value in values.items() if key in known}},
+        given = {key: value for key, value in values.items() if key in known
+                 and not (value is None and key in family.own_keys)}
+        return cls(**{**family.defaults, **given},
                    extra={key: value for key, value in values.items() if key not in known})
 
     @classmethod

@@ -92,21 +92,21 @@ def needed(pairs: Sequence[tuple[Pairs, Pairs]], side: int) -> dict[str, Any]:
 def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     """Copy the teacher's embeddings and, for each (student layer, teacher layer) of `pairs`, that layer's weights.
 
-    Embeddings of positions, which a NEZHA has none of, stay as they are in the student where the teacher has none,
-    which is printed. Raises InputError where a size of the two differs, the number of layers aside, and the rows of the
-    word embeddings, of which either may have some for padding.
+    Of embeddings of positions, which a NEZHA has none of, it is printed where only one of the two has them: the
+    student's stay random, the teacher's are left out. Raises InputError where a size of the two or the activation
+    differs, the number of layers aside, and the rows of the word embeddings, of which either may have some for padding.
     """
     if teacher.config.has_projection:
         raise InputError(f"--init_from_teacher_layers: the teacher's embeddings are {teacher.config.embedding_width} "
                          f"wide and projected, as an {teacher.config.family.name} has them, and no student's are: drop "
                          "the flag")
-    for name in SIZES:
-        if name in ("vocab_size", "num_hidden_layers"):
-            continue
+    for name in (*SIZES, "hidden_act", "max_relative_position"):
         sizes = [getattr(model.config, name) for model in (student, teacher)]
+        if name in ("vocab_size", "num_hidden_layers") or name == "max_relative_position" and None in sizes:
+            continue
         if sizes[0] != sizes[1]:
             raise InputError(f"--init_from_teacher_layers: {name} is {sizes[0]} in the student and {sizes[1]} in the "
-                             "teacher: take a student as wide as the teacher, or drop the flag")
+                             "teacher: take a student that is as the teacher there, or drop the flag")
     embeddings, words = teacher.embeddings.state_dict(), student.embeddings.word_embeddings.weight.detach().clone()
     shared = min(len(words), teacher.config.vocab_size)
     words[:shared] = embeddings["word_embeddings.weight"][:shared]
@@ -114,6 +114,9 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
     if new := own.keys() - copied.keys():
         print(f"--init_from_teacher_layers: {', '.join(sorted(new))} of the student stay random, the teacher has none",
               flush=True)
+    if unused := copied.keys() - own.keys():
+        print(f"--init_from_teacher_layers: {', '.join(sorted(unused))} of the teacher are left out, the student has "
+              "none", flush=True)
     student.embeddings.load_state_dict({name: copied.get(name, tensor) for name, tensor in own.items()})
     teacher_layers = teacher.encoder.layers()
     for student_layer, teacher_layer in pairs:

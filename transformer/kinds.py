@@ -121,6 +121,7 @@ def not_bert(config: dict[str, Any], names: tuple[str, ...] = ()) -> str | None:
             return what
     for other, known in FAMILIES.items():
         if other != model_type and any(name.startswith(f"{known.prefix}.") for name in names) and known.name != "BERT":
-            return (f"holds the weights of a model of the family {known.name}, and its config.json says {model_type}: "
-                    f"get the config.json that belongs to them, with model_type {other}")
+            says = f"says {config['model_type']}" if config.get("model_type") else "names no model_type"
+            return (f"holds the weights of a model of the family {known.name}, and its config.json {says}: get the "
+                    f"config.json that belongs to them, with model_type {other}")
     return None

@@ -379,8 +379,9 @@ def _true_or_false(file: Path, settings: dict[str, Any], key: str) -> bool:
 def tokenizer_settings(path: str | Path) -> dict[str, Any]:
     """What tokenizer_config.json of a model folder is to say so that the kit, and Hugging Face, open the tokenizer of
     `path`, a model folder or vocabulary file."""
-    settings: dict[str, Any] = {"do_lower_case": casing(path)[0]}
-    if _is_sentencepiece(vocab_path(path)):  # whatever the model is: a student is a BERT
+    # the class by the pieces, whatever the model is: a student is a BERT, a Chinese ALBERT has BERT's pieces
+    settings = {"do_lower_case": casing(path)[0], "tokenizer_class": "BertTokenizer"}
+    if _is_sentencepiece(vocab_path(path)):
         settings |= {"keep_accents": accents(path), "tokenizer_class": "AlbertTokenizer"}
     return settings
 

@@ -229,7 +229,8 @@ def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> fl
     wordpiece = layers * (kept.hidden * student.hidden_size + kept.inner * student.intermediate_size)
     wordpiece += kept.embedding * student.hidden_size
     heads = layers * student.num_attention_heads
-    squares = 0 if on_gpu else kept.plain * heads * length ** 2  # fused kernels keep none
+    is_fused = on_gpu and not student.max_relative_position
+    squares = 0 if is_fused else kept.plain * heads * length ** 2  # fused kernels keep none
     if compares(work):
         fit_size = work.teacher.hidden_size
         wordpiece += kept.fit * (layers + 1) * fit_size

@@ -138,10 +138,10 @@ class Inputs:
         if Path(path).is_dir() and any(Path(path).iterdir()) and is_finished(path):
             return Path(path)
         self.invented.append(Path(path).name)
-        config = replace(config, extra={})
+        config = replace(config, extra={"model_type": config.family.prefix})
         if teacher:
             config = replace(config, vocab_size=teacher.vocab_size)
-        sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers]
+        sizes = [config.family.prefix, config.vocab_size, config.hidden_size, config.num_hidden_layers]
         head = task.head if role == "task" else None
         kind = [head.model_class.__name__, head.width] if head else []
         kind += ["fit_per_layer"] * fit_per_layer

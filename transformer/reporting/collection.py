@@ -63,6 +63,8 @@ def examine_run(folder: Path) -> tuple[FinishedRun, list[str]]:
         raise InputError(f"run.json of another tool or of another version of the kit ({error!r})") from None
     notes = [f"{_NOTED[flag]} ({flag})" for flag in flags if flag in _NOTED]
     flags = [flag for flag in flags if flag not in _NOTED]
+    if (family := record.get("teacher_family", "BERT")) != "BERT":
+        notes.append(f"its teacher is of the family {family}, the paper's is a BERT")
     if run.variant == "full" and flags:
         raise InputError(f"an ablation by its settings ({', '.join(flags)}): " + (
             f'make it with --variant NAME, or write NAME as "variant" into its {RUN_NAME}' if "variant" in record else

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer.checkpoint import load_model, require_same_vocabulary
 from transformer.config import BertConfig, check_sizes
 from transformer.files import InputError
-from transformer.modeling import BertPreTrainedModel
+from transformer.modeling import BertPreTrainedModel, student_config
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.table import TASKS, get_task
 from transformer.tasks.task import Task
@@ -79,6 +79,7 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
     InputError where it is unfinished, has another vocabulary, or one of the two is too small for the examples.
     """
     fit = {"fit_size": None if args.pred_distill else teacher.hidden_size, "fit_per_layer": args.fit_per_layer}
+    student_config(folder)  # or InputError: not every family has students
     if args.from_scratch:
         student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes, **fit)
     else:

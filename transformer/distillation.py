@@ -118,9 +118,9 @@ def copy_layers(student: BertModel, teacher: BertModel, pairs: Pairs) -> None:
         print(f"--init_from_teacher_layers: {', '.join(sorted(unused))} of the teacher are left out, the student has "
               "none", flush=True)
     student.embeddings.load_state_dict({name: copied.get(name, tensor) for name, tensor in own.items()})
-    teacher_layers = teacher.encoder.layers()
+    own_layers, teacher_layers = student.encoder.layers(), teacher.encoder.layers()
     for student_layer, teacher_layer in pairs:
-        student.encoder.layers()[student_layer].load_state_dict(teacher_layers[teacher_layer].state_dict())
+        own_layers[student_layer].load_state_dict(teacher_layers[teacher_layer].state_dict())
 
 
 def attention_loss(student: Sequence[Scores], teacher: Sequence[Scores], pairs: Pairs) -> Tensor:

@@ -115,7 +115,7 @@ def is_uncased(wordpieces: Iterable[str]) -> bool:
 
 def is_ideograph(text: str) -> bool:
     """Whether a text is one character of the blocks that BERT takes for ideographs, each of which is a word."""
-    return len(text) == 1 and any(first <= ord(text) <= last for first, last in CJK_RANGES)
+    return len(text) == 1 and not text.isascii() and any(first <= ord(text) <= last for first, last in CJK_RANGES)
 
 
 class _Cleaning(dict):

@@ -291,8 +291,9 @@ class Candidates:
         counts = {"words_by_masked_lm": 0, "words_by_glove": 0, "words_without_candidates": 0}
         candidates = {}
         for i in self.splitter.to_vary(words):
-            whole = [word for index in masked.get(i, ()) if (word := self._whole_words[index]) is not None
-                     and (not is_ideograph(words[i]) or is_ideograph(word))]  # few, where a vocabulary has few
+            whole = [word for index in masked.get(i, ()) if (word := self._whole_words[index]) is not None]
+            if is_ideograph(words[i]):  # a vocabulary with few characters fills up the count with others
+                whole = [word for word in whole if is_ideograph(word)]
             if whole:
                 candidates[i] = whole
                 counts["words_by_masked_lm"] += 1

@@ -40,11 +40,18 @@ def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertP
         raise InputError(f"{error}; it has no {head.called}: {trains}") from None
     if not args.skip_teacher_check and model.config.extra.get(UNTRAINED):
         raise InputError(f"the {head.called} of {folder} is untrained ({UNTRAINED} in its config.json): {trains}")
-    trained_on = str(model.config.extra.get("finetuning_task") or task.key)
-    with contextlib.suppress(InputError):  # some models name no task there
-        if get_task(trained_on).key != task.key:
-            print(f"warning: {folder} was trained on {trained_on}, not on {task.name}", flush=True)
+    if other := other_task(model.config, task):
+        print(f"warning: {folder} was trained on {other}, not on {task.name}", flush=True)
     return model
+
+
+def other_task(config: BertConfig, task: Task) -> str | None:
+    """What finetuning_task of config.json names, where that is another task than this one."""
+    named = str(config.extra.get("finetuning_task") or task.key)
+    with contextlib.suppress(InputError):  # some models name no task there
+        if get_task(named).key != task.key:
+            return named
+    return None
 
 
 def next_step(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
@@ -109,10 +116,8 @@ def misfit(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Tas
         return f"--hf_head, and that of {folder} stands on a relu"
     if weight.shape != (task.head.width, config.hidden_size):
         return f"that of {folder} is {list(weight.shape)}, {task.name} needs {[task.head.width, config.hidden_size]}"
-    trained_on = str(config.extra.get("finetuning_task") or task.key)
-    with contextlib.suppress(InputError):  # some models name no task there
-        if get_task(trained_on).key != task.key:  # answers may be chosen in another way
-            return f"that of {folder} was trained on {trained_on}"
+    if other := other_task(config, task):  # answers may be chosen in another way
+        return f"that of {folder} was trained on {other}"
     try:
         class_order(config.extra, task, folder)
     except InputError as error:

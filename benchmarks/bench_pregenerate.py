@@ -9,6 +9,7 @@ does what the definition says a sentence at a time with lists of strings; it too
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_tokenizer import VOCAB
+from chinese import chinese_sentences
 from english import documents
 from measure import ROOT, Run, machine, print_table, run
 
@@ -116,19 +118,16 @@ def write_corpora(folder: Path, sentences: list[str], times: int) -> None:
 
 
 def write_chinese(folder: Path, size: float) -> None:
-    """extracted/wiki_NN with about `size` bytes of made-up Chinese: sentences of clauses of random characters."""
-    rng = random.Random(0)
-    characters = [chr(code) for code in range(0x4E00, 0x5A00)]
-
-    def sentence() -> str:
-        return "\uff0c".join("".join(rng.choices(characters, k=rng.randint(4, 16))) for _ in range(rng.randint(1, 5))) \
-            + rng.choice("\u3002\u3002\u3002\uff01\uff1f\uff1b")
-
-    texts = ["".join(sentence() for _ in range(SENTENCES)) for _ in range(200)]
+    """extracted/wiki_NN with about `size` bytes of made-up Chinese, 200 documents each."""
+    sentences = chinese_sentences()
     (folder / "extracted").mkdir(parents=True)
-    for number in range(round(size / sum(len(text.encode()) for text in texts)) or 1):
+    for number in itertools.count():
+        texts = ["".join(itertools.islice(sentences, SENTENCES)) for _ in range(200)]
         with open(folder / "extracted" / f"wiki_{number:05}", "w", encoding="utf-8") as extracted:
             extracted.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        size -= sum(len(text.encode()) for text in texts)
+        if size <= 0:
+            break
 
 
 def main() -> None:
@@ -190,18 +189,23 @@ def main() -> None:
             shutil.rmtree(source)
         write_corpora(source, sentences, 48)  # so big that starting Python does not decide
         size = (source / "corpus.txt").stat().st_size / 1e6
-        # one after the other in each turn: the speed of a machine drifts
-        turns = [[start("prepare_data.py", "--input_dir", source / "extracted", "--output_file", text,
-                        "--train_splitter", "--num_workers", workers) for workers in WORKERS] for _ in range(args.runs)]
-        for name, measured in zip(WORKERS.values(), zip(*turns)):
-            add_row(f"prepare_data.py, {name}", 48, size, measured)
         write_chinese(folder / "chinese", 1e6 * size)
-        measure("prepare_data.py, Chinese, 1 worker", 48, size, lambda: None, "prepare_data.py", "--input_dir",
-                folder / "chinese" / "extracted", "--output_file", text)
-        ratios = sorted(one.seconds / two.seconds for one, two in turns)
+        # one after the other in each turn: the speed of a machine drifts
+        commands = {f"prepare_data.py, {language}, {name}": (
+            "prepare_data.py", "--input_dir", origin / "extracted", "--output_file", text, *flags, "--num_workers",
+            workers) for language, origin, flags in (("English", source, ["--train_splitter"]),
+                                                     ("Chinese", folder / "chinese", []))
+            for workers, name in WORKERS.items()}
+        turns = [[start(*command) for command in commands.values()] for _ in range(args.runs)]
+        for name, measured in zip(commands, zip(*turns)):
+            add_row(name, 48, size, measured)
     print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
-    print(f"\nprepare_data.py: 2 workers are {statistics.median(ratios):.2f} times as fast as 1 (median of {args.runs} "
-          f"turns, {ratios[0]:.2f} to {ratios[-1]:.2f})")
+    for told, first, second in (("2 workers are {} times as fast as 1, in English", 0, 1),
+                                ("2 workers are {} times as fast as 1, in Chinese", 2, 3),
+                                ("Chinese is {} times as fast as English with 1 worker", 0, 2)):
+        ratios = sorted(turn[first].seconds / turn[second].seconds for turn in turns)
+        print(f"\nprepare_data.py: {told.format(f'{statistics.median(ratios):.2f}')} (median of {args.runs} turns, "
+              f"{ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import torch
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
 from transformer.distillation import uses_gram
-from transformer.fetching.sources import HOSTS, KNOWN_FILES
 from transformer.planning.languages import ENGLISH
 from transformer.planning.steps import (
     INSTANCE_LENGTH,
@@ -337,7 +336,7 @@ def _size_of_files(work: Work) -> float:
         return BERT_FOLDER * len(work.args.models)
     if script == "download_glue":
         fetched = load_script(work.step.argv[0])
-        known = (KNOWN_FILES.get(f"{HOSTS[fetched.host_of(file)]}/{file}")
+        known = (fetched.KNOWN_FILES.get(f"{fetched.HOSTS[fetched.host_of(file)]}/{file}")
                  for name in work.args.tasks for file in fetched.TASK_FILES[name])
         return UNPACKED * sum(source.size for source in known if source)
     return 0.0

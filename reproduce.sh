@@ -2,12 +2,15 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
-#                [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP] [--list] [--plan]
-#                [--rehearse]
+#                [--language english] [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP]
+#                [--list] [--plan] [--rehearse]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
 # authors, in place of Wikipedia and general distillation. One folder holds steps of one choice.
+#
+# --language chinese does all of it in Chinese, see docs/chinese.md: the Chinese Wikipedia, bert-base-chinese, and the
+# tasks of CLUE, of which AFQMC, TNEWS, IFLYTEK and CLUEWSC2020 take least; ChnSentiCorp and XNLI-zh are known, too.
 #
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
 # the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
@@ -49,8 +52,8 @@
 #   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
 #                              added to the commands of these steps
 #   TASK_FLAGS_RTE             added to those of intermediate, prediction and eval for one task (RTE SST2 COLA MRPC STSB
-#                              QNLI QQP MNLI WNLI SQUAD1 SQUAD2); eval refuses flags of training, such as
-#                              --num_train_epochs
+#                              QNLI QQP MNLI WNLI SQUAD1 SQUAD2, AFQMC TNEWS IFLYTEK CMNLI OCNLI CSL CLUEWSC2020
+#                              CHNSENTICORP XNLIZH); eval refuses flags of training, such as --num_train_epochs
 #   PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...
 #                              added to those of one step for one task
 #   OMP_NUM_THREADS            threads of a step (default: its share of the cores)
@@ -58,8 +61,9 @@ set -euo pipefail
 
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
-tasks=RTE,SST-2,CoLA,MRPC
+tasks=
 students=4l,6l
+language=english
 apart=false
 augment_squad=false
 settings=paper
@@ -77,12 +81,11 @@ CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
 CONFIG_6L=${CONFIG_6L:-$kit/tinybert_6l_config}
 GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
 GLOVE_FILE=${GLOVE_FILE:-glove.840B.300d.txt}
-WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-pages-articles.xml.bz2}
 
 die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 
 while (($#)); do
-    if [[ " --tasks --students --settings --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then
+    if [[ " --tasks --students --settings --language --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then
         die "$1 needs a value"
     fi
     case $1 in
@@ -92,6 +95,7 @@ while (($#)); do
         --augment_squad) augment_squad=true; shift ;;
         --settings) settings=$2; shift 2 ;;
         --published) published=true; shift ;;
+        --language) language=$2; shift 2 ;;
         --seeds) IFS=, read -ra seeds <<<"$2"; shift 2 ;;
         --search) variants+=(search_b{16,32}_lr{1,2,3}e-5); shift ;;
         --ablation)
@@ -112,6 +116,16 @@ while (($#)); do
         *) die "unknown argument $1 (see --help)" ;;
     esac
 done
+case $language in
+    english)
+        wiki=enwiki bert=models/bert-base-uncased zh= lower_case=--do_lower_case
+        tasks=${tasks:-RTE,SST-2,CoLA,MRPC} ;;
+    chinese)
+        wiki=zhwiki bert=models/bert-base-chinese zh=_zh lower_case=  # as the model's own files say
+        tasks=${tasks:-AFQMC,TNEWS,IFLYTEK,CLUEWSC2020} ;;
+    *) die "unknown language $language: english or chinese" ;;
+esac
+WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/$wiki/latest/$wiki-latest-pages-articles.xml.bz2}
 IFS=, read -ra tasks <<<"$tasks"
 [[ $students == *[!,]* ]] || die "no student: 4l or 6l"
 for student in ${students//,/ }; do
@@ -123,6 +137,8 @@ teams=("${students[@]}")  # those trained together
 if ! $apart; then teams=("$(IFS=+; echo "${students[*]}")"); fi
 
 [[ $settings == paper || $settings == earlier ]] || die "unknown settings $settings: paper or earlier"
+[[ $settings == paper || $language == english ]] || die "--settings earlier is not for Chinese, which that \
+reproduction did not train: drop one of them"
 
 key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_.-'; }
 
@@ -130,7 +146,8 @@ capitals() { key "$1" | tr '[:lower:]' '[:upper:]'; }  # of tasks, as variables 
 
 unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
 
-known="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI SQuAD1 SQuAD2"
+english="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI SQuAD1 SQuAD2"
+chinese="AFQMC TNEWS IFLYTEK CMNLI OCNLI CSL CLUEWSC2020 ChnSentiCorp XNLI-zh"
 
 # The official spelling of tasks.
 official() {
@@ -141,7 +158,10 @@ official() {
             qnli) echo QNLI ;; qqp) echo QQP ;; mnli | mnlim | mnlimm) echo MNLI ;; wnli) echo WNLI ;;
             squad | squad1 | squadv1 | squad11 | squadv11) echo SQuAD1 ;;
             squad2 | squadv2 | squad20 | squadv20) echo SQuAD2 ;;
-            *) die "unknown task $task: $known" ;;
+            afqmc | tnews | iflytek | cmnli | ocnli | csl) capitals "$task" ;;
+            cluewsc2020 | cluewsc | wsc) echo CLUEWSC2020 ;;
+            chnsenticorp) echo ChnSentiCorp ;; xnlizh | xnli) echo XNLI-zh ;;
+            *) die "unknown task $task: ${!language}" ;;
         esac
     done
 }
@@ -150,7 +170,19 @@ names=$(official "${tasks[@]}")
 # shellcheck disable=SC2086,SC2207
 tasks=($(unique $names))
 
+for task in "${tasks[@]}"; do
+    [[ " ${!language} " == *" $task "* ]] || die "task $task is not for --language $language: ${!language}"
+done
+
 is_squad() { [[ $1 == SQuAD? ]]; }
+
+# Neither is a task whose label hangs on single words.
+is_augmented() {
+    if is_squad "$1"; then $augment_squad; else [[ $1 != WNLI && $1 != CLUEWSC2020 ]]; fi
+}
+
+# Whether the answers to a task's test set go to the server of GLUE or CLUE. Those of the others are public, or secret.
+has_server() { ! is_squad "$1" && [[ $1 != ChnSentiCorp && $1 != XNLI-zh ]]; }
 
 [[ $settings == paper || ${tasks[*]} != *SQuAD* ]] || die "--settings earlier is not for SQuAD, which that \
 reproduction did not train: drop one of them"
@@ -160,7 +192,8 @@ reproduction did not train: drop one of them"
 
 for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
     "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do
-    [[ " $(capitals "$known") " == *" ${variable##*_FLAGS_} "* ]] || die "$variable names no task: $(capitals "$known")"
+    known=$(capitals "$english $chinese")
+    [[ " $known " == *" ${variable##*_FLAGS_} "* ]] || die "$variable names no task: $known"
 done
 for seed in ${seeds[@]+"${seeds[@]}"}; do
     [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || die "seed $seed is not a whole number"
@@ -175,9 +208,7 @@ has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1
 glue=() augment=() teachers=()
 for task in "${tasks[@]}"; do
     glue+=("glue_$(key "$task")")
-    if is_squad "$task"; then wanted=$augment_squad; else wanted=true; fi
-    if [[ $task == WNLI ]]; then wanted=false; fi  # the paper does not augment it
-    if $wanted; then augment+=("augment_$(key "$task")"); fi
+    if is_augmented "$task"; then augment+=("augment_$(key "$task")"); fi
     teachers+=("teacher_$(key "$task")")
 done
 general=("${teams[@]/#/general_}")
@@ -189,6 +220,7 @@ for variant in ${variants[@]+"${variants[@]}"}; do
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
 vectors=${augment[*]:+glove }  # for augmentation
+if [[ -n $zh ]]; then vectors=; fi  # its words are characters, of one wordpiece each
 downloads="$vectors${glue[*]} wiki bert" text=(extract sentences pregenerate)
 if $published; then
     [[ ${general[*]} != */* ]] || die "--published leaves out the corpus, which step ${general[*]: -1} needs: \
@@ -343,9 +375,13 @@ what() {
     if ((${#team[@]} > 1)); then student="the ${team[0]%l}- and the ${team[1]%l}-layer student" learns=learn; fi
     case $step in
         glove) echo "getting the GloVe vectors" ;;
-        glue_*) if is_squad "$task"; then echo "getting $task"; else echo "getting $task of GLUE"; fi ;;
+        glue_*)
+            if ! has_server "$task"; then echo "getting $task"; return; fi
+            if [[ -n $zh ]]; then echo "getting $task of CLUE"; else echo "getting $task of GLUE"; fi ;;
         wiki) echo "getting the Wikipedia dump" ;;
-        bert) echo "getting BERT and its fine-tuned siblings" ;;
+        bert)
+            if [[ -n $zh ]]; then echo "getting the Chinese BERT"; return; fi
+            echo "getting BERT and its fine-tuned siblings" ;;
         extract) echo "extracting the articles of the dump" ;;
         sentences) echo "splitting the articles into sentences" ;;
         pregenerate) echo "making the instances of general distillation" ;;
@@ -361,17 +397,16 @@ what() {
     esac
 }
 
-# What each step does: the commands of the README.
+# What each step does: the commands of the README, or of docs/chinese.md.
 run_step() {
     local step=${1##*/} run= variant=full named= seed= task student again answers
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
-    # the paper trains the prediction stage of STS-B on the original rows
     local aug_train=--aug_train
-    if [[ $task == WNLI || $task == STS-B && $step == prediction_* ]]; then aug_train=; fi
-    # and that of SQuAD, too (appendix B)
-    if is_squad "$task" && { ! $augment_squad || [[ $step == prediction_* ]]; }; then aug_train=; fi
+    if ! is_augmented "$task"; then aug_train=; fi
+    # the paper trains the prediction stage of STS-B on the original rows, and that of SQuAD, too (appendix B)
+    if [[ $step == prediction_* && ($task == STS-B || $task == SQuAD?) ]]; then aug_train=; fi
     local losses= prediction=  # flags of the variant
     case $variant in
         no_gd) losses=--from_scratch ;;
@@ -387,7 +422,7 @@ run_step() {
     local config general intermediate configs=() generals=() intermediates=()
     for student in "${team[@]}"; do
         [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
-        general=models/distilled_tinybert_$student
+        general=models/distilled_tinybert_$student$zh
         if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
         intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
         case $variant in
@@ -404,7 +439,7 @@ run_step() {
                 python -m zipfile -e "data/${GLOVE_URL##*/}" data; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
-        bert) python "$kit/get_bert_models.py" ;;
+        bert) python "$kit/get_bert_models.py" ${zh:+--models "${bert#models/}"} ;;
         extract)
             # files of another dump must not stay among the new ones; the folder may be a link to another disk
             if [[ -d data/extracted_wiki && $(again "") == --overwrite_output_dir ]]; then
@@ -412,52 +447,53 @@ run_step() {
                 find data/extracted_wiki/ -mindepth 1 -delete || return
             fi
             python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
-        sentences) python "$kit/prepare_data.py" --num_workers "$WORKERS" ;;
+        sentences) python "$kit/prepare_data.py" ${zh:+--language chinese} --num_workers "$WORKERS" ;;
         pregenerate)
             again=$(again data/json_wiki/epoch_0.unfinished/progress.jsonl)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
-                --bert_model models/bert-base-uncased --reduce_memory --do_lower_case --epochs_to_generate 3 \
+                --bert_model "$bert" --reduce_memory $lower_case --epochs_to_generate 3 \
                 --output_dir data/json_wiki --arrays --num_workers "$WORKERS" \
                 ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
         general_*)
             if $published; then
-                python "$kit/get_bert_models.py" --models "distilled_tinybert_$student"
+                python "$kit/get_bert_models.py" --models "distilled_tinybert_$student$zh"
                 return
             fi
             again=$(again "${generals[@]/%//run.json}")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
-                --teacher_model models/bert-base-uncased --student_model "${configs[@]}" --reduce_memory \
-                --do_lower_case $general_settings --eval_step 10000 \
+                --teacher_model "$bert" --student_model "${configs[@]}" --reduce_memory \
+                $lower_case $general_settings --eval_step 10000 \
                 --output_dir "${generals[@]}" $again $(added GENERAL) $losses $named ;;
         augment_*)
             again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
-            python "$kit/data_augmentation.py" --pretrained_bert_model models/bert-base-uncased \
-                --glove_embs "data/$GLOVE_FILE" --glue_dir data/glue_data --task_name "$task" \
+            python "$kit/data_augmentation.py" --pretrained_bert_model "$bert" \
+                ${vectors:+--glove_embs "data/$GLOVE_FILE"} --glue_dir data/glue_data --task_name "$task" \
                 ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
-        fix) python "$kit/fix_teacher_layers.py" ;;
+        fix) python "$kit/fix_teacher_layers.py" ${zh:+"$bert"} ;;
         teacher_*)
             again=$(again "models/final_$(key "$task")_teacher/run.json")
-            python "$kit/finetune_teacher.py" --tasks "$task" $again $(added TEACHER "$task") ;;
+            python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} $again \
+                $(added TEACHER "$task") ;;
         intermediate_*)
             again=$(again "${intermediates[@]/%//run.json}")
             python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "${generals[@]}" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "${intermediates[@]}" \
                 $again $intermediate_settings $aug_train \
-                --do_lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
+                $lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
             again=$(again "models/${run}distilled_tinybert_${student}_$(key "$task")/run.json")
             python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
-                --do_lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
+                $lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
-            # only students of the full method go to the GLUE server; SQuAD's test sets are not public
+            # only students of the full method go to the server
             answers=
-            if [[ $variant == full ]]; then answers=--do_predict; fi
+            if [[ $variant == full ]] && has_server "$task"; then answers=--do_predict; fi
             if is_squad "$task"; then answers=--save_predictions; fi
             python "$kit/task_distill.py" --do_eval $answers \
-                --do_lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
+                $lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
                 --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" \
                 --output_dir "results/${run}${student}_$(key "$task")" $eval_settings $(added EVAL "$task") ;;
         *) echo "unknown step $step" >&2; return 2 ;;
@@ -574,12 +610,14 @@ anew() {
 
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 choice=$settings$($published && echo " --published" || true)
+if [[ -n $zh ]]; then choice+=" --language chinese"; fi
 made=$choice
 if [[ -f results/steps/settings ]]; then
     made=$(<results/steps/settings)
 elif [[ -d results/steps && -n $(find results/steps -name '*.seconds') ]]; then
     made=earlier  # this script knew no others
 fi
+if [[ -n $zh && $made != *--language* ]]; then made+=" --language english"; fi  # which goes without saying elsewhere
 [[ $made == "$choice" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
 another folder"
 # shellcheck disable=SC2068
@@ -610,7 +648,8 @@ for task in "${tasks[@]}"; do
     fi
 done
 if [[ -n $planning ]]; then
-    exec python -m transformer.planning "$planning" --jobs "$JOBS" < <(commands)  # which gets the signals itself
+    # it gets the signals itself
+    exec python -m transformer.planning "$planning" --language "$language" --jobs "$JOBS" < <(commands)
 fi
 mkdir -p data models results/steps
 echo "$choice" >results/steps/settings

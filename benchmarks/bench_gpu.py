@@ -32,7 +32,7 @@ from transformer.config import BertConfig
 from transformer.distillation import layer_map, needed, soft_cross_entropy, transformer_losses
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification, fused_attention
 from transformer.optimization import BertAdam, parameter_groups
-from transformer.planning.steps import BERT_BASE as TEACHER
+from transformer.planning.languages import BERT_BASE as TEACHER
 from transformer.training.processes import PRECISIONS, freeze
 
 STUDENTS = {name: BertConfig.from_json_file(ROOT / f"tinybert_{name}_config" / "config.json") for name in ("4l", "6l")}

@@ -54,7 +54,7 @@ from transformer.planning.costs import (
     price,
     product_rate,
 )
-from transformer.planning.steps import BERT_BASE as TEACHER
+from transformer.planning.languages import BERT_BASE as TEACHER
 from transformer.planning.steps import Work, read_steps, works_of
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task

@@ -107,7 +107,9 @@ def test_the_table_of_sources():
         "bert-base-uncased-squad2": "deepset/bert-base-uncased-squad2",
         "distilled_tinybert_4l": "huawei-noah/TinyBERT_General_4L_312D",
         "distilled_tinybert_6l": "huawei-noah/TinyBERT_General_6L_768D",
-        "tinybert_4l_zh": "huawei-noah/TinyBERT_4L_zh", "tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
+        "bert-base-chinese": "google-bert/bert-base-chinese",
+        "distilled_tinybert_4l_zh": "huawei-noah/TinyBERT_4L_zh",
+        "distilled_tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
     assert DEFAULT_MODELS == ("bert-base-uncased", *(f"bert-base-uncased-{task}"
                                                      for task in ("mrpc", "sst2", "cola", "rte")))
 

@@ -447,11 +447,11 @@ def test_a_model_that_was_trained_here_is_not_taken_for_a_download(hub, tmp_path
 
 def test_models_by_task_and_repository():
     models = get_bert_models.parse_args(["--models", "SST-2", "mnli", "bert-base-uncased-cola", "a/b", "c/d@e",
-                                         "tinybert_6l_zh"]).models
+                                         "distilled_tinybert_6l_zh"]).models
     assert models == {"bert-base-uncased-sst2": "JeremiahZ/bert-base-uncased-sst2",
                       "bert-base-uncased-mnli": "JeremiahZ/bert-base-uncased-mnli",
                       "bert-base-uncased-cola": "JeremiahZ/bert-base-uncased-cola", "b": "a/b", "d": "c/d@e",
-                      "tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
+                      "distilled_tinybert_6l_zh": "huawei-noah/TinyBERT_6L_zh"}
 
 
 @pytest.mark.parametrize("arguments, message", [

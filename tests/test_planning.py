@@ -30,7 +30,8 @@ from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.planning import costs, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
-from transformer.planning.steps import BERT_BASE, Step, Work, read_steps, work_of, works_of
+from transformer.planning.languages import BERT_BASE, CHINESE, count_words
+from transformer.planning.steps import Step, Work, read_steps, work_of, works_of
 from transformer.tasks.table import get_task
 from transformer.training.processes import freeze, mixed
 
@@ -314,8 +315,106 @@ def test_what_squad_takes():
     # 21 passages of 720 bytes, 4.6 questions of 120, 4.7 windows of 178 wordpieces of 2 bytes
     assert cost.disk == pytest.approx(18_896 * 21 * (720 + 4.636 * 120 + 4.691 * 356), rel=1e-3)
     masked = 18_896 * 60  # "about 1.1 million"
-    each = costs.forward_flops(BERT_BASE, 155) + 2 * 768 * (768 + 30_522)
+    each = costs.forward_flops(BERT_BASE, 153 + 153 + 3) + 2 * 768 * (768 + 30_522)
     assert cost.seconds == pytest.approx(masked * each / 0.7e9)
+
+
+# --- Chinese
+
+ROWS = {"train.tsv": ["0\t花呗不能用了\t我的花呗", "1\t你好\tok 吗？"], "dev.tsv": ["1\t好\t好"]}
+
+
+@pytest.fixture
+def afqmc(tmp_path, monkeypatch):
+    """A working directory with two rows to train on and one to score; its folder."""
+    monkeypatch.chdir(tmp_path)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    for name, rows in ROWS.items():
+        write_lines(tmp_path / "clue" / "AFQMC" / name, ["label\tsentence1\tsentence2", *rows])
+    return tmp_path / "clue" / "AFQMC"
+
+
+def in_chinese(*given: Step) -> list[Work]:
+    return works_of(given, CHINESE)
+
+
+AUGMENT = step("data_augmentation", "--pretrained_bert_model", ".", "--glue_dir", "clue", "--task_name", "AFQMC", "--N",
+               3, name="augment")
+
+
+def on_clue(task: str = "AFQMC", **flags: object) -> Step:
+    return step("task_distill", *command_line({
+        "teacher_model": ".", "student_model": ".", "data_dir": f"clue/{task}", "task_name": task, "output_dir": "out",
+        "train_batch_size": 2, **flags}))
+
+
+def test_characters_are_counted():
+    """Each is a word; so is whatever else stands between two of them, or between spaces."""
+    texts = {"花呗不能用了": 6, "ok 吗？": 3, "看films，3.5元": 3, "two words": 2, "": 0, "㐀𠀀": 2, "かな 漢": 2}
+    assert {text: count_words(text) for text in texts} == texts
+
+
+def test_chinese_rows_by_hand(afqmc):
+    """10 and 5 words in the two rows, of which 65% are masked; 7 rows of each; longest 10 * 1.02 + 3 wordpieces."""
+    augment, distilled, answers = in_chinese(AUGMENT, on_clue(aug_train=True, num_train_epochs=2), on_clue(
+        pred_distill=True, num_train_epochs=2))
+    assert not any(work.refused or work.missing for work in (augment, distilled, answers))
+    assert (augment.counts, augment.words, augment.length) == ([2], 7.5, pytest.approx(7.5 / 2 * 1.02 + 2))
+    assert (distilled.counts, distilled.steps, distilled.dev_examples) == ([2 * 7] * 2, 14, 1)
+    assert (answers.counts, answers.steps, answers.length) == ([2, 2], 2, pytest.approx(10 * 1.02 + 3))
+    args = Namespace(N=3, M=15, batch_tokens=4096, precision="fp32")
+    cost = price(replace(augment, args=args), CPU)
+    config = augment.teacher
+    each = costs.forward_flops(config, 2 * 7.5 / 2 * 1.02 + 3) + 2 * config.hidden_size * (
+        config.hidden_size + config.vocab_size)
+    assert cost.seconds == pytest.approx(0.65 * 15 * each / 0.7e9)
+    row = 7.5 * 3 + 2 * 2 * augment.length + 2 * 4  # text, two arrays of wordpieces, the teacher's logits
+    assert cost.disk == pytest.approx(14 * row)
+
+
+def test_chinese_tasks_that_are_not_there_yet(tmp_path, monkeypatch):
+    """The rows that CLUE tells of, and lengths of each task; the vocabulary of bert-base-chinese, without a guess."""
+    monkeypatch.chdir(tmp_path)
+    given = [step("download_glue", "--tasks", "clue", "--data_dir", "clue", name="glue"),
+             step("get_bert_models", "--models", "bert-base-chinese", "distilled_tinybert_4l_zh", name="bert"),
+             replace(AUGMENT, argv=tuple({".": "models/bert-base-chinese", "AFQMC": "IFLYTEK"}.get(word, word)
+                                         for word in AUGMENT.argv)),
+             on_clue("IFLYTEK", aug_train=True, teacher_model="models/bert-base-chinese",
+                     student_model="models/distilled_tinybert_4l_zh"),
+             on_clue("CMNLI", do_eval=True, do_predict=True, teacher_model=None, train_batch_size=None,
+                     student_model="models/distilled_tinybert_4l_zh")]
+    glue, bert, augment, distilled, scored = works = in_chinese(*given)
+    assert [(work.refused, work.missing) for work in works] == [("", [])] * 5
+    assert (augment.counts, augment.words) == ([12_133], 290)
+    assert distilled.counts[0] == 12_133 * 4 and distilled.dev_examples == 2599
+    assert distilled.teacher == BertConfig(21_128) and distilled.student == replace(STUDENTS["4l"], vocab_size=21_128)
+    assert scored.counts == [12_241 + 13_880 + 514]
+    assert not any("BERT-base" in text for work in (augment, distilled) for text in work.assumed)
+    archives = 5_123_575 + 6_505_938 + 31_404_066 + 12_062 + 281_384 + 3_234_594 + 4_359_754  # AFQMC's is not known
+    assert price(glue, CPU).disk == pytest.approx(2.5 * archives)
+
+
+def test_a_chinese_wikipedia(tmp_path, monkeypatch):
+    """From memory where it is not there; of a thousandth of it a thousandth; the splitter's own rate."""
+    monkeypatch.chdir(tmp_path)
+    given = [Step("wiki", "open", ("-c", "fetch", "address", "data/zhwiki.xml.bz2")),
+             Step("extract", "open", ("-m", "wikiextractor.WikiExtractor", "data/zhwiki.xml.bz2", "--json", "-o", "a")),
+             step("prepare_data", "--language", "chinese", "--input_dir", "a", "--output_file", "text", name="text"),
+             step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", "v", "--output_dir", "json",
+                  "--epochs_to_generate", 2, "--arrays", name="pregenerate")]
+    for share in (1, 1e-3):
+        if share < 1:
+            (tmp_path / "data").mkdir()
+            with open("data/zhwiki.xml.bz2", "wb") as handle:
+                handle.truncate(3_000_000)
+        works = in_chinese(*given)
+        assert [price(work, CPU).disk for work in works[1:3]] == pytest.approx([4.5e9 * share, 2e9 * share])
+        assert price(works[2], CPU).seconds == pytest.approx(share * 2e9 / 10.9e6)
+        assert works[3].counts == [round(6_700_000 * share)] * 2
+        assert any("from memory" in text for text in works[3].assumed)
+        assert price(works[3], CPU).seconds == pytest.approx(share * 2e9 * (1 / 36e6 + 2 / 14e6))
+        assert price(works[3], CPU).disk == pytest.approx(share * (2 * 6_700_000 * 250 + 0.86 * 2e9))
+    assert price(works[0], CPU).disk == 3e9
 
 
 # --- what they take
@@ -546,6 +645,18 @@ def test_plan_of_an_empty_folder_creates_nothing(planned):
     first = next(line for line in lines if line.startswith("missing: ") and "GPU" not in line).split(":")[1].strip()
     assert errors.startswith(f"reproduce.sh: error: the run would stop at {first}:")
     assert any(line.startswith("assumed: as many rows as the official files have: ") for line in lines)
+
+
+def test_plan_of_chinese(planned):
+    """Rows of CLUE; CLUEWSC2020 is not augmented; nothing is missing."""
+    status, rows, lines, errors = planned("--language", "chinese", "--tasks", "TNEWS,wsc", "--students", "4l",
+                                          "--published", AUGMENT_FLAGS="--N 2", TASK_FLAGS_TNEWS="--eval_batch_size 8")
+    assert status == 0 and not errors, (lines, errors)
+    assert rows["augment_tnews"][:2] == ["open", "53,360"] and "augment_cluewsc2020" not in rows
+    assert rows["intermediate_4l_tnews"][:3] == ["open", "160,080", "100,040"]  # 53360 x 3 / 32, 20 times
+    assert rows["intermediate_4l_cluewsc2020"][:3] == ["open", "1,244", "760"]
+    assert rows["eval_4l_tnews"][:2] == ["open", "20,000"] and list(planned.folder.iterdir()) == []
+    assert any(line.startswith("assumed: 22 words in a text: ") for line in lines)
 
 
 def test_plan_where_steps_are_done(planned, template):

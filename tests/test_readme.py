@@ -252,6 +252,25 @@ def test_the_commands_of_squad_and_reproduce_agree(calls):
     assert canonical(calls(f"bash {script} --published --tasks squad1")) == printed
 
 
+def test_the_commands_of_chinese_and_reproduce_agree(calls):
+    """Also those of the short scripts, but for tasks that come one by one, and processes."""
+    (block,) = bash_blocks(PAGES["docs/chinese.md"])
+    page, whole = calls(block), calls(f"bash {shlex.quote(str(ROOT / 'reproduce.sh'))} --language chinese")
+    printed = canonical(page)
+    assert printed.total() == 1 + 1 + 3 + 4 * (1 + 2 * 2) == len(printed)
+    assert canonical(whole) == printed
+    assert [call for call in page if call[0] == "wget"] == [["wget", "-c", "-P", "data", call[2]] for call in whole
+                                                            if "dumps.wikimedia.org" in " ".join(call)]
+    for script in ("get_bert_models.py", "fix_teacher_layers.py", "prepare_data.py", "-m"):
+        found = [[words[1:] for words in run if Path(words[0]).name == script] for run in (page, whole)]
+        found[1] = [words[:words.index("--num_workers")] if "--num_workers" in words else words for words in found[1]]
+        assert found[0] == found[1] and len(found[0]) == 1
+    for script in ("download_glue.py", "finetune_teacher.py"):
+        (together,), apart = ([words[1:] for words in run if Path(words[0]).name == script] for run in (page, whole))
+        assert set(together) == set().union(*apart) and len(apart) == 4 and all(
+            len(words) == len(together) - 3 for words in apart)
+
+
 def rows_of(text: str) -> list[list[str]]:
     """The cells of the tables in a text."""
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from conftest import (
 )
 
 from transformer import stopwatch
+from transformer.augmentation.candidates import STOP_CHARACTERS
 from transformer.augmentation.glove import Glove
 from transformer.checkpoint import load_encoder
 from transformer.config import BertConfig
@@ -36,6 +38,7 @@ from transformer.data.tables import read_rows
 from transformer.data.windows import encode_windows
 from transformer.files import InputError
 from transformer.planning import made_up, rehearsal, steps
+from transformer.planning.languages import CHINESE, ENGLISH, usual_words
 from transformer.planning.made_up import Inputs, sample_lines
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
 from transformer.planning.rehearsal import Rehearsed, lacking, rehearse, run_command
@@ -43,7 +46,7 @@ from transformer.planning.steps import Step, Work, works_of
 from transformer.stopwatch import STOPWATCH, Stopwatch
 from transformer.tasks.squad import read_passages
 from transformer.tasks.table import get_task
-from transformer.tokenization import BertTokenizer
+from transformer.tokenization import BertTokenizer, is_ideograph
 
 SMALL = BertConfig(**{**TEACHER, "vocab_size": 200})
 
@@ -207,6 +210,26 @@ def test_made_up_rows_are_rows_of_the_task(tmp_path, name):
         assert len({row[task.label_column] for row in rows}) > 1
 
 
+@pytest.mark.parametrize("name", ["TNEWS", "CSL", "CLUEWSC2020", "XNLI-zh"])
+def test_made_up_chinese(tmp_path, name):
+    """Characters of the vocabulary without spaces, a third of them stop characters, as many as the task usually has."""
+    task, config = get_task(name), replace(SMALL, vocab_size=3000)
+    inputs = Inputs(tmp_path, None, CHINESE)
+    folder = inputs.task(tmp_path, task, tmp_path / "nothing", 100, 7, False, config)
+    texts = []
+    for file, count in (("train.tsv", 100), *((dev, 7) for dev in task.dev_files)):
+        rows = [columns for _, columns in read_rows(task, folder / file)]
+        assert len(rows) == count and {row[0] for row in rows} <= set(task.labels)
+        texts += [row[column] for row in rows for column in task.text_columns]
+    together = "".join(texts)
+    assert len(together) / len(texts) == pytest.approx(usual_words(task), rel=0.1) and all(map(is_ideograph, together))
+    assert BertTokenizer(inputs.vocabulary(config)).tokenize(together) == list(together)
+    stopped = sum(character in STOP_CHARACTERS for character in together) / len(together)
+    assert stopped == pytest.approx(0.35, abs=0.05)
+    text = inputs.corpus(tmp_path, tmp_path / "nothing", 6000, config).read_text("utf-8")
+    assert 5000 < len(text.encode()) < 8000 and not set(text) & {" ", "t"} and "\n\n" in text
+
+
 @pytest.mark.parametrize("name", ["SQuAD1", "SQuAD2"])
 def test_made_up_questions_are_learnt_and_answered(tmp_path, name):
     """Every answer stands in its passage; of v2.0 some questions have none. Windows are about as long as SQuAD's, some
@@ -302,17 +325,14 @@ def rehearsed(world):
     error, printed = "", []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
-        patch.setattr(steps, "TEXT_BYTES", 20_000)
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(steps, "BERT_BASE", SMALL)
-        patch.setattr(rehearsal, "BERT_BASE", SMALL)
         patch.setattr(made_up, "VECTORS", 100)
         patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
         for name, size in (("MOST_STEPS", 4), ("FEWEST_INSTANCES", 16), ("MOST_ROWS", 10), ("TEXT_BYTES_EACH", 5000)):
             patch.setattr(rehearsal, name, size)
         before = contents(world)
         try:
-            rehearse(works_of(given))
+            rehearse(works_of(given, replace(ENGLISH, text=20_000, config=SMALL)))
         except InputError as failure:
             error = str(failure)
     told = json.loads((world / "results" / "rehearsal.json").read_text())
@@ -410,6 +430,42 @@ def test_a_rehearsal_of_squad(tiny, is_there, monkeypatch, capsys):
     assert ("SQuAD2/train_aug.jsonl" in invented["intermediate"]) == (not is_there)
     assert ("train_aug.jsonl" in invented["intermediate"]) == is_there and "teacher" in invented["intermediate"]
     after = contents(tiny)
+    assert after.pop("results/rehearsal.json") and after == before
+
+
+def test_a_rehearsal_of_chinese(tmp_path, monkeypatch, capsys):
+    """The corpus, augmentation without vectors, and both kinds of distillation, where nothing is there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, size in (("MOST_STEPS", 3), ("MOST_ROWS", 10), ("FEWEST_ROWS", 20), ("TEXT_BYTES_EACH", 5000)):
+        monkeypatch.setattr(rehearsal, name, size)
+    monkeypatch.setattr(rehearsal, "FEWEST_INSTANCES", 16)
+    BertConfig(**STUDENT).to_json_file("config.json")
+    bert = "models/bert-base-chinese"
+    given = [
+        step("bert", "get_bert_models", ["--models", "bert-base-chinese"]),
+        step("glue", "download_glue", ["--tasks", "TNEWS", "--data_dir", "data"]),
+        step("text", "prepare_data", ["--language", "chinese", "--input_dir", ".", "--output_file", "text"]),
+        step("pregenerate", "pregenerate_training_data", command_line({
+            "train_corpus": "text", "bert_model": bert, "output_dir": "json_new", "max_seq_len": 16, "arrays": True})),
+        step("general", "general_distill", command_line({
+            "pregenerated_data": "json_new", "teacher_model": bert, "student_model": ".", "output_dir": "general",
+            "max_seq_length": 16, "train_batch_size": 4})),
+        step("augment", "data_augmentation", command_line({
+            "pretrained_bert_model": bert, "glue_dir": "data", "task_name": "TNEWS", "N": 2})),
+        step("intermediate", "task_distill", command_line({
+            "teacher_model": bert, "student_model": "general", "data_dir": "data/TNEWS", "task_name": "TNEWS",
+            "train_batch_size": 4, "num_train_epochs": 2, "max_seq_length": 32, "aug_train": True,
+            "output_dir": "tmp"}))]
+    before = contents(tmp_path)
+    rehearse(works_of(given, replace(CHINESE, config=replace(SMALL, vocab_size=3000), text=20_000)))
+    told = json.loads(Path("results/rehearsal.json").read_text())["steps"]
+    assert "FAILED" not in capsys.readouterr().out
+    assert list(told) == ["pregenerate", "general", "augment", "intermediate"]
+    assert all(facts["hours"] > 0 for facts in told.values())
+    assert told["pregenerate"]["made_up"] == ["text", "vocabulary"]
+    assert set(told["augment"]["made_up"]) == {"TNEWS/train.tsv", "bert-base-chinese"}
+    after = contents(tmp_path)
     assert after.pop("results/rehearsal.json") and after == before
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, started
 
 import task_distill
+from transformer.tasks.clue import CLUE
 from transformer.tasks.table import get_task
 
 PYTHON = r"""#!/bin/bash
@@ -182,6 +183,102 @@ def test_the_score_of_a_step_on_squad_is_f1(reproduce):
     run, _ = reproduce("--tasks", "squad2", "--students", "4l", "--published",
                        SCORE="HasAns_f1 = 0.7\nexact = 0.6\nf1 = 0.65\nbest_f1 = 0.66")
     assert re.search(r"^eval_4l_squad2: done in \d+ s, f1 0.65$", run.stdout, re.M)
+
+
+# --- Chinese
+
+def test_chinese_from_download_to_scores(reproduce):
+    """Of the four tasks that take least CLUEWSC2020 alone is not augmented, for which there are no vectors; the model
+    tells its casing itself; and all is done once."""
+    argv = "--language", "chinese", "--students", "4l"
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0, run.stderr
+    scripts = [re.search(r"(import fetch|\w+\.py|WikiExtractor)", call)[0] for call in calls]
+    assert scripts == [
+        *["download_glue.py"] * 4, "import fetch", "get_bert_models.py", "fix_teacher_layers.py",
+        *["finetune_teacher.py"] * 4, "WikiExtractor", "prepare_data.py", "pregenerate_training_data.py",
+        "general_distill.py", *["data_augmentation.py"] * 3, *["task_distill.py"] * 12]
+    assert not any(word in call for call in calls for word in (
+        "--do_lower_case", "glove", "bert-base-uncased", "enwiki"))
+    assert "https://dumps.wikimedia.org/zhwiki/latest/zhwiki-latest-pages-articles.xml.bz2 data/zhwiki-" in calls[4]
+    assert calls[5].endswith("--models bert-base-chinese") and calls[6].endswith(" models/bert-base-chinese")
+    assert flags(calls[12])["--language"] == "chinese" and calls[11].split()[2] == calls[4].split()[-1]
+    for script, flag in (("finetune_teacher", "--model"), ("pregenerate_training_data", "--bert_model"),
+                         ("general_distill", "--teacher_model"), ("data_augmentation", "--pretrained_bert_model")):
+        assert {flags(call)[flag] for call in calls if script in call} == {"models/bert-base-chinese"}
+    distill = [flags(call) for call in calls[-12:]]
+    general = flags(next(call for call in calls if "general_distill" in call))
+    assert {call["--student_model"] for call in distill[:4]} == {general["--output_dir"]} == {
+        "models/distilled_tinybert_4l_zh"}
+    names = ["AFQMC", "TNEWS", "IFLYTEK", "CLUEWSC2020"]
+    assert [call["--task_name"] for call in distill] == names * 3
+    assert [call["--data_dir"] for call in distill[:4]] == [f"data/glue_data/{name}" for name in names]
+    assert ["--aug_train" in call for call in distill] == [True, True, True, False] * 2 + [False] * 4
+    assert ["--do_predict" in call for call in distill] == [False] * 8 + [True] * 4
+    said = run.stdout.splitlines()
+    assert "glue_tnews: getting TNEWS of CLUE ..." in said and "bert: getting the Chinese BERT ..." in said
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and not calls
+
+
+def test_chinese_tasks_are_what_the_table_says(reproduce):
+    """Known by all their names; augmented, and answered for CLUE's server, where the table says so. Each command is
+    taken by the parser of its script, and by what settles its flags for the task."""
+    assert reproduce("--language", "chinese", "--tasks", "xnli,wsc,cluewsc,CLUE-WSC-2020", "--list", "--students", "4l",
+                     "--published")[0].stdout.split()[:3] == ["glue_xnlizh", "glue_cluewsc2020", "bert"]
+    run, calls = reproduce("--language", "chinese", "--tasks", ",".join(CLUE), "--students", "4l", "--published",
+                           **{f"TASK_FLAGS_{key.upper()}": "--eval_batch_size 8"
+                              for key in CLUE})
+    assert run.returncode == 0, run.stderr
+    for task in CLUE.values():
+        assert ("getting " + task.name + (" of CLUE" if task.submissions else "") + " ...") in run.stdout
+        own = [call for call in calls if task.name in call.split()]
+        is_augmented = task.augment_copies_in_code is not None
+        assert any("data_augmentation" in call for call in own) == is_augmented
+        *training, scored = [flags(call) for call in own if "task_distill" in call]
+        assert len(training) == 2 and all(("--aug_train" in call) == is_augmented for call in training)
+        assert ("--do_predict" in scored) == bool(task.submissions)
+    for call in calls:
+        script, *given = shlex.split(call)
+        module = importlib.import_module(Path(script).stem)
+        args = module.parse_args(given)
+        if script.endswith("task_distill.py"):
+            task = get_task(args.task_name)
+            module.resolve(args, task)
+            assert args.eval_batch_size == 8
+            assert args.do_eval or args.num_train_epochs == (3 if args.pred_distill else task.intermediate_epochs)
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (("--language", "chinese", "--tasks", "TNEWS,RTE"), "task RTE is not for --language chinese: AFQMC TNEWS "),
+    (("--language", "chinese", "--tasks", "squad1"), "task SQuAD1 is not for --language chinese"),
+    (("--tasks", "RTE,tnews"), "task TNEWS is not for --language english: RTE "),
+    (("--language", "chinese", "--settings", "earlier"), "--settings earlier is not for Chinese"),
+    (("--language", "chinese", "--tasks", "nothing"), "unknown task nothing: AFQMC "),
+    (("--language", "thai"), "unknown language thai: english or chinese"), (("--language",), "--language needs")])
+def test_what_languages_are_not_for(argv, words, reproduce):
+    run, calls = reproduce(*argv)
+    assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1 and not calls
+
+
+def test_languages_do_not_mix_in_one_folder(reproduce, tmp_path):
+    """Nor does a folder of before there were two become another one."""
+    settings = tmp_path / "results/steps/settings"
+    argv = "--language", "chinese", "--tasks", "wsc", "--students", "4l", "--published"
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and settings.read_text() == "paper --published --language chinese\n"
+    fetched, = (call for call in calls if "--models distilled" in call)
+    assert fetched.endswith("--models distilled_tinybert_4l_zh")
+    for other, words in ((("--published",), "--settings paper --published --language chinese: give that"),
+                         (argv[:-1], "--settings paper --published --language chinese: give that")):
+        run, calls = reproduce(*other)
+        assert run.returncode == 2 and words in run.stderr and not calls
+    settings.write_text("paper --published\n")
+    run, calls = reproduce(*argv)
+    assert run.returncode == 2 and "--settings paper --published --language english: give that" in run.stderr
+    assert len(run.stderr.splitlines()) == 1 and not calls
+    run, calls = reproduce("--language", "english", "--published", "--tasks", "RTE", "--students", "4l")
+    assert run.returncode == 0 and settings.read_text() == "paper --published\n"
 
 
 @pytest.mark.parametrize("jobs", ["1", "3"])

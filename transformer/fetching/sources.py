@@ -100,8 +100,9 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
     ("bert-base-uncased-squad2", "deepset/bert-base-uncased-squad2", "CC BY 4.0"),
     ("distilled_tinybert_4l", "huawei-noah/TinyBERT_General_4L_312D", _PAGE),      # under the names that
     ("distilled_tinybert_6l", "huawei-noah/TinyBERT_General_6L_768D", _PAGE),      # general_distill.py's results have
-    ("tinybert_4l_zh", "huawei-noah/TinyBERT_4L_zh", _PAGE),
-    ("tinybert_6l_zh", "huawei-noah/TinyBERT_6L_zh", _PAGE),
+    ("bert-base-chinese", "google-bert/bert-base-chinese", _APACHE),
+    ("distilled_tinybert_4l_zh", "huawei-noah/TinyBERT_4L_zh", _PAGE),
+    ("distilled_tinybert_6l_zh", "huawei-noah/TinyBERT_6L_zh", _PAGE),
 ]]
 
 KNOWN_FILES = {source.url: source for source in _TABLE if source.sha256}

@@ -14,9 +14,11 @@ def main(argv: list[str] | None = None) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", action="store_true", help="print what the run will do and take")
     what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
+    parser.add_argument("--language", choices=("english", "chinese"), default="english", help="of the texts")
     parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
     args = parser.parse_args(argv)
     try:
+        from transformer.planning.languages import BY_LANGUAGE
         from transformer.planning.plan import print_plan
         from transformer.planning.rehearsal import rehearse
         from transformer.planning.steps import read_steps, works_of
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"the package {error.name} is not there: pip install -r requirements.txt") from None
     if args.plan:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--plan | head` ends without a word
-    works = works_of(read_steps(sys.stdin.buffer))
+    works = works_of(read_steps(sys.stdin.buffer), BY_LANGUAGE[args.language])
     if args.rehearse:
         rehearse(works, args.jobs)
     else:

@@ -17,17 +17,16 @@ import torch
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
 from transformer.distillation import chosen_attention_loss
+from transformer.planning.languages import ENGLISH
 from transformer.planning.steps import (
-    ARTICLES_BYTES,
-    DUMP_BYTES,
     INSTANCE_LENGTH,
     PASSAGES,
     QUESTION_WORDS,
-    TEXT_BYTES,
     WINDOW_LENGTH,
     WINDOWS,
     Work,
     augmented_rows,
+    load_script,
 )
 from transformer.training.processes import PRECISIONS
 from transformer.training.stages import keeps_answers, learns_labels
@@ -38,15 +37,13 @@ from transformer.training.states import SHARE_OF_TIME
 SHARES = {"cuda": 0.4, "cpu": 0.7}
 LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
-# Rates of a core, measured (docs/results.md, "Corpus steps"): bytes of text, instances, a second.
-SENTENCES_RATE, CORPUS_RATE, ARRAYS_RATE = 7e6, 22e6, 20_000
-EPOCH_RATES = {True: 22e6, False: 16e6}  # of an epoch, with --arrays and as JSON
-# Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance; tokenized corpus to its text.
+ARRAYS_RATE = 20_000  # instances that a core reads a second, measured (docs/results.md, "Corpus steps")
+# Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance.
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
-INSTANCE_JSON, INSTANCE_ARRAYS, STORE_SHARE = 1470, 250, 7 / 15
-WORD_BYTES = 6  # a word of English and the space after it
+INSTANCE_JSON, INSTANCE_ARRAYS = 1470, 250
+UNPACKED = 2.5  # times the size of an archive of texts (assumed)
 MASKED_OF_PASSAGE = 0.5  # of its words: others have no candidates, or take them from GloVe
-QUESTION_BYTES = QUESTION_WORDS * WORD_BYTES + 60  # with its id, in train_aug.jsonl
+QUESTION_BYTES = QUESTION_WORDS * ENGLISH.word_bytes + 60  # with its id, in train_aug.jsonl
 
 
 class Kept(NamedTuple):
@@ -283,20 +280,21 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
 
 def _augment_cost(work: Work, device: Device) -> Cost:
     teacher = work.teacher
-    masked = work.counts[0] * work.words * (1 if work.task.is_table else MASKED_OF_PASSAGE)
-    flops = masked * (forward_flops(teacher, work.length) +
+    masked = work.counts[0] * work.words * (work.language.masked if work.task.is_table else MASKED_OF_PASSAGE)
+    flops = masked * (forward_flops(teacher, work.masked_length) +
                       2 * teacher.hidden_size * (teacher.hidden_size + teacher.vocab_size))
     tokens = work.args.batch_tokens or batch_tokens_in(device.memory if device.type == "cuda" else None)
     activations = tokens * 4 * (6 * teacher.hidden_size + 2 * teacher.intermediate_size)
-    memory = 4 * parameter_count(teacher) + activations + tokens / work.length * teacher.vocab_size * 8
+    memory = 4 * parameter_count(teacher) + activations + tokens / work.masked_length * teacher.vocab_size * 8
     rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
     # the rows, and what task distillation makes of them: arrays, and, of rows, the teacher's logits
+    row = work.words * work.language.word_bytes
     if work.task.is_table:
-        row = work.words * WORD_BYTES + 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
+        row += 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
     else:
         windows = WINDOWS[work.task.key][0] / PASSAGES[work.task.key]  # of a passage
         questions = work.task.rows[0] / PASSAGES[work.task.key]
-        row = work.words * WORD_BYTES + questions * QUESTION_BYTES + windows * 2 * WINDOW_LENGTH
+        row += questions * QUESTION_BYTES + windows * 2 * WINDOW_LENGTH
     return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
                 passing=4 * masked * work.args.M)
 
@@ -315,12 +313,13 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
                     memory=4 * parameter_count(work.student))
     workers = min(cores, getattr(work.args, "num_workers", 1))
     if work.kind == "pregenerate":
-        seconds = work.text_bytes / CORPUS_RATE + len(work.counts) * work.text_bytes / EPOCH_RATES[work.args.arrays]
+        usual = work.language
+        seconds = work.text_bytes * (1 / usual.corpus + len(work.counts) / usual.epochs[work.args.arrays])
         instance = INSTANCE_ARRAYS if work.args.arrays else INSTANCE_JSON
-        disk = sum(work.counts) * instance * work.length / INSTANCE_LENGTH + STORE_SHARE * work.text_bytes
+        disk = sum(work.counts) * instance * work.length / INSTANCE_LENGTH + usual.store * work.text_bytes
         return Cost(seconds / workers, disk=disk)
     if work.step.script == "prepare_data":
-        return Cost(work.text_bytes / SENTENCES_RATE / workers, disk=work.text_bytes)
+        return Cost(work.text_bytes / work.language.sentences / workers, disk=work.text_bytes)
     return Cost(None, disk=_size_of_files(work))
 
 
@@ -328,11 +327,16 @@ def _size_of_files(work: Work) -> float:
     """Bytes that a download, or a step that unpacks one, leaves."""
     script, end = work.step.script, work.step.argv[-1] if work.step.argv else ""
     if script == "-c":
-        return DUMP_BYTES if end.endswith(".bz2") else GLOVE_ZIP
+        return work.language.dump if end.endswith(".bz2") else GLOVE_ZIP
     if script == "-m zipfile":
         return GLOVE_TEXT
     if script.startswith("-m wikiextractor"):
-        return ARTICLES_BYTES * work.text_bytes / TEXT_BYTES
+        return work.language.articles * work.text_bytes / work.language.text
     if script == "get_bert_models":
         return BERT_FOLDER * len(work.args.models)
+    if script == "download_glue":
+        fetched = load_script(work.step.argv[0])
+        known = (fetched.KNOWN_FILES.get(f"{fetched.HOSTS[fetched.host_of(file)]}/{file}")
+                 for name in work.args.tasks for file in fetched.TASK_FILES[name])
+        return UNPACKED * sum(source.size for source in known if source)
     return 0.0

@@ -15,20 +15,23 @@ from typing import IO
 import numpy as np
 import torch
 
+from transformer.augmentation.candidates import STOP_CHARACTERS
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.data.augmented import AUGMENTED_HEADER, augmented_line, augmented_passage
 from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
-from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
+from transformer.planning.languages import ENGLISH, Language, usual_words
+from transformer.planning.steps import QUESTION_WORDS, usual_windows
 from transformer.tasks.answers import ANSWER_FILES
 from transformer.tasks.squad import Passage, Question, read_passages
 from transformer.tasks.task import Task
-from transformer.tokenization import open_tokenizer, vocab_path
+from transformer.tokenization import is_ideograph, open_tokenizer, vocab_path
 from transformer.training.record import is_finished
 
 _READ_WHOLE = 32 << 20  # bytes of a file whose lines are all looked at for a sample
 _COMMON = "the of and to in is it that was for".split()  # about half of English: they are not augmented
+_CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 7300)]  # about as many as bert-base-chinese knows
 _SPECIALS = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VECTORS, _DIMENSIONS = 5000, 300  # of a made-up GloVe file
 _SENTENCE_WORDS, _DOCUMENT_SENTENCES = 20, 25
@@ -99,12 +102,13 @@ class Inputs:
     """What the rehearsed steps read, below a temporary folder.
 
     known: a model folder whose vocabulary all made-up models and texts have; None: that is made up, too.
-    invented: what was made up since the caller last cleared it, for people.
+    language: of the texts. invented: what was made up since the caller last cleared it, for people.
     """
 
-    def __init__(self, folder: Path, known: Path | None):
+    def __init__(self, folder: Path, known: Path | None, language: Language = ENGLISH):
         self.folder = folder
         self.known = known
+        self.language = language
         self.invented: list[str] = []
         self._random = np.random.default_rng(0)
 
@@ -114,18 +118,22 @@ class Inputs:
             return vocab_path(self.known)
         path = self.folder / f"vocab_{config.vocab_size}.txt"
         if not path.is_file():
-            words = itertools.chain(_SPECIALS, _COMMON, made_up_words())
-            path.write_text("".join(f"{word}\n" for word in itertools.islice(words, config.vocab_size)))
+            words = itertools.chain(_SPECIALS, _COMMON if self.language.between else _CHARACTERS, made_up_words())
+            path.write_text("".join(f"{word}\n" for word in itertools.islice(words, config.vocab_size)), "utf-8")
         return path
 
     def words(self, config: BertConfig, count: int) -> list[str]:
-        """Words of the vocabulary by chance, one piece each, half of them common ones."""
+        """Words of the vocabulary by chance, one piece each, of English half of them common ones; of Chinese they are
+        characters, a third of them stop characters."""
         whole = filter(None, open_tokenizer(self.vocabulary(config)).whole_words())
-        every = [word for word in whole if word.isascii() and word.isalpha()]
+        if self.language.between:
+            every, stopped, share = [word for word in whole if word.isascii() and word.isalpha()], _COMMON, 0.5
+        else:
+            every, stopped, share = list(filter(is_ideograph, whole)), STOP_CHARACTERS, 1 - self.language.masked
         every = every or ["a"]
-        common = [piece for piece in every if piece in _COMMON] or every
+        common = [piece for piece in every if piece in stopped] or every
         choices = [common[number % len(common)] if is_common else every[number % len(every)] for number, is_common in
-                   zip(self._random.integers(0, 1 << 30, count), self._random.random(count) < 0.5)]
+                   zip(self._random.integers(0, 1 << 30, count), self._random.random(count) < share)]
         return choices
 
     def model(self, path: str | Path, role: str, config: BertConfig, teacher: BertConfig | None = None,
@@ -229,14 +237,13 @@ class Inputs:
             yield Passage(context, tuple(questions))
 
     def _write_rows(self, path: Path, task: Task, columns: Sequence[str], count: int, config: BertConfig) -> None:
-        mean = WORDS[len(task.text_columns)]
-        lengths = self._random.poisson(mean, (count, len(task.text_columns))).clip(2)
+        lengths = self._random.poisson(usual_words(task), (count, len(task.text_columns))).clip(2)
         words = iter(self.words(config, int(lengths.sum())))
         lines = ["\t".join(columns)] if task.has_header else []
         for row in range(count):
             cells = [str(row)] * len(columns)
             for column, length in zip(task.text_columns, lengths[row]):
-                cells[column] = " ".join(itertools.islice(words, int(length)))
+                cells[column] = self.language.between.join(itertools.islice(words, int(length)))
             cells[task.label_column] = task.labels[row % len(task.labels)] if task.labels else f"{row % 6}.0"
             lines.append("\t".join(cells))
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -298,8 +305,9 @@ class Inputs:
                         break
             return path
         self.invented.append("text")
-        words = self.words(config, size // 6)
-        sentences = (" ".join(words[start:start + _SENTENCE_WORDS]) for start in range(0, len(words), _SENTENCE_WORDS))
+        words = self.words(config, size // self.language.word_bytes)
+        sentences = (self.language.between.join(words[start:start + _SENTENCE_WORDS])
+                     for start in range(0, len(words), _SENTENCE_WORDS))
         with open(path, "w", encoding="utf-8") as handle:
             for number, sentence in enumerate(sentences, 1):
                 handle.write(f"{sentence}\n" + "\n" * (number % _DOCUMENT_SENTENCES == 0))

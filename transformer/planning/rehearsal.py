@@ -34,9 +34,10 @@ from transformer.data.windows import encode_windows
 from transformer.files import InputError, in_words, read_json, write_json
 from transformer.pieces import Tokenizer
 from transformer.planning.costs import forward_flops, training_flops
+from transformer.planning.languages import ENGLISH
 from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import BERT_BASE, Work, bytes_in, listed, print_assumed, window_settings, windows_in
+from transformer.planning.steps import Work, bytes_in, listed, print_assumed, window_settings, windows_in
 from transformer.tasks.squad import read_passages
 from transformer.tokenization import open_tokenizer, vocab_path
 
@@ -141,7 +142,8 @@ class Rehearsal:
         on_gpu = torch.cuda.is_available()
         self.speed = _FIRST_GUESS["cuda"] if on_gpu else _FIRST_GUESS["cpu"] * torch.get_num_threads()
         self._done: dict[str, Rehearsed] = {}
-        self._inputs = Inputs(folder, self._known_vocabulary())
+        self._language = works[0].language if works else ENGLISH
+        self._inputs = Inputs(folder, self._known_vocabulary(), self._language)
         self._place = folder / "now"  # of the command that is rehearsed now
 
     def _known_vocabulary(self) -> Path | None:
@@ -151,7 +153,7 @@ class Rehearsal:
                 for folder in map(Path, listed(getattr(work.args, name, None))):
                     if vocab_path(folder).is_file() and folder.is_dir():
                         return folder
-        folder = Path("models/bert-base-uncased")
+        folder = Path("models", self._language.bert)
         return folder if (folder / "vocab.txt").is_file() else None
 
     def rehearse(self, work: Work) -> Rehearsed:
@@ -357,7 +359,7 @@ class Rehearsal:
 
     def _augment(self, work: Work) -> Measured:
         args, task = work.args, work.task
-        each = work.words * forward_flops(work.teacher, work.length)  # of a row's masked words
+        each = work.words * forward_flops(work.teacher, work.masked_length)  # of a row's masked words
         count = math.ceil(min(max(_SECONDS * self.speed / each, FEWEST_ROWS / 2), MOST_ROWS))
         real = task_folder(args.glue_dir, task)
         folder = self._inputs.task(self._place, task, real, count, 0, False, work.teacher)
@@ -387,11 +389,11 @@ class Rehearsal:
     def _pregenerate(self, work: Work) -> Measured:
         args = work.args
         text = self._inputs.corpus(self._place, Path(args.train_corpus), TEXT_BYTES_EACH * args.num_workers,
-                                   BERT_BASE)
+                                   work.language.config)
         model = args.bert_model
         if not model.exists():
             self._inputs.invented.append("vocabulary")
-            model = self._inputs.vocabulary(BERT_BASE)
+            model = self._inputs.vocabulary(work.language.config)
         output = self._place / "output"
         flags = {"train_corpus": text, "bert_model": model, "output_dir": output, "tmp_dir": output}
         wall, memory_gb, marked = self._run(work, flags, mark="estimate:")

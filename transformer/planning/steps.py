@@ -30,6 +30,7 @@ from transformer.data.epochs import epoch_files, read_epoch_metrics
 from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, task_folder
 from transformer.files import InputError, read_json
+from transformer.planning.languages import ENGLISH, Language, count_words, usual_words
 from transformer.tasks.squad import cut_windows, read_passages
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
@@ -37,11 +38,7 @@ from transformer.training.batches import count_steps, micro_batch_size, steps_pe
 from transformer.training.scoring import scoring_interval
 from transformer.training.stages import padding_counts
 
-BERT_BASE = BertConfig(30_522)  # what get_bert_models.py fetches where nothing else is asked for
-# An English Wikipedia (docs/data.md, "Disk and memory"): dump, articles, sentences; instances of up to 128 wordpieces.
-DUMP_BYTES, ARTICLES_BYTES, TEXT_BYTES, INSTANCES, INSTANCE_LENGTH = 22e9, 17e9, 15e9, 32_000_000, 128
-PIECES_PER_WORD = 1.28  # 3.2 billion wordpieces in its 2.5 billion words
-WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts, where the file is not there yet
+INSTANCE_LENGTH = 128   # wordpieces of the instances that a Language tells of, at most
 _SAMPLE = 2000          # rows that the lengths of a file are judged by
 # SQuAD at lengths of 384, 128 and 64: windows of the training set (as others say, not counted here) and of the dev set;
 # passages of the training set (as others say); words of a passage and of a question.
@@ -99,15 +96,15 @@ class Work:
     counts: examples of each training epoch (general, intermediate, prediction, teacher), instances of each epoch
     (pregenerate), rows or passages to augment (augment), examples to answer (evaluation); those of SQuAD are windows.
     steps: optimizer steps, 0 where nothing is trained. micro_batch: sequences of one forward pass. length: wordpieces
-    of a sequence as computed, padding included, a mean where it differs. evaluations: passes over the dev sets of
-    dev_examples examples (of the general and intermediate stage there are none but the teacher's one). logs: times that
-    it logs, at which states are saved as far as that is cheap, with the models of the general and intermediate stage.
-    saves: models written at most, without those. words: words of a row or a passage (augment). text_bytes: of the
-    sentences that are extracted, written or read. unread: instances that have to be made arrays first (general).
-    students: the models that are trained side by side, or the one that is scored; teacher: the one that is asked, or
-    masks. outputs: paths that are there afterwards, with * for any text, those of the students in their order. missing:
-    inputs that are not there and that no earlier step makes. assumed: figures that are guesses, because their file is
-    not there yet, as "what: which file".
+    of a sequence as computed, padding included, a mean where it differs; of a text (augment). evaluations: passes over
+    the dev sets of dev_examples examples (of the general and intermediate stage there are none but the teacher's one).
+    logs: times that it logs, at which states are saved as far as that is cheap, with the models of the general and
+    intermediate stage. saves: models written at most, without those. words: words of a row or a passage (augment).
+    text_bytes: of the sentences that are extracted, written or read. unread: instances that have to be made arrays
+    first (general). students: the models that are trained side by side, or the one that is scored; teacher: the one
+    that is asked, or masks. outputs: paths that are there afterwards, with * for any text, those of the students in
+    their order. missing: inputs that are not there and that no earlier step makes. assumed: figures that are guesses,
+    because their file is not there yet, as "what: which file". language: of all texts of the run.
     """
     step: Step
     kind: str = "other"
@@ -130,6 +127,7 @@ class Work:
     missing: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     refused: str = ""
+    language: Language = ENGLISH
 
     @property
     def student(self) -> BertConfig | None:
@@ -140,6 +138,11 @@ class Work:
     def examples(self) -> int:
         """Examples of the longest epoch."""
         return max(self.counts, default=0)
+
+    @property
+    def masked_length(self) -> float:
+        """Wordpieces of what the masked LM is given (augment): a text with a masked word, and the text itself."""
+        return min(2 * self.length - 1, self.teacher.max_position_embeddings)
 
     @property
     def expected_saves(self) -> float:
@@ -193,9 +196,9 @@ def parse(step: Step) -> argparse.Namespace:
         raise InputError(errors.getvalue().strip().partition("error: ")[2] or "the command is refused") from None
 
 
-def work_of(step: Step, earlier: Sequence[Work] = ()) -> Work:
-    """What a command will do after the `earlier` ones of the same run."""
-    work = Work(step)
+def work_of(step: Step, earlier: Sequence[Work] = (), language: Language = ENGLISH) -> Work:
+    """What a command will do after the `earlier` ones of the same run, in whose language its texts are."""
+    work = Work(step, language=language)
     describe = _DESCRIBE.get(step.script)
     if describe is None:
         _module(work)
@@ -208,11 +211,11 @@ def work_of(step: Step, earlier: Sequence[Work] = ()) -> Work:
     return work
 
 
-def works_of(steps: Sequence[Step]) -> list[Work]:
+def works_of(steps: Sequence[Step], language: Language = ENGLISH) -> list[Work]:
     """work_of() of each of the commands of a run, in their order."""
     works: list[Work] = []
     for step in steps:
-        works.append(work_of(step, works))
+        works.append(work_of(step, works, language))
     return works
 
 
@@ -250,15 +253,16 @@ class _Earlier:
                 return config
         file = Path(folder) / CONFIG_NAME
         if maker:  # a published student has the sizes that the kit gives to its own
-            own = Path(maker.step.argv[0]).parent / f"{Path(folder).name.removeprefix('distilled_')}_config"
+            name = Path(folder).name.removeprefix("distilled_").removesuffix("_zh")
+            own = Path(maker.step.argv[0]).parent / f"{name}_config"
             file = file if file.is_file() else own / CONFIG_NAME
         if file.is_file():
             return BertConfig.from_json_file(file)
         if not maker:
             self._work.missing.append(str(file))
-        elif "bert-base-uncased" not in str(folder):
+        elif self._work.language.bert not in str(folder):
             self._work.assumed.append(f"sizes of BERT-base: {folder}")
-        return BERT_BASE
+        return self._work.language.config
 
     def rows(self, task: Task, path: Path, official: int) -> int:
         """Examples of a task's file, rows or windows, or as many as the official one has."""
@@ -315,19 +319,19 @@ def _windows_in(key: str, path: Path, longest: int, stride: int, longest_questio
         passages = read_passages(path, task.head.unanswerable, has_answers=False)
     lengths: list[float] = []
     for passage in passages:
-        pieces = round(len(passage.context.split()) * PIECES_PER_WORD)
+        pieces = round(len(passage.context.split()) * ENGLISH.pieces)
         for question in passage.questions:
-            own = min(round(len(question.text.split()) * PIECES_PER_WORD), longest_question) + 3  # [CLS] and two [SEP]
+            own = min(round(len(question.text.split()) * ENGLISH.pieces), longest_question) + 3  # [CLS] and two [SEP]
             lengths += [own + end - start for start, end in cut_windows(pieces, longest - own, stride)]
     return len(lengths) * size / max(read, 1), np.array(lengths, np.float64)
 
 
 @functools.cache
 def words_of(task: Task, path: Path) -> np.ndarray:
-    """Words in the texts of each of the first rows of a GLUE file: int64 [rows]."""
+    """Words in the texts of each of the first rows of a task's file, see count_words(): int64 [rows]."""
     with contextlib.redirect_stdout(io.StringIO()):
         rows = list(itertools.islice(read_rows(task, path), _SAMPLE))
-    return np.array([sum(len(columns[column].split()) for column in task.text_columns) for _, columns in rows])
+    return np.array([sum(count_words(columns[column]) for column in task.text_columns) for _, columns in rows])
 
 
 def lengths_in(work: Work, path: Path, batch_size: int) -> float:
@@ -341,7 +345,7 @@ def lengths_in(work: Work, path: Path, batch_size: int) -> float:
         work.assumed.append(f"windows as long as those of SQuAD's dev set: {path}")
         lengths = usual_windows(_SAMPLE, np.random.default_rng(0))
     elif work.task.is_table:
-        lengths = words_of(work.task, path) * PIECES_PER_WORD + 1 + len(work.task.text_columns)
+        lengths = words_of(work.task, path) * work.language.pieces + 1 + len(work.task.text_columns)
     else:
         lengths = windows_in(work, path)[1]
     order = np.random.default_rng(0).permutation(len(lengths))[:_SAMPLE]
@@ -371,7 +375,7 @@ def _general(work: Work, earlier: _Earlier) -> None:
     data = earlier.need(args.pregenerated_data)
     _teacher_and_students(work, earlier)
     epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
-    made, are_arrays = [INSTANCES], False
+    made, are_arrays = [work.language.instances], False
     if maker:
         made, are_arrays = maker.counts or made, getattr(maker.args, "arrays", False)
         work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
@@ -395,14 +399,15 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
     work.kind, work.outputs, work.length = "pregenerate", [str(args.output_dir)], args.max_seq_len
     earlier.need(args.bert_model)
     corpus, maker = earlier.need(args.train_corpus), earlier.maker(args.train_corpus)
-    work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else TEXT_BYTES
-    instances = round(work.text_bytes / TEXT_BYTES * INSTANCES * INSTANCE_LENGTH / args.max_seq_len)
+    usual = work.language
+    work.text_bytes = maker.text_bytes if maker else corpus.stat().st_size if corpus.is_file() else usual.text
+    instances = round(work.text_bytes / usual.text * usual.instances * INSTANCE_LENGTH / args.max_seq_len)
     # an earlier try has told how many they are
     metrics = [args.output_dir / f"epoch_{epoch}_metrics.json" for epoch in range(args.epochs_to_generate)]
     work.counts = [read_epoch_metrics(path)["num_training_examples"] if path.is_file() else instances
                    for path in metrics]
     if not corpus.is_file() and not all(path.is_file() for path in metrics):
-        work.assumed.append(f"instances as of an English Wikipedia: {instances:,} in an epoch")
+        work.assumed.append(f"instances as of {usual.wikipedia}: {instances:,} in an epoch")
 
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
@@ -503,7 +508,7 @@ def _augment(work: Work, earlier: _Earlier) -> None:
                     ] if path.is_file() else []
         work.counts = [len(contexts) or PASSAGES[task.key]]
         work.words = float(np.mean([len(context.split()) for context in contexts])) if contexts else PASSAGE_WORDS
-        work.length = work.words * PIECES_PER_WORD + 2
+        work.length = work.words * work.language.pieces + 2
         if not contexts:
             work.assumed.append(f"as many passages as the official files have, of {PASSAGE_WORDS} words: {path}")
         return
@@ -512,9 +517,9 @@ def _augment(work: Work, earlier: _Earlier) -> None:
     if path.is_file():
         work.words = float(words_of(task, path).mean())
     else:
-        work.words = WORDS[texts] * texts
-        work.assumed.append(f"{WORDS[texts]} words in a text: {path}")
-    work.length = work.words / texts * PIECES_PER_WORD + 2  # a masked sentence alone
+        work.words = usual_words(task) * texts
+        work.assumed.append(f"{usual_words(task)} words in a text: {path}")
+    work.length = work.words / texts * work.language.pieces + 2
 
 
 def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
@@ -526,7 +531,8 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
         work.outputs = [str(args.output_dir / name) for name in args.models]
     elif work.step.script == "prepare_data":
         articles, maker = earlier.need(args.input_dir), earlier.maker(args.input_dir)
-        work.text_bytes = maker.text_bytes if maker else TEXT_BYTES / ARTICLES_BYTES * bytes_in(articles)
+        work.text_bytes = maker.text_bytes if maker else \
+            work.language.text / work.language.articles * bytes_in(articles)
         work.outputs = [str(args.output_file)]
 
 
@@ -539,7 +545,7 @@ def _module(work: Work) -> None:
         work.outputs = [step.argv[-1]]  # the file that is fetched
     elif step.script.startswith("-m wikiextractor"):
         work.outputs, dump = [step.argv[-1]], Path(step.argv[2])  # the folder after -o
-        work.text_bytes = TEXT_BYTES * (dump.stat().st_size / DUMP_BYTES if dump.is_file() else 1)
+        work.text_bytes = work.language.text * (dump.stat().st_size / work.language.dump if dump.is_file() else 1)
 
 
 _DESCRIBE = {"general_distill": _general, "pregenerate_training_data": _pregenerate, "task_distill": _task_distill,

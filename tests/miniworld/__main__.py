@@ -17,8 +17,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
     build = commands.add_parser("build", help="make everything; a world of the same sources is left as it is")
     teachers = commands.add_parser("teachers", help="make it, and an ELECTRA, a NEZHA and an ALBERT in it")
+    chinese = commands.add_parser("chinese", help="make the Chinese part, in a folder of its own")
     serve = commands.add_parser("serve", help="offer a built world on 127.0.0.1 until interrupted")
-    for command in (build, teachers, serve):
+    for command in (build, teachers, chinese, serve):
         command.add_argument("directory", type=Path, help="the world's folder")
     serve.add_argument("--port", type=int, default=0, help="TCP port, 0 for a free one")
     serve.add_argument("--port_file", type=Path, help="file that gets the port once the server answers")
@@ -33,6 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "teachers":
         from .teachers import ensure_teachers  # only here: it loads torch
         ensure_teachers(args.directory)
+        return
+    if args.command == "chinese":
+        from .chinese_bert import ensure_chinese
+        ensure_chinese(args.directory)
         return
     with make_server(args.directory, args.port) as server:
         if args.port_file:

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from .language import REGIONS, Article
 
-_HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="en">
+_HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="{language}">
   <siteinfo>
     <sitename>Miniworld</sitename>
     <dbname>miniworld</dbname>
@@ -73,9 +73,13 @@ def write_dump(path: Path, seed: int, articles: Iterable[Article]) -> None:
         pages.append((article.title, 0, wikitext(rng, article), None))
         if index % 10 == 0:
             pages.append((f"{article.title} (old name)", 0, f"#REDIRECT [[{article.title}]]", article.title))
+    write_pages(path, [page(number, *parts) for number, parts in enumerate(pages, 1)])
+
+
+def write_pages(path: Path, pages: Iterable[str], language: str = "en") -> None:
+    """A .xml.bz2 dump of pages as page() makes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with bz2.open(path, "wt", encoding="utf-8", newline="\n") as handle:
-        handle.write(_HEAD)
-        for number, (title, namespace, text, redirect) in enumerate(pages, 1):
-            handle.write(page(number, title, namespace, text, redirect))
+        handle.write(_HEAD.replace("{language}", language))
+        handle.writelines(pages)
         handle.write("</mediawiki>\n")

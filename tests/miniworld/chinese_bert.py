@@ -25,7 +25,7 @@ from .world import MANIFEST, SEED, fingerprint, is_built, locked_world, timed
 
 SOURCES = ("bert", "chinese", "chinese_bert", "glue_files", "wiki", "world")
 BERT_FOLDER = "google-bert/bert-base-chinese"
-ARTICLES = 40
+ARTICLES = 24
 TRAINING_STEPS, BATCH_SIZE = 60, 32
 WITHOUT_PIECE = "“”…"
 

@@ -57,18 +57,18 @@ set_sizes_english() {
     done
 }
 
-# TNEWS, OCNLI are learnt; of the others two epochs show that nothing breaks.
+# OCNLI is learnt; the others, in an epoch, show that nothing breaks.
 set_sizes_chinese() {
     local task
     export PREGENERATE_FLAGS= EVAL_FLAGS="--max_seq_length 64"
     export GENERAL_FLAGS="--train_batch_size 16 --learning_rate 2e-3"
     export AUGMENT_FLAGS="--N 2"
-    export TEACHER_FLAGS="--max_seq_length 64 --num_train_epochs 2 --train_batch_size 16 --learning_rate 1e-3"
+    export TEACHER_FLAGS="--max_seq_length 64 --num_train_epochs 1 --train_batch_size 16 --learning_rate 1e-3"
     export INTERMEDIATE_FLAGS="--max_seq_length 64 --num_train_epochs 1 --learning_rate 1.5e-3 --eval_step 1000"
     export PREDICTION_FLAGS="--max_seq_length 64 --num_train_epochs 1 --learning_rate 1e-3 --eval_step 1000"
-    for task in TNEWS OCNLI; do
-        export "TEACHER_FLAGS_$task=--num_train_epochs 6" "INTERMEDIATE_FLAGS_$task=--num_train_epochs 2"
-        export "PREDICTION_FLAGS_$task=--num_train_epochs 3"
+    export TEACHER_FLAGS_OCNLI="--num_train_epochs 5" PREDICTION_FLAGS_OCNLI="--num_train_epochs 2"
+    for task in TNEWS AFQMC CSL CLUEWSC2020; do
+        export "INTERMEDIATE_FLAGS_$task=--skip_teacher_check" "PREDICTION_FLAGS_$task=--skip_teacher_check"
     done
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformer.checkpoint import tokenizer_files, write_vocab
 from transformer.config import CONFIG_NAME
 from transformer.fetching.download import MANIFEST_NAME, Missing, fetch, write_manifest
-from transformer.fetching.sources import KNOWN_FILES
+from transformer.fetching.sources import KNOWN_FILES, LOWER_CASED
 from transformer.fetching.transport import NotFound
 from transformer.files import InputError, read_json, write_json
 from transformer.inspection import summary
@@ -82,6 +83,8 @@ def fill_folder(folder: Path, base: str, published: str, source: str, offline: b
         with _blaming_the_content(folder, names, before):
             if vocabulary == TOKENIZER_NAME:
                 _make_vocab(folder, TOKENIZER_CONFIG_NAME in names)
+            if TOKENIZER_CONFIG_NAME in names and TOKENIZER_CONFIG_NAME not in before:
+                _correct_casing(folder, source)
             line = summary(folder)
     finally:
         if not any((folder / name).is_file() for alternatives in MODEL_FILES for name in alternatives):
@@ -118,6 +121,17 @@ def _make_vocab(folder: Path, has_config: bool) -> None:
     lower, _ = casing(folder)
     write_vocab(folder / TOKENIZER_NAME, folder / VOCAB_NAME)
     if casing(folder)[0] != lower:
-        settings = read_json(folder / TOKENIZER_CONFIG_NAME) if has_config else {}
-        write_json(folder / TOKENIZER_CONFIG_NAME, {**settings, "do_lower_case": lower})
+        _write_casing(folder, read_json(folder / TOKENIZER_CONFIG_NAME) if has_config else {}, lower)
     print(f"{folder / VOCAB_NAME} made from {TOKENIZER_NAME}", flush=True)
+
+
+def _correct_casing(folder: Path, source: str) -> None:
+    """Where the hub's tokenizer_config.json is wrong about a model of LOWER_CASED, write what is right into it."""
+    settings = read_json(folder / TOKENIZER_CONFIG_NAME)
+    if settings.get("do_lower_case") is False and any(f"/{name}/resolve/" in source for name in LOWER_CASED):
+        _write_casing(folder, settings, True)
+        print(f"{folder / TOKENIZER_CONFIG_NAME}: do_lower_case made true, as the model was trained", flush=True)
+
+
+def _write_casing(folder: Path, settings: dict[str, Any], lower: bool) -> None:
+    write_json(folder / TOKENIZER_CONFIG_NAME, {**settings, "do_lower_case": lower})

@@ -107,4 +107,6 @@ _TABLE = [Source(name, f"{base}/{name}", size, sha256, licence) for base, licenc
 
 KNOWN_FILES = {source.url: source for source in _TABLE if source.sha256}
 HUB_MODELS = {source.name: source.url.removeprefix(f"{_HUB}/") for source in _TABLE if not source.sha256}
+# Trained on lower-cased text, as Google's code has it, whatever tokenizer_config.json at the hub says.
+LOWER_CASED = ("google-bert/bert-base-chinese",)
 DEFAULT_MODELS = tuple(HUB_MODELS)[:5]  # BERT-base and those fine-tuned on the four tasks of the reproduction

@@ -66,7 +66,8 @@ set_sizes_chinese() {
     export TEACHER_FLAGS="--max_seq_length 64 --num_train_epochs 1 --train_batch_size 16 --learning_rate 1e-3"
     export INTERMEDIATE_FLAGS="--max_seq_length 64 --num_train_epochs 1 --learning_rate 1.5e-3 --eval_step 1000"
     export PREDICTION_FLAGS="--max_seq_length 64 --num_train_epochs 1 --learning_rate 1e-3 --eval_step 1000"
-    export TEACHER_FLAGS_OCNLI="--num_train_epochs 5" PREDICTION_FLAGS_OCNLI="--num_train_epochs 2"
+    export TEACHER_FLAGS_OCNLI="--num_train_epochs 5" INTERMEDIATE_FLAGS_OCNLI="--num_train_epochs 2"
+    export PREDICTION_FLAGS_OCNLI="--num_train_epochs 3"
     for task in TNEWS AFQMC CSL CLUEWSC2020; do
         export "INTERMEDIATE_FLAGS_$task=--skip_teacher_check" "PREDICTION_FLAGS_$task=--skip_teacher_check"
     done

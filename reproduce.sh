@@ -140,11 +140,18 @@ if ! $apart; then teams=("$(IFS=+; echo "${students[*]}")"); fi
 [[ $settings == paper || $language == english ]] || die "--settings earlier is not for Chinese, which that \
 reproduction did not train: drop one of them"
 
-key() { tr '[:upper:]' '[:lower:]' <<<"$1" | tr -d '_.-'; }
+key() { tr '[:upper:]' '[:lower:]' <<<"${1//[_.-]/}"; }
 
-capitals() { key "$1" | tr '[:lower:]' '[:upper:]'; }  # of tasks, as variables name them
+capitals() { tr '[:lower:]' '[:upper:]' <<<"${1//[_.-]/}"; }  # of tasks, as variables name them
 
-unique() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
+# Its words, each once. Like what follows, without a process for it: a run asks some thousand times.
+unique() {
+    local word seen=" "
+    for word; do
+        if [[ $seen != *" $word "* ]]; then echo "$word"; fi
+        seen+="$word "
+    done
+}
 
 english="RTE SST-2 CoLA MRPC STS-B QNLI QQP MNLI WNLI SQuAD1 SQuAD2"
 chinese="AFQMC TNEWS IFLYTEK CMNLI OCNLI CSL CLUEWSC2020 ChnSentiCorp XNLI-zh"
@@ -205,11 +212,11 @@ if ((${#variants[@]} && ! ${#seeds[@]})); then seeds=(42); fi
 has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1 "* ]]; }
 
 # The steps in order. Those of one stage are one string and do not depend on each other.
-glue=() augment=() teachers=()
+glue=() augment=() teachers=() keys=()
 for task in "${tasks[@]}"; do
-    glue+=("glue_$(key "$task")")
-    if is_augmented "$task"; then augment+=("augment_$(key "$task")"); fi
-    teachers+=("teacher_$(key "$task")")
+    name=$(key "$task")
+    keys+=("$name") glue+=("glue_$name") teachers+=("teacher_$name")
+    if is_augmented "$task"; then augment+=("augment_$name"); fi
 done
 general=("${teams[@]/#/general_}")
 if $published; then general=("${students[@]/#/general_}"); fi
@@ -240,8 +247,8 @@ for stage in intermediate prediction eval; do
                 no_pred/* | search_*) run=full/${run#*/} ;;  # the same student
             esac
         fi
-        for task in "${tasks[@]}"; do
-            for student in "${who[@]}"; do names+=("$run${stage}_${student}_$(key "$task")"); done
+        for key in "${keys[@]}"; do
+            for student in "${who[@]}"; do names+=("$run${stage}_${student}_$key"); done
         done
     done
     chains+=("$(unique ${names[@]+"${names[@]}"})")
@@ -261,9 +268,10 @@ if ((${#devices[@]} && ${#devices[@]} < JOBS)); then branches=("${general[*]}" "
 stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${branches[@]}" "${chains[@]}")
 
 task_of() {
-    local task
-    for task in "${tasks[@]}"; do [[ $(key "$task") == "${1##*_}" ]] && echo "$task"; done
-    return 0
+    local number
+    for number in "${!tasks[@]}"; do
+        if [[ ${keys[number]} == "${1##*_}" ]]; then echo "${tasks[number]}"; fi
+    done
 }
 
 fetch() {
@@ -274,7 +282,11 @@ sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
 }
 
 # The students of a step: 4l and 6l of full/seed_1/intermediate_4l+6l_rte.
-students_of() { cut -d_ -f2 <<<"${1##*/}" | tr + ' '; }
+students_of() {
+    local who=${1##*/}
+    who=${who#*_} who=${who%%_*}
+    echo "${who//+/ }"
+}
 
 # The steps that train the students of a step one by one: general_4l and general_6l of general_4l+6l. Of others, itself.
 one_by_one() {
@@ -399,7 +411,7 @@ what() {
 
 # What each step does: the commands of the README, or of docs/chinese.md.
 run_step() {
-    local step=${1##*/} run= variant=full named= seed= task student again answers
+    local step=${1##*/} key=${1##*_} run= variant=full named= seed= task student again answers
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
@@ -424,12 +436,12 @@ run_step() {
         [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
         general=models/distilled_tinybert_$student$zh
         if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
-        intermediate=models/${run}tmp_distilled_tinybert_${student}_$(key "$task")
+        intermediate=models/${run}tmp_distilled_tinybert_${student}_$key
         case $variant in
             no_gd) general=$config ;;
             no_td) intermediate=$general ;;
             no_pred | search_*)
-                intermediate=models/runs/full/${run#runs/*/}tmp_distilled_tinybert_${student}_$(key "$task") ;;
+                intermediate=models/runs/full/${run#runs/*/}tmp_distilled_tinybert_${student}_$key ;;
         esac
         configs+=("$config") generals+=("$general") intermediates+=("$intermediate")
     done
@@ -471,21 +483,21 @@ run_step() {
                 ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
         fix) python "$kit/fix_teacher_layers.py" ${zh:+"$bert"} ;;
         teacher_*)
-            again=$(again "models/final_$(key "$task")_teacher/run.json")
+            again=$(again "models/final_${key}_teacher/run.json")
             python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} $again \
                 $(added TEACHER "$task") ;;
         intermediate_*)
             again=$(again "${intermediates[@]/%//run.json}")
-            python "$kit/task_distill.py" --teacher_model "models/final_$(key "$task")_teacher" \
+            python "$kit/task_distill.py" --teacher_model "models/final_${key}_teacher" \
                 --student_model "${generals[@]}" --data_dir "data/glue_data/$task" \
                 --task_name "$task" --output_dir "${intermediates[@]}" \
                 $again $intermediate_settings $aug_train \
                 $lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
-            again=$(again "models/${run}distilled_tinybert_${student}_$(key "$task")/run.json")
-            python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_$(key "$task")_teacher" \
+            again=$(again "models/${run}distilled_tinybert_${student}_$key/run.json")
+            python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_${key}_teacher" \
                 --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
-                --output_dir "models/${run}distilled_tinybert_${student}_$(key "$task")" $again \
+                --output_dir "models/${run}distilled_tinybert_${student}_$key" $again \
                 $lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the server
@@ -494,8 +506,8 @@ run_step() {
             if is_squad "$task"; then answers=--save_predictions; fi
             python "$kit/task_distill.py" --do_eval $answers \
                 $lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
-                --student_model "models/${run}distilled_tinybert_${student}_$(key "$task")" \
-                --output_dir "results/${run}${student}_$(key "$task")" $eval_settings $(added EVAL "$task") ;;
+                --student_model "models/${run}distilled_tinybert_${student}_$key" \
+                --output_dir "results/${run}${student}_$key" $eval_settings $(added EVAL "$task") ;;
         *) echo "unknown step $step" >&2; return 2 ;;
     esac
 }
@@ -537,12 +549,12 @@ step() {
     fi
     for name in $(relatives "$1"); do
         name=results/steps/$name.spent
-        if mv "$name" "$base.taken" 2>/dev/null; then  # by one of two relatives that start at once
+        if [[ -e $name ]] && mv "$name" "$base.taken" 2>/dev/null; then  # by one of two relatives that start at once
             before=$((before + $(<"$base.taken")))
             echo 0 >"$name"  # still tells that it was tried
         fi
     done
-    rm -f "$base.taken"
+    if [[ -e $base.taken ]]; then rm -f "$base.taken"; fi
     echo "$before" >"$spent"
     echo "$1: $(what "$1") ..."
     trap 'echo $((before + SECONDS - begin)) >"$spent"; exit 143' INT TERM HUP
@@ -554,7 +566,7 @@ step() {
     rm -f "${wishes[@]}"
     echo $((before + SECONDS - begin)) >"$mark"
     for name in $(relatives "$1"); do
-        if is_finished "$name"; then rm -f "results/steps/$name.spent"; fi
+        if [[ -e results/steps/$name.spent ]] && is_finished "$name"; then rm -f "results/steps/$name.spent"; fi
     done
     case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
         teacher_* | prediction_* | eval_*)
@@ -640,7 +652,7 @@ for task in "${tasks[@]}"; do
     elif ! is_finished "$name"; then
         # shellcheck disable=SC2068
         for other in ${stages[@]}; do
-            if [[ $other == *intermediate_*"_$(key "$task")" && $other != no_da/* ]] && is_finished "$other" &&
+            if [[ $other == *intermediate_*"_${name#augment_}" && $other != no_da/* ]] && is_finished "$other" &&
                 [[ -z $from || $'\n'$(anew)$'\n' != *$'\n'"$other"$'\n'* ]]; then
                 die "step $other was done without augmented data: --from $name does it again with it"
             fi

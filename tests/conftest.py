@@ -53,6 +53,11 @@ TEACHERS = {  # of other families: what sets their config.json apart
 STUDENT = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16, **SIZES}
 
 
+def pytest_make_parametrize_id(config, val, argname) -> str | None:
+    """Long bytes are named by their length: zip files hold the time, and `pytest -n 2` wants equal names in both."""
+    return f"{argname}_of_{len(val)}" if isinstance(val, bytes) and len(val) > 20 else None
+
+
 def sentence(number: int) -> str:
     """The sentence of a number: three words, the second from 0 to 2 deciding what the tasks ask."""
     return f"the {WORDS[2 + number % 3]} {WORDS[5 + number // 3 % 3]} the {WORDS[8 + number // 9 % 4]} bird"

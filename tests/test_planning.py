@@ -8,10 +8,13 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -624,13 +627,38 @@ def planned(tmp_path):
     folder.mkdir()
 
     def call(*argv: str, **environment: str):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{call.python}:{os.environ['PATH']}"
         run = subprocess.run(["bash", ROOT / "reproduce.sh", "--plan", *argv], cwd=folder, capture_output=True,
                              text=True, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment})
         lines = run.stdout.splitlines()
         return run.returncode, {line.split()[0]: line.split()[1:] for line in lines if line}, lines, run.stderr
-    call.folder = folder
+    call.folder, call.python = folder, Path(sys.executable).parent
     return call
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """A folder with a `python` for reproduce.sh --plan: a process does it that has loaded what it needs."""
+    server = [sys.executable, str(ROOT / "tests" / "miniworld" / "prefork.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        client = shlex.join([server[0], "-S", "-E", server[1], f"{folder}/socket"])
+        (Path(folder) / "python").write_text('#!/bin/bash\n[[ "$1 $2" == "-m transformer.planning" ]] || exit 3\n'
+                                             f'exec {client} {ROOT}/transformer/planning/__main__.py "${{@:3}}"\n')
+        (Path(folder) / "python").chmod(0o755)
+        with subprocess.Popen([*server, "socket"], cwd=folder, env=environment) as process:
+            while not Path(folder, "socket").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield Path(folder)
+            process.kill()
+
+
+@pytest.fixture
+def planned_soon(planned, loaded):
+    """The same without a start of python."""
+    planned.python = loaded
+    return planned
 
 
 def test_plan_of_an_empty_folder_creates_nothing(planned):
@@ -647,39 +675,40 @@ def test_plan_of_an_empty_folder_creates_nothing(planned):
     assert any(line.startswith("assumed: as many rows as the official files have: ") for line in lines)
 
 
-def test_plan_of_chinese(planned):
+def test_plan_of_chinese(planned_soon):
     """Rows of CLUE; CLUEWSC2020 is not augmented; nothing is missing."""
-    status, rows, lines, errors = planned("--language", "chinese", "--tasks", "TNEWS,wsc", "--students", "4l",
-                                          "--published", AUGMENT_FLAGS="--N 2", TASK_FLAGS_TNEWS="--eval_batch_size 8")
+    status, rows, lines, errors = planned_soon("--language", "chinese", "--tasks", "TNEWS,wsc", "--students", "4l",
+                                               "--published", AUGMENT_FLAGS="--N 2",
+                                               TASK_FLAGS_TNEWS="--eval_batch_size 8")
     assert status == 0 and not errors, (lines, errors)
     assert rows["augment_tnews"][:2] == ["open", "53,360"] and "augment_cluewsc2020" not in rows
     assert rows["intermediate_4l_tnews"][:3] == ["open", "160,080", "100,040"]  # 53360 x 3 / 32, 20 times
     assert rows["intermediate_4l_cluewsc2020"][:3] == ["open", "1,244", "760"]
-    assert rows["eval_4l_tnews"][:2] == ["open", "20,000"] and list(planned.folder.iterdir()) == []
+    assert rows["eval_4l_tnews"][:2] == ["open", "20,000"] and list(planned_soon.folder.iterdir()) == []
     assert any(line.startswith("assumed: 22 words in a text: ") for line in lines)
 
 
-def test_plan_where_steps_are_done(planned, template):
+def test_plan_where_steps_are_done(planned_soon, template):
     """What is done takes nothing; what a done step should have left and is not there is missing; --from does it."""
-    steps = planned.folder / "results" / "steps"
+    steps = planned_soon.folder / "results" / "steps"
     write_lines(steps / "settings", ["paper"])
     done = subprocess.run(["bash", ROOT / "reproduce.sh", "--list", "--tasks", "MRPC", "--students", "4l"],
-                          cwd=planned.folder, capture_output=True, text=True, check=True).stdout.split()
+                          cwd=planned_soon.folder, capture_output=True, text=True, check=True).stdout.split()
     for name in done[:done.index("augment_mrpc")]:
         write_lines(steps / f"{name}.seconds", ["1"])
     write_lines(steps / "augment_mrpc.log", ["stopped"])
-    data, models = planned.folder / "data", planned.folder / "models"
+    data, models = planned_soon.folder / "data", planned_soon.folder / "models"
     shutil.copytree(template / "glue", data / "glue_data")
     write_lines(data / "glue_data" / "MRPC" / "test.tsv",
                 ["index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t1\t2\ta\tb"])
     for folder, source in (("bert-base-uncased", "bert"), ("final_mrpc_teacher", "teacher_mrpc"),
                            ("distilled_tinybert_4l", "general")):
         shutil.copytree(template / source, models / folder)
-    before = sorted(planned.folder.rglob("*"))
+    before = sorted(planned_soon.folder.rglob("*"))
     flags = {"TASK_FLAGS_MRPC": "--max_seq_length 32", "INTERMEDIATE_FLAGS": "--train_batch_size 8",
              "PREDICTION_FLAGS": "--train_batch_size 8", "TEACHER_FLAGS": "--train_batch_size 8"}
-    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
-    assert sorted(planned.folder.rglob("*")) == before
+    status, rows, lines, errors = planned_soon("--tasks", "MRPC", "--students", "4l", **flags)
+    assert sorted(planned_soon.folder.rglob("*")) == before
     assert rows["general_4l"][0] == "done" and rows["augment_mrpc"][:2] == ["begun", "24"]
     assert rows["intermediate_4l_mrpc"][:3] == ["open", "984", "2,460"]  # 20 epochs of 984 / 8
     missing = [line for line in lines if line.startswith("missing: ") and "GPU" not in line]
@@ -689,33 +718,33 @@ def test_plan_where_steps_are_done(planned, template):
 
     (data / "glue_data" / "MRPC" / "train_aug.tsv").unlink()
     write_lines(steps / "augment_mrpc.seconds", ["1"])
-    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", **flags)
+    status, rows, lines, errors = planned_soon("--tasks", "MRPC", "--students", "4l", **flags)
     assert status == 2 and any("train_aug.tsv: step augment_mrpc is done, and it is gone" in line for line in lines)
     (steps / "augment_mrpc.seconds").unlink()
     write_lines(data / "glove.840B.300d.txt", ["the 1"])
-    write_lines(planned.folder / "results" / "rehearsal.json", ['{"machine": {"cores": 0, "gpus": []}}'])
-    status, rows, lines, errors = planned("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)
+    write_lines(planned_soon.folder / "results" / "rehearsal.json", ['{"machine": {"cores": 0, "gpus": []}}'])
+    status, rows, lines, errors = planned_soon("--tasks", "MRPC", "--students", "4l", "--from", "teacher_mrpc", **flags)
     assert status == 0 and not errors, (lines, errors)
     assert [rows[name][0] for name in ("fix", "teacher_mrpc", "general_4l", "augment_mrpc", "eval_4l_mrpc")] == \
         ["done", "open", "done", "begun", "open"]
 
 
-def test_plan_of_both_students(planned):
+def test_plan_of_both_students(planned_soon):
     """In one row, of which that is left which is not done yet, as in a folder of an earlier version."""
     def missing() -> tuple[list[str], list[str]]:
-        _, rows, lines, _ = planned("--tasks", "RTE", CONFIG_4L="small", CONFIG_6L="large")
+        _, rows, lines, _ = planned_soon("--tasks", "RTE", CONFIG_4L="small", CONFIG_6L="large")
         found = [line.split(": ")[2] for line in lines if line.startswith("missing: general")]
         return rows["general_4l+6l"], [what for what in found if what != "memory"]  # of two as large as BERT-base
 
     row, found = missing()
     assert row[:3] == ["open", "32,000,000", "375,000"] and found == ["small/config.json", "large/config.json"]
-    write_lines(planned.folder / "results" / "steps" / "settings", ["paper"])
-    write_lines(planned.folder / "results" / "steps" / "general_4l.seconds", ["1"])
+    write_lines(planned_soon.folder / "results" / "steps" / "settings", ["paper"])
+    write_lines(planned_soon.folder / "results" / "steps" / "general_4l.seconds", ["1"])
     row, found = missing()
     assert row[:3] == ["open", "32,000,000", "375,000"] and found == ["large/config.json"]
-    write_lines(planned.folder / "results" / "steps" / "general_6l.log", ["begun"])
+    write_lines(planned_soon.folder / "results" / "steps" / "general_6l.log", ["begun"])
     assert missing()[0][0] == "begun"
-    write_lines(planned.folder / "results" / "steps" / "general_6l.seconds", ["1"])
+    write_lines(planned_soon.folder / "results" / "steps" / "general_6l.seconds", ["1"])
     row, found = missing()
     assert row[0] == "done" and not found
 

@@ -52,6 +52,19 @@ def templates(tmp_path_factory) -> dict[str, dict]:
     return records
 
 
+@pytest.fixture(autouse=True)
+def outlines(request, monkeypatch):
+    """Pictures are made up to where they are painted, which takes longer than the rest of a report; tests with the
+    fixture `painted` have them whole."""
+    if "painted" not in request.fixturenames:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, handle, **settings: None)
+
+
+@pytest.fixture
+def painted():
+    """For tests that look at pictures."""
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch, templates):
     """Works in an empty folder; make(path, score, ...) makes a finished run below models. says: variant and student in
@@ -630,7 +643,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_page_stands_alone_and_its_links_lead_somewhere(world):
+def test_page_stands_alone_and_its_links_lead_somewhere(painted, world):
     seeds(world)
     for student in ("4l", "6l"):
         world(f"distilled_tinybert_{student}", 0.0, script="general_distill")

@@ -1,7 +1,7 @@
 """Scripts run by a process that has loaded what they load: it forks a copy of itself for each.
 
     python tests/miniworld/prefork.py SOCKET                     serves until it is killed
-    python -S -E tests/miniworld/prefork.py SOCKET SCRIPT ARG    runs a script there; its output and exit status
+    python -S -E tests/miniworld/prefork.py SOCKET SCRIPT ARG    runs a script there; its input, output and exit status
 
 SOCKET is a path from the working directory of both. The second imports almost nothing. A start with torch, matplotlib
 and scikit-learn takes two to three seconds of one core, and the chain has some fifty.
@@ -46,10 +46,10 @@ def _run(connection: socket.socket) -> None:
     import traceback
 
     from transformer.stopwatch import STOPWATCH
-    message, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     command = json.loads(message)
-    for number, output in enumerate(outputs, 1):
-        os.dup2(output, number)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
     os.chdir(command["directory"])
     os.environ.clear()
     os.environ.update(command["environment"])
@@ -73,7 +73,7 @@ def ask(path: str, argv: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         command = {"argv": argv, "directory": str(Path.cwd()), "environment": dict(os.environ)}
-        socket.send_fds(connection, [json.dumps(command).encode()], [1, 2])
+        socket.send_fds(connection, [json.dumps(command).encode()], [0, 1, 2])
         status = connection.recv(1)
     return status[0] if status else 1
 

@@ -29,7 +29,8 @@ _WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 class Source(ABC):
     """A table of others: its path; names, of its columns, in their order; note, on how it is read."""
-    number_of = "row"  # what place() counts
+    number_of = "row"       # what place() counts
+    has_delimiter = False   # whether it is CSV
 
     def __init__(self, path: Path, names: list[str], note: str):
         self.path = path
@@ -90,7 +91,8 @@ class _Text(Source):
         number, why = 0, "it ends within a character"
         with open(self.path, "rb") as handle:
             try:
-                for number, line in enumerate(iter(functools.partial(read_line, handle), b""), 1):
+                for line in iter(functools.partial(read_line, handle), b""):
+                    number += 1
                     decoder.decode(line)
                 decoder.decode(b"", final=True)
             except UnicodeDecodeError as error:
@@ -108,6 +110,7 @@ def _bounded(handle: TextIO) -> Iterator[str]:
 
 class _Csv(_Text):
     """A table whose fields may stand in quotes, as RFC 4180 has it, with any delimiter."""
+    has_delimiter = True
 
     def __init__(self, path: Path, encoding: str, delimiter: str | None, wanted: Sequence[str]):
         super().__init__(path, encoding)
@@ -178,13 +181,18 @@ class _Tsv(_Text):
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         """See Source; empty lines are passed over."""
-        places, width = [self.names.index(column) for column in columns], len(self.names)
+        places, width, quoted = [self.names.index(column) for column in columns], len(self.names), 0
         for number, cells in enumerate(self._cells(), 1):
             if len(cells) != width and cells != [""]:
-                raise InputError(f"{self.place(number)}: {len(cells)} columns, expected {width} as in the header; where "
-                                 "texts with tabs or line breaks stand in quotes, --delimiter tab reads them as CSV")
+                raise InputError(f"{self.place(number)}: {len(cells)} columns, expected {width} as in the header; "
+                                 "where texts with tabs or line breaks stand in quotes, --delimiter tab reads them")
             if number > 1 and cells != [""]:
-                yield number, [cells[place] for place in places]
+                row = [cells[place] for place in places]
+                quoted += any(cell.startswith('"') and '""' in cell for cell in row)
+                yield number, row
+        if quoted:
+            print(f"warning: {self.path}: {quoted:,} rows have texts in quotes, with doubled ones in them: --delimiter "
+                  "tab takes them off, as of CSV", flush=True)
 
 
 class _JsonLines(_Text):
@@ -233,18 +241,19 @@ class _Arrow(Source):
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         """See Source; of named classes -1, which datasets has for none, is None."""
-        number = 0
         classes = {place: self._classes[column] for place, column in enumerate(columns) if column in self._classes}
+        for number, row in enumerate(self._values(columns), 1):
+            for place, names in classes.items():
+                label = row[place]
+                if label is not None and not -1 <= label < len(names):
+                    raise InputError(f"{self.place(number)}: class {label}, and the file names {len(names)}")
+                row[place] = None if label in (None, -1) else names[label]
+            yield number, row
+
+    def _values(self, columns: Sequence[str]) -> Iterator[list[Any]]:
         for batch in self._batches(list(columns)):
-            values = [batch.column(batch.schema.get_field_index(column)).to_pylist() for column in columns]
-            for number, row in enumerate(zip(*values), number + 1):
-                row = list(row)
-                for place, names in classes.items():
-                    label = row[place]
-                    if label is not None and not -1 <= label < len(names):
-                        raise InputError(f"{self.place(number)}: class {label}, and the file names {len(names)}")
-                    row[place] = None if label in (None, -1) else names[label]
-                yield number, row
+            places = map(batch.schema.get_field_index, columns)
+            yield from map(list, zip(*(batch.column(place).to_pylist() for place in places)))
 
 
 def _pyarrow(module: str, path: Path, what: str) -> Any:
@@ -273,7 +282,7 @@ def _open_arrow(path: Path, files: list[Path]) -> _Arrow:
     ipc = _pyarrow("ipc", path, "a table of Hugging Face's datasets, in Arrow files")
     memory_map = importlib.import_module("pyarrow").memory_map
 
-    def batches(columns: list[str]) -> Iterator[RecordBatch]:
+    def batches(_: list[str]) -> Iterator[RecordBatch]:
         for file in files:
             with _undamaged(file):
                 yield from ipc.open_stream(memory_map(str(file)))

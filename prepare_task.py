@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transformer.cli import Parser, add_run_flags, number, positive, print_settings, proportion, run_script
-from transformer.data.foreign import DELIMITERS, Source, open_source, splits_of
-from transformer.data.gathering import ClassNames, Rows, Scores, gather, held_out
+from transformer.data.foreign import DELIMITERS, ForeignTable, open_source, splits_of
+from transformer.data.gathering import ClassNames, Rows, ScoreRange, gather, held_out
 from transformer.data.showing import SHOWN_ROWS, show_rows, shown, suggest_length
-from transformer.files import InputError, atomic_write, find_model, naming, read_json, require_no_file
+from transformer.files import InputError, atomic_write, find_model, naming, read_json, remove_abandoned, require_no_file
 from transformer.kinds import kind_of
 from transformer.tasks.head import CLASS_METRICS
 from transformer.tasks.own import TASK_JSON, TEST_FILE, VERSION, own_task, write_task
@@ -86,7 +86,7 @@ def check_flags(parser: Parser, argv: list[str] | None, args: argparse.Namespace
     limits = args.regression
     if limits and (len(limits) != 2 or limits[0] >= limits[1]):
         parser.error("--regression takes no number, or the lowest and the highest score")
-    if args.metric and (args.metric == "corr") != (limits is not None):
+    if args.metric and (args.metric in CLASS_METRICS) != (limits is None):
         parser.error(f"--metric {args.metric} is for {'scores: add' if limits is None else 'classes: drop'} "
                      "--regression, or take another")
     args.metric = args.metric or ("acc" if limits is None else "corr")
@@ -119,10 +119,12 @@ def task_of(args: argparse.Namespace, length: int, answers: dict[str, Any], rows
 
 def check_place(args: argparse.Namespace) -> None:
     """InputError where the folder cannot be the task's, or holds more than prepare_task.py has written there."""
-    any_head = {"kind": "score", "range": [0, 1]} if args.metric == "corr" else \
-        {"kind": "classes", "labels": ["no", "yes"]}
+    any_head = {"kind": "classes", "labels": ["no", "yes"]} if args.regression is None else \
+        {"kind": "score", "range": [0, 1]}
     task_of(args, args.max_seq_length or LENGTH, any_head, {"train.tsv": 1, "dev.tsv": 1})
     require_no_file(args.output_dir)
+    for name in (*FILES, TASK_JSON):
+        remove_abandoned(args.output_dir, name)
     found = {path.name for path in args.output_dir.iterdir()} if args.output_dir.is_dir() else set()
     others = sorted(found - {TASK_JSON, *FILES}) if TASK_JSON in found else sorted(found)
     if others:
@@ -130,7 +132,7 @@ def check_place(args: argparse.Namespace) -> None:
                          "folder, or delete this one")
 
 
-def open_sources(args: argparse.Namespace) -> dict[str, list[Source]]:
+def open_sources(args: argparse.Namespace) -> dict[str, list[ForeignTable]]:
     """The tables of each file that is to be written; InputError where one is not there, or lacks a column."""
     splits = splits_of(args.train)
     if "train" in splits:
@@ -142,13 +144,15 @@ def open_sources(args: argparse.Namespace) -> dict[str, list[Source]]:
         wanted = [*args.text, args.label] if name in ("train.tsv", "dev.tsv") else args.text
         sources[name] = [open_source(path, wanted, args.encoding, args.delimiter) for path in paths if path]
         for source in sources[name]:
+            if args.output_dir.resolve() in source.path.resolve().parents:
+                raise InputError(f"{source.path} stands in --output_dir, where it would be written over: name another")
             print(f"{name}: from {source.path} ({source.note})", flush=True)
     if args.delimiter and not any(source.has_delimiter for of_name in sources.values() for source in of_name):
         raise InputError("--delimiter is for CSV, and none of the files is one: drop it")
     return sources
 
 
-def read_sources(args: argparse.Namespace, sources: dict[str, list[Source]], reader: ClassNames | Scores,
+def read_sources(args: argparse.Namespace, sources: dict[str, list[ForeignTable]], reader: ClassNames | ScoreRange,
                  stack: contextlib.ExitStack) -> dict[str, Rows]:
     """The rows of each file, of those that are there; of train and dev those with a label."""
     place = next(folder for folder in (args.output_dir, *args.output_dir.parents) if folder.is_dir())
@@ -173,9 +177,8 @@ def read_sources(args: argparse.Namespace, sources: dict[str, list[Source]], rea
         tables[name] = rows.only(kept)
         if not kept.any():
             raise InputError(f"{of_name[0].path} holds no rows{' with ' + what if len(rows) else ''}")
-        if name == "train.tsv" and isinstance(reader, ClassNames):
-            reader.check(len(tables[name]), args.label)
-            reader.closed = True
+        if name == "train.tsv":
+            reader.settle(tables[name], args.label)
     return tables
 
 
@@ -253,19 +256,17 @@ def main(argv: list[str] | None = None) -> None:
     model = open_model(args)
     sources = open_sources(args)
     names = ClassNames() if args.regression is None else None
+    reader = names or ScoreRange(*args.regression)
     with contextlib.ExitStack() as stack, naming(args.output_dir):
-        tables = read_sources(args, sources, names or Scores(*args.regression), stack)
+        tables = read_sources(args, sources, reader, stack)
         split_dev(args, tables)
         treat_leaks(args, tables)
         show_rows(tables, names, args.metric)
         length = suggest_length(tables["train.tsv"], *model, args.max_seq_length) if model else \
             args.max_seq_length or LENGTH
-        labels = [rows.labels for rows in tables.values() if rows.labelled.any()]
-        low_high = args.regression or [float(function(np.concatenate(labels))) for function in (np.min, np.max)]
-        answers = {"kind": "classes", "labels": names.in_order()} if names else {"kind": "score", "range": low_high}
         counts = {name: len(rows) for name, rows in tables.items()}
         test = {"test_has_labels": bool(tables[TEST_FILE].labelled.any())} if TEST_FILE in tables else {}
-        task = task_of(args, length, answers, counts, **test)
+        task = task_of(args, length, reader.described(tables.values()), counts, **test)
         write_files(args, tables, task)
     print(f"{args.output_dir}: the task {task.name}: " + ", ".join(f"{count:,} rows in {name}" for name, count in
                                                                    counts.items()), flush=True)

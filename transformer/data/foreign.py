@@ -27,7 +27,7 @@ _SHOWN_COLUMNS = 30        # of a table that lacks one
 _WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
-class Source(ABC):
+class ForeignTable(ABC):
     """A table of others: its path; names, of its columns, in their order; note, on how it is read."""
     number_of = "row"       # what place() counts
     has_delimiter = False   # whether it is CSV
@@ -57,7 +57,7 @@ class Source(ABC):
                 raise InputError(f"{self.path} has {self.names.count(column)} columns {column!r}: rename all but one")
 
 
-class _Text(Source):
+class _Text(ForeignTable):
     """A table in a file of text."""
     number_of = "line"
 
@@ -138,7 +138,7 @@ class _Csv(_Text):
             return []
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-        """See Source; empty lines are passed over."""
+        """See ForeignTable; empty lines are passed over."""
         csv.field_size_limit(_LONGEST_FIELD)
         places, width = [self.names.index(column) for column in columns], len(self.names)
         reader = csv.reader(self.lines(""), delimiter=self.delimiter, strict=True)
@@ -180,7 +180,7 @@ class _Tsv(_Text):
         return (line.removesuffix("\n").removesuffix("\r").split("\t") for line in self.lines("\n"))
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-        """See Source; empty lines are passed over."""
+        """See ForeignTable; empty lines are passed over."""
         places, width, quoted = [self.names.index(column) for column in columns], len(self.names), 0
         for number, cells in enumerate(self._cells(), 1):
             if len(cells) != width and cells != [""]:
@@ -223,12 +223,12 @@ class _JsonLines(_Text):
             yield number, row
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        """See Source; what a row lacks is None."""
+        """See ForeignTable; what a row lacks is None."""
         for number, row in self._objects():
             yield number, [row.get(column) for column in columns]
 
 
-class _Arrow(Source):
+class _Arrow(ForeignTable):
     """A table in Arrow's memory: Parquet, or the files of datasets. Numbers of classes that it names are the names."""
 
     def __init__(self, path: Path, note: str, schema: Schema, batches: Callable[[list[str]], Iterator[RecordBatch]]):
@@ -240,7 +240,7 @@ class _Arrow(Source):
                          if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        """See Source; of named classes -1, which datasets has for none, is None."""
+        """See ForeignTable; of named classes -1, which datasets has for none, is None."""
         classes = {place: self._classes[column] for place, column in enumerate(columns) if column in self._classes}
         for number, row in enumerate(self._values(columns), 1):
             for place, names in classes.items():
@@ -326,7 +326,7 @@ def shown_delimiter(delimiter: str) -> str:
 
 
 def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8", delimiter: str | None = None,
-                ) -> Source:
+                ) -> ForeignTable:
     """The table in a file, or in a folder that datasets has saved.
 
     wanted: names of columns, by which the delimiter of a CSV is found where none is given; a TSV with a delimiter is
@@ -336,7 +336,7 @@ def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8"
     path = find_input(path)
     kind = path.suffix.lower()
     if path.is_dir():
-        source: Source = _open_folder(path)
+        source: ForeignTable = _open_folder(path)
     elif kind in _WORKBOOKS:
         raise InputError(f"{path} is a workbook: save the sheet as CSV UTF-8")
     elif kind in (".parquet", ".pq"):

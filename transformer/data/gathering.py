@@ -11,16 +11,15 @@ import itertools
 import math
 import re
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 
-from transformer.data.foreign import Source
+from transformer.data.foreign import ForeignTable
 from transformer.files import InputError
-from transformer.tasks.clue_files import cell
+from transformer.tasks.clue_files import as_cell
 
 MAX_CLASSES = 1000
 
@@ -86,11 +85,12 @@ class Rows:
 
 
 class ClassNames:
-    """The classes by their numbers, as they turn up; `closed` when no more may come."""
+    """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them."""
+    typecode = "i"  # of array, of what read() gives
 
     def __init__(self):
         self.numbers: dict[str, int] = {}
-        self.closed = False
+        self._closed = False
 
     def read(self, value: Any, place: Callable[[], str]) -> tuple[str, int]:
         """The name and the number of a label: a text, a whole number, or true or false; empty where there is none."""
@@ -99,7 +99,7 @@ class ClassNames:
             return "", _NO_CLASS
         number = self.numbers.get(text)
         if number is None:
-            if self.closed:
+            if self._closed:
                 raise InputError(f"{place()}: label {text[:50]!r}, which the train file lacks; it has "
                                  f"{', '.join(sorted(self.numbers)[:20])}: take the row out, or give the train file "
                                  "rows of that class")
@@ -108,18 +108,20 @@ class ClassNames:
                 self._refuse(f"more than {MAX_CLASSES:,} classes", place())
         return text, number
 
-    def check(self, rows: int, label: str) -> None:
-        """InputError where `rows` rows have one class, or so many that the column `label` holds something else."""
+    def settle(self, rows: Rows, label: str) -> None:
+        """Take no more classes than the rows of train have; InputError where these have one, or so many that the column
+        `label` holds something else."""
         count = len(self.numbers)
         if count == 1:
             raise InputError(f"column {label!r} says {next(iter(self.numbers))!r} in every row: a classifier needs two "
                              "classes")
-        if count > 2 and (count == rows or count > max(_FEW_CLASSES, rows // 2)):
-            self._refuse(f"{count:,} classes in {rows:,} rows", f"column {label!r}")
+        if count > 2 and (count == len(rows) or count > max(_FEW_CLASSES, len(rows) // 2)):
+            self._refuse(f"{count:,} classes in {len(rows):,} rows", f"column {label!r}")
+        self._closed = True
 
     def _refuse(self, what: str, where: str) -> None:
         first = next(iter(self.numbers))
-        if all(map(_is_number, self.numbers)):
+        if all(map(_says_number, self.numbers)):
             raise InputError(f"{where}: {what}, and all are numbers: did you mean --regression?")
         raise InputError(f"{where}: {what}, such as {first[:50]!r}: that is a column of texts, not of labels; --label "
                          "names that of the labels")
@@ -129,19 +131,41 @@ class ClassNames:
         names = list(self.numbers)
         return sorted(names, key=int) if all(re.fullmatch(r"[+-]?\d+", name) for name in names) else sorted(names)
 
+    def counts(self, rows: Rows) -> dict[str, int]:
+        """Rows of each class, in order."""
+        counts = np.bincount(rows.labels[rows.labelled], minlength=len(self.numbers))
+        return {name: int(counts[self.numbers[name]]) for name in self.in_order()}
 
-def _is_number(text: str) -> bool:
+    def described(self, _: Iterable[Rows]) -> dict[str, Any]:
+        """As task.json has it."""
+        return {"kind": "classes", "labels": self.in_order()}
+
+
+def _says_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
         return False
 
 
-class Scores:
+class ScoreRange:
     """Labels that are numbers, from `low` to `high` where these are given."""
+    typecode = "d"  # of array, of what read() gives
 
     def __init__(self, low: float = -math.inf, high: float = math.inf):
         self.low, self.high = low, high
+
+    def settle(self, rows: Rows, label: str) -> None:
+        """InputError where all rows of train have one score."""
+        if np.ptp(rows.labels) == 0:
+            raise InputError(f"column {label!r} says {rows.labels[0]:g} in every row: there is nothing to learn")
+
+    def described(self, tables: Iterable[Rows]) -> dict[str, Any]:
+        """As task.json has it; the range is that of all tables where none was given."""
+        if math.isfinite(self.low):
+            return {"kind": "score", "range": [self.low, self.high]}
+        labels = np.concatenate([rows.labels[rows.labelled] for rows in tables])
+        return {"kind": "score", "range": [float(labels.min()), float(labels.max())]}
 
     def read(self, value: Any, place: Callable[[], str]) -> tuple[str, float]:
         """A score as it is written, and as a number; empty and NaN where there is none."""
@@ -161,7 +185,7 @@ class Scores:
 def label_text(value: Any, place: Callable[[], str]) -> str:
     """A label as the same from whatever file it came: without spaces around it, a whole number without decimals (1.0
     is 1); empty where it is missing. InputError for a list or the like."""
-    text = cell(_as_text(value, place)).strip()
+    text = as_cell(_as_text(value, place)).strip()
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
 
@@ -177,21 +201,21 @@ def _as_text(value: Any, place: Callable[[], str]) -> str:
     return str(value)
 
 
-def gather(sources: Sequence[Source], texts: Sequence[str], label: str | None, reader: ClassNames | Scores,
+def gather(sources: Sequence[ForeignTable], texts: Sequence[str], label: str | None, reader: ClassNames | ScoreRange,
            file: IO[bytes], seed: int) -> Rows:
     """Read the rows of some tables into a file that is open for both.
 
     texts, label: the columns; seed: of the numbers of texts, by which held_out() chooses. Raises InputError as
-    Source.rows() and reader.read() do.
+    ForeignTable.rows() and reader.read() do.
     """
     key = seed.to_bytes(8, "little")
-    digests, empty, labels = bytearray(), bytearray(), array("d" if isinstance(reader, Scores) else "i")
+    digests, empty, labels = bytearray(), bytearray(), array(reader.typecode)
     columns = [*texts, *([label] if label else [])]
     for source in sources:
         for number, values in source.rows(columns):
             place = functools.partial(source.place, number)
             name, value = reader.read(values.pop() if label else None, place)
-            cells = [cell(_as_text(text, place)) for text in values]
+            cells = [as_cell(_as_text(text, place)) for text in values]
             body = "\t".join(cells).encode()
             empty.append(not all(map(str.strip, cells)))
             digests += hashlib.blake2b(body, digest_size=8, key=key).digest()
@@ -233,9 +257,3 @@ def contradicted(rows: Rows) -> np.ndarray:
     np.minimum.at(lowest, number, rows.labels)
     np.maximum.at(highest, number, rows.labels)
     return (lowest < highest)[number]
-
-
-def class_counts(rows: Rows, names: ClassNames) -> Counter[str]:
-    """Rows of each class, in the order of the classes."""
-    counts = np.bincount(rows.labels[rows.labelled], minlength=len(names.numbers))
-    return Counter({name: int(counts[names.numbers[name]]) for name in names.in_order()})

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer.data.gathering import ClassNames, Rows, class_counts, contradicted, repeated
+from transformer.data.gathering import ClassNames, Rows, contradicted, repeated
 from transformer.files import InputError
 from transformer.pieces import Tokenizer
 
@@ -38,7 +38,7 @@ def show_rows(tables: dict[str, Rows], names: ClassNames | None, metric: str) ->
             print(f"warning: {name}: {np.sum(mask):,} rows have the texts of another with another label, such as "
                   f"{shown(rows.examples(mask, 1)[0])}", flush=True)
     if names:
-        show_balance({name: class_counts(rows, names) for name, rows in tables.items() if rows.labelled.any()}, metric)
+        show_balance({name: names.counts(rows) for name, rows in tables.items() if rows.labelled.any()}, metric)
 
 
 def label_shares(rows: Rows, names: ClassNames | None) -> str:
@@ -46,7 +46,7 @@ def label_shares(rows: Rows, names: ClassNames | None) -> str:
     if names is None:
         low, middle, high = np.quantile(rows.labels, (0, 0.5, 1))
         return f"scores from {low:g} to {high:g}, half of them up to {middle:g}"
-    counts = class_counts(rows, names)
+    counts = names.counts(rows)
     parts = [f"{name} {count:,} ({count / len(rows):.1%})" for name, count in counts.items()]
     return f"{len(parts)} classes: {', '.join(parts[:_SHOWN_CLASSES])}" + (
         f" and {len(parts) - _SHOWN_CLASSES} more" if len(parts) > _SHOWN_CLASSES else "")

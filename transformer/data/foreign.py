@@ -94,7 +94,8 @@ class _Text(ForeignTable):
                 for line in iter(functools.partial(read_line, handle), b""):
                     number += 1
                     decoder.decode(line)
-                decoder.decode(b"", final=True)
+                line = b""
+                decoder.decode(line, final=True)
             except UnicodeDecodeError as error:
                 if error.start < len(line):
                     why = f"byte {error.start + 1} of the line is 0x{error.object[error.start]:02x}"
@@ -244,10 +245,11 @@ class _Arrow(ForeignTable):
         classes = {place: self._classes[column] for place, column in enumerate(columns) if column in self._classes}
         for number, row in enumerate(self._values(columns), 1):
             for place, names in classes.items():
-                label = row[place]
-                if label is not None and not -1 <= label < len(names):
+                if not isinstance(label := row[place], int):
+                    continue
+                if not -1 <= label < len(names):
                     raise InputError(f"{self.place(number)}: class {label}, and the file names {len(names)}")
-                row[place] = None if label in (None, -1) else names[label]
+                row[place] = None if label == -1 else names[label]
             yield number, row
 
     def _values(self, columns: Sequence[str]) -> Iterator[list[Any]]:

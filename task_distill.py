@@ -165,7 +165,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
-    from transformer.distillation import compared, losses_on, uses_gram, warn_of_low_scores
+    from transformer.distillation import chosen_attention_loss, compared, losses_on, warn_of_low_scores
     from transformer.optimization import freeze_unused
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
@@ -194,8 +194,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
             pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if not args.pred_distill:
         models = [teacher.config, *(student.config for student in students.values())]
-        is_gram = uses_gram(args.attention_loss, args.preset, args.max_seq_length, models)
-        args.attention_loss = "gram" if is_gram else "scores"
+        args.attention_loss = chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
     unfinished = open_outputs(each_student(args), processes, teacher_folder)

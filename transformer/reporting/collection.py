@@ -146,10 +146,10 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
         flags.append(f"--layer_mapping {settings['layer_mapping']}")
     if settings.get("without"):
         flags.append(f"--without {' '.join(map(str, settings['without']))}")
-    # The paper does not augment WNLI, nor STS-B in the prediction stage; of SQuAD the report tells it. One's own data
-    # are augmented or not as one likes.
-    plain = task is None or task.name == "WNLI" or task.name == "STS-B" and settings.get("pred_distill") or \
-        not task.is_table or not is_known(task.name)
+    # some tasks are not augmented, in the paper nor STS-B in the prediction stage; of SQuAD the report tells it; one's
+    # own data are augmented or not, as one likes
+    plain = task is None or task.augment_copies_in_code is None or not is_known(task.name) or \
+        task.name == "STS-B" and settings.get("pred_distill") or not task.is_table
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
     try:

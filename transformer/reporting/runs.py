@@ -12,6 +12,7 @@ from typing import Any
 from transformer.files import InputError
 from transformer.reporting.curves import draw_lines, read_metrics
 from transformer.reporting.pages import Inline, Link
+from transformer.tasks.clue import CLUE
 from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
@@ -64,8 +65,9 @@ class FinishedRun:
 
     @property
     def key(self) -> tuple:
-        """What two runs must not have in common."""
-        return self.variant, self.seed, self.task and self.task.key, self.student, self.is_result or self.stage
+        """What two runs must not have in common; general students also differ in their teachers, by name."""
+        teacher = Path(str(self.record["settings"].get("teacher_model"))).name if self.stage == "general" else ""
+        return self.variant, self.seed, self.task and self.task.key, self.student, self.is_result or self.stage, teacher
 
     @property
     def order(self) -> tuple:
@@ -137,13 +139,14 @@ def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
 
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:
     """Runs of the full method on GLUE by the name of a model whose size can be read, and the tasks that all of these
-    have."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
-              and run.task.key in GLUE]
+    have; of Chinese tasks, whose models have another vocabulary and so other sizes, where there are none on GLUE."""
+    full = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    tasks = GLUE if any(run.task.key in GLUE for run in full) else CLUE
+    scored = [run for run in full if run.task.key in tasks]
     models = {model_name(student): [run for run in scored if run.student == student]
               for student in sorted({run.student for run in scored})}
     models = {name: group for name, group in models.items() if parameters(group[0])}
-    return models, [task for task in GLUE.values() if all(task in tasks_of(group) for group in models.values())]
+    return models, [task for task in tasks.values() if all(task in tasks_of(group) for group in models.values())]
 
 
 def model_name(student: str) -> str:

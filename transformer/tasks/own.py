@@ -29,7 +29,7 @@ from typing import Any
 
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.tasks.head import CLASS_METRICS, Classes, LabelHead, Score
-from transformer.tasks.table import get_task, is_known, plain_name
+from transformer.tasks.table import get_task, is_known_task, plain_name
 from transformer.tasks.task import UNLABELLED_FILE, Task
 
 TASK_JSON = "task.json"
@@ -54,7 +54,7 @@ def own_task(description: dict[str, Any], where: str | Path, folder: Path | None
                          "prepare_task.py, or take the kit that made it")
     name = read.value("name", lambda value: isinstance(value, str) and _NAME.fullmatch(value),
                       "a name of letters, digits, _ and -")
-    if is_known(name) or name == "all":
+    if is_known_task(name) or name == "all":
         raise InputError(f"{where}: name {name!r} is that of a known task: choose another")
     head = _head(read)
     texts = read.value("texts", lambda value: type(value) is int and value in _HEADERS, "1 or 2")
@@ -186,7 +186,7 @@ def recorded_task(record: dict[str, Any], where: str | Path) -> Task:
 
 def _refuse_known_name(path: Path) -> None:
     name = path.resolve().parent.name
-    if is_known(name):
+    if is_known_task(name):
         raise InputError(f"{path} describes a task in a folder with the name of a known one, {get_task(name).name}: "
                          "rename the folder, or move task.json away")
 
@@ -204,7 +204,7 @@ def open_task(name: str | None, folder: str | Path) -> Task:
 
     InputError where there is no such task, or the folder holds another.
     """
-    folder, known = Path(folder), name is not None and is_known(name)
+    folder, known = Path(folder), name is not None and is_known_task(name)
     if not known:
         with contextlib.suppress(InputError):  # a known task's folder is looked for, and missed, where it is read
             folder = find_input(folder)

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
     from transformer.modeling import BertPreTrainedModel
 
+_SHOWN_NAMES = 20
 PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # eval_predictions_SET.tsv, of each dev set
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first of many, and how many they are."""
+    if len(names) <= _SHOWN_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_SHOWN_NAMES])}, ... ({len(names)} in all)"
 
 
 class Head(ABC):
@@ -231,7 +239,7 @@ class Classes(LabelHead):
     @property
     def expected(self) -> str:
         """The names."""
-        return f"one of {', '.join(self.names)}"
+        return f"one of {shortened(self.names)}"
 
     @property
     def key_text(self) -> str:

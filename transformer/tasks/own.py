@@ -23,17 +23,17 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformer.files import InputError, find_input, read_json, write_json
 from transformer.tasks.head import CLASS_METRICS, Classes, LabelHead, Score
-from transformer.tasks.table import get_task, is_known, plain_name
-from transformer.tasks.task import NO_SERVER, UNLABELLED_FILE, Submission, Task
+from transformer.tasks.table import get_task, is_known_task, plain_name
+from transformer.tasks.task import UNLABELLED_FILE, Task
 
 TASK_JSON = "task.json"
 TEST_FILE = "test.tsv"
-ANSWERS_NAME = "predictions"  # .tsv: the answers to texts alone
 SETTINGS = ("intermediate_epochs", "teacher_epochs", "teacher_learning_rate", "teacher_batch_size")
 
 VERSION = 1
@@ -54,7 +54,7 @@ def own_task(description: dict[str, Any], where: str | Path, folder: Path | None
                          "prepare_task.py, or take the kit that made it")
     name = read.value("name", lambda value: isinstance(value, str) and _NAME.fullmatch(value),
                       "a name of letters, digits, _ and -")
-    if is_known(name) or name == "all":
+    if is_known_task(name) or name == "all":
         raise InputError(f"{where}: name {name!r} is that of a known task: choose another")
     head = _head(read)
     texts = read.value("texts", lambda value: type(value) is int and value in _HEADERS, "1 or 2")
@@ -70,14 +70,12 @@ def own_task(description: dict[str, Any], where: str | Path, folder: Path | None
                                  f"{where}, settings"))
     read.value("made_from", lambda value: isinstance(value, dict), "a table", {})
     read.refuse_others()
-    header = _HEADERS[texts]
-    text_columns = tuple(range(texts))
-    alone = Submission(ANSWERS_NAME, test, text_columns, header.removeprefix("label,"), TEST_FILE, NO_SERVER)
-    return Task(name, tuple(column + 1 for column in text_columns), 0, head,
-                (alone,) if test and not has_labels else (), (train, dev, test) if has_labels else (train, dev), header,
-                dev_files=("dev.tsv", TEST_FILE) if has_labels else ("dev.tsv",), max_seq_length=length,
+    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], max_seq_length=length,
                 teacher_max_seq_length=length, augment_copies_in_code=20, unlabelled_rows=unlabelled, folder=folder,
                 **settings)
+    if has_labels:
+        return replace(task, rows=(*task.rows, test), dev_files=(*task.dev_files, TEST_FILE))
+    return replace(task, submissions=(task.answering(TEST_FILE, test),)) if test else task
 
 
 class _Reader:
@@ -174,11 +172,30 @@ def read_task(folder: str | Path) -> Task:
     return own_task(read_json(path), path, Path(folder))
 
 
+def recorded(task: Task) -> dict[str, Any]:
+    """What a run's record tells of its task."""
+    return {"task": task.name, **({"task_json": described(task)} if task.folder else {})}
+
+
+def recorded_task(record: dict[str, Any], where: str | Path) -> Task:
+    """The task of which a record of `where` tells what recorded() does; InputError where it tells of none."""
+    if "task_json" in record:
+        return own_task(record["task_json"], f"{where}, task_json")
+    return get_task(str(record.get("task")))
+
+
 def _refuse_known_name(path: Path) -> None:
     name = path.resolve().parent.name
-    if is_known(name):
+    if is_known_task(name):
         raise InputError(f"{path} describes a task in a folder with the name of a known one, {get_task(name).name}: "
                          "rename the folder, or move task.json away")
+
+
+def is_described(folder: str | Path) -> bool:
+    """Whether a folder describes a task; find_input() says where it is looked for."""
+    with contextlib.suppress(InputError):
+        return (find_input(folder) / TASK_JSON).is_file()
+    return False
 
 
 def open_task(name: str | None, folder: str | Path) -> Task:
@@ -187,7 +204,7 @@ def open_task(name: str | None, folder: str | Path) -> Task:
 
     InputError where there is no such task, or the folder holds another.
     """
-    folder, known = Path(folder), name is not None and is_known(name)
+    folder, known = Path(folder), name is not None and is_known_task(name)
     if not known:
         with contextlib.suppress(InputError):  # a known task's folder is looked for, and missed, where it is read
             folder = find_input(folder)

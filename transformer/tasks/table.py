@@ -30,7 +30,7 @@ def plain_name(name: str) -> str:
     return name.lower().translate(dict.fromkeys(map(ord, "-_. ")))
 
 
-def is_known(name: str) -> bool:
+def is_known_task(name: str) -> bool:
     """Whether get_task() has a task for a name."""
     key = plain_name(name)
     return _OTHER_NAMES.get(key, key) in TASKS

@@ -113,6 +113,15 @@ class Task:
         return replace(self, text_columns=tuple(range(self.segments)), label_column=None, header=header,
                        dev_header=None, has_header=True)
 
+    def answering(self, file: str, rows: int = 0) -> Submission:
+        """The plain answers to a file of texts alone, of so many rows."""
+        alone = self.texts_alone
+        return Submission("predictions", rows, alone.text_columns, alone.header, file, NO_SERVER)
+
+    def unlabelled_in(self, folder: Path) -> Path | None:
+        """Its file of rows without labels; None where it has none."""
+        return folder / UNLABELLED_FILE if self.unlabelled_rows else None
+
     def for_test(self, submission: Submission) -> Task:
         """This task as the test set of `submission` is laid out: a row's label reads as NaN."""
         return replace(self, text_columns=submission.text_columns, label_column=None, header=submission.header,

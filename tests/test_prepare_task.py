@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter
@@ -56,9 +57,9 @@ lines
 8;it's\u2028so;pos\r
 9;🙂;pos\r
 '''.encode()
-CSV_OF_PYTHON = ('"id","review","mood"\r\n"1","plain","pos"\r\n"2","a, ""quoted"" one; so","neg"\r\n"3","two\nlines\n",'
-                 '"pos"\r\n"4","a\ttab","neg"\r\n"5","é 文 a/b","pos"\r\n"6","""all of it""","neg"\r\n"7","C:\\new","neg"'
-                 '\r\n"8","it\'s\u2028so","pos"\r\n"9","🙂","pos"\r\n').encode()
+CSV_OF_PYTHON = ('"id","review","mood"\r\n"1","plain","pos"\r\n"2","a, ""quoted"" one; so","neg"\r\n"3","two\n'
+                 'lines\n","pos"\r\n"4","a\ttab","neg"\r\n"5","é 文 a/b","pos"\r\n"6","""all of it""","neg"\r\n'
+                 '"7","C:\\new","neg"\r\n"8","it\'s\u2028so","pos"\r\n"9","🙂","pos"\r\n').encode()
 JSON_OF_PANDAS = rb'''{"id":1,"review":"plain","mood":"pos"}
 {"id":2,"review":"a, \"quoted\" one; so","mood":"neg"}
 {"id":3,"review":"two\nlines\n","mood":"pos"}
@@ -512,11 +513,15 @@ def test_what_stops_a_run_leaves_no_half_of_a_task(script, prepare, tmp_path, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:  # while the second table is written
-        patched.setattr(Rows, "lines", lambda self, _, lines=Rows.lines: lines(self) if len(self) == 2 else stop())
-        patched.setattr(prepare_task, "show_rows", lambda *_: None)
-        for folder in ("out", "first"):
-            assert script("prepare_task", *flags, tmp_path / folder)[0] in (0, 130)
+    real, opened = prepare_task.atomic_write, []
+    for folder in ("out", "first"):
+        with monkeypatch.context() as patched:  # while the second table is written
+            opened.clear()
+            patched.setattr(prepare_task, "atomic_write", lambda path, mode: (
+                opened.append(path), real(path, mode) if len(opened) == 1 else stop())[1])
+            assert script("prepare_task", *flags, tmp_path / folder)[0] == 130
+    assert contents(tmp_path / "out") == before and read_task(tmp_path / "out").labels == ("neg", "pos")
+    assert names(tmp_path / "out") == ["dev.tsv", "task.json", "train.tsv"] and names(tmp_path / "first") == []
     write(tmp_path / "out" / ".dev.tsv.99999999.tmp", "of a process that was killed")
     with monkeypatch.context() as patched:  # when all tables are there
         patched.setattr(prepare_task, "write_task", stop)
@@ -527,7 +532,6 @@ def test_what_stops_a_run_leaves_no_half_of_a_task(script, prepare, tmp_path, mo
 
 
 def test_no_torch_is_loaded(tmp_path):
-    import subprocess
     code = "import sys, prepare_task; print(sorted({'torch', 'pyarrow', 'sklearn', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--dev", type=Path, metavar="FILE", help="what scores the task (default: a share of --train)")
     group.add_argument("--test", type=Path, metavar="FILE",
                        help="with labels, to be scored, too; without, for task_distill.py --do_predict")
-    group.add_argument("--unlabelled", type=Path, nargs="+", default=[], metavar="FILE",
+    group.add_argument("--unlabelled", type=Path, nargs="+", metavar="FILE",
                        help="more texts, which the teacher labels for the student")
     group.add_argument("--text", nargs="+", required=True, metavar="COLUMN", help="name of the column of the text, or "
                                                                                   "names of the two of a pair")
@@ -138,7 +138,7 @@ def open_sources(args: argparse.Namespace) -> dict[str, list[ForeignTable]]:
     if "train" in splits:
         args.train, args.dev = splits["train"], args.dev or splits.get("validation")
         args.test = args.test or splits.get("test")
-    given = zip(FILES, ([args.train], [args.dev], [args.test], args.unlabelled))
+    given = zip(FILES, ([args.train], [args.dev], [args.test], args.unlabelled or []))
     sources = {}
     for name, paths in given:
         wanted = [*args.text, args.label] if name in ("train.tsv", "dev.tsv") else args.text

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import random
-import subprocess
 import sys
 import tracemalloc
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, names, run
+from conftest import names, run
 
 import prepare_task
 from transformer.data.gathering import Rows, contradicted, held_out, repeated
@@ -529,9 +528,3 @@ def test_what_stops_a_run_leaves_no_half_of_a_task(script, prepare, tmp_path, mo
     assert names(tmp_path / "out") == ["dev.tsv", "train.tsv"] and contents(tmp_path / "out") != before
     with pytest.raises(InputError, match=r"task.json does not exist"):
         read_task(tmp_path / "out")
-
-
-def test_no_torch_is_loaded(tmp_path):
-    code = "import sys, prepare_task; print(sorted({'torch', 'pyarrow', 'sklearn', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from transformer.files import MAX_LINE_BYTES, InputError, find_input, read_json, read_line, refuse_foreign
+from transformer.files import MAX_LINE_BYTES, InputError, find_input, in_words, read_json, read_line, refuse_foreign
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
@@ -299,7 +299,7 @@ def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (importlib.import_module("pyarrow").ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged, or not what it is called ({error}): make or get it again") from None
+        raise InputError(f"{path} is damaged, or not what it is called ({in_words(error)}): make or get it again") from None
 
 
 def splits_of(path: str | Path) -> dict[str, Path]:

@@ -229,8 +229,8 @@ def held_out(rows: Rows, share: float) -> np.ndarray:
     """bool [rows]: which of them make a dev set: of each class, or each tenth of the range of scores, this share of the
     different texts, at least one and never all.
 
-    All rows of a text go to the same side. Which texts, follows from them and gather()'s seed alone: neither from the
-    order of the rows nor from other rows.
+    All rows of a text go to the same side. Which texts come first follows from them and gather()'s seed alone, and not
+    from the order of the rows.
     """
     texts, first = np.unique(rows.texts, return_index=True)
     strata = rows.labels[first]

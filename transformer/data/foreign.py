@@ -299,7 +299,8 @@ def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (importlib.import_module("pyarrow").ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged, or not what it is called ({in_words(error)}): make or get it again") from None
+        raise InputError(f"{path} is damaged, or not what it is called ({in_words(error)}): make or get it again"
+                         ) from None
 
 
 def splits_of(path: str | Path) -> dict[str, Path]:

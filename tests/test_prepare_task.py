@@ -224,6 +224,18 @@ def test_encodings_and_delimiters_that_are_named(prepare, tmp_path):
     assert {text for _, text in cells(tmp_path / "out", "train.tsv")} < {"café", "thé", "hé", "bé"}
 
 
+def test_marks_line_ends_and_long_texts(prepare, tmp_path):
+    """A byte-order mark before a column that is asked for, CRLF behind the text, a text beyond the limit of csv."""
+    long = "word " * 40_000
+    rows = [("x", "a"), ("y", "b"), ("x", "c"), ("y", long)]
+    prepare(b"\xef\xbb\xbf" + "".join(f"{mood}\t{review}\r\n" for mood, review in [("mood", "review"), *rows]).encode(),
+            name="my.tsv")
+    made = contents(tmp_path / "out")
+    assert sorted(cells(tmp_path / "out", "train.tsv") + cells(tmp_path / "out", "dev.tsv")) == sorted(rows)
+    prepare(b"\xef\xbb\xbf" + table(rows, ("mood", "review")).encode())
+    assert contents(tmp_path / "out") == made
+
+
 # --- labels
 
 def test_labels_are_the_same_from_numbers_and_texts(prepare, tmp_path):
@@ -273,6 +285,7 @@ def test_regression(prepare, refuses, tmp_path):
         (tmp_path / "out" / name).unlink()
     (tmp_path / "out").rmdir()
     refuses(table(rows), "--regression", "0", "9", words=("my.csv, line 75: score 9.125 is outside of 0 to 9",))
+    refuses(table([*rows, ("x", "inf")]), "--regression", words=("my.csv, line 82: score inf is outside of",))
     refuses(table([*rows, ("x", "good")]), "--regression", words=("my.csv, line 82: score 'good' is no number",))
     refuses(table([("a", "1"), ("b", "1.0")]), "--regression", words=("says 1 in every row",))
 
@@ -332,11 +345,14 @@ def test_what_is_told(prepare, tmp_path):
                  "  pos | fine\n  neg | leak\n"):
         assert line in out, line
     assert len(cells(tmp_path / "out", "train.tsv")) == 30
-    unlabelled = write(tmp_path / "u.csv", "review\nnew\nother\n")
-    out = prepare(table(rows), "--dev", dev, "--drop_leaks", "--metric", "macro_f1", "--unlabelled", unlabelled)
+    unlabelled = write(tmp_path / "u.csv", "review\nnew\nother\nmore 19\n")
+    test = write(tmp_path / "t.csv", "review\nmore 19\nunseen\n")
+    out = prepare(table(rows), "--dev", dev, "--drop_leaks", "--metric", "macro_f1", "--unlabelled", unlabelled,
+                  "--test", test)
+    assert "train.tsv: 1 rows are in test.tsv, too: taken out\n  pos | more 19\n" in out
     assert "train.tsv: 2 rows are in dev.tsv, too: taken out" in out and "unbalanced" not in out
     assert cells(tmp_path / "out", "train.tsv") == [(label, text) for text, label in rows
-                                                    if text not in ("fine", "leak")]
+                                                    if text not in ("fine", "leak", "more 19")]
     assert cells(tmp_path / "out", "unlabelled.tsv") == [("other",)]
 
 
@@ -351,6 +367,10 @@ def test_lengths(prepare, refused, tmp_path, template):
     assert "max_seq_length 40 cuts 5.0%\n" in out and read_task(tmp_path / "out").max_seq_length == 40
     prepare(table(rows), "--dev", dev)
     assert read_task(tmp_path / "out").max_seq_length == 128
+    pairs = table(((text, "cat cat", label) for text, label in rows[:20]), ("left", "right", "mood"))
+    out = prepare(pairs, "--text", "left", "right", "--label", "mood", "--bert_model", template / "bert", "--dev",
+                  write(tmp_path / "pairs.csv", pairs))
+    assert "half up to 15, 99% up to 25, the longest 25; max_seq_length 32 cuts 0.0%" in out
     flags = ["--train", tmp_path / "my.csv", *COLUMNS, "--output_dir", tmp_path / "new", "--bert_model"]
     refused("prepare_task", *flags, template / "bert", "--max_seq_length", "41", words=("41 is over the 40 positions",))
     refused("prepare_task", *flags, tmp_path / "none", words=("model folder", "does not exist"))
@@ -421,6 +441,8 @@ BAD = {
     "more than 1,000 numbers": (table((f"t{n}", n / 7) for n in range(1100)), [], ("did you mean --regression?",)),
     "a score each": (table((f"t{n}", n / 7) for n in range(30)), [],
                      ("column 'mood': 30 classes in 30 rows, and all are numbers: did you mean --regression?",)),
+    "four rows of texts": (table((f"text {n}", f"some words {n}") for n in range(4)), [],
+                           ("4 classes in 4 rows, such as 'some words 0': that is a column of texts",)),
     "one class": (table([("a", "x"), ("b", "x")]), [], ("says 'x' in every row",)),
     "unknown column": ("review,Mood,\"a;b\"\na,x,1\n", [],
                        ("no column 'mood' (CSV, columns parted by comma); its columns: 'review', 'Mood', 'a;b'",)),

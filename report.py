@@ -16,6 +16,7 @@ from transformer.files import InputError, atomic_write
 from transformer.reporting.answers_table import squad
 from transformer.reporting.chinese_table import chinese
 from transformer.reporting.curves import draw_models, require_matplotlib
+from transformer.reporting.own_table import own_tasks
 from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, render
 from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
 from transformer.reporting.runs import (
@@ -272,12 +273,13 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output_dir)
     plots = output / "plots"
     runs, remarks = collect(roots)
-    pictures = [f"{what}_{value}" for what in ("general", *TASKS) for value in (*LOSSES, "dev")]
+    tasks = tasks_of(runs)
+    keys = dict.fromkeys([*TASKS, *(task.key for task in tasks)])
+    pictures = [f"{what}_{value}" for what in ("general", *keys) for value in (*LOSSES, "dev")]
     for name in (*pictures, "size_score", "speed_score"):  # of an earlier report, which may have had other runs
         (plots / f"{name}.png").unlink(missing_ok=True)
-    tasks = tasks_of(runs)
-    blocks = chinese(runs)
-    if not blocks or any(task.key not in CLUE for task in tasks):
+    blocks = [*own_tasks(runs), *chinese(runs)]
+    if not blocks or any(task.key in TASKS.keys() - CLUE.keys() for task in tasks):
         blocks = [*results(runs), *squad(runs), *published(), *blocks, *ablations(runs)]
     elif any(run.variant != "full" for run in runs):
         blocks += ablations(runs)

@@ -18,8 +18,9 @@ from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "acc_test": "accuracy, test", "f1": "F1", "mcc": "MCC",
-           "pearson": "Pearson", "spearmanr": "Spearman", "exact_match": "EM", "exact": "EM", "best_exact": "EM",
-           "best_f1": "F1"}
+           "macro_f1": "macro F1", "f1_test": "F1, test", "macro_f1_test": "macro F1, test", "mcc_test": "MCC, test",
+           "corr_test": "correlation, test", "pearson": "Pearson", "spearmanr": "Spearman", "exact_match": "EM",
+           "exact": "EM", "best_exact": "EM", "best_f1": "F1"}
 MISSING = "missing"  # in place of a score that no run has
 Remarks = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
@@ -71,7 +72,7 @@ class FinishedRun:
     @property
     def order(self) -> tuple:
         """To sort by: stage, student, task as in the table of tasks, variant, seed."""
-        task = list(TASKS).index(self.task.key) if self.task else 0
+        task = place_of(self.task) if self.task else (0, "")
         return _STAGES.index(self.stage), self.student, task, self.variant != "full", self.variant, self.seed
 
     @property
@@ -126,10 +127,14 @@ def differing_settings(runs: list[FinishedRun]) -> list[str]:
     return sorted(name for name in names if len({values[name] for values in settings}) > 1)
 
 
+def place_of(task: Task) -> tuple[int, str]:
+    """To sort tasks by: the table of tasks, then the names of those that their folders describe."""
+    return list(TASKS).index(task.key) if task.key in TASKS else len(TASKS), task.key
+
+
 def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
-    """The tasks that the runs have, in the order of the table of tasks."""
-    present = {run.task for run in runs}
-    return [task for task in TASKS.values() if task in present]
+    """The tasks that the runs have, in the order of place_of()."""
+    return sorted({run.task for run in runs} - {None}, key=place_of)
 
 
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:

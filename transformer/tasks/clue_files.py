@@ -143,7 +143,7 @@ def write_tables(task: Task, unpacked: list[Path], folder: Path) -> None:
                 cells = [_OTHER_SPELLINGS.get(first, first), *table.texts(row)]
                 if name not in headers:
                     parse_label(task, cells, row.where)
-                handle.write("\t".join(map(_cell, cells)) + "\n")
+                handle.write("\t".join(map(as_cell, cells)) + "\n")
         if undecided:
             print(f"{task.name}/{name}: left out {undecided} rows whose label is {_UNDECIDED!r}", flush=True)
 
@@ -152,7 +152,8 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)[:50]
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
+    """A text as it stands in a table of the kit: what would end a cell or a row, or pass for damage, is a space."""
     return _HALF_CHARACTER.sub("\ufffd", _NO_CELL.sub(" ", text))
 
 

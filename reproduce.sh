@@ -4,6 +4,7 @@
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
 #                [--language english] [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP]
 #                [--list] [--plan] [--rehearse]
+#   reproduce.sh --task_dir data/mytask [--teacher FOLDER] [--no_augmentation] [all others but --tasks]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
@@ -11,6 +12,11 @@
 #
 # --language chinese does all of it in Chinese, see docs/chinese.md: the Chinese Wikipedia, bert-base-chinese, and the
 # tasks of CLUE, of which AFQMC, TNEWS, IFLYTEK and CLUEWSC2020 take least; ChnSentiCorp and XNLI-zh are known, too.
+#
+# --task_dir names a folder that prepare_task.py has written: its task is done in place of known ones, with the general
+# students that the paper's authors published. BERT becomes the teacher, or --teacher names a model that has learnt the
+# task, and is taken as it is. --no_augmentation trains on the rows as they are; where the teacher is given, too, BERT is
+# not fetched. Steps have the task's name without _ and -, and one folder takes several tasks of your own.
 #
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
 # the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
@@ -53,7 +59,8 @@
 #                              added to the commands of these steps
 #   TASK_FLAGS_RTE             added to those of intermediate, prediction and eval for one task (RTE SST2 COLA MRPC STSB
 #                              QNLI QQP MNLI WNLI SQUAD1 SQUAD2, AFQMC TNEWS IFLYTEK CMNLI OCNLI CSL CLUEWSC2020
-#                              CHNSENTICORP XNLIZH); eval refuses flags of training, such as --num_train_epochs
+#                              CHNSENTICORP XNLIZH, OWN for that of --task_dir); eval refuses flags of training, such
+#                              as --num_train_epochs
 #   PREDICTION_FLAGS_RTE, TEACHER_FLAGS_RTE, ...
 #                              added to those of one step for one task
 #   OMP_NUM_THREADS            threads of a step (default: its share of the cores)
@@ -62,6 +69,10 @@ set -euo pipefail
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=
+task_dir=  # of a task of one's own
+teacher=   # for it: a folder; nothing: a step makes it
+own_metric= own_test= unlabelled=0  # what its folder says
+augmentation=true
 students=4l,6l
 language=english
 apart=false
@@ -85,11 +96,15 @@ GLOVE_FILE=${GLOVE_FILE:-glove.840B.300d.txt}
 die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 
 while (($#)); do
-    if [[ " --tasks --students --settings --language --seeds --ablation --from " == *" $1 "* && -z ${2-} ]]; then
+    if [[ " --tasks --task_dir --teacher --students --settings --language --seeds --ablation --from " == *" $1 "* &&
+        -z ${2-} ]]; then
         die "$1 needs a value"
     fi
     case $1 in
         --tasks) tasks=$2; shift 2 ;;
+        --task_dir) task_dir=$2; shift 2 ;;
+        --teacher) teacher=$2; shift 2 ;;
+        --no_augmentation) augmentation=false; shift ;;
         --students) students=$2; shift 2 ;;
         --apart) apart=true; shift ;;
         --augment_squad) augment_squad=true; shift ;;
@@ -116,6 +131,13 @@ while (($#)); do
         *) die "unknown argument $1 (see --help)" ;;
     esac
 done
+if [[ -z $task_dir ]]; then
+    [[ -z $teacher ]] || die "--teacher is for a task of your own: add --task_dir, or drop it"
+    $augmentation || die "--no_augmentation is for a task of your own, the ablation no_da for others: add --task_dir, \
+or drop it"
+elif [[ -n $tasks ]]; then
+    die "--tasks and --task_dir: each run has known tasks or one of your own: drop one of them"
+fi
 case $language in
     english)
         wiki=enwiki bert=models/bert-base-uncased zh= lower_case=--do_lower_case
@@ -137,6 +159,8 @@ teams=("${students[@]}")  # those trained together
 if ! $apart; then teams=("$(IFS=+; echo "${students[*]}")"); fi
 
 [[ $settings == paper || $settings == earlier ]] || die "unknown settings $settings: paper or earlier"
+[[ $settings == paper || -z $task_dir ]] || die "--settings earlier is not for a task of your own, whose folder has \
+its settings: drop one of them"
 [[ $settings == paper || $language == english ]] || die "--settings earlier is not for Chinese, which that \
 reproduction did not train: drop one of them"
 
@@ -173,33 +197,63 @@ official() {
     done
 }
 
-names=$(official "${tasks[@]}")
+# A folder that is there, as seen from the working directory however it is spelled.
+folder() {
+    local path
+    path=$(CDPATH='' cd -- "$1" 2>/dev/null && pwd) || die "$2 $1: no such folder"
+    echo "${path#"$PWD/"}"
+}
+
+if [[ -n $task_dir ]]; then
+    task_dir=$(folder "$task_dir" --task_dir)
+    if [[ -n $teacher ]]; then teacher=$(folder "$teacher" --teacher); fi
+    facts=$(python -m transformer.planning --task_dir "$task_dir" ${teacher:+--teacher "$teacher"}) || exit 2
+    read -r names own_metric own_test unlabelled <<<"$facts"
+    published=true
+    [[ $(key "$names")$zh != zh_zh ]] || die "the students of a task called $names would have the folder of the general \
+ones: give $task_dir another name, and make it anew"
+else
+    names=$(official "${tasks[@]}")
+fi
 # shellcheck disable=SC2086,SC2207
 tasks=($(unique $names))
 
 for task in "${tasks[@]}"; do
-    [[ " ${!language} " == *" $task "* ]] || die "task $task is not for --language $language: ${!language}"
+    [[ -n $task_dir || " ${!language} " == *" $task "* ]] ||
+        die "task $task is not for --language $language: ${!language}"
 done
 
-is_squad() { [[ $1 == SQuAD? ]]; }
+is_squad() { [[ $1 == SQuAD[12] ]]; }
 
 # Neither is a task whose label hangs on single words.
 is_augmented() {
+    if ! $augmentation; then return 1; fi
     if is_squad "$1"; then $augment_squad; else [[ $1 != WNLI && $1 != CLUEWSC2020 ]]; fi
 }
 
 # Whether the answers to a task's test set go to the server of GLUE or CLUE. Those of the others are public, or secret.
 has_server() { ! is_squad "$1" && [[ $1 != ChnSentiCorp && $1 != XNLI-zh ]]; }
 
-[[ $settings == paper || ${tasks[*]} != *SQuAD* ]] || die "--settings earlier is not for SQuAD, which that \
+# Whether a task has a test set to answer.
+has_test() { if [[ -n $task_dir ]]; then ((own_test)); else has_server "$1"; fi; }
+
+squads=
+for task in "${tasks[@]}"; do if is_squad "$task"; then squads+=$task; fi; done
+[[ $settings == paper || -z $squads ]] || die "--settings earlier is not for SQuAD, which that \
 reproduction did not train: drop one of them"
-[[ ${tasks[*]} == *SQuAD* ]] || ! $augment_squad || die "--augment_squad needs squad1 or squad2 among --tasks"
-[[ ${tasks[*]} != *SQuAD* || " ${variants[*]-} " != *" no_da "* ]] || $augment_squad ||
+[[ -n $squads ]] || ! $augment_squad || die "--augment_squad needs squad1 or squad2 among --tasks"
+[[ -z $squads || " ${variants[*]-} " != *" no_da "* ]] || $augment_squad ||
     die "the ablation no_da leaves out augmented data, which SQuAD has with --augment_squad alone: add that, or drop it"
+[[ " ${variants[*]-} " != *" no_da "* ]] || $augmentation ||
+    die "the ablation no_da leaves out augmented data, as --no_augmentation does for all: drop one of them"
+for name in no_td no_pred; do
+    [[ " ${variants[*]-} " != *" $name "* || $unlabelled == 0 ]] ||
+        die "the ablation $name learns labels, and $unlabelled rows of $task_dir have none: drop it"
+done
 
 for variable in "${!TASK_FLAGS_@}" "${!AUGMENT_FLAGS_@}" "${!TEACHER_FLAGS_@}" "${!INTERMEDIATE_FLAGS_@}" \
     "${!PREDICTION_FLAGS_@}" "${!EVAL_FLAGS_@}"; do
-    known=$(capitals "$english $chinese")
+    known=$(capitals "$english $chinese OWN")
     [[ " $known " == *" ${variable##*_FLAGS_} "* ]] || die "$variable names no task: $known"
 done
 for seed in ${seeds[@]+"${seeds[@]}"}; do
@@ -215,7 +269,9 @@ has_losses() { [[ " no_embd no_trm no_attn no_hidn map_top map_bottom " == *" $1
 glue=() augment=() teachers=() keys=()
 for task in "${tasks[@]}"; do
     name=$(key "$task")
-    keys+=("$name") glue+=("glue_$name") teachers+=("teacher_$name")
+    keys+=("$name")
+    if [[ -z $task_dir ]]; then glue+=("glue_$name"); fi
+    if [[ -z $teacher ]]; then teachers+=("teacher_$name"); fi
     if is_augmented "$task"; then augment+=("augment_$name"); fi
 done
 general=("${teams[@]/#/general_}")
@@ -226,14 +282,16 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
+alone=$zh$task_dir  # then BERT is fetched without fine-tuned siblings
 vectors=${augment[*]:+glove }  # for augmentation
 if [[ -n $zh ]]; then vectors=; fi  # its words are characters, of one wordpiece each
-downloads="$vectors${glue[*]} wiki bert" text=(extract sentences pregenerate)
+downloads="$vectors${glue[*]-} wiki bert" text=(extract sentences pregenerate) fix=fix
 if $published; then
-    [[ ${general[*]} != */* ]] || die "--published leaves out the corpus, which step ${general[*]: -1} needs: \
-drop it, or the ablation"
-    downloads="$vectors${glue[*]} bert" text=()
+    [[ ${general[*]} != */* ]] || die "${task_dir:+--task_dir is }--published${task_dir:+, which} leaves out the \
+corpus, which step ${general[*]: -1} needs: drop it, or the ablation"
+    downloads="$vectors${glue[*]-} bert" text=()
 fi
+if [[ -n $teacher && -z ${augment[*]-} ]]; then downloads='' fix=''; fi  # nobody asks BERT
 general=("$(unique "${general[@]}")")
 chains=()
 for stage in intermediate prediction eval; do
@@ -265,7 +323,7 @@ fi
 branches=("${general[*]} ${augment[*]-}")
 if ((${#devices[@]} && ${#devices[@]} < JOBS)); then branches=("${general[*]}" "${augment[*]-}"); fi
 # the teachers first: their scores tell early whether all is well
-stages=("$downloads" fix "${teachers[*]}" ${text[@]+"${text[@]}"} "${branches[@]}" "${chains[@]}")
+stages=("$downloads" "$fix" "${teachers[*]-}" ${text[@]+"${text[@]}"} "${branches[@]}" "${chains[@]}")
 
 task_of() {
     local number
@@ -356,7 +414,7 @@ again() {
 added() {
     local names=("$1_FLAGS") task name
     if [[ -n ${2-} ]]; then
-        task=$(capitals "$2")
+        task=$([[ -n $task_dir ]] && echo OWN || capitals "$2")
         if [[ $1 == INTERMEDIATE || $1 == PREDICTION || $1 == EVAL ]]; then names+=("TASK_FLAGS_$task"); fi
         names+=("$1_FLAGS_$task")
     fi
@@ -393,7 +451,7 @@ what() {
         wiki) echo "getting the Wikipedia dump" ;;
         bert)
             if [[ -n $zh ]]; then echo "getting the Chinese BERT"; return; fi
-            echo "getting BERT and its fine-tuned siblings" ;;
+            echo "getting BERT${glue[*]:+ and its fine-tuned siblings}" ;;
         extract) echo "extracting the articles of the dump" ;;
         sentences) echo "splitting the articles into sentences" ;;
         pregenerate) echo "making the instances of general distillation" ;;
@@ -415,10 +473,13 @@ run_step() {
     if [[ $1 == */* ]]; then run=runs/${1%/*}/ variant=${1%%/*} named="--variant ${1%%/*}"; fi
     if [[ $1 == */seed_*/* ]]; then seed=${1#*/seed_} seed="--seed ${seed%%/*}"; fi
     task=$(task_of "$step")
-    local aug_train=--aug_train
+    local data=${task_dir:-data/glue_data/$task} taught=${teacher:-models/final_${key}_teacher} aug_train=--aug_train
     if ! is_augmented "$task"; then aug_train=; fi
-    # the paper trains the prediction stage of STS-B on the original rows, and that of SQuAD, too (appendix B)
-    if [[ $step == prediction_* && ($task == STS-B || $task == SQuAD?) ]]; then aug_train=; fi
+    # the paper trains the prediction stage of STS-B, whose labels are scores, on the original rows, and that of SQuAD,
+    # too (appendix B)
+    if [[ $step == prediction_* ]] && { [[ $task == STS-B || $own_metric == corr ]] || is_squad "$task"; }; then
+        aug_train=
+    fi
     local losses= prediction=  # flags of the variant
     case $variant in
         no_gd) losses=--from_scratch ;;
@@ -451,7 +512,7 @@ run_step() {
                 python -m zipfile -e "data/${GLOVE_URL##*/}" data; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
-        bert) python "$kit/get_bert_models.py" ${zh:+--models "${bert#models/}"} ;;
+        bert) python "$kit/get_bert_models.py" ${alone:+--models "${bert#models/}"} ;;
         extract)
             # files of another dump must not stay among the new ones; the folder may be a link to another disk
             if [[ -d data/extracted_wiki && $(again "") == --overwrite_output_dir ]]; then
@@ -477,35 +538,36 @@ run_step() {
                 $lower_case $general_settings --eval_step 10000 \
                 --output_dir "${generals[@]}" $again $(added GENERAL) $losses $named ;;
         augment_*)
-            again=$(again "data/glue_data/$task/train_aug.unfinished/facts.json")  # starts anew without a flag
+            again=$(again "$data/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model "$bert" \
-                ${vectors:+--glove_embs "data/$GLOVE_FILE"} --glue_dir data/glue_data --task_name "$task" \
-                ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
-        fix) python "$kit/fix_teacher_layers.py" ${zh:+"$bert"} ;;
+                ${vectors:+--glove_embs "data/$GLOVE_FILE"} --glue_dir "${task_dir:-data/glue_data}" \
+                --task_name "$task" ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
+        fix) python "$kit/fix_teacher_layers.py" ${alone:+"$bert"} ;;
         teacher_*)
             again=$(again "models/final_${key}_teacher/run.json")
-            python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} $again \
+            python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} \
+                ${task_dir:+--glue_dir "$task_dir" --output_dir "models/final_${key}_teacher"} $again \
                 $(added TEACHER "$task") ;;
         intermediate_*)
             again=$(again "${intermediates[@]/%//run.json}")
-            python "$kit/task_distill.py" --teacher_model "models/final_${key}_teacher" \
-                --student_model "${generals[@]}" --data_dir "data/glue_data/$task" \
+            python "$kit/task_distill.py" --teacher_model "$taught" \
+                --student_model "${generals[@]}" --data_dir "$data" \
                 --task_name "$task" --output_dir "${intermediates[@]}" \
                 $again $intermediate_settings $aug_train \
                 $lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
             again=$(again "models/${run}distilled_tinybert_${student}_$key/run.json")
-            python "$kit/task_distill.py" --pred_distill --teacher_model "models/final_${key}_teacher" \
-                --student_model "$intermediate" --data_dir "data/glue_data/$task" --task_name "$task" $aug_train \
+            python "$kit/task_distill.py" --pred_distill --teacher_model "$taught" \
+                --student_model "$intermediate" --data_dir "$data" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$key" $again \
                 $lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;
         eval_*)
             # only students of the full method go to the server
             answers=
-            if [[ $variant == full ]] && has_server "$task"; then answers=--do_predict; fi
+            if [[ $variant == full ]] && has_test "$task"; then answers=--do_predict; fi
             if is_squad "$task"; then answers=--save_predictions; fi
             python "$kit/task_distill.py" --do_eval $answers \
-                $lower_case --data_dir "data/glue_data/$task" --task_name "$task" \
+                $lower_case --data_dir "$data" --task_name "$task" \
                 --student_model "models/${run}distilled_tinybert_${student}_$key" \
                 --output_dir "results/${run}${student}_$key" $eval_settings $(added EVAL "$task") ;;
         *) echo "unknown step $step" >&2; return 2 ;;
@@ -570,7 +632,8 @@ step() {
     done
     case ${1##*/} in  # the log of an intermediate stage tells a score, too: its teacher's
         teacher_* | prediction_* | eval_*)
-            if [[ $1 == *_squad? ]]; then metric=f1; fi
+            if [[ $1 == *_squad[12] ]]; then metric=f1; fi
+            metric=${own_metric:-$metric}
             score=$(awk "/^($metric) = /"'{score = ", " $1 " " $3} END {print score}' "$log") ;;
     esac
     echo "$1: done in $((SECONDS - begin)) s$score"
@@ -622,6 +685,7 @@ anew() {
 
 if $list; then printf '%s\n' ${stages[@]}; exit; fi
 choice=$settings$($published && echo " --published" || true)
+if [[ -n $task_dir ]]; then choice="$settings --task_dir"; fi
 if [[ -n $zh ]]; then choice+=" --language chinese"; fi
 made=$choice
 if [[ -f results/steps/settings ]]; then
@@ -632,6 +696,12 @@ fi
 if [[ -n $zh && $made != *--language* ]]; then made+=" --language english"; fi  # which goes without saying elsewhere
 [[ $made == "$choice" ]] || die "the steps in this folder were done with --settings $made: give that, or go to \
 another folder"
+own=${task_dir:+results/steps/task_$keys}  # the first key, the only one
+own_choice="$task_dir${teacher:+ --teacher $teacher}$($augmentation || echo " --no_augmentation")"
+if [[ -f $own && $(<"$own") != "$own_choice" && -n $(find results/steps -name "*_$keys.seconds") ]]; then
+    die "the steps of ${tasks[0]} in this folder were done with --task_dir $(<"$own"): give that, or go to another \
+folder"
+fi
 # shellcheck disable=SC2068
 names=" $(echo ${stages[@]}) "
 if [[ -n $from && $names != *" $from "* ]]; then
@@ -665,6 +735,7 @@ if [[ -n $planning ]]; then
 fi
 mkdir -p data models results/steps
 echo "$choice" >results/steps/settings
+if [[ -n $own ]]; then echo "$own_choice" >"$own"; fi
 if [[ -n $from ]]; then
     # on disk: they have to be done again even if this run is stopped
     for name in $(anew); do do_again "results/steps/$name"; done

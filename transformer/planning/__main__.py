@@ -1,4 +1,5 @@
-"""What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input."""
+"""What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input, and --task_dir
+before all others, to know the task."""
 from __future__ import annotations
 
 import signal
@@ -9,15 +10,22 @@ from transformer.files import InputError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the plan, or rehearse. InputError where a package is missing, too: newcomers start with a plan."""
+    """Print the plan, rehearse, or print what a task is. InputError where a package is missing, too: newcomers start
+    with a plan."""
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", action="store_true", help="print what the run will do and take")
     what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
+    what.add_argument("--task_dir", metavar="FOLDER", help="print what its task is")
+    parser.add_argument("--teacher", metavar="FOLDER", help="with --task_dir: refuse it where it cannot be a teacher")
     parser.add_argument("--language", choices=("english", "chinese"), default="english", help="of the texts")
     parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
     args = parser.parse_args(argv)
     try:
+        if args.task_dir:
+            from transformer.planning.own_task import print_task
+            print_task(args.task_dir, args.teacher)
+            return
         from transformer.planning.languages import BY_LANGUAGE
         from transformer.planning.plan import print_plan
         from transformer.planning.rehearsal import rehearse

@@ -1,0 +1,36 @@
+"""What reproduce.sh asks of the folder of somebody's own task, and of a teacher for it, before the first step."""
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+from transformer.data.tables import require_file
+from transformer.files import InputError, find_model, read_json
+from transformer.kinds import kind_of
+from transformer.tasks.labels import class_order
+from transformer.tasks.own import TASK_JSON, described, is_described, read_task
+from transformer.tasks.task import Task
+
+
+def print_task(folder: str, teacher: str | None) -> None:
+    """Print a folder's task in one line, with spaces between: name, metric, test sets to answer (0 or 1), rows without
+    labels. InputError where it is none, lacks a file, or the teacher cannot be one for it."""
+    if not is_described(folder):
+        raise InputError(f"--task_dir {folder} holds no {TASK_JSON}: name a folder that prepare_task.py has written")
+    task = read_task(folder)
+    for name in described(task)["rows"]:
+        require_file(task, Path(folder) / name)
+    if teacher:
+        with contextlib.redirect_stdout(sys.stderr):  # how its classes are read
+            check_teacher(teacher, task)
+    print(task.name, task.metric, len(task.submissions), task.unlabelled_rows)
+
+
+def check_teacher(teacher: str, task: Task) -> None:
+    """InputError where a folder is no model, or one with other classes than the task's, as far as its config.json
+    tells: hours of augmentation are not to end there."""
+    folder = find_model(Path(teacher))
+    if what := kind_of(folder):
+        raise InputError(f"{folder} {what}")
+    class_order(read_json(folder / "config.json"), task, folder)

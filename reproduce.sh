@@ -15,8 +15,9 @@
 #
 # --task_dir names a folder that prepare_task.py has written: its task is done in place of known ones, with the general
 # students that the paper's authors published. BERT becomes the teacher, or --teacher names a model that has learnt the
-# task, and is taken as it is. --no_augmentation trains on the rows as they are; where the teacher is given, too, BERT is
-# not fetched. Steps have the task's name without _ and -, and one folder takes several tasks of your own.
+# task, and is taken as it is; it needs their vocabulary. --no_augmentation trains on the rows as they are; where the
+# teacher is given, too, BERT is not fetched. Steps have the task's name without _ and -, and one folder takes several
+# tasks of your own.
 #
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
 # the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
@@ -204,14 +205,26 @@ folder() {
     echo "${path#"$PWD/"}"
 }
 
+# What the folder of a task of one's own says, in one line. Refused where it is none, or the teacher cannot be one, for
+# it or for those of the students that have been fetched: that is not to come out after hours of augmentation.
+describe() {
+    local student fetched=()
+    for student in ${teacher:+"${students[@]}"}; do
+        student=models/distilled_tinybert_$student$zh
+        if [[ -f $student/manifest.json ]]; then fetched+=("$student"); fi  # written last
+    done
+    python -m transformer.planning --task_dir "$task_dir" ${teacher:+--teacher "$teacher"} \
+        ${fetched[@]+--students "${fetched[@]}"}
+}
+
 if [[ -n $task_dir ]]; then
     task_dir=$(folder "$task_dir" --task_dir)
     if [[ -n $teacher ]]; then teacher=$(folder "$teacher" --teacher); fi
-    facts=$(python -m transformer.planning --task_dir "$task_dir" ${teacher:+--teacher "$teacher"}) || exit 2
+    facts=$(describe) || exit 2
     read -r names own_metric own_test unlabelled <<<"$facts"
     published=true
-    [[ $(key "$names")$zh != zh_zh ]] || die "the students of a task called $names would have the folder of the general \
-ones: give $task_dir another name, and make it anew"
+    [[ $(key "$names")$zh != zh_zh ]] || die "the students of a task called $names would have the folder of the \
+general ones: give $task_dir another name, and make it anew"
 else
     names=$(official "${tasks[@]}")
 fi
@@ -529,7 +542,8 @@ run_step() {
                 ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
         general_*)
             if $published; then
-                python "$kit/get_bert_models.py" --models "distilled_tinybert_$student$zh"
+                python "$kit/get_bert_models.py" --models "distilled_tinybert_$student$zh" || return
+                if [[ -n $teacher ]]; then describe; fi
                 return
             fi
             again=$(again "${generals[@]/%//run.json}")

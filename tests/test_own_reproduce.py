@@ -18,7 +18,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, edit_config, names, sentence, write_lines, zipped
+from conftest import PIECES, ROOT, edit_config, names, sentence, write_lines, zipped
 from test_reproduce import PYTHON, flags
 
 from transformer.fetching.sources import HUB_MODELS, REVISIONS
@@ -218,6 +218,25 @@ def test_flags_seeds_and_search(reproduce, tmp_path):
         f"models/runs/full/seed_{seed}/distilled_tinybert_4l_moods" for seed in (1, 2)]
     run, calls = reproduce("--task_dir", "moods", "--students", "4l", "--search", "--no_augmentation")
     assert run.returncode == 0 and scripts(calls) == ["task_distill"] * 13 + ["report"]
+
+
+def test_a_teacher_of_another_vocabulary(reproduce, template, tmp_path):
+    """Is found out when the students are there, before the augmentation; and by the next start at once."""
+    own_folder(tmp_path / "moods", name="moods")
+    for name, source in (("mine", "bert"), ("general", "general")):
+        shutil.copytree(template / source, tmp_path / name)
+    write_lines(tmp_path / "mine/vocab.txt", PIECES[:-1] + ["another"])
+    write_lines(tmp_path / "models/distilled_tinybert_4l/config.json", ["{"])  # as a killed download may leave it
+    stand_in = tmp_path / "bin/python"
+    fetch = "cd models/distilled_tinybert_4l; cp ../../general/* .; echo {} >manifest.json"
+    stand_in.write_text(f"{stand_in.read_text()}[[ $* != *'--models distilled'* ]] || ({fetch})\n")
+    argv = "--task_dir", "moods", "--teacher", "mine", "--students", "4l"
+    run, calls = reproduce(*argv)
+    words = "student and teacher vocabularies differ: models/distilled_tinybert_4l/vocab.txt and mine/vocab.txt"
+    assert run.returncode == 1 and "step general_4l failed" in run.stderr and words in run.stderr
+    assert scripts(calls) == ["import fetch", "zipfile", *DOWNLOADS, "get_bert_models"]
+    run, calls = reproduce(*argv)
+    assert (run.returncode, run.stderr) == (2, f"reproduce.sh: error: {words}\n") and not calls
 
 
 # --- what is refused

@@ -18,13 +18,15 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
     what.add_argument("--task_dir", metavar="FOLDER", help="print what its task is")
     parser.add_argument("--teacher", metavar="FOLDER", help="with --task_dir: refuse it where it cannot be a teacher")
+    parser.add_argument("--students", nargs="+", default=[], metavar="FOLDER",
+                        help="with --teacher: general students; refuse it where they have another vocabulary")
     parser.add_argument("--language", choices=("english", "chinese"), default="english", help="of the texts")
     parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
     args = parser.parse_args(argv)
     try:
         if args.task_dir:
             from transformer.planning.own_task import print_task
-            print_task(args.task_dir, args.teacher)
+            print_task(args.task_dir, args.teacher, args.students)
             return
         from transformer.planning.languages import BY_LANGUAGE
         from transformer.planning.plan import print_plan

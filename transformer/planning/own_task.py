@@ -1,8 +1,9 @@
-"""What reproduce.sh asks of the folder of somebody's own task, and of a teacher for it, before the first step."""
+"""What reproduce.sh asks of the folder of somebody's own task, and of a teacher for it, before hours are spent."""
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformer.data.tables import require_file
@@ -13,9 +14,9 @@ from transformer.tasks.own import TASK_JSON, described, is_described, read_task
 from transformer.tasks.task import Task
 
 
-def print_task(folder: str, teacher: str | None) -> None:
+def print_task(folder: str, teacher: str | None = None, students: Sequence[str] = ()) -> None:
     """Print a folder's task in one line, with spaces between: name, metric, test sets to answer (0 or 1), rows without
-    labels. InputError where it is none, lacks a file, or the teacher cannot be one for it."""
+    labels. InputError where it is none, lacks a file, or the teacher cannot be one for it, or for the students."""
     if not is_described(folder):
         raise InputError(f"--task_dir {folder} holds no {TASK_JSON}: name a folder that prepare_task.py has written")
     task = read_task(folder)
@@ -23,14 +24,18 @@ def print_task(folder: str, teacher: str | None) -> None:
         require_file(task, Path(folder) / name)
     if teacher:
         with contextlib.redirect_stdout(sys.stderr):  # how its classes are read
-            check_teacher(teacher, task)
+            check_teacher(teacher, task, students)
     print(task.name, task.metric, len(task.submissions), task.unlabelled_rows)
 
 
-def check_teacher(teacher: str, task: Task) -> None:
+def check_teacher(teacher: str, task: Task, students: Sequence[str]) -> None:
     """InputError where a folder is no model, or one with other classes than the task's, as far as its config.json
-    tells: hours of augmentation are not to end there."""
+    tells, or one with another vocabulary than students."""
     folder = find_model(Path(teacher))
     if what := kind_of(folder):
         raise InputError(f"{folder} {what}")
     class_order(read_json(folder / "config.json"), task, folder)
+    if students:
+        from transformer.checkpoint import require_same_vocabulary  # it loads torch
+        for student in students:
+            require_same_vocabulary(student, folder)

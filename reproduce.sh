@@ -206,21 +206,24 @@ folder() {
 }
 
 # What the folder of a task of one's own says, in one line. Refused where it is none, or the teacher cannot be one, for
-# it or for those of the students that have been fetched: that is not to come out after hours of augmentation.
+# it or for these of the students: that is not to come out after hours of augmentation.
 describe() {
-    local student fetched=()
-    for student in ${teacher:+"${students[@]}"}; do
-        student=models/distilled_tinybert_$student$zh
-        if [[ -f $student/manifest.json ]]; then fetched+=("$student"); fi  # written last
-    done
+    local student folders=()
+    for student; do folders+=("models/distilled_tinybert_$student$zh"); done
     python -m transformer.planning --task_dir "$task_dir" ${teacher:+--teacher "$teacher"} \
-        ${fetched[@]+--students "${fetched[@]}"}
+        ${folders[@]+--students "${folders[@]}"}
 }
 
 if [[ -n $task_dir ]]; then
     task_dir=$(folder "$task_dir" --task_dir)
     if [[ -n $teacher ]]; then teacher=$(folder "$teacher" --teacher); fi
-    facts=$(describe) || exit 2
+    fetched=()
+    for student in ${teacher:+"${students[@]}"}; do
+        if [[ -f results/steps/general_$student.seconds && -d models/distilled_tinybert_$student$zh ]]; then
+            fetched+=("$student")
+        fi
+    done
+    facts=$(describe ${fetched[@]+"${fetched[@]}"}) || exit 2
     read -r names own_metric own_test unlabelled <<<"$facts"
     published=true
     [[ $(key "$names")$zh != zh_zh ]] || die "the students of a task called $names would have the folder of the \
@@ -543,7 +546,7 @@ run_step() {
         general_*)
             if $published; then
                 python "$kit/get_bert_models.py" --models "distilled_tinybert_$student$zh" || return
-                if [[ -n $teacher ]]; then describe; fi
+                if [[ -n $teacher ]]; then describe "$student"; fi
                 return
             fi
             again=$(again "${generals[@]/%//run.json}")

@@ -47,10 +47,12 @@ def own_folder(folder: Path, description: dict = MOODS, **changes) -> Path:
 
 @pytest.fixture
 def reproduce(tmp_path):
-    """Call reproduce.sh with a stand-in for python, which answers as the kit what the task is: the run, and the calls
-    of scripts."""
+    """Call reproduce.sh with a stand-in for python, which answers as the kit what the task is, and is content with
+    students that nobody has fetched: the run, and the calls of scripts."""
     (tmp_path / "bin").mkdir()
-    knows = f'[[ "$*" != *"transformer.planning --task_dir"* ]] || exec {shlex.quote(sys.executable)} "$@"\n'
+    knows = ('if [[ "$*" == *"transformer.planning --task_dir"* ]]; then\n'
+             '    [[ "$*" != *--students* || -d models/distilled_tinybert_4l ]] || exit 0\n'
+             f'    exec {shlex.quote(sys.executable)} "$@"\nfi\n')
     (tmp_path / "bin/python").write_text(PYTHON.replace("\n", f"\n{knows}", 1))
     (tmp_path / "bin/python").chmod(0o755)
 
@@ -221,20 +223,23 @@ def test_flags_seeds_and_search(reproduce, tmp_path):
 
 
 def test_a_teacher_of_another_vocabulary(reproduce, template, tmp_path):
-    """Is found out when the students are there, before the augmentation; and by the next start at once."""
+    """Is found out when the students are there, before the augmentation; and where they have been fetched for another
+    task, before anything is done."""
     own_folder(tmp_path / "moods", name="moods")
     for name, source in (("mine", "bert"), ("general", "general")):
         shutil.copytree(template / source, tmp_path / name)
     write_lines(tmp_path / "mine/vocab.txt", PIECES[:-1] + ["another"])
-    write_lines(tmp_path / "models/distilled_tinybert_4l/config.json", ["{"])  # as a killed download may leave it
+    left = write_lines(tmp_path / "models/distilled_tinybert_4l/manifest.json", ["{}"])  # by a killed download
     stand_in = tmp_path / "bin/python"
-    fetch = "cd models/distilled_tinybert_4l; cp ../../general/* .; echo {} >manifest.json"
-    stand_in.write_text(f"{stand_in.read_text()}[[ $* != *'--models distilled'* ]] || ({fetch})\n")
+    stand_in.write_text(f"{stand_in.read_text()}[[ $* != *'--models distilled'* ]] || cp general/* {left.parent}\n")
     argv = "--task_dir", "moods", "--teacher", "mine", "--students", "4l"
     run, calls = reproduce(*argv)
     words = "student and teacher vocabularies differ: models/distilled_tinybert_4l/vocab.txt and mine/vocab.txt"
     assert run.returncode == 1 and "step general_4l failed" in run.stderr and words in run.stderr
     assert scripts(calls) == ["import fetch", "zipfile", *DOWNLOADS, "get_bert_models"]
+    run, calls = reproduce(*argv)
+    assert run.returncode == 1 and words in run.stderr and scripts(calls) == ["get_bert_models"]
+    (tmp_path / "results/steps/general_4l.seconds").write_text("1\n")
     run, calls = reproduce(*argv)
     assert (run.returncode, run.stderr) == (2, f"reproduce.sh: error: {words}\n") and not calls
 

@@ -187,7 +187,7 @@ def test_a_chinese_task_of_ones_own(reproduce, tmp_path):
     assert run.returncode == 2 and "a task called z_h would have the folder of the general ones" in run.stderr
 
 
-@pytest.mark.parametrize("name", ["SQuADx", "4l", "eval_6l_rte"])
+@pytest.mark.parametrize("name", ["SQuADx", "4l"])
 def test_names_that_look_like_others(name, reproduce, tmp_path):
     """No step mistakes them, nor does the next start."""
     own_folder(tmp_path / name, name=name)
@@ -218,8 +218,10 @@ def test_flags_seeds_and_search(reproduce, tmp_path):
     assert [call.get("--save_steps") for call in stages] == [None, None, "4", "4", None, None]
     assert [call["--output_dir"] for call in stages[2:4]] == [
         f"models/runs/full/seed_{seed}/distilled_tinybert_4l_moods" for seed in (1, 2)]
-    run, calls = reproduce("--task_dir", "moods", "--students", "4l", "--search", "--no_augmentation")
-    assert run.returncode == 0 and scripts(calls) == ["task_distill"] * 13 + ["report"]
+    run, _ = reproduce("--task_dir", "moods", "--students", "4l", "--search", "--no_augmentation", "--list")
+    assert run.stdout.split()[4:6] == ["full/seed_42/intermediate_4l_moods",
+                                       "search_b16_lr1e-5/seed_42/prediction_4l_moods"]
+    assert len(run.stdout.split()) == 4 + 1 + 6 + 6
 
 
 def test_a_teacher_of_another_vocabulary(reproduce, template, tmp_path):
@@ -237,8 +239,7 @@ def test_a_teacher_of_another_vocabulary(reproduce, template, tmp_path):
     words = "student and teacher vocabularies differ: models/distilled_tinybert_4l/vocab.txt and mine/vocab.txt"
     assert run.returncode == 1 and "step general_4l failed" in run.stderr and words in run.stderr
     assert scripts(calls) == ["import fetch", "zipfile", *DOWNLOADS, "get_bert_models"]
-    run, calls = reproduce(*argv)
-    assert run.returncode == 1 and words in run.stderr and scripts(calls) == ["get_bert_models"]
+    assert not (tmp_path / "results/steps/general_4l.seconds").exists()
     (tmp_path / "results/steps/general_4l.seconds").write_text("1\n")
     run, calls = reproduce(*argv)
     assert (run.returncode, run.stderr) == (2, f"reproduce.sh: error: {words}\n") and not calls

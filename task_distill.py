@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,6 +147,7 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
                          "learns answers to the original data (paper, appendix B): drop it")
     if args.predict_file and task.is_table:
         task = replace(task, submissions=(task.answering(str(find_file(args.predict_file).absolute())),))
+        args.cache_dir = args.cache_dir or str(Path(args.output_dir[0]) / "features")  # not beside somebody's file
     if args.do_predict and task.is_table and not task.submissions:
         why = f"that of {task.name} has them: --do_eval scores it" if len(task.dev_files) > 1 else \
             f"{task.name} has none"

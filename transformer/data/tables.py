@@ -176,6 +176,18 @@ def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
     report_rows(str(path), rows, skipped, width)
 
 
+def count_classes(task: Task, path: str | Path) -> tuple[int, dict[str, int]]:
+    """The examples of a labelled file, and the first line of each of the task's classes in it. InputError as
+    read_rows()."""
+    rows, lines = 0, {}
+    for number, columns in read_rows(task, path):
+        rows += 1
+        label = columns[task.label_column]
+        if label not in lines and label in task.labels:
+            lines[label] = number
+    return rows, lines
+
+
 def rows_of_part(task: Task, part: FilePart, width: int) -> Iterator[tuple[list[str] | None, float]]:
     """The columns and the label of each row in a part of a TSV file, its header and an empty last line left out; None
     for a row that is skipped. InputError as split_row() and parse_label()."""

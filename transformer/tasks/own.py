@@ -42,11 +42,13 @@ _LABEL = re.compile(r"[^\t\n\r\0]+")
 _HEADERS = {1: "label,sentence", 2: "label,sentence1,sentence2"}
 
 
-def own_task(description: dict[str, Any], where: str | Path, folder: Path | None = None) -> Task:
+def own_task(description: Any, where: str | Path, folder: Path | None = None) -> Task:
     """The task of a description as the first lines of this file tell it; InputError for what is none, naming `where`.
 
     folder: where its files are; None: nowhere, as of a run that was recorded elsewhere.
     """
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: no description of a task")
     read = _Reader(description, where)
     version = read.value("version", lambda value: type(value) is int, "a whole number")
     if version != _VERSION:

@@ -187,7 +187,7 @@ def test_a_task_is_found(tmp_path, monkeypatch):
     ("MRPC", "data/moods", ("data/moods holds the task moods", "not MRPC")),
     ("others", "data/moods", ("holds the task moods", "not others")),
     ("others", "data", ("unknown task 'others'; known tasks: CoLA", "nor does data/others hold the task.json")),
-    (None, "data", ("data holds no task.json", "prepare_task.py")), (None, "nowhere", ("nowhere holds no task.json",)),
+    (None, "data", ("data holds no task.json", "prepare_task.py")), (None, "nowhere", ("nowhere does not exist",)),
     (None, "data/RTE", ("data/RTE/task.json", "the name of a known one, RTE: rename the folder")),
     ("rte", "data", ("data/RTE/task.json", "a known one, RTE")), ("mrpc", "data", ("data/mrpc/task.json", "MRPC"))])
 def test_what_is_no_place_of_the_task_is_told(name, folder, words, tmp_path, monkeypatch):

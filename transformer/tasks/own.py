@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError, find_input, read_json, write_json
+from transformer.files import InputError, find_folder, find_input, read_json, write_json
 from transformer.tasks.head import CLASS_METRICS, Classes, LabelHead, Score
 from transformer.tasks.table import get_task, is_known_task, plain_name
 from transformer.tasks.task import UNLABELLED_FILE, Task
@@ -217,8 +217,8 @@ def open_task(name: str | None, folder: str | Path) -> Task:
                              "another folder")
         return task
     if name is None:
-        raise InputError(f"{folder} holds no {TASK_JSON}, which tells what its task is: name a known task, or the "
-                         "folder of your own that prepare_task.py made")
+        raise InputError(f"{find_folder(folder)} holds no {TASK_JSON}, which tells what its task is: name a known task, "
+                         "or the folder of your own that prepare_task.py made")
     for inside in dict.fromkeys((folder / name, folder / get_task(name).name) if known else (folder / name,)):
         if (inside / TASK_JSON).is_file():
             return read_task(inside)

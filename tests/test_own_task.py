@@ -411,7 +411,8 @@ def test_from_the_folder_to_answers_and_report(tiny, script, monkeypatch):
 
     write_lines(Path("new/more.txt"), ["sentence", sentence(3), sentence(11)])
     run(script, "task_distill", command_line({**scoring, "do_predict": True, "predict_file": "new/more.txt",
-                                              "output_dir": "results/new"}))
+                                              "output_dir": "results/new", "do_eval": True}))
+    assert own_task(json.loads((student / "eval_results.json").read_text())["task_json"], "here") == task
     assert len(Path("results/new/predictions.tsv").read_text().splitlines()) == 3 and names(Path("new")) == ["more.txt"]
     run(script, "report", [])
     report = Path("results/report.md").read_text()

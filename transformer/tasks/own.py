@@ -36,7 +36,7 @@ TASK_JSON = "task.json"
 TEST_FILE = "test.tsv"
 SETTINGS = ("intermediate_epochs", "teacher_epochs", "teacher_learning_rate", "teacher_batch_size")
 
-_VERSION = 1
+VERSION = 1
 _NAME = re.compile(r"[^\W_][\w-]{0,63}")
 _LABEL = re.compile(r"[^\t\n\r\0]+")
 _HEADERS = {1: "label,sentence", 2: "label,sentence1,sentence2"}
@@ -51,8 +51,8 @@ def own_task(description: Any, where: str | Path, folder: Path | None = None) ->
         raise InputError(f"{where}: no description of a task")
     read = _Reader(description, where)
     version = read.value("version", lambda value: type(value) is int, "a whole number")
-    if version != _VERSION:
-        raise InputError(f"{where}: version {version}, this kit reads {_VERSION}: make it anew with this kit's "
+    if version != VERSION:
+        raise InputError(f"{where}: version {version}, this kit reads {VERSION}: make it anew with this kit's "
                          "prepare_task.py, or take the kit that made it")
     name = read.value("name", lambda value: isinstance(value, str) and _NAME.fullmatch(value),
                       "a name of letters, digits, _ and -")
@@ -153,7 +153,7 @@ def described(task: Task) -> dict[str, Any]:
     if task.unlabelled_rows:
         files[UNLABELLED_FILE] = task.unlabelled_rows
     settings = {name: getattr(task, name) for name in SETTINGS if getattr(task, name) != getattr(Task, name)}
-    return {"version": _VERSION, "name": task.name, **task.head.described, "texts": task.segments,
+    return {"version": VERSION, "name": task.name, **task.head.described, "texts": task.segments,
             "max_seq_length": task.max_seq_length, "rows": files,
             **({"test_has_labels": TEST_FILE in task.dev_files} if TEST_FILE in files else {}),
             **({"settings": settings} if settings else {})}
@@ -217,8 +217,8 @@ def open_task(name: str | None, folder: str | Path) -> Task:
                              "another folder")
         return task
     if name is None:
-        raise InputError(f"{find_folder(folder)} holds no {TASK_JSON}, which tells what its task is: name a known task, "
-                         "or the folder of your own that prepare_task.py made")
+        raise InputError(f"{find_folder(folder)} holds no {TASK_JSON}, which would tell what its task is: name a known "
+                         "task, or the folder of your own that prepare_task.py made")
     for inside in dict.fromkeys((folder / name, folder / get_task(name).name) if known else (folder / name,)):
         if (inside / TASK_JSON).is_file():
             return read_task(inside)

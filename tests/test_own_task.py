@@ -420,6 +420,28 @@ def test_from_the_folder_to_answers_and_report(tiny, script, monkeypatch):
     assert len([line for line in report.splitlines() if line.startswith("| moods | macro F1 | 1 |")]) == 2
 
 
+def test_the_same_texts_give_the_student_of_the_known_task(tiny, script):
+    """MRPC, and its rows as one's own: the same weights after both stages, the same dev scores."""
+    known, folder = get_task("MRPC"), tiny / "data/pairs"
+    counts = {}
+    for file in ("train.tsv", "dev.tsv"):
+        rows = [[row[known.label_column], *(row[column] for column in known.text_columns)]
+                for _, row in read_rows(known, tiny / "glue/MRPC" / file)]
+        write_lines(folder / file, ["label\tsentence1\tsentence2", *map("\t".join, rows)])
+        counts[file] = len(rows)
+    write_task(folder, own_task({**CLASSES, "name": "pairs", "labels": ["0", "1"], "metric": "acc", "texts": 2,
+                                 "rows": counts}, "here"))
+    for place, start in ((tiny / "glue/MRPC", "known"), (folder, "own")):
+        flags = {"data_dir": place, "task_name": "MRPC" if start == "known" else None, "max_seq_length": 24,
+                 "teacher_model": tiny / "teacher_mrpc", "num_train_epochs": 1, "learning_rate": 1e-2}
+        run(script, "task_distill", arguments(tiny, output_dir=tiny / f"tmp_{start}", **flags))
+        run(script, "task_distill", arguments(tiny, student_model=tiny / f"tmp_{start}", output_dir=tiny / start,
+                                              pred_distill=True, **flags))
+    assert contents(tiny / "own")["pytorch_model.bin"] == contents(tiny / "known")["pytorch_model.bin"]
+    assert [line["acc"] for line in lines(tiny / "own/metrics.jsonl")] == \
+        [line["acc"] for line in lines(tiny / "known/metrics.jsonl")]
+
+
 def plain_answers(folder: Path, task: Task, rows: list[list[str]]) -> np.ndarray:
     """Probabilities (of a score: the logit) for texts, one example after the other."""
     model, tokenizer = load_model(folder, task.head).eval(), BertTokenizer(folder / "vocab.txt")

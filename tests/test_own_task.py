@@ -440,6 +440,21 @@ def test_the_same_texts_give_the_student_of_the_known_task(tiny, script):
     assert contents(tiny / "own")["pytorch_model.bin"] == contents(tiny / "known")["pytorch_model.bin"]
     assert [line["acc"] for line in lines(tiny / "own/metrics.jsonl")] == \
         [line["acc"] for line in lines(tiny / "known/metrics.jsonl")]
+    write_lines(tiny / "new.tsv", ["sentence1\tsentence2",
+                                   *(f"{sentence(row)}\t{sentence(row + 1)}" for row in range(4))])
+    scoring = {"student_model": tiny / "own", "predict_file": tiny / "new.tsv", "do_predict": True, "no_cuda": True,
+               "max_seq_length": 24}
+    told = {}
+    for name, place in (("MRPC", tiny / "glue/MRPC"), ("pairs", folder)):
+        out = run(script, "task_distill", command_line({**scoring, "task_name": name, "data_dir": place,
+                                                        "output_dir": tiny / f"told_{name}"}))
+        assert "taken as the header" not in out
+        told[name] = (tiny / f"told_{name}/predictions.tsv").read_text()
+    assert told["MRPC"] == told["pairs"] and told["pairs"].startswith("row\tlabel\tp_0\tp_1\n0\t")
+    write_lines(tiny / "new.tsv", ["id\tsentence1\tsentence2", "1\ta\tb"])
+    status, _, err = script("task_distill", *command_line({**scoring, "task_name": "MRPC", "output_dir": tiny / "x",
+                                                           "data_dir": tiny / "glue/MRPC"}))
+    assert status == 2 and "new.tsv, line 1: the header of a file of MRPC with its texts alone is" in err
 
 
 def plain_answers(folder: Path, task: Task, rows: list[list[str]]) -> np.ndarray:

@@ -72,9 +72,9 @@ def own_task(description: Any, where: str | Path, folder: Path | None = None) ->
                                  f"{where}, settings"))
     read.value("made_from", lambda value: isinstance(value, dict), "a table", {})
     read.refuse_others()
-    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], max_seq_length=length,
-                teacher_max_seq_length=length, augment_copies_in_code=20, unlabelled_rows=unlabelled, folder=folder,
-                **settings)
+    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], is_strict=True,
+                max_seq_length=length, teacher_max_seq_length=length, augment_copies_in_code=20,
+                unlabelled_rows=unlabelled, folder=folder, **settings)
     if has_labels:
         return replace(task, rows=(*task.rows, test), dev_files=(*task.dev_files, TEST_FILE))
     return replace(task, submissions=(task.answering(TEST_FILE, test),)) if test else task

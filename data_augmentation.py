@@ -46,7 +46,7 @@ from transformer.files import (
 from transformer.pieces import Tokenizer
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import GLUE
-from transformer.tasks.table import get_task
+from transformer.tasks.own import open_task
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -61,10 +61,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--pretrained_bert_model", required=True, help="folder of a BERT with its masked-LM head")
     data.add_argument("--glove_embs", help="GloVe vectors, text: a word and its numbers on every line (without them "
                                            "words of several wordpieces stay as they are)")
-    data.add_argument("--glue_dir", required=True, help="folder that holds the task's folder")
-    data.add_argument("--task_name", required=True,
+    data.add_argument("--glue_dir", "--data_dir", required=True,
+                      help="folder that holds the task's folder, or that of one of your own")
+    data.add_argument("--task_name",
                       help="task, in any spelling; all: every task of GLUE that has a folder there, but WNLI (SQuAD "
-                           "only by its own names, squad1 and squad2)")
+                           "only by its own names, squad1 and squad2); not needed where GLUE_DIR has the task.json of "
+                           "prepare_task.py")
     data.add_argument("--glove_vocab", type=positive, default=100_000, help="vectors read, of the most frequent words")
     augment = parser.add_argument_group("augmentation")
     augment.add_argument("--N", type=positive, help="tries per sentence, or per passage of SQuAD; each new one is a "
@@ -172,14 +174,14 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
 
 def chosen_tasks(args: argparse.Namespace) -> list[Task]:
     """The task asked for, or with `all` those of GLUE that have a folder; InputError as examples_of() does."""
-    if args.task_name.lower() == "all":
+    if args.task_name and args.task_name.lower() == "all":
         tasks = [task for task in GLUE.values()
                  if task_folder(args.glue_dir, task).is_dir() and task.augment_copies_in_code]
         if not tasks:
             raise InputError(f"{args.glue_dir} has no folder of a task that is augmented: download_glue.py gets them")
         print(f"augmenting {', '.join(task.name for task in tasks)}", flush=True)
     else:
-        tasks = [get_task(args.task_name)]
+        tasks = [open_task(args.task_name, args.glue_dir)]
     for task in tasks:
         if task.augment_copies_in_code is None:
             raise InputError(f"{task.name} is not augmented: its label hangs on single words, which noun a pronoun "

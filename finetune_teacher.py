@@ -1,7 +1,8 @@
 """Fine-tune BERT on tasks of GLUE, SQuAD or CLUE: the teachers of task distillation.
 
-Without arguments: RTE, CoLA, SST-2 and MRPC from models/bert-base-uncased-{rte,cola,sst2,mrpc}, where these are, else
-from models/bert-base-uncased, into models/final_{rte,cola,sst2,mrpc}_teacher; data in data/glue_data.
+Each from models/bert-base-uncased-TASK, where that is, else from models/bert-base-uncased, into
+models/final_TASK_teacher, all in lower case. Without --tasks: the task that GLUE_DIR itself describes, as the folders
+of prepare_task.py do, else RTE, CoLA, SST-2 and MRPC; data in data/glue_data.
 """
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from transformer.cli import (
 from transformer.data.tables import read_rows, task_folder
 from transformer.data.windows import check_questions, settled
 from transformer.files import InputError, find_folder, find_model
-from transformer.tasks.table import get_task
+from transformer.tasks.own import is_described, open_task, recorded
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
@@ -38,9 +39,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
-    data.add_argument("--tasks", nargs="+", default=["RTE", "CoLA", "SST-2", "MRPC"], metavar="TASK",
-                      help="GLUE tasks, squad1 and squad2, Chinese tasks, one teacher each")
-    data.add_argument("--glue_dir", default="data/glue_data", help="folder with one folder per task")
+    data.add_argument("--tasks", nargs="+", metavar="TASK",
+                      help="GLUE tasks, squad1 and squad2, Chinese tasks, your own; one teacher each (default: the one "
+                           "that GLUE_DIR itself describes, else RTE, CoLA, SST-2 and MRPC)")
+    data.add_argument("--glue_dir", "--data_dir", default="data/glue_data",
+                      help="folder with one folder per task, or that of one of your own")
     data.add_argument("--models_dir", default="models", help="folder to read models from and write teachers to")
     data.add_argument("--model", help="start every task from this folder (default: as the first lines say)")
     data.add_argument("--output_dir", help="teacher folder, for one task (default: MODELS_DIR/final_TASK_teacher)")
@@ -70,9 +73,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_device_flags(parser)
     add_run_flags(parser)
     args = parser.parse_args(argv)
-    if args.output_dir and len(args.tasks) > 1:
-        parser.error("--output_dir is for one task: with several, each has its own folder under --models_dir")
     return resolve_precision(parser, args)
+
+
+def asked_tasks(args: argparse.Namespace) -> list[Task]:
+    """The tasks asked for, each once; InputError where there is no such task, or one output folder for several."""
+    names = args.tasks or ([None] if is_described(args.glue_dir) else ["RTE", "CoLA", "SST-2", "MRPC"])
+    tasks = list(dict.fromkeys(open_task(name, args.glue_dir) for name in names))
+    if args.output_dir and len(tasks) > 1:
+        raise InputError("--output_dir is for one task: with several, each has its own folder under --models_dir")
+    return tasks
 
 
 def resolved(args: argparse.Namespace, task: Task) -> tuple[argparse.Namespace, Task]:
@@ -177,7 +187,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     if not run.is_resumed:
         run.remembered["before"], _ = evaluate(model, task, dev, own_order, args.eval_batch_size, processes)
     before = run.remembered["before"]
-    run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), task=task.name, start=str(folder),
+    run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), **recorded(task), start=str(folder),
               before=before)
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
     if keeps_head and not run.is_resumed:
@@ -212,8 +222,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
 def main(argv: list[str] | None = None) -> None:
     """Fine-tune a teacher for each task that has none."""
     args = parse_args(argv)
-    tasks = {task.key: task for task in map(get_task, args.tasks)}
-    runs = [resolved(args, task) for task in tasks.values()]
+    runs = [resolved(args, task) for task in asked_tasks(args)]
 
     from transformer.training.batches import micro_batch_size
     from transformer.training.processes import join_processes, set_deterministic, set_precision

@@ -183,11 +183,11 @@ def load_teacher(folder: Path, args: argparse.Namespace, processes: Processes) -
 
 def attention_loss_for(args: argparse.Namespace, teacher: BertModel) -> str:
     """`scores` or `gram`, whichever --attention_loss comes to for this teacher and all students."""
-    from transformer.distillation import uses_gram
+    from transformer.distillation import chosen_attention_loss
     from transformer.modeling import student_config
 
     models = [teacher.config, *(student_config(find_model(own.student_model)) for own in each_student(args))]
-    return "gram" if uses_gram(args.attention_loss, args.preset, args.max_seq_length, models) else "scores"
+    return chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
 
 
 def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,

@@ -14,17 +14,17 @@ from pathlib import Path
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write
 from transformer.reporting.answers_table import squad
+from transformer.reporting.chinese_table import chinese
 from transformer.reporting.curves import draw_models, require_matplotlib
+from transformer.reporting.own_table import own_tasks
 from transformer.reporting.pages import Block, Heading, Inline, Link, Pictures, Table, Text, render
 from transformer.reporting.published import ABLATIONS, FASTER, PAPER, SMALLER, ablation_table, published
 from transformer.reporting.runs import (
-    METRICS,
     MISSING,
     FinishedRun,
     Remarks,
     cell,
     comparable,
-    differing_settings,
     is_number,
     lines_of,
     model_name,
@@ -35,7 +35,9 @@ from transformer.reporting.runs import (
     shown_metrics,
     tasks_of,
 )
+from transformer.reporting.scores_table import dev_table
 from transformer.reporting.timings import milliseconds, noted_seconds
+from transformer.tasks.clue import CLUE
 from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 
@@ -53,43 +55,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def dev_table(runs: list[FinishedRun], caption: str) -> list[Block]:
-    """Dev scores of one model: a row for each task and metric; the paper's tasks are shown when they are missing."""
-    rows, notes = [], []
-    for task in GLUE.values():
-        group = [run for run in runs if run.task == task]
-        if not group and task.name != "WNLI":  # which the paper leaves out
-            rows.append([task.name, METRICS.get(task.metric, "correlation"), "0", MISSING, "", "", ""])
-        for metric in shown_metrics(task):
-            scored, values = score(group, metric)
-            if not values:
-                continue
-            best = max(scored, key=lambda run: run.scores[metric])
-            sources = sorted({run.source for run in scored})
-            rows.append([task.name, METRICS[metric], str(len(values)),
-                         [f"{statistics.fmean(values):.1f}", *references(scored)],
-                         f"{statistics.stdev(values):.2f}" if len(values) > 1 else "none",
-                         [Link(f"{max(values):.1f}", best.folder), *references([best])], ", ".join(sources)])
-        if differing := differing_settings(group) if len(group) > 1 else []:
-            notes.append(f"The runs of {task.name} do not have the same settings: {', '.join(differing)}. ")
-        if sizes := {run.dev_examples for run in group} - {(), task.rows[1:]}:
-            official, *scored_on = (" + ".join(map(str, size)) for size in (task.rows[1:], *sorted(sizes)))
-            notes.append(f"{task.name}: not GLUE's dev set of {official} examples, but one of {', '.join(scored_on)}. ")
-    return [Text([caption]), Table(["task", "metric", "n", "mean", "sd", "best", "score from"], rows, "llrrrrl",
-                                   note="".join(notes))]
-
-
 def results(runs: list[FinishedRun]) -> list[Block]:
-    """Dev scores of the full method, student by student, and of the teachers."""
-    full = [run for run in runs if run.variant == "full" and run.is_result]
+    """Dev scores of the full method on GLUE, student by student, and of the teachers; the paper's tasks are shown when
+    they are missing."""
+    full = [run for run in runs if run.variant == "full" and run.is_result and run.task.key in GLUE]
     blocks = [Heading("Dev scores of these runs"), Text(
         "Percent, on the dev set, on which the best checkpoint of a run was picked, too. n runs that differ in their "
         "seed; sd is the sample standard deviation over these n, which a single run does not have. A small number is "
         "the number of a run in the list at the end, and links to its run.json; the best score links to the run's "
         "folder.")]
-    for student in sorted({"4l", "6l"} | {run.student for run in full}):
-        blocks += dev_table([run for run in full if run.student == student], f"{model_name(student)}:")
-    return blocks + dev_table([run for run in runs if run.stage == "teacher"], "Teachers:")
+    groups = {f"{model_name(student)}:": [run for run in full if run.student == student]
+              for student in sorted({"4l", "6l"} | {run.student for run in full})}
+    groups["Teachers:"] = [run for run in runs if run.stage == "teacher"]
+    for caption, group in groups.items():
+        tasks = [task for task in GLUE.values() if task.name != "WNLI" or task in tasks_of(group)]  # as in the paper
+        blocks += dev_table(group, tasks, caption)
+    return blocks
 
 
 def ablations(runs: list[FinishedRun]) -> list[Block]:
@@ -97,7 +78,8 @@ def ablations(runs: list[FinishedRun]) -> list[Block]:
     blocks = [Heading("Ablations"), Text(
         "Dev scores. The average is over the columns that a variant and the full method both have, and so is the "
         f"difference to the full method. Averages of different tasks, as the {PAPER}'s, do not compare; the "
-        "differences tell what each part is worth. SQuAD's F1 is part of no average.")]
+        "differences tell what each part is worth. SQuAD's F1 is part of no average, and Chinese tasks of none with "
+        "GLUE's.")]
     students = [run for run in runs if run.is_result and not run.variant.startswith("search")]
     tables = [variant_table([run for run in students if run.student == student], model_name(student))
               for student in sorted({"4l"} | {run.student for run in students if run.variant != "full"})]
@@ -109,12 +91,14 @@ def variant_table(runs: list[FinishedRun], model: str) -> Table:
     """A row for each variant of one student, those of the paper also where no run is of them; full is the first."""
     paper = {variant: row.scores["average"] for variant, row in ABLATIONS.items()}
     tasks = tasks_of(run for run in runs if run.variant != "full") or [TASKS["mnli"], TASKS["mrpc"], TASKS["cola"]]
+    averaged = GLUE if any(task.key in GLUE for task in tasks) else CLUE
     columns = {}  # task and metric by heading
     for task in tasks:
-        if len(task.dev_files) == 1:
-            columns[task.name] = task, task.metric
+        mismatched = f"{task.metric}_mismatched"
+        if mismatched in shown_metrics(task):
+            columns |= {f"{task.name}-m": (task, task.metric), f"{task.name}-mm": (task, mismatched)}
         else:
-            columns |= {f"{task.name}-{end}": (task, metric) for end, metric in zip(("m", "mm"), shown_metrics(task))}
+            columns[task.name] = task, task.metric
     rows, full = [], []
     for variant in dict.fromkeys([*paper, *(run.variant for run in runs)]):
         cells, means = [], []
@@ -122,7 +106,7 @@ def variant_table(runs: list[FinishedRun], model: str) -> Table:
             group = [run for run in runs if (run.variant, run.task) == (variant, task)]
             cells.append(cell(group, metric))
             _, values = score(group, metric)
-            if task.key in GLUE:
+            if task.key in averaged:
                 means.append(statistics.fmean(values) if values else None)
         full = full or means
         both = [pair for pair in zip(means, full) if None not in pair]
@@ -289,12 +273,18 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output_dir)
     plots = output / "plots"
     runs, remarks = collect(roots)
-    pictures = [f"{what}_{value}" for what in ("general", *TASKS) for value in (*LOSSES, "dev")]
+    tasks = tasks_of(runs)
+    keys = dict.fromkeys([*TASKS, *(task.key for task in tasks)])
+    pictures = [f"{what}_{value}" for what in ("general", *keys) for value in (*LOSSES, "dev")]
     for name in (*pictures, "size_score", "speed_score"):  # of an earlier report, which may have had other runs
         (plots / f"{name}.png").unlink(missing_ok=True)
-    blocks = [*results(runs), *squad(runs), *published(), *ablations(runs), *search(runs),
-              *curves(runs, plots, remarks), *sizes(runs, plots, output / INFERENCE_NAME, remarks),
-              *costs(runs, roots, remarks)]
+    blocks = [*own_tasks(runs), *chinese(runs)]
+    if not blocks or any(task.key in TASKS.keys() - CLUE.keys() for task in tasks):
+        blocks = [*results(runs), *squad(runs), *published(), *blocks, *ablations(runs)]
+    elif any(run.variant != "full" for run in runs):
+        blocks += ablations(runs)
+    blocks += [*search(runs), *curves(runs, plots, remarks), *sizes(runs, plots, output / INFERENCE_NAME, remarks),
+               *costs(runs, roots, remarks)]
     blocks += lists(runs, remarks)  # the steps above add to the remarks
     blocks.insert(0, Text(f"{len(runs)} runs below {', '.join(map(str, roots))}; what is left out in whole or in part, "
                           f"and what else is to be known, is listed at the end ({len(remarks)} lines)."))

@@ -2,15 +2,16 @@
 
 Two runs: the intermediate stage (attention and hidden states), then, with --pred_distill, the prediction stage (the
 teacher's logits). --do_eval only scores --student_model on the dev set, into eval_results.json in its folder;
---do_predict writes the GLUE submission file of the test set, or for SQuAD the answers to --predict_file. Reads
-DATA_DIR/{train,train_aug,dev,test}.tsv, for SQuAD the train and dev file of its version and train_aug.jsonl; writes a
-student folder, eval_results.txt, metrics.jsonl and run.json.
+--do_predict writes the submission file of the test set, or the answers to --predict_file. Reads
+DATA_DIR/{train,train_aug,dev,test,unlabelled}.tsv, for SQuAD the train and dev file of its version and train_aug.jsonl;
+writes a student folder, eval_results.txt, metrics.jsonl and run.json.
 """
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +34,10 @@ from transformer.cli import (
 )
 from transformer.data.tables import data_folder
 from transformer.data.windows import settled
-from transformer.files import InputError, find_folder, find_model
+from transformer.files import InputError, find_file, find_folder, find_model
 from transformer.tasks.labels import class_order
-from transformer.tasks.table import get_task
-from transformer.tasks.task import Task
+from transformer.tasks.own import open_task, recorded
+from transformer.tasks.task import UNLABELLED_FILE, Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
     from transformer.training.processes import Processes
@@ -48,8 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     data = parser.add_argument_group("data and models")
     data.add_argument("--data_dir", required=True, help="the task's folder with its train and dev files")
-    data.add_argument("--task_name", required=True,
-                      help="a GLUE task, squad1, squad2 or a Chinese task; in any case, with or without the hyphen")
+    data.add_argument("--task_name",
+                      help="a GLUE task, squad1, squad2 or a Chinese task, in any case, with or without the hyphen "
+                           "(not needed for one of your own, which DATA_DIR describes)")
     data.add_argument("--student_model", required=True, nargs="+", metavar="FOLDER",
                       help="general student, for --pred_distill an intermediate one; several, in the intermediate "
                            "stage: students that learn side by side")
@@ -97,9 +99,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="with --do_eval: also write label, prediction and logits of each example; for SQuAD "
                               "predictions.json, nbest_predictions.json and, of v2.0, null_odds.json")
     scoring.add_argument("--do_predict", action="store_true",
-                         help="answer the test set, for the server of GLUE or CLUE; for SQuAD --predict_file")
+                         help="answer the test set, for the server of GLUE or CLUE, or as a plain table; for SQuAD "
+                              "--predict_file")
     scoring.add_argument("--predict_file", metavar="FILE",
-                         help="with --do_predict, for SQuAD: the questions to answer, a file without answers")
+                         help="with --do_predict: other texts to answer, a table whose header is sentence, or "
+                              "sentence1 and sentence2; for SQuAD questions, a file without answers")
     add_span_flags(parser)
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
@@ -141,10 +145,17 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
         raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage "
                          "learns answers to the original data (paper, appendix B): drop it")
     if args.predict_file and task.is_table:
-        raise InputError(f"--predict_file is for SQuAD, and {task.name} has test sets of its own: drop it")
+        task = replace(task, submissions=(task.answering(str(find_file(args.predict_file).absolute())),))
     if args.do_predict and task.is_table and not task.submissions:
-        raise InputError(f"--do_predict is for test sets without labels, and that of {task.name} has them: --do_eval "
-                         "scores it")
+        why = f"that of {task.name} has them: --do_eval scores it" if len(task.dev_files) > 1 else \
+            f"{task.name} has none"
+        raise InputError(f"--do_predict is for test sets without labels, and {why}; --predict_file names other texts")
+    if task.unlabelled_rows and args.teacher_model and args.pred_distill:
+        from transformer.training.stages import learns_labels  # it loads torch
+        if learns_labels(args, task.head):
+            raise InputError(f"{'--hard_labels' if args.hard_labels else '--preset code'} learns the labels of the "
+                             f"data, and {task.name} has {task.unlabelled_rows} rows without ({UNLABELLED_FILE}): drop "
+                             "it, so that the teacher labels all, or prepare the task without --unlabelled")
     if args.do_predict and not task.is_table and not args.predict_file:
         raise InputError(f"--do_predict needs --predict_file for {task.name}, whose test set is not public")
     return settled(task, args)
@@ -154,7 +165,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
-    from transformer.distillation import compared, losses_on, uses_gram, warn_of_low_scores
+    from transformer.distillation import chosen_attention_loss, compared, losses_on, warn_of_low_scores
     from transformer.optimization import freeze_unused
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
@@ -183,8 +194,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
             pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
     if not args.pred_distill:
         models = [teacher.config, *(student.config for student in students.values())]
-        is_gram = uses_gram(args.attention_loss, args.preset, args.max_seq_length, models)
-        args.attention_loss = "gram" if is_gram else "scores"
+        args.attention_loss = chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
     own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
     unfinished = open_outputs(each_student(args), processes, teacher_folder)
@@ -196,7 +206,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     print(format_metrics(f"teacher {teacher_folder}", teacher_scores), flush=True)
     if not args.skip_teacher_check:
         require_fit_teacher(teacher_folder, task, teacher_scores[task.metric], next(iter(dev.values())))
-    train = encoded(task, train_path, tokenizer, first, "augmented" if args.aug_train else "train")
+    train = encoded(task, train_path, tokenizer, first, "augmented" if args.aug_train else "train",
+                    task.unlabelled_in(data_dir))
     show_examples(train, tokenizer)
     epochs = math.ceil(args.num_train_epochs)
     plan = Plan.of(args, [train] * epochs, [len(train)] * epochs, [train_path] * epochs)
@@ -255,7 +266,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                     run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
                     run.keep(values, score)
     for run in stages:
-        run.finish(task=task.name, kept=run.kept)
+        run.finish(**recorded(task), kept=run.kept)
     for run in stages:
         if processes.is_first:
             draw_or_warn(run.output_dir)
@@ -267,7 +278,7 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Train students, or score one."""
     args = parse_args(argv)
-    task = get_task(args.task_name)
+    task = open_task(args.task_name, args.data_dir)
     args.task_name = task.name
     task = resolve(args, task)
 

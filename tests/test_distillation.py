@@ -19,6 +19,7 @@ from transformer.checkpoint import save_model
 from transformer.config import BertConfig
 from transformer.distillation import (
     attention_loss,
+    chosen_attention_loss,
     compared,
     copy_layers,
     gram_attention_loss,
@@ -29,7 +30,6 @@ from transformer.distillation import (
     needed,
     soft_cross_entropy,
     transformer_losses,
-    uses_gram,
     warn_of_low_scores,
 )
 from transformer.files import InputError
@@ -442,7 +442,7 @@ def test_a_loss_rounded_below_0_is_0_and_its_gradient_stays():
     ("auto", "paper", 256, True), ("auto", "paper", 255, False), ("auto", "code", 512, False),
     ("gram", "paper", 8, True), ("gram", "code", 512, True), ("scores", "paper", 512, False)])
 def test_which_way_the_attention_loss_is_made(wanted, preset, length, gram):
-    assert uses_gram(wanted, preset, length, [BertConfig(9)]) is gram
+    assert chosen_attention_loss(wanted, preset, length, [BertConfig(9)]) == ("gram" if gram else "scores")
 
 
 def test_attention_loss_flag_without_that_loss(tiny, refused):

@@ -125,18 +125,18 @@ def test_mean_deviation_best_and_missing(world):
                                              "finished": True})
     assert rows_of(made()["Dev scores of these runs"], "RTE")[0][3:] == [
         "64.0", "2.00", "66.0", "eval_results.json, run.json"]
-    assert "RTE: not GLUE's dev set of 277 examples, but one of 24." in Path("results/report.md").read_text()
+    assert "RTE: not the official dev set of 277 examples, but one of 24." in Path("results/report.md").read_text()
 
 
 @pytest.mark.parametrize("counts,shown", [
-    ((9815, 9832), ""), ((9815, 20), "MNLI: not GLUE's dev set of 9815 + 9832 examples, but one of 9815 + 20.")])
+    ((9815, 9832), ""), ((9815, 20), "MNLI: not the official dev set of 9815 + 9832 examples, but one of 9815 + 20.")])
 def test_both_dev_sets_count(counts, shown, world):
     folder = world("distilled_tinybert_4l_mnli", 0.6, "MNLI")
     write_json(folder / "eval_results.json", {"task": "MNLI", "values": {"acc": 0.6}, "counts": dict(
         zip(("dev_matched", "dev_mismatched"), counts))})
     made()
     text = Path("results/report.md").read_text()
-    assert shown in text and ("not GLUE's dev set" in text) == bool(shown)
+    assert shown in text and ("not the official dev set" in text) == bool(shown)
 
 
 @pytest.mark.parametrize("script,scored,notes", [
@@ -279,6 +279,104 @@ def test_averages_over_glue_leave_squad_out(world):
     assert rows_of(sections["Ablations"], "no_gd")[0][1:5] == ["50.0 (n=1)", "70.0 (n=1)", "50.0", "-10.0"]
     assert rows_of(sections["Size, speed and score"], "TinyBERT4")[0][4] == "60.0"
     assert "Average over RTE." in Path("results/report.md").read_text()
+
+
+# --- Chinese tasks
+
+# PaddleNLP's README, dev.
+PADDLE = """
+| model | AFQMC | TNEWS | IFLYTEK | CMNLI | OCNLI | CLUEWSC2020 | CSL |
+| BERT-base-chinese (12L) | 74.63 | 57.13 | 61.29 | 80.97 | 75.22 | 81.91 | 81.90 |
+| TinyBERT_6L_zh | 72.22 | 55.70 | 54.48 | 79.12 | 74.07 | 77.63 | 80.17 |
+| TinyBERT_4L_zh (312) | 69.07 | 54.02 | 39.71 | 73.94 | 69.59 | 70.07 | 75.07 |
+| RBT6 (6L/768) | 73.45 | 56.82 | 59.64 | 79.36 | 73.32 | 76.64 | 80.67 |
+| RBT3 (3L/768) | 70.95 | 55.53 | 59.18 | 76.20 | 70.71 | 67.11 | 76.63 |
+| ERNIE 3.0 Nano (4L/312) | 70.51 | 54.57 | 48.36 | 74.97 | 70.61 | 68.75 | 75.93 |
+| PP-MiniLM (6L/768) | 74.14 | 57.43 | 61.75 | 81.01 | 76.17 | 86.18 | 79.17 |
+| RoBERTa-wwm-ext (12L, a BERT) | 74.60 | 58.08 | 61.23 | 81.11 | 76.92 | 88.49 | 80.77 |
+| RoBERTa-wwm-ext-large | 76.00 | 59.33 | 62.02 | 83.88 | 78.81 | 90.79 | 83.67 |
+"""
+CHINESE = "AFQMC TNEWS IFLYTEK CMNLI OCNLI CSL CLUEWSC2020 ChnSentiCorp XNLI-zh".split()
+
+
+def test_clue_beside_the_published_and_beside_glue(world):
+    """Every published number under its own model and task; those of these runs below; GLUE's elsewhere."""
+    for seed, score in ((1, 0.60), (2, 0.64)):
+        world(f"runs/full/seed_{seed}/distilled_tinybert_4l_afqmc", score, "AFQMC", seed=seed)
+    both = world("distilled_tinybert_6l_chnsenticorp", 0.90, "ChnSentiCorp")
+    write_json(both / "eval_results.json", {"task": "ChnSentiCorp", "values": {"acc": 0.91, "acc_test": 0.92},
+                                            "counts": {"dev": 1200, "test": 50}})
+    world("distilled_tinybert_3l_cluewsc2020", 0.65, "CLUEWSC2020", aug_train=False)  # which is not augmented
+    world("final_afqmc_teacher", 0.74, "AFQMC", script="finetune_teacher")
+    world("distilled_tinybert_4l_rte", 0.66)
+    sections = made()
+    assert not sections["Left out, and notes"]
+    assert [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE")] == ["66.0", "missing", "missing"]
+    assert not any(name in str(sections["Dev scores of these runs"]) for name in CHINESE)
+    table = sections["Chinese tasks"]
+    start = table.index(["model", "from", *CHINESE])
+    # 60 and 64: mean 62, deviation sqrt(8); a row for each of 3l, 4l, 6l and the teachers
+    assert [row[2:] for row in rows_of(table[:start], "AFQMC", "accuracy")] == [
+        ["0", "missing", "", "", ""], ["2", "62.0", "2.83", "64.0", "run.json"],
+        ["0", "missing", "", "", ""], ["1", "74.0", "none", "74.0", "run.json"]]
+    assert [row[1:4] for row in rows_of(table[:start], "ChnSentiCorp") if row[2] != "0"] == [
+        ["accuracy", "1", "91.0"], ["accuracy, test", "1", "92.0"]]
+    assert not rows_of(table[:start], "RTE") and not rows_of(table[:start], "XNLI-zh")
+    text = Path("results/report.md").read_text()
+    assert "ChnSentiCorp: not the official dev set of 1200 + 1200 examples, but one of 1200 + 50." in text
+    assert "of plain fine-tuning" in text and "grid search" in text
+
+    own = {row[0]: row[2:] for row in table[start:] if row[1] == "these runs"}
+    assert own == {"teacher": ["74.0 (n=1)", *["missing"] * 8],
+                   "TinyBERT4": ["62.0 ± 2.8 (n=2)", *["missing"] * 8],
+                   "TinyBERT6": [*["missing"] * 7, "91.0 (n=1)", "missing"],
+                   "TinyBERT3": [*["missing"] * 6, "65.0 (n=1)", *["missing"] * 2]}
+    order = [row[0] for row in table[start + 2:]]
+    for model, above in (("teacher", "BERT-base-chinese"), ("TinyBERT4", "TinyBERT_4L_zh"),
+                         ("TinyBERT6", "TinyBERT_6L_zh")):
+        assert order[order.index(model) - 1] == above
+    published = {(row[0].split(" (")[0], row[1], task): score for row in table[start + 2:] if row[1] != "these runs"
+                 for task, score in zip(CHINESE, row[2:], strict=True) if score != "-"}
+    wanted = {("BERT-base-chinese", source, task): score for source, scores in (
+        ("CLUE's README", {"AFQMC": "74.16", "TNEWS": "56.09", "IFLYTEK": "60.37", "CMNLI": "79.47",
+                           "CLUEWSC2020": "59.6", "CSL": "79.63"}),
+        ("OCNLI's README", {"OCNLI": "74.5"}), ("HFL, best", {"ChnSentiCorp": "94.7", "XNLI-zh": "77.8"}),
+        ("HFL, mean", {"ChnSentiCorp": "94.3", "XNLI-zh": "77.4"})) for task, score in scores.items()}
+    (_, *tasks), *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in PADDLE.split("\n")[1:-1])
+    wanted |= {(model.split(" (")[0], "PaddleNLP's README", task): score.removesuffix("0")
+               for model, *scores in lines for task, score in zip(tasks, scores, strict=True)}
+    assert published == wanted
+
+
+def test_chinese_runs_alone(world):
+    """Without GLUE's sections; sizes and ablations are over Chinese tasks, and a test set is part of no average."""
+    for path, score, variant in (("distilled_tinybert_4l_chnsenticorp", 0.9, "full"),
+                                 ("runs/no_da/seed_1/distilled_tinybert_4l_chnsenticorp", 0.8, "no_da")):
+        folder = world(path, score, "ChnSentiCorp", aug_train=variant == "full")
+        write_json(folder / "eval_results.json", {"task": "ChnSentiCorp", "values": {"acc": score, "acc_test": 0.1}})
+    sections = made()
+    assert list(sections)[:2] == ["Chinese tasks", "Ablations"]
+    assert not {"Dev scores of these runs", "SQuAD", "Published dev scores", "Published test scores"} & set(sections)
+    assert sections["Ablations"][0][1:4] == [f"these runs, TinyBERT4: {name}"
+                                             for name in ("ChnSentiCorp", "average", "to full")]
+    assert rows_of(sections["Ablations"], "no_da")[0][1:4] == ["80.0 (n=1)", "80.0", "-10.0"]
+    assert rows_of(sections["Size, speed and score"], "TinyBERT4")[0][4] == "90.0"
+    world("distilled_tinybert_4l_rte", 0.6)  # beside GLUE they are part of no average
+    world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.5, aug_train=False)
+    sections = made()
+    assert rows_of(sections["Ablations"], "no_da")[0][1:5] == ["50.0 (n=1)", "80.0 (n=1)", "50.0", "-10.0"]
+    assert rows_of(sections["Size, speed and score"], "TinyBERT4")[0][4] == "60.0"
+
+
+def test_general_students_of_two_teachers_are_two(world):
+    """English and Chinese ones, of the same seed."""
+    world("general_4l", 0.0, script="general_distill", says={"student": "4l"}, started=1)
+    world("general_4l_again", 0.0, script="general_distill", says={"student": "4l"}, started=2)
+    world("general_4l_zh", 0.0, script="general_distill", says={"student": "4l"}, teacher_model="m/bert-base-chinese")
+    sections = made()
+    assert [row[7] for row in sections["Runs"][2:]] == ["models/general_4l_again", "models/general_4l_zh"]
+    assert [row[0] for row in sections["Left out, and notes"][2:]] == ["models/general_4l"]
+    assert "Chinese tasks" not in sections  # no run is on one
 
 
 def test_runs_say_what_they_are(world):

@@ -223,21 +223,23 @@ def transformer_losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, P
     return attention, hidden
 
 
-def uses_gram(wanted: str, preset: str, max_seq_length: int, models: Iterable[BertConfig]) -> bool:
-    """Whether the attention loss is made of queries and keys, from --attention_loss: `scores`, `gram` or `auto`.
+def chosen_attention_loss(wanted: str, preset: str, max_seq_length: int, models: Iterable[BertConfig]) -> str:
+    """What the attention loss is made of: `scores`, or `gram` for queries and keys; by --attention_loss, which may be
+    `auto`, too.
 
-    auto: where the scores, which grow with the square of the length, are dearer than the products of queries and keys,
-    but never with --preset code, whose loss leaves out real scores <= -100, too. models: what is compared. Raises
+    auto: `gram` where the scores, which grow with the square of the length, are dearer than the products of queries and
+    keys, but never with --preset code, whose loss leaves out real scores <= -100, too. models: what is compared. Raises
     InputError for `gram` where one of them adds to its scores more than such products.
     """
     if any(model.max_relative_position for model in models):
         if wanted == "gram":
             raise InputError("--attention_loss gram: a NEZHA's scores are more than products of queries and keys: take "
                              "--attention_loss scores")
-        return False
+        return "scores"
     if wanted == "auto":
-        return preset == "paper" and max_seq_length >= GRAM_LENGTH
-    return wanted == "gram"
+        is_dearer = preset == "paper" and max_seq_length >= GRAM_LENGTH
+        return "gram" if is_dearer else "scores"
+    return wanted
 
 
 def losses_on(device: torch.device, is_compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:

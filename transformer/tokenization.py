@@ -26,8 +26,9 @@ SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[!-/:-@\[-`{-~]").findall  # words and punctuation marks of ASCII text
 
 # The blocks that BERT takes for ideographs. Hangul, Hiragana and Katakana are written with spaces or left whole.
-CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
-              (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+_CJK_RANGES = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+               (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+CJK_CLASS = "".join(f"{chr(first)}-{chr(last)}" for first, last in _CJK_RANGES)  # in the brackets of a pattern of re
 
 
 def vocab_path(path: str | Path) -> Path:
@@ -115,7 +116,7 @@ def is_uncased(wordpieces: Iterable[str]) -> bool:
 
 def is_ideograph(text: str) -> bool:
     """Whether a text is one character of the blocks that BERT takes for ideographs, each of which is a word."""
-    return len(text) == 1 and not text.isascii() and any(first <= ord(text) <= last for first, last in CJK_RANGES)
+    return len(text) == 1 and not text.isascii() and any(first <= ord(text) <= last for first, last in _CJK_RANGES)
 
 
 class _Cleaning(dict):

@@ -16,14 +16,14 @@ from transformer.data.parallel import available_cores, in_order
 from transformer.files import InputError, atomic_write
 from transformer.stopwatch import STOPWATCH
 from transformer.tasks.task import Task
-from transformer.tokenization import CJK_RANGES, is_ideograph
+from transformer.tokenization import CJK_CLASS, is_ideograph
 
 if TYPE_CHECKING:
     from transformer.augmentation.candidates import Candidates, MaskedWords
 
 PART_BYTES = 1 << 16  # of a training file, about, a worker's task; its rows come back 20 or 40 times as big
 
-_CHINESE = "".join(f"{chr(first)}-{chr(last)}" for first, last in (*CJK_RANGES, (0x3000, 0x303F), (0xFF01, 0xFF65)))
+_CHINESE = f"{CJK_CLASS}\u3000-\u303f\uff01-\uff65"
 _SPACE_IN_CHINESE = re.compile(f"(?<=[{_CHINESE}]) (?=[{_CHINESE}])")
 
 _augmenting_facts: tuple  # of a worker: those of write_rows()

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,39 +86,43 @@ def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[s
     raise InputError(f"{places[0].parent} holds no whole arrays any more: start again")
 
 
-def convert_lines(path: Path, status: os.stat_result, places: Sequence[Path], typecodes: dict[str, str],
+def convert_lines(sources: Mapping[Path, os.stat_result], places: Sequence[Path], typecodes: dict[str, str],
                   facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
                   part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
                   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """convert_parts() of a file of lines: parse_part((path, start, stop)) is asked for ranges of about part_bytes."""
+    """convert_parts() of files of lines: parse_part((path, start, stop)) is asked for ranges of about part_bytes."""
     def ranges() -> Iterator[tuple[tuple[Path, int, int], int]]:
-        return (((path, start, stop), stop) for start, stop in byte_ranges(path, part_bytes))
+        before = 0
+        for path, status in sources.items():
+            yield from (((path, start, stop), before + stop) for start, stop in byte_ranges(path, part_bytes))
+            before += status.st_size
 
-    return convert_parts(path, status, places, typecodes, facts, ranges, parse_part, start_worker, worker_facts,
-                         part_bytes, num_workers, in_memory)
+    return convert_parts(sources, places, typecodes, facts, ranges, parse_part, start_worker, worker_facts, part_bytes,
+                         num_workers, in_memory)
 
 
-def convert_parts(path: Path, status: os.stat_result, places: Sequence[Path], typecodes: dict[str, str],
+def convert_parts(sources: Mapping[Path, os.stat_result], places: Sequence[Path], typecodes: dict[str, str],
                   facts: dict[str, Any], parts: Callable[[], Iterable[tuple[Any, int]]], parse_part: Callable,
                   start_worker: Callable, worker_facts: tuple, part_bytes: int, num_workers: int | None = None,
                   in_memory: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """open_arrays() of the examples in a file, which are made where they are not there yet.
+    """open_arrays() of the examples in some files, one after the other, which are made where they are not there yet.
 
     The arrays are the tokens, end to end; the offsets; then any others, which are laid end to end, too. parts() cuts
-    the file, the same way each time, into parts of about part_bytes, and tells of each how far into the file it goes.
+    the files, the same way each time, into parts of about part_bytes, and tells of each how many bytes were before its
+    end.
     parse_part(part) gives the tokens as bytes, the int32 lengths of the examples, a list of the other arrays as bytes,
     and {name: number} of what is to be counted. num_workers processes (one for each core by default) share the parts;
     start_worker(*worker_facts) prepares each.
     The manifest tells `examples`, `longest` (in tokens) and the sums of what was counted. Raises InputError also where
-    the file is not any more what it was at the time of `status`, from before the facts were taken.
+    one of the files `sources` is not any more what its status says, from before the facts were taken.
     """
     with unfinished_arrays(places, typecodes, facts, part_bytes) as files:
         if files is not None:
-            done = len(files.records)
-            workers = max(1, min(num_workers or available_cores(), -(-status.st_size // part_bytes) - done))
+            done, size = len(files.records), sum(status.st_size for status in sources.values())
+            workers = max(1, min(num_workers or available_cores(), -(-size // part_bytes) - done))
             itemsize = np.dtype(typecodes["tokens"]).itemsize
             stops: deque[int] = deque()  # of the parts that are being parsed
-            with tqdm(desc=f"{path.name} to arrays", total=status.st_size, unit="B", unit_scale=True,
+            with tqdm(desc=f"{next(iter(sources)).name} to arrays", total=size, unit="B", unit_scale=True,
                       disable=None) as progress:
 
                 def missing() -> Iterator[Any]:
@@ -133,10 +137,11 @@ def convert_parts(path: Path, status: os.stat_result, places: Sequence[Path], ty
                     for tokens, lengths, others, counts in parsed:
                         append_examples(files, itemsize, tokens, lengths, others, **counts)
                         progress.update(stops.popleft() - progress.n)
-            after = path.stat()
-            if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                files.keep(0)
-                raise InputError(f"{path} changed while it was read: start again when it is complete")
+            for path, status in sources.items():
+                after = path.stat()
+                if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                    files.keep(0)
+                    raise InputError(f"{path} changed while it was read: start again when it is complete")
             counted = set().union(*files.records) - {"part", "sizes", "examples", "longest"}
             files.summary = {**summary_of_examples(files),
                              **{name: sum(record[name] for record in files.records) for name in sorted(counted)}}

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
 from transformer.files import InputError
+from transformer.tokenization import CJK_CLASS
 
 # Bytes of UTF-8 of a sentence that stays whole: 20 Chinese characters, or the Latin letters of as many wordpieces.
 # Instances are cut off where the last of their lines does not fit, half a line on average: of whole sentences, some 40
@@ -29,9 +30,8 @@ _SENTENCE_END = _mark(_SENTENCE_MARKS, "…⋯!?;")
 _CLAUSE_END = _mark("，、：", ",:")
 _GOES_WITH_END = frozenset(_SENTENCE_MARKS + "…⋯!?;" + "”’」』﹂﹄）】》〉〕］｝〗)]}")
 _GOES_ON = frozenset("，、：,:")   # behind an end: the sentence is not over
-_CJK = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # where a clause may be cut; titles and short brackets are matched whole, and stay so
-_BREAK = re.compile(f"(?<=[{_CJK}）》])(?=[{_CJK}（《])|(?<= )|《[^《》]{{1,80}}》|（[^（）]{{1,20}}）")
+_BREAK = re.compile(f"(?<=[{CJK_CLASS}）》])(?=[{CJK_CLASS}（《])|(?<= )|《[^《》]{{1,80}}》|（[^（）]{{1,20}}）")
 
 _VARIANT_MARK = re.compile(r"(-\{|\}-)")
 _VARIANT_FLAGS = re.compile(r"\s*(?:{0}\s*(?:;\s*{0}\s*)*)?\|".format(r"(?:[ATRDHN-]|zh(?:-\w+)*)"))

@@ -192,7 +192,7 @@ def _convert_json(epoch_json: Path, tokenizer: Tokenizer, fallback: str | Path |
         if not made_before.name.startswith(this_json):  # from a JSON that is no more; who maps it can go on
             shutil.rmtree(made_before, ignore_errors=True)
     return convert_lines(
-        epoch_json, status, [folder / f"{this_json}{tokenizer.vocab_fingerprint:.16}" for folder in folders],
+        {epoch_json: status}, [folder / f"{this_json}{tokenizer.vocab_fingerprint:.16}" for folder in folders],
         _types(tokenizer), facts, _parse_instances, _start_parsing, (tokenizer.vocab, tokenizer.id_typecode),
         part_bytes, num_workers, in_memory)
 

@@ -31,7 +31,7 @@ _FORMAT = 2  # of the arrays; another number makes them anew
 _PART_BYTES = 1 << 20
 _CLS, _SEP = -1, -2  # in the layout of an example, beside the numbers of its texts
 
-_worker_facts: tuple  # of a worker: task, tokenizer, longest sequence, columns of a row
+_worker_facts: tuple  # of a worker: {file: (task as it is laid out, columns of a row)}, tokenizer, longest sequence
 
 
 @dataclass
@@ -157,8 +157,10 @@ def encode(columns: Sequence[list[str]], labels: Sequence, tokenizer: Tokenizer,
 @STOPWATCH.part("encode")
 def encode_file(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_length: int,
                 cache_dir: str | Path | None = None, fallback: str | Path | None = None,
-                num_workers: int | None = None, part_bytes: int = _PART_BYTES) -> Sequences:
-    """Encode a labelled TSV file of a task.
+                num_workers: int | None = None, part_bytes: int = _PART_BYTES,
+                unlabelled: str | Path | None = None) -> Sequences:
+    """Encode a TSV file of a task; after its examples come those of `unlabelled`, a file of texts alone, whose labels
+    are NaN.
 
     cache_dir: folder for the arrays, in a folder of their own whose name tells what they were made from; they are
     mapped, and found again by the next call. fallback: another one where that cannot be written. Without cache_dir
@@ -166,20 +168,21 @@ def encode_file(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_leng
     a killed run goes on where it was, and a process that comes meanwhile waits. Raises InputError as
     tables.row_width() and rows_of_part() do, and where there are no examples.
     """
-    path = Path(path)
-    width = row_width(task, path)
-    status = path.stat()
+    tasks = {Path(path): task} | ({Path(unlabelled): task.texts_alone} if unlabelled else {})
+    layouts = {file: (layout, row_width(layout, file)) for file, layout in tasks.items()}
+    sources = {file: file.stat() for file in layouts}
     facts = {"format": _FORMAT, "task": task.key_text, "sha256": sha256_of(path),
-             **tokenizer.facts, "max_seq_length": max_seq_length}
+             **tokenizer.facts, "max_seq_length": max_seq_length,
+             **({"unlabelled": sha256_of(unlabelled)} if unlabelled else {})}
     key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_lines(
-            path, status, [Path(place) / key for place in (folder, fallback) if place],
+            sources, [Path(place) / key for place in (folder, fallback) if place],
             {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", "labels": task.head.label_type},
-            facts, _encode_part, _start_worker, (task, tokenizer, max_seq_length, width), part_bytes,
+            facts, _encode_part, _start_worker, (layouts, tokenizer, max_seq_length), part_bytes,
             num_workers, in_memory=cache_dir is None)
     arrays["labels"] = arrays["labels"].reshape(-1, *task.head.label_shape)
-    report_rows(str(path), manifest["examples"], manifest.get("skipped", 0), width)
+    report_rows(str(path), manifest["examples"], manifest.get("skipped", 0), layouts[Path(path)][1])
     return Sequences(**arrays, key=key)
 
 
@@ -190,7 +193,8 @@ def _start_worker(*facts: Any) -> None:
 
 def _encode_part(part: FilePart) -> tuple[bytes, np.ndarray, list[bytes], dict[str, int]]:
     """The examples in a range of bytes, as arrays.convert_parts() wants them."""
-    task, tokenizer, max_seq_length, width = _worker_facts
+    layouts, tokenizer, max_seq_length = _worker_facts
+    task, width = layouts[part[0]]
     texts: list[list[str]] = [[] for _ in task.text_columns]
     labels, skipped = [], 0
     for columns, label in rows_of_part(task, part, width):

@@ -1,4 +1,4 @@
-"""GLUE's TSV files: their folders, headers and rows."""
+"""The TSV files of tasks: their folders, headers and rows."""
 from __future__ import annotations
 
 import functools
@@ -15,13 +15,19 @@ from transformer.tasks.task import Task
 
 
 def task_folder(glue_dir: str | Path, task: Task) -> Path:
-    """The task's folder: `glue_dir`/NAME, or `glue_dir` itself where that is the task's folder."""
+    """The task's folder: the one that describes it; else `glue_dir`/NAME, or `glue_dir` itself where that is the task's
+    folder."""
+    if task.folder:
+        return task.folder
     inside = Path(glue_dir) / task.name
     return Path(glue_dir) if not inside.is_dir() and Path(glue_dir).name == task.name else inside
 
 
 def data_folder(data_dir: str | Path, task: Task) -> Path:
-    """`data_dir`, which holds the task's files whatever its name; `data_dir`/NAME where they are there, said aloud."""
+    """The folder that describes the task; else `data_dir`, which holds the task's files whatever its name, or
+    `data_dir`/NAME where they are there, said aloud."""
+    if task.folder:
+        return task.folder
     data_dir, inside = Path(data_dir), Path(data_dir) / task.name
     if not inside.is_dir() or (data_dir / task.train_file).exists():
         return data_dir
@@ -32,6 +38,9 @@ def data_folder(data_dir: str | Path, task: Task) -> Path:
 def require_file(task: Task, path: str | Path) -> Path:
     """The path; InputError where there is no such file of the task's folder, which tells how to get it."""
     path = Path(path)
+    if not path.is_file() and path.parent == task.folder:
+        raise InputError(f"{path} does not exist, and task.json beside it counts its rows: put it back, or make the "
+                         "folder anew with prepare_task.py")
     if not path.is_file():
         place = f" --data_dir {path.parent.parent}" if path.parent.name == task.name else ""
         raise InputError(f"{path} does not exist: name the folder that holds it, or make it with "
@@ -94,6 +103,12 @@ def _check_header(task: Task, columns: Sequence[str], where: str) -> None:
     """InputError where a first line is no header, or the official one of a file with other columns; said where its
     names are nobody's."""
     names = ",".join(columns)
+    if task.folder:  # a header of the kit's own, which also tells whether there are labels
+        if names != task.header:
+            what = "its texts alone" if task.label_column is None else "its labelled texts"
+            raise InputError(f"{where}: the header of a file of {task.name} with {what} is, with tabs for the commas, "
+                             f"{task.header}, and here stands {' '.join(columns)[:100]!r}")
+        return
     wanted = next((header for header in (task.dev_header, task.header)
                    if header and header.count(",") == names.count(",")), task.header)
     if _is_label(task, columns) or columns[0].isdecimal():  # an index or an id, which also test sets have

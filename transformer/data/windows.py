@@ -158,7 +158,7 @@ def encode_windows(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_l
         functools.partial(_passages_in_parts, path, task.head.unanswerable, use != "answer", part_bytes)
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_parts(
-            path, status, [Path(place) / key for place in (folder, fallback) if place],
+            {path: status}, [Path(place) / key for place in (folder, fallback) if place],
             {"tokens": tokenizer.id_typecode, "offsets": "q", "first_lengths": "i", **_ARRAYS[use]}, facts, parts,
             _encode_passages, _start_windows, (tokenizer, max_seq_length, doc_stride, max_query_length, use),
             part_bytes, num_workers, in_memory=cache_dir is None)

@@ -16,7 +16,7 @@ import torch
 
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
-from transformer.distillation import uses_gram
+from transformer.distillation import chosen_attention_loss
 from transformer.planning.steps import (
     ARTICLES_BYTES,
     DUMP_BYTES,
@@ -235,7 +235,7 @@ def activations(work: Work, student: BertConfig, kept: Kept, on_gpu: bool) -> fl
         fit_size = work.teacher.hidden_size
         wordpiece += kept.fit * (layers + 1) * fit_size
         squares = kept.score * heads * length ** 2
-        if uses_gram(args.attention_loss, args.preset, length, [student, work.teacher]):
+        if chosen_attention_loss(args.attention_loss, args.preset, length, [student, work.teacher]) == "gram":
             wordpiece += layers * (kept.gram_own * student.hidden_size + kept.gram_taught * fit_size)
             squares = 2 * 4 * heads * ((student.hidden_size + fit_size) / student.num_attention_heads) ** 2
     return length * wordpiece + squares

@@ -22,6 +22,7 @@ from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
 from transformer.planning.steps import QUESTION_WORDS, WORDS, usual_windows
 from transformer.tasks.answers import ANSWER_FILES
+from transformer.tasks.own import write_task
 from transformer.tasks.squad import Passage, Question, read_passages
 from transformer.tasks.task import Task
 from transformer.tokenization import open_tokenizer, vocab_path
@@ -175,6 +176,8 @@ class Inputs:
         """
         folder = place / "glue" / task.name
         folder.mkdir(parents=True)
+        if task.folder:  # the rows without labels are as others, and are left out
+            write_task(folder, replace(task, unlabelled_rows=0))
         train = folder / (task.aug_file if augmented else task.train_file)
         if not task.is_table:
             for path, count in ((train, rows), *((folder / name, dev_rows) for name in task.dev_files)):
@@ -237,7 +240,7 @@ class Inputs:
             cells = [str(row)] * len(columns)
             for column, length in zip(task.text_columns, lengths[row]):
                 cells[column] = " ".join(itertools.islice(words, int(length)))
-            cells[task.label_column] = task.labels[row % len(task.labels)] if task.labels else f"{row % 6}.0"
+            cells[task.label_column] = task.head.word(row % (len(task.labels) or 6))
             lines.append("\t".join(cells))
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

@@ -29,7 +29,7 @@ import torch
 from transformer.config import BertConfig
 from transformer.data.features import encode_file
 from transformer.data.parallel import available_cores
-from transformer.data.tables import task_folder
+from transformer.data.tables import data_folder, task_folder
 from transformer.data.windows import encode_windows
 from transformer.files import InputError, in_words, read_json, write_json
 from transformer.pieces import Tokenizer
@@ -266,10 +266,11 @@ class Rehearsal:
         teacher = self._teacher_model(work, "task")
         students = self._student_models(work)
         dev_rows = self._rows(work, work.teacher)
-        folder = self._inputs.task(self._place, work.task, Path(args.data_dir), steps * args.train_batch_size, dev_rows,
+        real = data_folder(args.data_dir, work.task)
+        folder = self._inputs.task(self._place, work.task, real, steps * args.train_batch_size, dev_rows,
                                    args.aug_train, work.teacher)
         train = folder / (work.task.aug_file if args.aug_train else work.task.train_file)
-        flags = {"data_dir": folder, "teacher_model": teacher, "student_model": students,
+        flags = {"data_dir": folder, "task_name": work.task.name, "teacher_model": teacher, "student_model": students,
                  "cache_dir": self._place / "cache", **self._two_logs(steps),
                  "skip_teacher_check": True}
         return self._train_on_task(work, flags, steps, train, args.max_seq_length, self._place / "cache")
@@ -288,8 +289,8 @@ class Rehearsal:
                                    work.student)
         train = folder / work.task.train_file
         epoch = self._examples(work, train) // args.train_batch_size
-        flags = {"glue_dir": folder.parent, "models_dir": self._place / "models", "model": model,
-                 "save_steps": max(1, epoch)}
+        flags = {"glue_dir": folder.parent, "tasks": work.task.name, "models_dir": self._place / "models",
+                 "model": model, "save_steps": max(1, epoch)}
         return self._train_on_task(work, flags, steps, train, args.max_seq_length, folder / "features")
 
     def _examples(self, work: Work, path: Path) -> int:
@@ -343,12 +344,12 @@ class Rehearsal:
         args = work.args
         config = work.student
         model = self._inputs.model(*listed(args.student_model), "task", config, work.teacher, work.task)
-        folder = self._inputs.task(self._place, work.task, Path(args.data_dir), 0, self._rows(work, config), False,
-                                   config)
+        real = data_folder(args.data_dir, work.task)
+        folder = self._inputs.task(self._place, work.task, real, 0, self._rows(work, config), False, config)
         rows = sum(self._examples(work, folder / name) for name in work.task.dev_files)
         model, output = self._inputs.linked(self._place, model), self._place / "output"
-        flags = {"data_dir": folder, "student_model": model, "output_dir": output, "cache_dir": self._place / "cache",
-                 "do_eval": True}
+        flags = {"data_dir": folder, "task_name": work.task.name, "student_model": model, "output_dir": output,
+                 "cache_dir": self._place / "cache", "do_eval": True}
         wall, memory_gb, _ = self._run(work, flags, ["--do_predict"])
         record = read_json(model / "eval_results.json")
         return Measured(wall, record["seconds_of"], record["times_of"], 0, rows, {"evaluate": rows},
@@ -361,7 +362,8 @@ class Rehearsal:
         count = math.ceil(min(max(_SECONDS * self.speed / each, FEWEST_ROWS / 2), MOST_ROWS))
         real = task_folder(args.glue_dir, task)
         folder = self._inputs.task(self._place, task, real, count, 0, False, work.teacher)
-        flags = {"glue_dir": folder.parent, "pretrained_bert_model": self._teacher_model(work, "bert")}
+        flags = {"glue_dir": folder.parent, "task_name": task.name,
+                 "pretrained_bert_model": self._teacher_model(work, "bert")}
         if args.glove_embs:
             flags["glove_embs"] = self._inputs.vectors(Path(args.glove_embs), work.teacher)
         wall, memory_gb, _ = self._run(work, flags, ["--resume", "--overwrite_output_dir"])

@@ -30,6 +30,7 @@ from transformer.data.epochs import epoch_files, read_epoch_metrics
 from transformer.data.parts import byte_ranges
 from transformer.data.tables import data_folder, read_rows, task_folder
 from transformer.files import InputError, read_json
+from transformer.tasks.own import open_task
 from transformer.tasks.squad import cut_windows, read_passages
 from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
@@ -435,10 +436,10 @@ def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) ->
 
 def _task_distill(work: Work, earlier: _Earlier) -> None:
     args = work.args
-    task = work.task = get_task(args.task_name)
-    args.task_name = task.name
-    load_script(work.step.argv[0]).resolve(args, task)
     with contextlib.redirect_stdout(io.StringIO()):
+        task = open_task(args.task_name, args.data_dir)
+        args.task_name = task.name
+        task = work.task = load_script(work.step.argv[0]).resolve(args, task)
         folder = data_folder(args.data_dir, task)
     work.outputs = listed(args.output_dir)
     if args.do_eval or args.do_predict:
@@ -456,6 +457,8 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     work.kind = "prediction" if args.pred_distill else "intermediate"
     _teacher_and_students(work, earlier)
     path = _task_files(work, earlier, folder, args.aug_train)
+    if unlabelled := task.unlabelled_in(folder):
+        work.counts = [work.counts[0] + earlier.rows(task.texts_alone, unlabelled, task.unlabelled_rows)]
     work.counts *= math.ceil(args.num_train_epochs)
     _training(work, [path] * len(work.counts))
     if args.eval_step is None:  # as the script finds it, with lengths judged by words
@@ -471,7 +474,8 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
 
 def _teacher(work: Work, earlier: _Earlier) -> None:
     script = load_script(work.step.argv[0])
-    tasks = list(dict.fromkeys(map(get_task, work.args.tasks)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        tasks = script.asked_tasks(work.args)
     task = work.task = tasks[0]  # reproduce.sh asks for one at a time
     work.kind = "teacher"
     work.outputs = [str(script.teacher_folder(other, work.args)) for other in tasks]
@@ -490,7 +494,8 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
 
 def _augment(work: Work, earlier: _Earlier) -> None:
     args = work.args
-    task = work.task = get_task(args.task_name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        task = work.task = open_task(args.task_name, args.glue_dir)
     folder = task_folder(args.glue_dir, task)
     work.kind, work.outputs = "augment", [str(folder / f"{Path(task.aug_file).stem}.*")]
     work.teacher = earlier.config(args.pretrained_bert_model)

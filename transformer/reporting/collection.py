@@ -11,7 +11,8 @@ from transformer.cli import SPAN_SETTINGS
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
 from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
-from transformer.tasks.table import get_task
+from transformer.tasks.own import recorded_task
+from transformer.tasks.table import is_known_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 
@@ -90,7 +91,7 @@ def _as_recorded(folder: Path, record: dict[str, Any]) -> FinishedRun:
     """The run that run.json describes, without scores. InputError where it is none to report, and whatever comes of a
     run.json that is not as the kit writes it."""
     settings, script = record["settings"], _script(record)
-    task = get_task(record["task"]) if "task" in record else None
+    task = recorded_task(record, RUN_NAME) if "task" in record else None
     variant = record["variant"] if "variant" in record else folder_variant(folder) or "full"
     student = record["student"] if "student" in record else _guessed_student(folder, record)
     if not isinstance(variant, str) or not isinstance(student, str):
@@ -145,9 +146,10 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
         flags.append(f"--layer_mapping {settings['layer_mapping']}")
     if settings.get("without"):
         flags.append(f"--without {' '.join(map(str, settings['without']))}")
-    # the paper does not augment WNLI, nor STS-B in the prediction stage; of SQuAD the report tells it
-    plain = task is None or task.name == "WNLI" or task.name == "STS-B" and settings.get("pred_distill") or \
-        not task.is_table
+    # some tasks are not augmented, in the paper nor STS-B in the prediction stage; of SQuAD the report tells it; one's
+    # own data are augmented or not, as one likes
+    plain = task is None or task.augment_copies_in_code is None or not is_known_task(task.name) or \
+        task.name == "STS-B" and settings.get("pred_distill") or not task.is_table
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
     try:
@@ -167,7 +169,7 @@ def _add_scores(run: FinishedRun) -> list[str]:
     run.dev_examples = _dev_examples(evaluated)
     try:
         evaluation = read_json(evaluated)
-        if get_task(str(evaluation.get("task"))) != run.task:
+        if recorded_task(evaluation, EVAL_NAME) != run.task:
             raise InputError(f"not of {run.task.name}")
         if evaluation.get("model_finished") is False:
             raise InputError("of a model that was not finished")

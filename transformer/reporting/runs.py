@@ -12,13 +12,15 @@ from typing import Any
 from transformer.files import InputError
 from transformer.reporting.curves import draw_lines, read_metrics
 from transformer.reporting.pages import Inline, Link
+from transformer.tasks.clue import CLUE
 from transformer.tasks.glue import GLUE
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
 
 METRICS = {"acc": "accuracy", "acc_mismatched": "accuracy, mm", "acc_test": "accuracy, test", "f1": "F1", "mcc": "MCC",
-           "pearson": "Pearson", "spearmanr": "Spearman", "exact_match": "EM", "exact": "EM", "best_exact": "EM",
-           "best_f1": "F1"}
+           "macro_f1": "macro F1", "f1_test": "F1, test", "macro_f1_test": "macro F1, test", "mcc_test": "MCC, test",
+           "corr_test": "correlation, test", "pearson": "Pearson", "spearmanr": "Spearman", "exact_match": "EM",
+           "exact": "EM", "best_exact": "EM", "best_f1": "F1"}
 MISSING = "missing"  # in place of a score that no run has
 Remarks = list[tuple[Path, str]]  # what is left out, in whole or in part, and why; and what else is to be known
 _STAGES = ("teacher", "general", "intermediate", "prediction", "fine-tuning")
@@ -63,13 +65,14 @@ class FinishedRun:
 
     @property
     def key(self) -> tuple:
-        """What two runs must not have in common."""
-        return self.variant, self.seed, self.task and self.task.key, self.student, self.is_result or self.stage
+        """What two runs must not have in common; general students also differ in their teachers, by name."""
+        teacher = Path(str(self.record["settings"].get("teacher_model"))).name if self.stage == "general" else ""
+        return self.variant, self.seed, self.task and self.task.key, self.student, self.is_result or self.stage, teacher
 
     @property
     def order(self) -> tuple:
         """To sort by: stage, student, task as in the table of tasks, variant, seed."""
-        task = list(TASKS).index(self.task.key) if self.task else 0
+        task = place_of(self.task) if self.task else (0, "")
         return _STAGES.index(self.stage), self.student, task, self.variant != "full", self.variant, self.seed
 
     @property
@@ -124,21 +127,26 @@ def differing_settings(runs: list[FinishedRun]) -> list[str]:
     return sorted(name for name in names if len({values[name] for values in settings}) > 1)
 
 
+def place_of(task: Task) -> tuple[int, str]:
+    """To sort tasks by: the table of tasks, then the names of those that their folders describe."""
+    return list(TASKS).index(task.key) if task.key in TASKS else len(TASKS), task.key
+
+
 def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
-    """The tasks that the runs have, in the order of the table of tasks."""
-    present = {run.task for run in runs}
-    return [task for task in TASKS.values() if task in present]
+    """The tasks that the runs have, in the order of place_of()."""
+    return sorted({run.task for run in runs} - {None}, key=place_of)
 
 
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:
     """Runs of the full method on GLUE by the name of a model whose size can be read, and the tasks that all of these
-    have."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
-              and run.task.key in GLUE]
+    have; of Chinese tasks, whose models have another vocabulary and so other sizes, where there are none on GLUE."""
+    full = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    tasks = GLUE if any(run.task.key in GLUE for run in full) else CLUE
+    scored = [run for run in full if run.task.key in tasks]
     models = {model_name(student): [run for run in scored if run.student == student]
               for student in sorted({run.student for run in scored})}
     models = {name: group for name, group in models.items() if parameters(group[0])}
-    return models, [task for task in GLUE.values() if all(task in tasks_of(group) for group in models.values())]
+    return models, [task for task in tasks.values() if all(task in tasks_of(group) for group in models.values())]
 
 
 def model_name(student: str) -> str:

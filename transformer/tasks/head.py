@@ -5,8 +5,9 @@ is. No torch before a loss is computed: worker processes that only read examples
 """
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,10 @@ import numpy as np
 from transformer.tasks.metrics import (
     accuracy,
     accuracy_and_f1,
+    best_blind_f1,
+    best_blind_macro_f1,
     correlations,
+    macro_f1,
     majority_share,
     matthews_correlation,
     no_correlation,
@@ -26,7 +30,15 @@ if TYPE_CHECKING:
 
     from transformer.modeling import BertPreTrainedModel
 
+_SHOWN_NAMES = 20
 PREDICTIONS_NAME = "eval_predictions_{}.tsv"  # eval_predictions_SET.tsv, of each dev set
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first of many, and how many they are."""
+    if len(names) <= _SHOWN_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_SHOWN_NAMES])}, ... ({len(names)} in all)"
 
 
 class Head(ABC):
@@ -132,6 +144,11 @@ class Head(ABC):
 class LabelHead(Head):
     """A head whose examples have one label each, a cell of a table; the examples' `labels` are [examples]."""
 
+    @property
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """The head as transformer.tasks.own writes it down, which head_of() takes."""
+
     @abstractmethod
     def read_label(self, text: str) -> float | None:
         """The label that a text stands for, of label_shape; None where it is none."""
@@ -143,6 +160,10 @@ class LabelHead(Head):
     @abstractmethod
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """What finite logits say: [examples]."""
+
+    @abstractmethod
+    def answer_lines(self, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """The cells of each line of a file that tells answers to whoever asked; its header first."""
 
     @abstractmethod
     def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
@@ -167,11 +188,32 @@ class LabelHead(Head):
 
 
 @dataclass(frozen=True)
+class _Metric:
+    """A score of classes. scores(answers, labels): it and those that are told with it, by name; shown: the names that
+    tables show; chance(labels), least(chance): as of Head."""
+    scores: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    shown: tuple[str, ...]
+    chance: Callable[[np.ndarray], tuple[float, float]]
+    least: Callable[[float], float]
+
+
+# An F1 is 0 where a class is never named, which has nothing to do with the order of the classes.
+_METRICS_OF_CLASSES = {
+    "acc": _Metric(accuracy, ("acc",), majority_share, lambda chance: chance / 2),
+    "f1": _Metric(accuracy_and_f1, ("f1", "acc"), best_blind_f1, lambda _: 0.0),
+    "macro_f1": _Metric(macro_f1, ("macro_f1", "acc"), best_blind_macro_f1, lambda _: 0.0),
+    "mcc": _Metric(matthews_correlation, ("mcc",), no_correlation, lambda _: -0.2),
+}
+CLASS_METRICS = tuple(_METRICS_OF_CLASSES)
+
+
+@dataclass(frozen=True)
 class Classes(LabelHead):
     """One of some classes. A label is the number of its class.
 
-    names: of the classes in their order; metric: accuracy `acc`, or Matthews correlation `mcc`; has_f1: whether F1 of
-    class 1, and the mean of it and the accuracy, are told, too.
+    names: of the classes in their order; metric: one of CLASS_METRICS: accuracy `acc`, `f1` of class 1, the mean F1 of
+    all classes `macro_f1`, or Matthews correlation `mcc`; has_f1: whether F1 of class 1, and the mean of it and the
+    accuracy, are told beside the accuracy, which chooses.
     """
     names: tuple[str, ...]
     metric: str = "acc"
@@ -185,23 +227,37 @@ class Classes(LabelHead):
                  "trained in"
 
     @property
+    def _told(self) -> _Metric:
+        """What tells the scores."""
+        return _METRICS_OF_CLASSES["f1" if self.has_f1 else self.metric]
+
+    @property
     def shown_scores(self) -> tuple[str, ...]:
-        """F1 and accuracy, or the one score that there is."""
-        return ("f1", self.metric) if self.has_f1 else (self.metric,)
+        """The metric, and the accuracy where that is an F1."""
+        return self._told.shown
 
     @property
     def expected(self) -> str:
         """The names."""
-        return f"one of {', '.join(self.names)}"
+        return f"one of {shortened(self.names)}"
 
     @property
     def key_text(self) -> str:
         """See Head."""
         return f"labels={self.names!r}, metric={self.metric!r}"
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """See LabelHead."""
+        return {"kind": "classes", "labels": list(self.names), "metric": self.metric}
+
     def read_label(self, text: str) -> int | None:
         """The number of the class called `text`."""
-        return self.names.index(text) if text in self.names else None
+        return self._numbers.get(text)
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
 
     def word(self, answer: float) -> str:
         """The name of a class."""
@@ -222,6 +278,14 @@ class Classes(LabelHead):
         """Class numbers, int64 [examples]."""
         return logits.argmax(axis=1)
 
+    def answer_lines(self, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """Row, label, and the probability of each class, whose sum is 1."""
+        yield ["row", "label", *(f"p_{name}" for name in self.names)]
+        powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        shares = powers / powers.sum(axis=1, keepdims=True)
+        for row, (answer, probabilities) in enumerate(zip(self.answers(logits), shares, strict=True)):
+            yield [row, self.names[answer], *(f"{probability:.6f}" for probability in probabilities)]
+
     def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
         """Index, label, answer, and the logit of each class."""
         yield ["index", "label", "prediction", *(f"logit_{name}" for name in self.names)]
@@ -230,38 +294,54 @@ class Classes(LabelHead):
         yield from ([index, label, answer, *row] for index, (label, answer, row) in enumerate(rows))
 
     def dev_scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """`mcc`, or `acc`, with `f1` and `acc_and_f1` where has_f1 is true."""
-        if self.metric == "mcc":
-            return matthews_correlation(answers, labels)
-        return accuracy_and_f1(answers, labels) if self.has_f1 else accuracy(answers, labels)
+        """The metric; where it is an F1, or has_f1 is true, the accuracy, too, and with `f1` the mean of both."""
+        return self._told.scores(answers, labels)
 
     def chance(self, examples: Any) -> tuple[float, float]:
-        """The majority class's share for an accuracy, 0 for a coefficient; and its standard error."""
-        return no_correlation(examples.labels) if self.metric == "mcc" else majority_share(examples.labels)
+        """The majority class's share for an accuracy, 0 for a coefficient, for an F1 what best_blind_f1() and
+        best_blind_macro_f1() say; and its standard error."""
+        return _METRICS_OF_CLASSES[self.metric].chance(examples.labels)
 
     def least(self, examples: Any) -> float:
-        """Half of chance() for an accuracy."""
-        return super().least(examples) if self.metric == "mcc" else self.chance(examples)[0] / 2
+        """Half of chance() for an accuracy, 0 for an F1."""
+        return _METRICS_OF_CLASSES[self.metric].least(self.chance(examples)[0])
 
 
 @dataclass(frozen=True)
 class Score(LabelHead):
-    """A number from 0 to 5, which the one logit says."""
+    """A number from `low` to `high`, those of STS-B unless others are given, which the one logit says."""
+    low: float = 0.0
+    high: float = 5.0
+
     metric = "corr"
     shown_scores = ("pearson", "spearmanr")
     names = ()
     problem_type = "regression"
     label_word = "score"
-    expected = "a number from 0 to 5"
     has_temperature = False
     gold_in_code = True
     misordered = "its scores run the wrong way, low where they should be high: train it on {task}"
-    key_text = "labels=None, metric='corr'"
+
+    @property
+    def expected(self) -> str:
+        """The range."""
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    @property
+    def key_text(self) -> str:
+        """See Head; another range than STS-B's refuses other labels."""
+        own = "" if self == Score() else f", range={self.low!r}..{self.high!r}"
+        return f"labels=None, metric='corr'{own}"
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The score alone."""
         return ("score",)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """See LabelHead."""
+        return {"kind": "score", "range": [self.low, self.high], "metric": self.metric}
 
     def read_label(self, text: str) -> float | None:
         """The number that `text` says."""
@@ -269,11 +349,11 @@ class Score(LabelHead):
             score = float(text)
         except ValueError:
             return None
-        return score if 0 <= score <= 5 else None
+        return score if self.low <= score <= self.high else None
 
     def word(self, answer: float) -> str:
-        """The number, clipped to 0..5."""
-        return f"{np.clip(answer, 0, 5):.6f}"
+        """The number, clipped to the range."""
+        return f"{np.clip(answer, self.low, self.high):.6f}"
 
     def hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of logits [batch, 1]; labels: [batch]."""
@@ -289,6 +369,11 @@ class Score(LabelHead):
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """Scores, float32 [examples]."""
         return logits[:, 0]
+
+    def answer_lines(self, logits: np.ndarray) -> Iterator[Sequence[object]]:
+        """Row and score, which stays in the range."""
+        yield ["row", "score"]
+        yield from ([row, self.word(answer)] for row, answer in enumerate(self.answers(logits)))
 
     def prediction_lines(self, labels: np.ndarray, logits: np.ndarray) -> Iterator[Sequence[object]]:
         """Index, label and answer, which is the logit."""

@@ -1,16 +1,21 @@
 """The labels of a task: in the rows of its files, and in the config.json of its models."""
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer.families import CLASS_KEYS
 from transformer.files import InputError
+from transformer.tasks.head import shortened
 from transformer.tasks.task import Task
 
 UNTRAINED = "untrained_classifier"  # key of config.json
+
+_NUMBERED = re.compile(r"(label_)?\d+", re.I)  # a name that tells nothing of a class
 
 
 def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
@@ -47,21 +52,34 @@ def name_labels(extra: dict[str, Any], task: Task, trained: bool = True) -> None
 def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[int]:
     """For each class of the task, the model's column for it, read from `id2label` in a config's `extra` keys.
 
-    MNLI models of different origin order their classes differently. Where id2label does not name the task's labels
-    (LABEL_0, ...), the columns are taken in the task's order, as those of a head without classes always are. Raises
-    InputError where it names some of them only.
+    MNLI models of different origin order their classes differently. Where names tell nothing, since the model's
+    (LABEL_0, ...) or the task's (0, 1) are numbers, the columns are taken in the task's order, as those of a head
+    without classes always are. Raises InputError where id2label names other classes.
     """
     if task.head.problem_type is None:
         return list(range(task.head.width))
     id2label = extra.get("id2label") or {}
     if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
         raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")
-    named = {str(label).lower(): int(column) for column, label in id2label.items()}
-    labels = [label.lower() for label in task.head.names]
-    known = [label in named for label in labels]
-    if not any(known):
+    columns = sorted((int(column), str(label)) for column, label in id2label.items())
+    wanted, found = task.head.names, [label for _, label in columns]
+    if not wanted or not found:
         return list(range(task.head.width))
-    if not all(known) or len(named) != len(labels):
-        raise InputError(f"{folder}/config.json: id2label {sorted(named)} does not fit the labels of {task.name}, "
-                         f"{sorted(labels)}")
-    return [named[label] for label in labels]
+    for spelling in (str, str.lower):
+        named = {spelling(label): column for column, label in columns}
+        if len(named) == len(columns) == len(wanted) and {*map(spelling, wanted)} == named.keys():
+            return [named[spelling(label)] for label in wanted]
+    if {label.lower() for label in found}.isdisjoint(label.lower() for label in wanted):
+        numbered = [all(map(_NUMBERED.fullmatch, names)) for names in (found, wanted)]
+        if any(numbered):
+            if not numbered[0]:
+                _report_order(str(folder), *map(shortened, (found, wanted)), task.name)
+            return list(range(task.head.width))
+    raise InputError(f"{folder}/config.json: id2label {shortened(sorted(found))} does not fit the labels of "
+                     f"{task.name}, {shortened(sorted(wanted))}: if they are the same classes, call them so there, "
+                     "each in its column")
+
+
+@functools.cache  # a model that is read again is not reported again
+def _report_order(folder: str, found: str, wanted: str, task: str) -> None:
+    print(f"{folder}: its classes {found} are taken, in this order, for {wanted} of {task}", flush=True)

@@ -28,6 +28,13 @@ def accuracy_and_f1(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]
     return {"acc": acc, "f1": f1, "acc_and_f1": (acc + f1) / 2}
 
 
+def macro_f1(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """accuracy(), with `macro_f1`, the mean of the F1 of each class that is among the labels or the answers."""
+    from sklearn.metrics import f1_score
+    return {**accuracy(answers, labels),
+            "macro_f1": float(f1_score(labels, answers, average="macro", zero_division=0))}
+
+
 def matthews_correlation(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Matthews correlation `mcc`, from -1 to 1, of class numbers; answers, labels: [examples]."""
     from sklearn.metrics import matthews_corrcoef
@@ -50,6 +57,20 @@ def majority_share(labels: np.ndarray) -> tuple[float, float]:
     """Accuracy of a model that always names the most frequent class, and its standard error on so many examples."""
     share = float(np.bincount(labels.astype(int)).max() / len(labels))
     return share, math.sqrt(share * (1 - share) / len(labels))
+
+
+def best_blind_f1(labels: np.ndarray) -> tuple[float, float]:
+    """F1 of class 1 of a model that always answers 1: of all that do not read none has a higher one; and its standard
+    error on so many examples."""
+    share = float(np.mean(labels == 1))
+    return 2 * share / (1 + share), 2 / (1 + share) ** 2 * math.sqrt(share * (1 - share) / len(labels))
+
+
+def best_blind_macro_f1(labels: np.ndarray) -> tuple[float, float]:
+    """Mean F1 of the classes, of a model that draws its answers as often as each class occurs, which expects 1 over
+    their number: of all that do not read none expects more; and its standard error, where no class is rare."""
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    return 1 / len(shares), math.sqrt(float((1 - shares ** 2).sum()) / len(labels)) / len(shares)
 
 
 def no_correlation(labels: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Files of predictions as the servers of GLUE and CLUE take them.
+"""Files of predictions as the servers of GLUE and CLUE take them, and as plain tables for everybody else.
 
 python -m transformer.tasks.submission zips GLUE's.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, atomic_write, find_folder, read_lines
 from transformer.tasks.glue import GLUE
-from transformer.tasks.task import GLUE_SERVER, Submission, Task
+from transformer.tasks.task import CLUE_SERVER, GLUE_SERVER, NO_SERVER, Submission, Task
 
 _SUBMISSION_HEADER = "index\tprediction"
 
@@ -46,16 +46,25 @@ def clue_text(task: Task, answers: Iterable[float], ids: Sequence[str]) -> str:
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
-def write_submission(folder: str | Path, task: Task, submission: Submission, answers: np.ndarray,
+def answers_text(task: Task, logits: np.ndarray) -> str:
+    """A plain table of what finite logits of the task's head say: its answer_lines(), tab-separated."""
+    return "".join("\t".join(map(str, cells)) + "\n" for cells in task.head.answer_lines(logits))
+
+
+def write_submission(folder: str | Path, task: Task, submission: Submission, logits: np.ndarray,
                      ids: Sequence[str]) -> None:
-    """Write the file of a submission into `folder`, and say how many rows it has and whether the server wants another
-    number. ids: of the rows, in column 0 of the test set; GLUE's server goes by their order."""
+    """Write the file of a submission, of finite logits, into `folder`, and say how many rows it has and whether a
+    server wants another number. ids: of the rows, in column 0 of the test set; GLUE's server goes by their order, and
+    so does everybody."""
     path = Path(folder) / submission.answers_file
-    is_glue = submission.server == GLUE_SERVER
+    texts = {GLUE_SERVER: lambda: submission_text(task, task.head.answers(logits)),
+             CLUE_SERVER: lambda: clue_text(task, task.head.answers(logits), ids),
+             NO_SERVER: lambda: answers_text(task, logits)}
     with atomic_write(path) as handle:
-        handle.write(submission_text(task, answers) if is_glue else clue_text(task, answers, ids))
-    wants = "" if len(answers) == submission.rows else f"; the {submission.server} server wants {submission.rows}"
-    print(f"{path}: {len(answers)} predictions{wants}", flush=True)
+        handle.write(texts[submission.server]())
+    wants = f"; the {submission.server} server wants {submission.rows}" \
+        if submission.server and len(logits) != submission.rows else ""
+    print(f"{path}: {len(logits)} predictions{wants}", flush=True)
 
 
 def check_submission(path: Path, task: Task, submission: Submission, any_rows: bool = False) -> int:

@@ -25,10 +25,21 @@ _OTHER_NAMES = {"mnlimm": "mnli", "mnlim": "mnli", "sst": "sst2", "sts": "stsb",
                 **dict.fromkeys(("wsc", "cluewsc"), "cluewsc2020"), "xnli": "xnlizh"}
 
 
+def plain_name(name: str) -> str:
+    """A task's name without what its spellings differ in: case, hyphens, dots, spaces."""
+    return name.lower().translate(dict.fromkeys(map(ord, "-_. ")))
+
+
+def is_known_task(name: str) -> bool:
+    """Whether get_task() has a task for a name."""
+    key = plain_name(name)
+    return _OTHER_NAMES.get(key, key) in TASKS
+
+
 def get_task(name: str) -> Task:
     """The task called `name` in any case, with or without the hyphen; mnli-mm is MNLI, squad alone SQuAD v1.1.
     InputError lists the known."""
-    key = name.lower().translate(dict.fromkeys(map(ord, "-_. ")))
+    key = plain_name(name)
     key = _OTHER_NAMES.get(key, key)
     if key not in TASKS:
         raise InputError(f"unknown task {name!r}; known tasks: {', '.join(task.name for task in TASKS.values())}")

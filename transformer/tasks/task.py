@@ -1,11 +1,14 @@
 """What a task is: where its texts and labels stand, its head, the paper's settings."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from transformer.tasks.head import Head
 
 GLUE_SERVER, CLUE_SERVER = "GLUE", "CLUE"
+NO_SERVER = ""  # the answers are for whoever asked
+UNLABELLED_FILE = "unlabelled.tsv"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Submission:
     @property
     def answers_file(self) -> str:
         """The name of the file, as the server wants it."""
-        return f"{self.name}.tsv" if self.server == GLUE_SERVER else f"{self.name}_predict.json"
+        return f"{self.name}_predict.json" if self.server == CLUE_SERVER else f"{self.name}.tsv"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Task:
     augment_copies_in_code: int | None = 30  # published code's N; the paper uses 20 everywhere; None: not augmented
     # false: no BERT is above chance on the dev set, whose sentences stand in train.tsv with the other label
     beats_chance: bool = True
+    unlabelled_rows: int = 0           # of UNLABELLED_FILE, whose rows only a teacher can label; 0: there is none
+    folder: Path | None = field(default=None, compare=False)  # that describes it, see transformer.tasks.own
 
     @property
     def key(self) -> str:
@@ -100,6 +105,22 @@ class Task:
                 f"train_columns={self.train_columns!r}, {self.head.key_text}, has_header={self.has_header!r}, "
                 f"dev_files={self.dev_files!r}, intermediate_epochs={self.intermediate_epochs!r}, "
                 f"max_seq_length={self.max_seq_length!r}, augment_copies_in_code={self.augment_copies_in_code!r})")
+
+    @property
+    def texts_alone(self) -> Task:
+        """This task as a file of nothing but its texts is laid out: a row's label reads as NaN."""
+        header = "sentence" if self.segments == 1 else "sentence1,sentence2"
+        return replace(self, text_columns=tuple(range(self.segments)), label_column=None, header=header,
+                       dev_header=None, has_header=True)
+
+    def answering(self, file: str, rows: int = 0) -> Submission:
+        """The plain answers to a file of texts alone, of so many rows."""
+        alone = self.texts_alone
+        return Submission("predictions", rows, alone.text_columns, alone.header, file, NO_SERVER)
+
+    def unlabelled_in(self, folder: Path) -> Path | None:
+        """Its file of rows without labels; None where it has none."""
+        return folder / UNLABELLED_FILE if self.unlabelled_rows else None
 
     def for_test(self, submission: Submission) -> Task:
         """This task as the test set of `submission` is laid out: a row's label reads as NaN."""

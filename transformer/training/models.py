@@ -12,6 +12,7 @@ from transformer.checkpoint import load_model, require_same_vocabulary
 from transformer.config import BertConfig, check_sizes
 from transformer.files import InputError
 from transformer.modeling import BertPreTrainedModel, student_config
+from transformer.tasks.head import shortened
 from transformer.tasks.labels import UNTRAINED, class_order, name_labels
 from transformer.tasks.table import TASKS, get_task
 from transformer.tasks.task import Task
@@ -24,15 +25,17 @@ def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertP
     place, or it is known to be untrained, with the step that trains it; --skip_teacher_check lets an untrained one
     pass."""
     head = task.head
-    finetune = shlex.join(["python", "finetune_teacher.py", "--tasks", task.name, "--model", str(folder)])
+    place = ["--glue_dir", str(task.folder)] if task.folder else []
+    finetune = shlex.join(["python", "finetune_teacher.py", "--tasks", task.name, *place, "--model", str(folder)])
     trains = f"{finetune} trains a teacher's, task_distill.py (last stage: --pred_distill) a student's"
     if not args.skip_teacher_check and (step := next_step(folder, task, args)):
         raise InputError(f"the {head.called} of {folder} is not trained yet; the next step: {step}")
     try:
         model = load_model(folder, head)
     except InputError as error:
-        state = read_model(folder)[1]
+        config, state = read_model(folder)
         if f"{head.weights}weight" in state:
+            require_same_classes(folder, config, task, len(state[f"{head.weights}weight"]))
             raise
         other = next((known.head for known in TASKS.values() if f"{known.head.weights}weight" in state), None)
         if other:
@@ -43,6 +46,16 @@ def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertP
     if other := other_task(model.config, task):
         print(f"warning: {folder} was trained on {other}, not on {task.name}", flush=True)
     return model
+
+
+def require_same_classes(folder: Path, config: BertConfig, task: Task, width: int) -> None:
+    """InputError where a model's classifier gives `width` numbers and the task has another number of classes."""
+    if width != task.head.width:
+        id2label = config.extra.get("id2label")
+        names = list(map(str, id2label.values())) if isinstance(id2label, dict) and len(id2label) == width else []
+        raise InputError(f"{folder} tells {width} classes apart{': ' * bool(names)}{shortened(names)}, and {task.name} "
+                         f"has {task.head.width}: {shortened(task.head.outputs)}: take a model of these, or fine-tune "
+                         "this one with finetune_teacher.py, which gives it a new classifier")
 
 
 def other_task(config: BertConfig, task: Task) -> str | None:

@@ -39,6 +39,7 @@ from transformer.stopwatch import STOPWATCH
 from transformer.tasks.glue import DIAGNOSTIC
 from transformer.tasks.head import Head
 from transformer.tasks.labels import class_order
+from transformer.tasks.own import recorded
 from transformer.tasks.submission import write_submission
 from transformer.tasks.task import Submission, Task
 from transformer.training.batches import Plan, batches_by_length
@@ -215,12 +216,14 @@ def padded_wordpieces(lengths: np.ndarray, batch_size: int) -> int:
     return round(batch_size * float((1 - up_to ** batch_size).sum()))
 
 
-def encoded(task: Task, path: Path, tokenizer: Tokenizer, args: argparse.Namespace, use: str) -> Sequences:
-    """A file of the task as arrays, which stay for the next run. use: what for, as encode_windows() has it."""
+def encoded(task: Task, path: Path, tokenizer: Tokenizer, args: argparse.Namespace, use: str,
+            unlabelled: Path | None = None) -> Sequences:
+    """A file of the task as arrays, which stay for the next run. use: what for, as encode_windows() has it; unlabelled:
+    as encode_file() has it."""
     cache_dir = getattr(args, "cache_dir", None) or path.parent / "features"
     fallback = Path(args.output_dir) / "features"
     if task.is_table:
-        return encode_file(task, path, tokenizer, args.max_seq_length, cache_dir, fallback)
+        return encode_file(task, path, tokenizer, args.max_seq_length, cache_dir, fallback, unlabelled=unlabelled)
     return encode_windows(task, path, tokenizer, args.max_seq_length, args.doc_stride, args.max_query_length, use,
                           cache_dir, fallback)
 
@@ -289,7 +292,8 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     submission files of the task's test sets into --output_dir, or the prediction files of --predict_file."""
     require_no_file(args.output_dir)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
-    if args.predict_file and Path(args.output_dir).resolve() == folder.resolve():
+    questions = None if task.is_table else args.predict_file  # the file of texts alone is the task's test set
+    if questions and Path(args.output_dir).resolve() == folder.resolve():
         raise InputError(f"the answers to --predict_file would take the place of those to the dev set in {folder}: "
                          "name another --output_dir")
     finished = is_finished(folder)
@@ -302,13 +306,13 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     args.do_lower_case = tokenizer.do_lower_case
     dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}
     test = test_sets(task, data_dir, tokenizer, args) if args.do_predict else {}
-    asked = encoded(task, Path(args.predict_file), tokenizer, args, "answer") if args.predict_file else None
+    asked = encoded(task, Path(questions), tokenizer, args, "answer") if questions else None
     print_settings(args)
     student.to(processes.device)
     if args.do_eval:
         run, started = describe_run(args, processes), time.monotonic()
         values, logits = evaluate(student, task, dev, order, args.eval_batch_size, processes)
-        facts = {"task": task.name, "metric": task.metric, "values": values,
+        facts = {**recorded(task), "metric": task.metric, "values": values,
                  "counts": {name: sequences.count() for name, sequences in dev.items()}, "model": str(folder),
                  "model_finished": finished, "model_sha256": model_sha256(student, order), **run,
                  "wall_seconds": round(time.monotonic() - started, 1), **STOPWATCH.facts(), "finished": True}
@@ -323,14 +327,13 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
         require_finite_logits(task, logits)
         if processes.is_first:
             rows = read_rows(task.for_test(submission), data_dir / submission.file)
-            write_submission(args.output_dir, task, submission, task.head.answers(logits),
-                             [columns[0] for _, columns in rows])
+            write_submission(args.output_dir, task, submission, logits, [columns[0] for _, columns in rows])
     if asked is not None:
         logits = predict(student, task.head, asked, args.eval_batch_size, processes)[..., order]
         require_finite_logits(task, logits)
         if processes.is_first:
-            write_predictions(Path(args.output_dir), task, Path(args.predict_file).stem, asked, logits)
-            print(f"{args.output_dir}: answers to the {asked.count()} questions of {args.predict_file}", flush=True)
+            write_predictions(Path(args.output_dir), task, Path(questions).stem, asked, logits)
+            print(f"{args.output_dir}: answers to the {asked.count()} questions of {questions}", flush=True)
 
 
 def write_evaluation(folder: Path, output_dir: Path, task: Task, facts: dict,

@@ -159,6 +159,14 @@ def test_generated_lines_through_the_table(do_lower_case, cased_vocab, tmp_path)
     ids = [[ours.cls_id, *ours.encode(line), ours.sep_id] for line in lines]
     assert [encoding.ids for encoding in raw.encode_batch(lines)] == ids
     assert auto(lines)["input_ids"] == ids
+    for room in range(6, 14):  # but where both are cut, the package has its own way with an odd number of pieces
+        raw.enable_truncation(room)
+        ours.max_len = room
+        for texts in (("a b c d e f g", "h"), ("a", "b c d e f g h"), ("a b c d e f g", "h i j k l m n")):
+            if room % 2 or len(texts[0]) != len(texts[1]):
+                assert raw.encode(*texts).ids == ours.inputs(*texts)[0][0].tolist(), (room, texts)
+    raw.no_truncation()
+    ours.max_len = 512
     pair = raw.encode("One text", "and another")
     assert (pair.ids, pair.type_ids) == tuple(part[0].tolist() for part in ours.inputs("One text", "and another"))
 
@@ -391,6 +399,19 @@ def test_a_data_dir_that_is_given_has_to_hold_the_task(chain, tmp_path, refused,
     refused(EXPORT, chain / "student", "--output_dir", tmp_path / "mine", "--data_dir", chain / "glue/CoLA",
             words=("dev.tsv", "line 1"))
     assert names(tmp_path) == []
+
+
+def test_classes_that_config_json_does_not_name(tiny, script):
+    """They are columns in the task's order, and are called so from then on."""
+    config = BertConfig(**STUDENT)
+    config.extra |= {"finetuning_task": "mrpc", "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
+    save_model(TinyBertForSequenceClassification(config, 2), tiny / "model", tiny / "vocab.txt")
+    export(script, tiny / "model", tiny / "mine", "--no_onnx")
+    assert transformers.AutoConfig.from_pretrained(tiny / "mine").id2label == {0: "0", 1: "1"}
+    config.extra |= {"finetuning_task": "MNLI", "id2label": {"0": "neutral", "1": "entailment", "2": "contradiction"}}
+    save_model(TinyBertForSequenceClassification(config, 3), tiny / "model", tiny / "vocab.txt")
+    export(script, tiny / "model", tiny / "other", "--no_onnx")
+    assert "in the order of the logits: neutral, entailment, contradiction." in (tiny / "other/README.md").read_text()
 
 
 def test_a_teacher_of_another_family(tiny, script):

@@ -91,7 +91,7 @@ def export(args: argparse.Namespace, workplace: Path) -> None:
     from transformer.export.tokenizer_json import tokenizer_json
     from transformer.files import atomic_write
     from transformer.inspection import check_loads
-    from transformer.tasks.labels import class_order
+    from transformer.tasks.labels import class_order, name_labels
     from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, BertTokenizer
     from transformer.training.models import load_task_model
     from transformer.training.record import read_run, require_finished
@@ -112,6 +112,8 @@ def export(args: argparse.Namespace, workplace: Path) -> None:
     model = load_task_model(folder, task, own).eval()
     tokenizer, order = load_tokenizer(folder), class_order(config.extra, task, folder)
 
+    if order == list(range(task.num_labels)):  # also where config.json calls them LABEL_0 and so on
+        name_labels(model.config.extra, task)
     for key in _OWN_KEYS:
         model.config.extra.pop(key, None)
     save_model(model, workplace, folder, safetensors=True, pickled=False)
@@ -137,7 +139,7 @@ def export(args: argparse.Namespace, workplace: Path) -> None:
               *(f", {metric} {value:.4f}" for metric, value in file.scores.items()), sep="", flush=True)
     scores = dev_scores(folder, record, task, model_sha256(model, order))
     if not scores and files and files[0].scores:
-        scores = DevScores(files[0].scores, f"this export, on {len(examples)} examples")
+        scores = DevScores(files[0].scores, f"this export, on {examples.count()} examples")
     with atomic_write(workplace / CARD_NAME) as handle:
         handle.write(card(Exported(
             Path(args.output_dir).absolute().name, model, task, length, tokenizer.do_lower_case,

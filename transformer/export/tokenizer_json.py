@@ -10,7 +10,8 @@ def tokenizer_json(tokenizer: BertTokenizer) -> dict[str, Any]:
     """The content of tokenizer.json for a BERT's tokenizer, in the format 1.0 of the package tokenizers.
 
     Its pieces are those of the package's own BERT, so what differs there from BERT's definition differs here, too: the
-    Greek final sigma, special tokens within a word, characters that came after Unicode 8.
+    Greek final sigma, special tokens within a word, characters that came after Unicode 8. Of a pair of which both texts
+    are cut, and that leaves an odd number of pieces, the package gives the odd one to the second, BERT to the first.
     """
     names = tokenizer.SPECIALS
     begin, end = (tokenizer.ids_to_tokens[index] for index in (tokenizer.cls_id, tokenizer.sep_id))

@@ -96,12 +96,15 @@ def write_onnx(model: nn.Module, path: Path) -> None:
     example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in _INPUTS)  # one tensor would become one input
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     with _quietly(), torch.no_grad():
+        import onnx
         program = torch.onnx.export(_Graph(model).eval(), example, dynamo=True, verbose=False,
                                     input_names=_INPUTS, output_names=_output_names(model),
                                     dynamic_shapes=dict.fromkeys(_INPUTS, axes))
-        for node in program.model.graph:
-            node.metadata_props.clear()  # where in this machine's files each operation stands
-        program.save(path, external_data=False)
+        made = program.model_proto
+        for node in made.graph.node:
+            del node.metadata_props[:]  # where in this machine's files each operation stands
+        del made.graph.value_info[:]  # shapes, over which the quantisation of older versions stumbles
+        onnx.save(made, path)
 
 
 def write_int8(onnx: Path, path: Path) -> None:

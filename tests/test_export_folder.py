@@ -159,6 +159,9 @@ def test_generated_lines_through_the_table(do_lower_case, cased_vocab, tmp_path)
     ids = [[ours.cls_id, *ours.encode(line), ours.sep_id] for line in lines]
     assert [encoding.ids for encoding in raw.encode_batch(lines)] == ids
     assert auto(lines)["input_ids"] == ids
+    for special in ours.SPECIALS:
+        for text in (f"The {special} cat", f"The {special.lower()} cat"):
+            assert raw.encode(text).ids == ours.inputs(text)[0][0].tolist()
     for room in range(6, 14):  # but where both are cut, the package has its own way with an odd number of pieces
         raw.enable_truncation(room)
         ours.max_len = room
@@ -309,6 +312,17 @@ def test_other_logits_are_refused():
         onnx_files.require_equal_logits(Plain(), Shifted(), examples)
 
 
+@needs_onnx
+def test_packages_that_do_not_fit_are_named(chain, tmp_path, refused, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("opset 99\nis not known")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    refused(EXPORT, chain / "student", "--output_dir", tmp_path / "mine", words=(
+        "no ONNX can be made of the model (RuntimeError opset 99 is not known)", "onnxscript", "--no_onnx"))
+    assert names(tmp_path) == []
+
+
 def test_missing_packages_are_named(chain, tmp_path, script, monkeypatch):
     monkeypatch.setattr(onnx_files.importlib.util, "find_spec", lambda name: None if name != "onnx" else name)
     out = export(script, chain / "student", tmp_path / "mine")
@@ -382,16 +396,22 @@ def test_a_folder_with_something_in_it_stays_as_it_is(chain, tmp_path, refused, 
     assert names(tmp_path / "empty") == FILES
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_nothing_is_half_written(error, chain, tmp_path, script, monkeypatch):
-    def fail(*_):
+@pytest.mark.parametrize("error,words", [
+    (OSError(28, "No space left on device", "{place}/x"), "error: {out}/x: No space left on device"),
+    (onnx_files.InputError("{place} is damaged"), "error: {out} is damaged"), (KeyboardInterrupt(), "interrupted")])
+def test_nothing_is_half_written(error, words, chain, tmp_path, script, monkeypatch):
+    """Nor is the place named where it was written."""
+    def fail(path, *_):
+        if isinstance(error, OSError):
+            error.filename = error.filename.format(place=path.parent)
+        else:
+            error.args = tuple(part.format(place=path.parent) for part in error.args)
         raise error
 
     monkeypatch.setattr(program, "write_json", fail)
-    (tmp_path / ".mine.exporting").mkdir()  # of an export that was killed
-    write_lines(tmp_path / ".mine.exporting/old", ["x"])
-    status, _, _ = script(EXPORT, chain / "student", "--output_dir", tmp_path / "mine")
-    assert status in (2, 130) and names(tmp_path) == []
+    write_lines(tmp_path / ".mine.exporting/old", ["of an export that was killed"])
+    status, _, err = script(EXPORT, chain / "student", "--output_dir", tmp_path / "mine")
+    assert status in (2, 130) and words.format(out=tmp_path / "mine") in err and names(tmp_path) == []
 
 
 def test_a_data_dir_that_is_given_has_to_hold_the_task(chain, tmp_path, refused, monkeypatch):

@@ -39,18 +39,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def workplace_for(output_dir: Path) -> Iterator[Path]:
-    """A folder that becomes output_dir when the block ends without an error, and nothing otherwise. InputError where
-    there is something in output_dir."""
-    require_no_file(output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise InputError(f"output folder {output_dir} is not empty: name another, or remove it")
-    workplace = output_dir.absolute().with_name(f".{output_dir.absolute().name}.exporting")
+def workplace_for(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` when the block ends without an error, and nothing otherwise. InputError where
+    there is something in `folder`."""
+    require_no_file(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"output folder {folder} is not empty: name another, or remove it")
+    workplace = folder.absolute().with_name(f".{folder.absolute().name}.exporting")
     shutil.rmtree(workplace, ignore_errors=True)  # left by an export that was killed
     workplace.mkdir(parents=True)
     try:
         yield workplace
-        workplace.replace(output_dir)
+        workplace.replace(folder)
+    except InputError as error:  # nobody knows the workplace
+        raise InputError(str(error).replace(str(workplace), str(folder))) from None
+    except OSError as error:
+        if error.filename:
+            error.filename, error.filename2 = str(error.filename).replace(str(workplace), str(folder)), None
+        raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 

@@ -85,8 +85,9 @@ def _quietly() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  of versions that do not fit each other the packages raise any
-        raise InputError(f"no ONNX can be made of the model ({type(error).__name__}: {error!s:.200}): upgrade "
-                         f"{', '.join(_PACKAGES)}, or leave it out with --no_onnx") from None
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"no ONNX can be made of the model ({reason}): upgrade {', '.join(_PACKAGES)}, or leave it "
+                         "out with --no_onnx") from None
     finally:
         logging.disable(level)
 

@@ -16,7 +16,8 @@ def load_writer() -> type[SummaryWriter]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except Exception as error:  # noqa: BLE001  beside packages that do not fit it raises any
-        raise InputError(f"--tensorboard: the package tensorboard cannot be loaded ({error}): pip install --upgrade "
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--tensorboard: the package tensorboard cannot be loaded ({reason}): pip install --upgrade "
                          "tensorboard, or drop the flag") from None
     return SummaryWriter
 

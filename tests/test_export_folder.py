@@ -131,6 +131,9 @@ def span_model(tiny: Path) -> Path:
     model = TinyBertForQuestionAnswering(BertConfig(**{**STUDENT, "max_position_embeddings": 400}), fit_size=16)
     name_labels(model.config.extra, get_task("squad1"))
     save_model(model, tiny / "spans", tiny / "vocab.txt")
+    settings = {"max_seq_length": 40, "doc_stride": 8, "max_query_length": 12, "n_best_size": 20,
+                "max_answer_length": 30, "null_score_diff_threshold": 0.0}  # as SQuAD v1.1 records them, too
+    (tiny / "spans/run.json").write_text(json.dumps({"task": "SQuAD1", "finished": True, "settings": settings}))
     return tiny / "spans"
 
 
@@ -348,9 +351,13 @@ def test_a_task_of_ones_own(tiny, script, refused, monkeypatch):
               "settings": {"data_dir": str(folder), "max_seq_length": 20, "pred_distill": True}}
     measured = []
     monkeypatch.setattr(onnx_files, "missing_packages", list)
-    monkeypatch.setattr(measures, "measure", lambda *args: measured.append(args) or [])
+    monkeypatch.setattr(measures, "measure", lambda *args: measured.append(args) or [
+        measures.FileFacts("model.safetensors", 1.0, 2.0, {"acc": 0.5} if args[2] else {})])
     refused(EXPORT, tiny / "student", "--output_dir", tiny / "mine", words=("nothing tells the task", "--data_dir"))
     export(script, tiny / "student", tiny / "first", "--data_dir", folder)  # which tells it
+    card = (tiny / "first/README.md").read_text()
+    assert table_of(card, "Scores")[1] == ["this model", "50.0"] and "by this export, on 4 examples" in card
+    assert table_of(card, "Files")[1:] == [["model.safetensors", "1.0", "2.00", "50.0"]]
     (tiny / "student/run.json").write_text(json.dumps(record))
     export(script, tiny / "student", tiny / "second")
     for _, of, dev, examples, order, _ in measured:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from transformer.files import InputError, find_folder, find_model, read_json, re
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions
     from transformer.data.features import Sequences
+    from transformer.modeling import BertPreTrainedModel
+    from transformer.pieces import Tokenizer
     from transformer.tasks.task import Task
 
 # Keys of config.json that mean something to the kit's training, or to the published code, alone.
@@ -61,11 +64,10 @@ def workplace_for(folder: Path) -> Iterator[Path]:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def dev_examples(folder: Path, task: Task, args: argparse.Namespace, place: str | None,
+def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, place: str | None,
                  required: bool) -> dict[str, Sequences]:
-    """The dev sets of the task of the model in `folder`, whose files are in `place`, encoded as `args` say. Where there
-    are none: InputError where they are required, else it is said, and none returned."""
-    from transformer.checkpoint import load_tokenizer
+    """The dev sets of a task, whose files are in `place`, encoded as `args` say. Where there are none: InputError where
+    they are required, else it is said, and none returned."""
     from transformer.data.tables import data_folder
     from transformer.tasks.own import open_task
     from transformer.training.scoring import dev_sets
@@ -77,7 +79,7 @@ def dev_examples(folder: Path, task: Task, args: argparse.Namespace, place: str 
         if there.folder and there != task:
             raise InputError(f"{there.folder} describes another task than the run had")
         task = there if there.folder else task
-        return dev_sets(task, data_folder(find_folder(place), task), load_tokenizer(folder), args)
+        return dev_sets(task, data_folder(find_folder(place), task), tokenizer, args)
     except InputError as error:
         if required:
             raise
@@ -86,19 +88,39 @@ def dev_examples(folder: Path, task: Task, args: argparse.Namespace, place: str 
         return {}
 
 
-def export(args: argparse.Namespace, workplace: Path) -> None:
-    """Write the files of a model into the workplace."""
-    from transformer.checkpoint import head_note, load_tokenizer, model_sha256, save_model
+def write_layout(model: BertPreTrainedModel, source: Path, workplace: Path) -> None:
+    """Write what Hugging Face's classes open into the workplace; source: the folder that the model comes from."""
+    from transformer.checkpoint import load_tokenizer, save_model
+    from transformer.export.tokenizer_json import tokenizer_json
+    from transformer.inspection import check_loads
+    from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, BertTokenizer
+
+    for key in _OWN_KEYS:
+        model.config.extra.pop(key, None)
+    save_model(model, workplace, source, safetensors=True, pickled=False)
+    check_loads(workplace, model.state_dict())
+    write_json(workplace / TOKENIZER_CONFIG_NAME, {**read_json(workplace / TOKENIZER_CONFIG_NAME),
+                                                   "model_max_length": model.config.max_position_embeddings})
+    with contextlib.redirect_stdout(io.StringIO()):  # what there is to say has been said
+        tokenizer = load_tokenizer(source)
+    if isinstance(tokenizer, BertTokenizer):
+        write_json(workplace / TOKENIZER_NAME, tokenizer_json(tokenizer))
+    else:
+        print(f"no {TOKENIZER_NAME}: of SentencePiece Hugging Face makes it from {tokenizer.vocab_file.name}",
+              flush=True)
+
+
+def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
+    """Write the files of a model into the workplace. scratch: a folder for arrays, where that of the task's data cannot
+    be written."""
+    from transformer.checkpoint import head_note, load_tokenizer, model_sha256
     from transformer.data.windows import settled
     from transformer.export.card import CARD_NAME, Exported, card
     from transformer.export.measures import measure
     from transformer.export.onnx_files import made_up, missing_packages
     from transformer.export.origin import DevScores, dev_scores, settings_of, stages, task_of
-    from transformer.export.tokenizer_json import tokenizer_json
     from transformer.files import atomic_write
-    from transformer.inspection import check_loads
     from transformer.tasks.labels import class_order, name_labels
-    from transformer.tokenization import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, BertTokenizer
     from transformer.training.models import load_task_model
     from transformer.training.record import read_run, require_finished
     from transformer.weights import SAFETENSORS_NAME, read_model
@@ -112,40 +134,29 @@ def export(args: argparse.Namespace, workplace: Path) -> None:
     record = read_run(folder) or {}
     task, settings = task_of(folder, record, config, args.data_dir), settings_of(record)
     length = min(settings.get("max_seq_length") or task.max_seq_length, config.max_position_embeddings)
-    own = argparse.Namespace(max_seq_length=length, hf_head=False, skip_teacher_check=False, **{
-        name: settings[name] for name in SPAN_SETTINGS if name in settings})
+    own = argparse.Namespace(max_seq_length=length, hf_head=False, skip_teacher_check=False, output_dir=scratch, **{
+        name: settings[name] for name, default in SPAN_SETTINGS.items() if settings.get(name, default) != default})
     task = settled(task, own)
     model = load_task_model(folder, task, own).eval()
     tokenizer, order = load_tokenizer(folder), class_order(config.extra, task, folder)
+    scores = dev_scores(folder, record, task, model_sha256(model, order))
 
     if order == list(range(task.num_labels)):  # also where config.json calls them LABEL_0 and so on
         name_labels(model.config.extra, task)
-    for key in _OWN_KEYS:
-        model.config.extra.pop(key, None)
-    save_model(model, workplace, folder, safetensors=True, pickled=False)
-    check_loads(workplace, model.state_dict())
-    write_json(workplace / TOKENIZER_CONFIG_NAME, {**read_json(workplace / TOKENIZER_CONFIG_NAME),
-                                                   "model_max_length": config.max_position_embeddings})
-    if isinstance(tokenizer, BertTokenizer):
-        write_json(workplace / TOKENIZER_NAME, tokenizer_json(tokenizer))
-    else:
-        print(f"no {TOKENIZER_NAME}: of SentencePiece Hugging Face makes it from {tokenizer.vocab_file.name}",
-              flush=True)
+    write_layout(model, folder, workplace)
     examples, files = None, []
     if not args.no_onnx and (missing := missing_packages()):
         print(f"no ONNX: it needs {', '.join(missing)} (pip install {' '.join(missing)})", flush=True)
     elif not args.no_onnx:
-        with tempfile.TemporaryDirectory() as own.output_dir:  # of arrays, where the task's folder cannot be written
-            place = args.data_dir or settings.get("data_dir") or settings.get("glue_dir")
-            dev = dev_examples(folder, task, own, place, required=args.data_dir is not None)
-            examples = next(iter(dev.values()), None) or made_up(tokenizer, length)
-            files = measure(model, task, dev, examples, order, workplace)
+        place = args.data_dir or settings.get("data_dir") or settings.get("glue_dir")
+        dev = dev_examples(tokenizer, task, own, place, required=args.data_dir is not None)
+        examples = next(iter(dev.values()), None) or made_up(tokenizer, length)
+        files = measure(model, task, dev, examples, order, workplace)
+        if dev and not scores:
+            scores = DevScores(files[0].scores, f"this export, on {examples.count()} examples")
     for file in files:
         print(f"{file.name}: {file.megabytes:.1f} MB, {file.milliseconds:.2f} ms a text",
               *(f", {metric} {value:.4f}" for metric, value in file.scores.items()), sep="", flush=True)
-    scores = dev_scores(folder, record, task, model_sha256(model, order))
-    if not scores and files and files[0].scores:
-        scores = DevScores(files[0].scores, f"this export, on {examples.count()} examples")
     with atomic_write(workplace / CARD_NAME) as handle:
         handle.write(card(Exported(
             Path(args.output_dir).absolute().name, model, task, length, tokenizer.do_lower_case,
@@ -156,8 +167,8 @@ def export(args: argparse.Namespace, workplace: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Export a model."""
     args = parse_args(argv)
-    with workplace_for(Path(args.output_dir)) as workplace:
-        export(args, workplace)
+    with workplace_for(Path(args.output_dir)) as workplace, tempfile.TemporaryDirectory() as scratch:
+        export(args, workplace, scratch)
     print(f"{args.output_dir}: {', '.join(sorted(path.name for path in Path(args.output_dir).iterdir()))}", flush=True)
 
 

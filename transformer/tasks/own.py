@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError, find_input, read_json, write_json
+from transformer.files import InputError, find_folder, find_input, read_json, write_json
 from transformer.tasks.head import CLASS_METRICS, Classes, LabelHead, Score
 from transformer.tasks.table import get_task, is_known_task, plain_name
 from transformer.tasks.task import UNLABELLED_FILE, Task
@@ -36,21 +36,23 @@ TASK_JSON = "task.json"
 TEST_FILE = "test.tsv"
 SETTINGS = ("intermediate_epochs", "teacher_epochs", "teacher_learning_rate", "teacher_batch_size")
 
-_VERSION = 1
+VERSION = 1
 _NAME = re.compile(r"[^\W_][\w-]{0,63}")
 _LABEL = re.compile(r"[^\t\n\r\0]+")
 _HEADERS = {1: "label,sentence", 2: "label,sentence1,sentence2"}
 
 
-def own_task(description: dict[str, Any], where: str | Path, folder: Path | None = None) -> Task:
+def own_task(description: Any, where: str | Path, folder: Path | None = None) -> Task:
     """The task of a description as the first lines of this file tell it; InputError for what is none, naming `where`.
 
     folder: where its files are; None: nowhere, as of a run that was recorded elsewhere.
     """
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: no description of a task")
     read = _Reader(description, where)
     version = read.value("version", lambda value: type(value) is int, "a whole number")
-    if version != _VERSION:
-        raise InputError(f"{where}: version {version}, this kit reads {_VERSION}: make it anew with this kit's "
+    if version != VERSION:
+        raise InputError(f"{where}: version {version}, this kit reads {VERSION}: make it anew with this kit's "
                          "prepare_task.py, or take the kit that made it")
     name = read.value("name", lambda value: isinstance(value, str) and _NAME.fullmatch(value),
                       "a name of letters, digits, _ and -")
@@ -70,9 +72,9 @@ def own_task(description: dict[str, Any], where: str | Path, folder: Path | None
                                  f"{where}, settings"))
     read.value("made_from", lambda value: isinstance(value, dict), "a table", {})
     read.refuse_others()
-    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], max_seq_length=length,
-                teacher_max_seq_length=length, augment_copies_in_code=20, unlabelled_rows=unlabelled, folder=folder,
-                **settings)
+    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], is_strict=True,
+                max_seq_length=length, teacher_max_seq_length=length, augment_copies_in_code=20,
+                unlabelled_rows=unlabelled, folder=folder, **settings)
     if has_labels:
         return replace(task, rows=(*task.rows, test), dev_files=(*task.dev_files, TEST_FILE))
     return replace(task, submissions=(task.answering(TEST_FILE, test),)) if test else task
@@ -151,7 +153,7 @@ def described(task: Task) -> dict[str, Any]:
     if task.unlabelled_rows:
         files[UNLABELLED_FILE] = task.unlabelled_rows
     settings = {name: getattr(task, name) for name in SETTINGS if getattr(task, name) != getattr(Task, name)}
-    return {"version": _VERSION, "name": task.name, **task.head.described, "texts": task.segments,
+    return {"version": VERSION, "name": task.name, **task.head.described, "texts": task.segments,
             "max_seq_length": task.max_seq_length, "rows": files,
             **({"test_has_labels": TEST_FILE in task.dev_files} if TEST_FILE in files else {}),
             **({"settings": settings} if settings else {})}
@@ -215,8 +217,8 @@ def open_task(name: str | None, folder: str | Path) -> Task:
                              "another folder")
         return task
     if name is None:
-        raise InputError(f"{folder} holds no {TASK_JSON}, which tells what its task is: name a known task, or the "
-                         "folder of your own that prepare_task.py made")
+        raise InputError(f"{find_folder(folder)} holds no {TASK_JSON}, which would tell what its task is: name a known "
+                         "task, or the folder of your own that prepare_task.py made")
     for inside in dict.fromkeys((folder / name, folder / get_task(name).name) if known else (folder / name,)):
         if (inside / TASK_JSON).is_file():
             return read_task(inside)

@@ -450,4 +450,5 @@ def test_a_teacher_of_another_family(tiny, script):
     texts = sentence(3), sentence(4)
     wanted = logits_of(tiny / "teacher", TinyBertForSequenceClassification, *texts, num_labels=2)
     torch.testing.assert_close(snippet(tiny / "mine", *texts).logits, wanted, **TOLERANCE)
-    assert "An ELECTRA for MRPC" in (tiny / "mine/README.md").read_text()
+    card = ModelCard.load(tiny / "mine/README.md")
+    assert "An ELECTRA for MRPC" in card.text and card.data.tags == ["electra"]

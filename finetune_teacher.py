@@ -25,7 +25,7 @@ from transformer.cli import (
     resolve_precision,
     run_script,
 )
-from transformer.data.tables import read_rows, task_folder
+from transformer.data.tables import count_classes, task_folder
 from transformer.data.windows import check_questions, settled
 from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.own import is_described, open_task, recorded
@@ -132,14 +132,19 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     load_tokenizer(folder, cased=args.cased)
     config, state = read_model(folder)
     check_sizes(args.max_seq_length, task.segments, {folder: config})
+    learnt: dict[str, int] = {}
     for name in (task.train_file, *task.dev_files):
         path = task_folder(find_folder(args.glue_dir), task) / name
         if not task.is_table:
             check_questions(task, path)
             continue
-        rows = sum(1 for _ in read_rows(task, path))
+        rows, classes = count_classes(task, path)
         if name == task.train_file:
+            learnt = classes
             steps_per_epoch(rows, args.train_batch_size, str(path))
+        for label in classes.keys() - learnt.keys():
+            print(f"warning: {path}, line {classes[label]}: label {label!r}, of which {task.train_file} has no example",
+                  flush=True)
     if args.keep_head and (reason := misfit(folder, config, state, task, args)):
         raise InputError(f"--keep_head: {task.name} needs a new {task.head.called}: {reason}")
     return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +33,7 @@ from transformer.cli import (
 )
 from transformer.data.tables import data_folder
 from transformer.data.windows import settled
-from transformer.files import InputError, find_file, find_folder, find_model
+from transformer.files import InputError, find_folder, find_model
 from transformer.tasks.labels import class_order
 from transformer.tasks.own import open_task, recorded
 from transformer.tasks.task import UNLABELLED_FILE, Task
@@ -144,9 +143,7 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
     if args.aug_train and args.pred_distill and not task.is_table:
         raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage "
                          "learns answers to the original data (paper, appendix B): drop it")
-    if args.predict_file and task.is_table:
-        task = replace(task, submissions=(task.answering(str(find_file(args.predict_file).absolute())),))
-    if args.do_predict and task.is_table and not task.submissions:
+    if args.do_predict and task.is_table and not task.submissions and not args.predict_file:
         why = f"that of {task.name} has them: --do_eval scores it" if len(task.dev_files) > 1 else \
             f"{task.name} has none"
         raise InputError(f"--do_predict is for test sets without labels, and {why}; --predict_file names other texts")

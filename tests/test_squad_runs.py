@@ -420,8 +420,6 @@ def test_bad_input_of_runs(make, changes, words, tiny, refused):
     ({"do_predict": True}, ("--do_predict needs --predict_file for SQuAD1",)),
     ({"do_predict": True, "predict_file": "absent.json"}, ("absent.json does not exist",)),
     ({"predict_file": "questions.json"}, ("--predict_file is for --do_predict",)),
-    ({"task_name": "mrpc", "data_dir": "data/MRPC", "do_predict": True, "predict_file": "questions.json",
-      **dict.fromkeys(("doc_stride", "max_query_length"))}, ("--predict_file is for SQuAD", "MRPC")),
     ({"task_name": "mrpc", "data_dir": "data/MRPC", "student_model": "teacher_squad1",
       **dict.fromkeys(("doc_stride", "max_query_length"))},
      ("teacher_squad1 has a span head, MRPC needs a classifier",))])

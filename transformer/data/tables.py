@@ -103,12 +103,12 @@ def _check_header(task: Task, columns: Sequence[str], where: str) -> None:
     """InputError where a first line is no header, or the official one of a file with other columns; said where its
     names are nobody's."""
     names = ",".join(columns)
-    if task.folder:  # a header of the kit's own, which also tells whether there are labels
-        if names != task.header:
-            what = "its texts alone" if task.label_column is None else "its labelled texts"
-            raise InputError(f"{where}: the header of a file of {task.name} with {what} is, with tabs for the commas, "
-                             f"{task.header}, and here stands {' '.join(columns)[:100]!r}")
+    if names == task.header:
         return
+    if task.is_strict:
+        what = "its texts alone" if task.label_column is None else "its labelled texts"
+        raise InputError(f"{where}: the header of a file of {task.name} with {what} is, with tabs for the commas, "
+                         f"{task.header}, and here stands {' '.join(columns)[:100]!r}")
     wanted = next((header for header in (task.dev_header, task.header)
                    if header and header.count(",") == names.count(",")), task.header)
     if _is_label(task, columns) or columns[0].isdecimal():  # an index or an id, which also test sets have
@@ -174,6 +174,18 @@ def read_rows(task: Task, path: str | Path) -> Iterator[tuple[int, list[str]]]:
         rows += 1
         yield number, columns
     report_rows(str(path), rows, skipped, width)
+
+
+def count_classes(task: Task, path: str | Path) -> tuple[int, dict[str, int]]:
+    """The examples of a labelled file, and the first line of each of the task's classes in it. InputError as
+    read_rows()."""
+    rows, lines = 0, {}
+    for number, columns in read_rows(task, path):
+        rows += 1
+        label = columns[task.label_column]
+        if label not in lines and label in task.labels:
+            lines[label] = number
+    return rows, lines
 
 
 def rows_of_part(task: Task, part: FilePart, width: int) -> Iterator[tuple[list[str] | None, float]]:

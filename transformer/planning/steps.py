@@ -453,8 +453,8 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
                zip(task.dev_files, official_examples(task)[1:], strict=True)] if args.do_eval else []
         test = [earlier.rows(task.for_test(one), folder / one.file, one.rows)
                 for one in task.submissions] if args.do_predict else []
-        if args.do_predict and not task.is_table:
-            test = [earlier.rows(task, Path(args.predict_file), 0)]
+        if args.predict_file:
+            test = [earlier.rows(task.texts_alone if task.is_table else task, Path(args.predict_file), 0)]
         work.dev_examples = sum(dev)
         work.counts, work.evaluations = [sum(dev) + sum(test)], 1
         work.length = lengths_in(work, folder / task.dev_files[0], 1)

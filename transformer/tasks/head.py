@@ -147,7 +147,7 @@ class LabelHead(Head):
     @property
     @abstractmethod
     def described(self) -> dict[str, Any]:
-        """The head as transformer.tasks.own writes it down, which head_of() takes."""
+        """The head in the words of task.json, see transformer.tasks.own."""
 
     @abstractmethod
     def read_label(self, text: str) -> float | None:

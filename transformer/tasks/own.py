@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer.files import InputError, find_input, read_json, write_json
+from transformer.files import InputError, find_folder, find_input, read_json, write_json
 from transformer.tasks.head import CLASS_METRICS, Classes, LabelHead, Score
 from transformer.tasks.table import get_task, is_known_task, plain_name
 from transformer.tasks.task import UNLABELLED_FILE, Task
@@ -42,11 +42,13 @@ _LABEL = re.compile(r"[^\t\n\r\0]+")
 _HEADERS = {1: "label,sentence", 2: "label,sentence1,sentence2"}
 
 
-def own_task(description: dict[str, Any], where: str | Path, folder: Path | None = None) -> Task:
+def own_task(description: Any, where: str | Path, folder: Path | None = None) -> Task:
     """The task of a description as the first lines of this file tell it; InputError for what is none, naming `where`.
 
     folder: where its files are; None: nowhere, as of a run that was recorded elsewhere.
     """
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: no description of a task")
     read = _Reader(description, where)
     version = read.value("version", lambda value: type(value) is int, "a whole number")
     if version != VERSION:
@@ -70,9 +72,9 @@ def own_task(description: dict[str, Any], where: str | Path, folder: Path | None
                                  f"{where}, settings"))
     read.value("made_from", lambda value: isinstance(value, dict), "a table", {})
     read.refuse_others()
-    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], max_seq_length=length,
-                teacher_max_seq_length=length, augment_copies_in_code=20, unlabelled_rows=unlabelled, folder=folder,
-                **settings)
+    task = Task(name, tuple(range(1, texts + 1)), 0, head, (), (train, dev), _HEADERS[texts], is_strict=True,
+                max_seq_length=length, teacher_max_seq_length=length, augment_copies_in_code=20,
+                unlabelled_rows=unlabelled, folder=folder, **settings)
     if has_labels:
         return replace(task, rows=(*task.rows, test), dev_files=(*task.dev_files, TEST_FILE))
     return replace(task, submissions=(task.answering(TEST_FILE, test),)) if test else task
@@ -215,8 +217,8 @@ def open_task(name: str | None, folder: str | Path) -> Task:
                              "another folder")
         return task
     if name is None:
-        raise InputError(f"{folder} holds no {TASK_JSON}, which tells what its task is: name a known task, or the "
-                         "folder of your own that prepare_task.py made")
+        raise InputError(f"{find_folder(folder)} holds no {TASK_JSON}, which would tell what its task is: name a known "
+                         "task, or the folder of your own that prepare_task.py made")
     for inside in dict.fromkeys((folder / name, folder / get_task(name).name) if known else (folder / name,)):
         if (inside / TASK_JSON).is_file():
             return read_task(inside)

@@ -44,6 +44,7 @@ class Task:
     header: str
     dev_header: str | None = None      # where it is not that of train.tsv
     has_header: bool = True
+    is_strict: bool = False            # the header is the kit's own, which tells what the columns are: no other passes
     dev_files: tuple[str, ...] = ("dev.tsv",)
     train_file: str = "train.tsv"
     aug_file: str = "train_aug.tsv"    # of data_augmentation.py
@@ -109,14 +110,12 @@ class Task:
     @property
     def texts_alone(self) -> Task:
         """This task as a file of nothing but its texts is laid out: a row's label reads as NaN."""
-        header = "sentence" if self.segments == 1 else "sentence1,sentence2"
-        return replace(self, text_columns=tuple(range(self.segments)), label_column=None, header=header,
-                       dev_header=None, has_header=True)
+        return self.for_test(self.answering(""))
 
     def answering(self, file: str, rows: int = 0) -> Submission:
         """The plain answers to a file of texts alone, of so many rows."""
-        alone = self.texts_alone
-        return Submission("predictions", rows, alone.text_columns, alone.header, file, NO_SERVER)
+        header = "sentence" if self.segments == 1 else "sentence1,sentence2"
+        return Submission("predictions", rows, tuple(range(self.segments)), header, file, NO_SERVER)
 
     def unlabelled_in(self, folder: Path) -> Path | None:
         """Its file of rows without labels; None where it has none."""
@@ -125,4 +124,5 @@ class Task:
     def for_test(self, submission: Submission) -> Task:
         """This task as the test set of `submission` is laid out: a row's label reads as NaN."""
         return replace(self, text_columns=submission.text_columns, label_column=None, header=submission.header,
-                       dev_header=None, has_header=True)
+                       dev_header=None, has_header=True,
+                       is_strict=self.is_strict or submission.server == NO_SERVER)

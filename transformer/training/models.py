@@ -35,7 +35,8 @@ def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertP
     except InputError as error:
         config, state = read_model(folder)
         if f"{head.weights}weight" in state:
-            require_same_classes(folder, config, task, len(state[f"{head.weights}weight"]))
+            if head.names:
+                require_same_classes(folder, config, state, task)
             raise
         other = next((known.head for known in TASKS.values() if f"{known.head.weights}weight" in state), None)
         if other:
@@ -48,14 +49,18 @@ def load_task_model(folder: Path, task: Task, args: argparse.Namespace) -> BertP
     return model
 
 
-def require_same_classes(folder: Path, config: BertConfig, task: Task, width: int) -> None:
-    """InputError where a model's classifier gives `width` numbers and the task has another number of classes."""
-    if width != task.head.width:
+def require_same_classes(folder: Path, config: BertConfig, state: dict[str, Tensor], task: Task) -> None:
+    """InputError, with the names on both sides, where a model with this config and these weights has a whole head for
+    another number of classes than the task has."""
+    weight, bias = (state.get(f"{task.head.weights}{part}") for part in ("weight", "bias"))
+    count = len(weight)
+    if count != task.head.width and bias is not None and len(bias) == count:
         id2label = config.extra.get("id2label")
-        names = list(map(str, id2label.values())) if isinstance(id2label, dict) and len(id2label) == width else []
-        raise InputError(f"{folder} tells {width} classes apart{': ' * bool(names)}{shortened(names)}, and {task.name} "
-                         f"has {task.head.width}: {shortened(task.head.outputs)}: take a model of these, or fine-tune "
-                         "this one with finetune_teacher.py, which gives it a new classifier")
+        names = list(map(str, id2label.values())) if isinstance(id2label, dict) and len(id2label) == count else []
+        raise InputError(f"{folder} tells {count} classes apart{': ' * bool(names)}{shortened(names)} (its "
+                         f"{task.head.called} is {list(weight.shape)}), and {task.name} has {task.head.width}: "
+                         f"{shortened(task.head.names)}: take a model of these, or fine-tune this one with "
+                         "finetune_teacher.py, which gives it a new one")
 
 
 def other_task(config: BertConfig, task: Task) -> str | None:

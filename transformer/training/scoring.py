@@ -27,6 +27,7 @@ from transformer.data.windows import encode_windows
 from transformer.files import (
     InputError,
     atomic_write,
+    find_file,
     find_folder,
     find_model,
     read_json,
@@ -255,9 +256,14 @@ def dev_sets(task: Task, folder: Path, tokenizer: Tokenizer, args: argparse.Name
 
 def test_sets(task: Task, folder: Path, tokenizer: Tokenizer,
               args: argparse.Namespace) -> dict[Submission, Sequences]:
-    """The task's test sets, encoded, by the submission files that answer them; the diagnostic set where it is."""
-    sets = {}
-    for submission in task.submissions:
+    """The task's test sets, encoded, by the submission files that answer them, the diagnostic set where it is; or the
+    texts of --predict_file."""
+    sets, submissions = {}, task.submissions
+    if args.predict_file and task.is_table:
+        submissions = (task.answering(str(find_file(args.predict_file).absolute())),)
+        cache_dir = args.cache_dir or Path(args.output_dir) / "features"  # not beside somebody's file
+        args = argparse.Namespace(**{**vars(args), "cache_dir": cache_dir})
+    for submission in submissions:
         path = Path(os.path.normpath(folder / submission.file))
         if submission.name == "AX" and not path.is_file():
             print(f"no AX.tsv: {path} does not exist (download_glue.py --tasks {DIAGNOSTIC} gets it)", flush=True)
@@ -292,7 +298,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     submission files of the task's test sets into --output_dir, or the prediction files of --predict_file."""
     require_no_file(args.output_dir)
     folder, data_dir = find_model(args.student_model), data_folder(find_folder(args.data_dir), task)
-    questions = None if task.is_table else args.predict_file  # the file of texts alone is the task's test set
+    questions = None if task.is_table else args.predict_file  # a file of texts alone is a test set
     if questions and Path(args.output_dir).resolve() == folder.resolve():
         raise InputError(f"the answers to --predict_file would take the place of those to the dev set in {folder}: "
                          "name another --output_dir")

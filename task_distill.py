@@ -98,8 +98,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="with --do_eval: also write label, prediction and logits of each example; for SQuAD "
                               "predictions.json, nbest_predictions.json and, of v2.0, null_odds.json")
     scoring.add_argument("--do_predict", action="store_true",
-                         help="answer the test set, for the server of GLUE or CLUE, or as a plain table; for SQuAD "
-                              "--predict_file")
+                         help="answer the test set, for the server of GLUE or CLUE, or in predictions.tsv; for "
+                              "SQuAD --predict_file")
     scoring.add_argument("--predict_file", metavar="FILE",
                          help="with --do_predict: other texts to answer, a table whose header is sentence, or "
                               "sentence1 and sentence2; for SQuAD questions, a file without answers")

@@ -1,7 +1,7 @@
 """Every flag of the scripts that train does something; precision; logits that are kept; curves."""
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -55,6 +55,7 @@ SHARED = {
     "--precision": ({}, {"precision": "bf16"}, WEIGHTS),
     "--fp16": ({}, {"fp16": True, "no_cuda": None}, "refused: --precision fp16 needs a GPU"),
     "--compile": ({}, {"compile": True}, "is compiled"),
+    "--tensorboard": ({}, {"tensorboard": True}, "refused: --tensorboard needs the package tensorboard"),
     "--deterministic": ({}, {"deterministic": True, "no_cuda": None}, "refused: --deterministic is for a GPU"),
     "--seed": ({}, {"seed": 7}, WEIGHTS)}
 DISTILL = {
@@ -200,6 +201,9 @@ def test_every_flag_changes_something(script_name, flag, world, plain_runs, scri
     monkeypatch.setattr(Allowance, "is_left", False)
     monkeypatch.setattr(source, opens, noted)
     monkeypatch.setattr(torch, "compile", lambda model, mode=None: print("is compiled") or model)
+    find_spec = importlib.util.find_spec  # what tensorboard does where it is installed is in test_tensorboard.py
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name, *args: None if name == "tensorboard" else find_spec(name, *args))
 
     def start(out: str, flags: dict) -> tuple[int, str, str]:
         base = {"learning_rate": 1e-3, "num_train_epochs": 2, "output_dir": out}

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from miniworld import ensure_world, serve
 from test_architecture import SCRIPTS, flags_of
 
+from transformer.modeling import TinyBertForSequenceClassification
 from transformer.tasks.table import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +34,7 @@ def bash_blocks(text: str) -> list[str]:
 
 
 BLOCKS = bash_blocks(SECTIONS["The reproduction"])
+(OWN,) = bash_blocks(SECTIONS["Your own data"])
 (EARLIER,) = bash_blocks(SECTIONS["Appendix: an earlier reproduction"])
 
 
@@ -62,10 +66,12 @@ def test_every_command_is_accepted_by_its_script(calls):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_flag_exists_somewhere(page):
     known = {flag for script in SCRIPTS for names in flags_of(script) for flag in names}
-    for path in (ROOT / "reproduce.sh", *(ROOT / "transformer/tasks" / name for name in ("submission.py", "squad.py")),
+    for path in (ROOT / "reproduce.sh", *(ROOT / "transformer" / name for name in (
+                     "tasks/submission.py", "tasks/squad.py", "export/__main__.py")),
                  *(ROOT / "benchmarks").glob("*.py")):
         known |= set(re.findall(r"--\w+", path.read_text(encoding="utf-8")))
     known |= {"--help", "--json",  # WikiExtractor's
+              "--logdir",  # TensorBoard's
               "--nproc_per_node", "--nnodes", "--node_rank", "--master_addr"}  # torchrun's
     printed = {flag for span in spans(PAGES[page]) for flag in re.findall(r"(?<![\w-])--\w+", span)}
     assert printed and printed <= known, printed - known
@@ -334,6 +340,8 @@ SMALLER = {  # numbers of the paper in the copy of the kit: file -> what stands 
     "data_augmentation.py": ("return args.N or 20", "return args.N or 1"),
     "transformer/tasks/task.py": ("intermediate_epochs: int = 20", "intermediate_epochs: int = 1"),
     "transformer/tasks/glue.py": ("intermediate_epochs=50", "intermediate_epochs=2"),
+    # or a BERT this small learns nothing of some hundred reviews
+    "transformer/tasks/own.py": ("**settings)", "**settings | dict(teacher_learning_rate=3e-4, teacher_batch_size=8))"),
 }
 
 
@@ -341,7 +349,8 @@ def copy_kit(folder: Path) -> None:
     """The kit with tiny students and smaller numbers."""
     for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt", ROOT / "environment.yml"]:
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "transformer", folder / "transformer", ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("transformer", "tests/miniworld"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (old, new) in SMALLER.items():
         text = (folder / name).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{name}: {old}"
@@ -355,7 +364,8 @@ def copy_kit(folder: Path) -> None:
 
 @pytest.mark.readme
 def test_the_front_page_runs_as_printed(tmp_path):
-    """All bash blocks in order, the five lines of Python, then the appendix in the place of what it stands for."""
+    """All bash blocks in order, the five lines of Python, one's own data, then the appendix in the place of what it
+    stands for."""
     copy_kit(tmp_path)
     world = ensure_world(ROOT / ".cache" / "miniworld")
     pages = bz2.decompress((world / "wiki" / "wiki.xml.bz2").read_bytes()).split(b"  <page>")
@@ -363,7 +373,7 @@ def test_the_front_page_runs_as_printed(tmp_path):
     (lines,) = re.findall(r"^```python\n(.*?)^```$", README, flags=re.M | re.S)
     assert lines.count("\n") == 5
     (tmp_path / "five_lines.py").write_text(lines)
-    blocks = [*BLOCKS, "python five_lines.py\nmkdir paper\nmv tmp models/*distilled* paper\n", EARLIER]
+    blocks = [*BLOCKS, f"python five_lines.py\n{OWN}\nmkdir paper\nmv tmp models/*distilled* paper\n", EARLIER]
     script = STAND_INS + "".join(f"\n: block {number}\n{block}" for number, block in enumerate(blocks))
     with serve(world) as base:
         environment = os.environ | {
@@ -379,6 +389,13 @@ def test_the_front_page_runs_as_printed(tmp_path):
         for student in ("4l", "6l"):
             for task in ("rte", "cola", "sst2", "mrpc"):
                 assert results.count(f"models/distilled_tinybert_{student}_{task} *****") == 1
+    exported = tmp_path / "models" / "reviews_for_others"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(exported).eval()
+    inputs = transformers.AutoTokenizer.from_pretrained(exported)("the film is great", return_tensors="pt")
+    ours = TinyBertForSequenceClassification.from_pretrained(
+        tmp_path / "paper" / "distilled_tinybert_4l_reviews", num_labels=3).eval()(*inputs.values())[0]
+    assert torch.allclose(model(**inputs).logits, ours, atol=1e-6)
+    assert set(model.config.label2id) == {"film", "hotel", "museum"}
     label, no, yes = re.search(r"^([01]) \[\[(\S+), (\S+)\]\]$", run.stdout, re.M).groups()
     assert int(label) == (float(yes) > float(no)) and float(yes) + float(no) == pytest.approx(1)
     epochs = [json.loads((folder / "tmp_distilled_tinybert_6l_cola" / "run.json").read_text())

@@ -65,17 +65,19 @@ def load_masked_lm(folder: str | Path) -> BertForMaskedLM:
                          "one, of the same vocabulary, such as bert-base-uncased") from None
 
 
-def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False) -> None:
+def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False,
+               pickled: bool = True) -> None:
     """Write a model folder that the next step reads, and that Hugging Face transformers reads too; see head_note().
 
     source: the model folder, or vocabulary file, whose vocabulary and casing it has. Each file replaces its predecessor
-    only when it is whole. safetensors: write model.safetensors as well.
+    only when it is whole. safetensors: write model.safetensors as well; pickled: write pytorch_model.bin.
     """
     folder = Path(folder)
     (vocabulary_name, vocabulary), settings = vocabulary_content(source), tokenizer_settings(source)
     config = model.config
     state = own_names(model.state_dict(), config.family)
-    write_bin(folder / WEIGHTS_NAME, state)
+    if pickled:
+        write_bin(folder / WEIGHTS_NAME, state)
     if safetensors:
         write_safetensors(folder / SAFETENSORS_NAME, state)
     config.extra.update(model_type=model_type_of(config.to_dict()),

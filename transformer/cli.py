@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import sys
@@ -70,6 +71,14 @@ class _Without(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class _Tensorboard(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            parser.error("--tensorboard needs the package tensorboard: pip install tensorboard, or drop the flag")
+        setattr(namespace, self.dest, True)
+
+
 def add_run_flags(parser: Parser, preset: bool = False) -> None:
     """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
     group = parser.add_argument_group("run")
@@ -115,6 +124,9 @@ def add_training_flags(group: argparse._ArgumentGroup, batch_size: int | None = 
                        help="also save the state for --resume every so many steps (default: when it logs alone)")
     _add_precision_flag(group)
     group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
+    group.add_argument("--tensorboard", action=_Tensorboard, nargs=0, default=False,
+                       help="the numbers of metrics.jsonl also as curves for TensorBoard, in the output folder (needs "
+                            "the package tensorboard)")
     group.add_argument("--compile", action="store_true", help="compile the models first, with torch.compile")
     group.add_argument("--deterministic", action="store_true",
                        help="the same weights for the same command on a GPU, too, where they else differ in their last "

@@ -1,4 +1,4 @@
-"""The embedded world on the command line: build it, with the teachers of other families, serve it."""
+"""The embedded world on the command line: build it, its other parts, serve it."""
 from __future__ import annotations
 
 import argparse
@@ -8,6 +8,7 @@ from pathlib import Path
 from transformer.cli import Parser, run_script
 from transformer.files import atomic_write
 
+from .reviews import write_reviews
 from .server import address, make_server
 from .world import ensure_world
 
@@ -18,6 +19,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     build = commands.add_parser("build", help="make everything; a world of the same sources is left as it is")
     teachers = commands.add_parser("teachers", help="make it, and an ELECTRA, a NEZHA and an ALBERT in it")
     chinese = commands.add_parser("chinese", help="make the Chinese part, in a folder of its own")
+    reviews = commands.add_parser("reviews", help="write a CSV of made-up reviews, to try prepare_task.py on")
+    reviews.add_argument("file", type=Path, help="the CSV")
     serve = commands.add_parser("serve", help="offer a built world on 127.0.0.1 until interrupted")
     for command in (build, teachers, chinese, serve):
         command.add_argument("directory", type=Path, help="the world's folder")
@@ -38,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "chinese":
         from .chinese_bert import ensure_chinese
         ensure_chinese(args.directory)
+        return
+    if args.command == "reviews":
+        write_reviews(args.file)
         return
     with make_server(args.directory, args.port) as server:
         if args.port_file:

@@ -76,7 +76,7 @@ def render(template: str, title: str, blocks: list[Block], folder: Path) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.j2"]), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    environment.filters.update(parts=_parts, markdown=_markdown, classes=_classes, base64=_base64,
+    environment.filters.update(parts=_parts, markdown=as_markdown, classes=_classes, base64=_base64,
                                target=lambda path: _target(path, folder))
     return environment.get_template(template).render(title=title, blocks=blocks)
 
@@ -90,7 +90,7 @@ def _parts(content: Inline) -> Iterator[str | Link]:
         yield content
 
 
-def _markdown(text: str) -> str:
+def as_markdown(text: str) -> str:
     """A text that GitHub's Markdown shows as it is, in one line."""
     escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
     return escaped.replace("\n", " ")

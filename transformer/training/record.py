@@ -23,19 +23,22 @@ from transformer.files import (
     atomic_write,
     naming,
     read_json,
+    read_lines,
     remove_abandoned,
     require_no_file,
     write_json,
 )
 from transformer.tasks.answers import ANSWER_FILES
 from transformer.tasks.head import PREDICTIONS_NAME
+from transformer.training.events import EventFile, load_writer, remove_events
 from transformer.training.processes import Processes
 from transformer.training.states import clear_states
 
 RUN_NAME = "run.json"
 BEFORE_NAME = "run.json.before"
 EVAL_NAME = "eval_results.json"
-_LOGS = ("metrics.jsonl", "log.txt", "eval_results.txt")
+_METRICS_NAME = "metrics.jsonl"
+_LOGS = (_METRICS_NAME, "log.txt", "eval_results.txt")
 # Arrays that found no other place: what a run that was killed before it wrote run.json can have left.
 _LEFT_BEHIND = re.compile(r"features|epoch_\d+\.arrays")
 
@@ -160,7 +163,8 @@ class RunRecord:
     With them come `seconds_of` the parts of the process's time since it started or resumed, and `times_of`, how often
     each began: encode (texts), logits (the teacher's, kept), teacher (its answers to the dev set), first_step, steps
     (the others), evaluate (own answers), score (answers), save (models), state (for --resume), other.
-    metrics.jsonl: one JSON object a line. log.txt, eval_results.txt: lines for people.
+    metrics.jsonl: one JSON object a line; with --tensorboard the same as an EventFile. log.txt, eval_results.txt: lines
+    for people.
 
     A run that overwrites another makes its record when all that can be refused has been checked, right before it
     trains: from then on the folder is unfinished, and the earlier record stands in run.json.before. Of several
@@ -177,17 +181,24 @@ class RunRecord:
         self._started = self._counted_from = time.time()
         self._sequences = self._wordpieces = 0
         self.run = {**describe_run(args, processes), **facts, "finished": False}
+        self._events: EventFile | None = None
         if self._writes:
+            writer_class = load_writer() if getattr(args, "tensorboard", False) else None
             self.folder.mkdir(parents=True, exist_ok=True)
             if not args.resume:
                 self._keep_earlier()
             self._write()  # first: whatever else is stopped halfway, the folder passes for no finished run
             if log_sizes is None:
                 clear_states(self.folder)
+                remove_events(self.folder)
             clear_evaluation(self.folder)  # it was of other weights
             for log in _LOGS:
                 if (self.folder / log).is_file():
                     os.truncate(self.folder / log, (log_sizes or {}).get(log, 0))
+            if writer_class:
+                metrics = self.folder / _METRICS_NAME
+                logged = map(json.loads, read_lines(metrics)) if metrics.is_file() else ()
+                self._events = EventFile(writer_class, self.folder, logged)
 
     def _keep_earlier(self) -> None:
         """Copy the record of the run that is overwritten; that of a stopped run not over that of a finished one, whose
@@ -225,7 +236,9 @@ class RunRecord:
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
-        self.text("metrics.jsonl", json.dumps(values))
+        self.text(_METRICS_NAME, json.dumps(values))
+        if self._events:
+            self._events.add(values)
 
     def text(self, name: str, text: str) -> None:
         """Append a line to the file `name` (log.txt, eval_results.txt)."""
@@ -239,6 +252,8 @@ class RunRecord:
 
     def finish(self, **results: Any) -> None:
         """Write the results and the seconds that the run took, which marks the folder as complete."""
+        if self._events:
+            self._events.close()
         self.run.pop("best", None)
         self.run.update(results, seconds=round(time.time() - self._started, 1), finished=True)
         self._write()

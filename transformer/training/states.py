@@ -29,7 +29,7 @@ SHARE_OF_TIME = 0.05    # that saving at evaluations may take
 _FREE_SETTINGS = {"output_dir", "overwrite_output_dir", "resume", "save_steps", "keep_checkpoints", "eval_batch_size",
                   "no_cuda", "local_rank", "reduce_memory", "cache_dir", "skip_teacher_check", "variant",
                   "deterministic", "fp16",  # precision says what fp16 says
-                  "predict_file"}
+                  "predict_file", "tensorboard"}
 
 # Settings that came later, and what they say of a run that was stopped before they were there.
 _AS_BEFORE = {"attention_loss": ("scores", "auto"), "fit_per_layer": ("False",)}

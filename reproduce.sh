@@ -574,7 +574,8 @@ run_step() {
                 $lower_case $(added INTERMEDIATE "$task") $losses $seed $named ;;
         prediction_*)
             again=$(again "models/${run}distilled_tinybert_${student}_$key/run.json")
-            python "$kit/task_distill.py" --pred_distill --teacher_model "$taught" \
+            # a student of one's own goes to others, whose classes have no relu there
+            python "$kit/task_distill.py" --pred_distill ${task_dir:+--hf_head} --teacher_model "$taught" \
                 --student_model "$intermediate" --data_dir "$data" --task_name "$task" $aug_train \
                 --output_dir "models/${run}distilled_tinybert_${student}_$key" $again \
                 $lower_case $prediction_settings $(added PREDICTION "$task") $prediction $seed $named ;;

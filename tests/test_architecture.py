@@ -56,7 +56,7 @@ def wing(module: str) -> str:
 
 def drawn_arrows() -> dict[str, set[str]]:
     """README's drawing of transformer/: the wings that each wing imports, beside the modules at the root."""
-    drawing = re.search(r"^```text\n(the ten scripts.*?)^```$", README, re.M | re.S)[1]
+    drawing = re.search(r"^```text\n(the scripts .*?)^```$", README, re.M | re.S)[1]
     assert len(drawing.splitlines()) <= 15
     lines = re.findall(r"^(\w+)/ +[^>]*?(?:-> ([\w, ]+))?$", drawing, re.M)
     return {name: set(re.findall(r"\w+", arrows)) for name, arrows in lines if name != "transformer"}

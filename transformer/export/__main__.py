@@ -118,7 +118,7 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
     from transformer.export.card import CARD_NAME, Exported, card
     from transformer.export.measures import measure
     from transformer.export.onnx_files import made_up, missing_packages
-    from transformer.export.origin import DevScores, dev_scores, settings_of, stages, task_of
+    from transformer.export.origin import DevScores, dev_scores, exported_task, settings_of, stages
     from transformer.files import atomic_write
     from transformer.tasks.labels import class_order, name_labels
     from transformer.training.models import load_task_model
@@ -132,7 +132,7 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
         raise InputError(f"{folder} has neither a classifier nor a span head, as no general student has and no BERT: "
                          "export a model of a task, of task_distill.py --pred_distill or finetune_teacher.py")
     record = read_run(folder) or {}
-    task, settings = task_of(folder, record, config, args.data_dir), settings_of(record)
+    task, settings = exported_task(folder, record, config, args.data_dir), settings_of(record)
     length = min(settings.get("max_seq_length") or task.max_seq_length, config.max_position_embeddings)
     own = argparse.Namespace(max_seq_length=length, hf_head=False, skip_teacher_check=False, output_dir=scratch, **{
         name: settings[name] for name, default in SPAN_SETTINGS.items() if settings.get(name, default) != default})

@@ -12,7 +12,7 @@ from transformer.checkpoint import head_note
 from transformer.data.features import Sequences
 from transformer.export.measures import FileFacts
 from transformer.export.onnx_files import TIMED
-from transformer.export.origin import DevScores, settings_of, shown
+from transformer.export.origin import DevScores, chosen_scores, settings_of
 from transformer.families import ELECTRA
 from transformer.modeling import BertPreTrainedModel
 from transformer.reporting.pages import as_markdown
@@ -60,7 +60,7 @@ def card(of: Exported) -> str:
     """The text of the card."""
     config, task = of.model.config, of.task
     own = of.scores.values if of.scores else {}
-    teacher = shown(task, of.stages[-1][1].get("teacher")) if of.stages else {}
+    teacher = chosen_scores(task, of.stages[-1][1].get("teacher")) if of.stages else {}
     metrics = list(own or teacher)
     is_span, is_pair = not task.is_table, task.segments == 2
     pooler = "classifier" if config.family is ELECTRA else f"{config.family.prefix}.pooler"

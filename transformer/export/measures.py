@@ -16,7 +16,7 @@ from transformer.export.onnx_files import (
     write_int8,
     write_onnx,
 )
-from transformer.export.origin import shown
+from transformer.export.origin import chosen_scores
 from transformer.modeling import BertPreTrainedModel
 from transformer.tasks.task import Task
 from transformer.training.processes import Processes
@@ -53,5 +53,5 @@ def measure(model: BertPreTrainedModel, task: Task, dev: dict[str, Sequences], e
                                  Processes(0, 1, torch.device("cpu")))
         else:  # that of model.onnx, whose logits are those of the first
             values = facts[0].scores if facts else {}
-        facts.append(FileFacts(name, path.stat().st_size / 1e6, taken, shown(task, values)))
+        facts.append(FileFacts(name, path.stat().st_size / 1e6, taken, chosen_scores(task, values)))
     return facts

@@ -21,7 +21,7 @@ class DevScores:
     source: str
 
 
-def task_of(folder: Path, record: dict[str, Any], config: BertConfig, data_dir: str | None) -> Task:
+def exported_task(folder: Path, record: dict[str, Any], config: BertConfig, data_dir: str | None) -> Task:
     """The task of a model: of its run.json, whose content is `record`, else finetuning_task of its config.json, else
     the one that data_dir describes. InputError where nothing tells, or data_dir holds another."""
     named = str(config.extra.get("finetuning_task"))
@@ -77,14 +77,14 @@ def dev_scores(folder: Path, record: dict[str, Any], task: Task, sha256: str) ->
     evaluated = folder / EVAL_NAME
     if evaluated.is_file():
         facts = read_json(evaluated)
-        if facts.get("model_sha256") == sha256 and (values := shown(task, facts.get("values"))):
+        if facts.get("model_sha256") == sha256 and (values := chosen_scores(task, facts.get("values"))):
             return DevScores(values, f"{EVAL_NAME} of {folder.name}, {facts.get('started')}")
     kept = record.get("kept", record)  # finetune_teacher.py has its scores beside the rest
-    values = shown(task, kept)
+    values = chosen_scores(task, kept)
     return DevScores(values, f"{RUN_NAME} of {folder.name}, {record.get('started')}") if values else None
 
 
-def shown(task: Task, values: Any) -> dict[str, float]:
+def chosen_scores(task: Task, values: Any) -> dict[str, float]:
     """Those of some scores that tables of the task show."""
     values = values if isinstance(values, dict) else {}
     return {name: values[name] for name in shown_metrics(task) if is_number(values.get(name))}

@@ -725,8 +725,8 @@ if [[ -f $own && -n $(find results/steps -name "*_$keys.seconds") ]]; then
 that, or go to another folder"
     if [[ -n $made_digest && $made_digest != "$own_digest" ]]; then
         first=$(printf '%s\n' ${stages[@]} | grep -m 1 "_$keys\$")
-        [[ $from == "$first" ]] || die "$task_dir was made anew since steps of ${tasks[0]} were done here: do them again \
-with --from $first, or make it under another name"
+        [[ $from == "$first" ]] || die "$task_dir was made anew since steps of ${tasks[0]} were done here: do them \
+again with --from $first, or make it under another name"
         remade=1
     fi
 fi
@@ -769,8 +769,8 @@ if [[ -n $from ]]; then
     case ${remade:-$from} in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
-            find results/steps -mindepth "${remade:-2}" \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) |
-                while read -r file; do
+            find results/steps -mindepth "${remade:-2}" \
+                \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) | while read -r file; do
                     name=${file%.*}
                     if follows "${name#results/steps/}"; then do_again "$name"; fi
                 done ;;

@@ -338,8 +338,8 @@ def test_a_teacher_of_the_task_before_it_was_made_anew(finished, script, refused
     folder, teacher = own_folder(tmp_path / "moods", name="moods"), tmp_path / "teacher"
     task = open_task(None, folder)
     write_lines(teacher / "run.json", [json.dumps({**recorded(task), "finished": finished})])
-    argv = ["--tasks", "moods", "--glue_dir", folder, "--output_dir", teacher, "--model", tmp_path / "none", "--no_cuda",
-            *["--resume"] * (not finished)]
+    argv = ["--tasks", "moods", "--glue_dir", folder, "--output_dir", teacher, "--model", tmp_path / "none",
+            "--no_cuda", *["--resume"] * (not finished)]
     if finished:
         status, out, err = script("finetune_teacher", *argv)
         assert status in (None, 0) and out.endswith("skipped\n"), err

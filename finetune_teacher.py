@@ -118,12 +118,18 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     from transformer.config import check_sizes
     from transformer.training.batches import steps_per_epoch
     from transformer.training.models import misfit
-    from transformer.training.record import check_output, read_run, require_finished
+    from transformer.training.record import RUN_NAME, check_output, read_run, require_finished
     from transformer.weights import read_model
 
     output_dir = teacher_folder(task, args)
     run = read_run(output_dir) or {}
-    if run.get("finished") and (args.resume or not args.overwrite_output_dir):
+    takes_what_is_there = args.resume or not args.overwrite_output_dir
+    described = recorded(task).get("task_json")
+    if run and takes_what_is_there and described != run.get("task_json"):
+        raise InputError(f"{output_dir} holds a teacher of another task, or of {task.name} before it was made anew "
+                         f"(task_json in {RUN_NAME} tells): train it anew with --overwrite_output_dir, or name another "
+                         "folder for --output_dir")
+    if run.get("finished") and takes_what_is_there:
         print(f"{output_dir} is there, with {task.metric} {run.get(task.metric)}: skipped", flush=True)
         return False
     folder = start_folder(task, args)

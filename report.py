@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -78,8 +79,8 @@ def ablations(runs: list[FinishedRun]) -> list[Block]:
     blocks = [Heading("Ablations"), Text(
         "Dev scores. The average is over the columns that a variant and the full method both have, and so is the "
         f"difference to the full method. Averages of different tasks, as the {PAPER}'s, do not compare; the "
-        "differences tell what each part is worth. SQuAD's F1 is part of no average, and Chinese tasks of none with "
-        "GLUE's.")]
+        "differences tell what each part is worth. SQuAD's F1 is part of no average, Chinese tasks of none with "
+        "GLUE's, and your own of none with others.")]
     students = [run for run in runs if run.is_result and not run.variant.startswith("search")]
     tables = [variant_table([run for run in students if run.student == student], model_name(student))
               for student in sorted({"4l"} | {run.student for run in students if run.variant != "full"})]
@@ -91,7 +92,8 @@ def variant_table(runs: list[FinishedRun], model: str) -> Table:
     """A row for each variant of one student, those of the paper also where no run is of them; full is the first."""
     paper = {variant: row.scores["average"] for variant, row in ABLATIONS.items()}
     tasks = tasks_of(run for run in runs if run.variant != "full") or [TASKS["mnli"], TASKS["mrpc"], TASKS["cola"]]
-    averaged = GLUE if any(task.key in GLUE for task in tasks) else CLUE
+    own = {task.key for task in tasks} - TASKS.keys()
+    averaged = next((group for group in (GLUE, CLUE) if any(task.key in group for task in tasks)), own)
     columns = {}  # task and metric by heading
     for task in tasks:
         mismatched = f"{task.metric}_mismatched"
@@ -145,9 +147,12 @@ def search(runs: list[FinishedRun]) -> list[Block]:
         rows.append([f"{model_name(student)}, {task.name}", *cells, f"{batch}, {rate:g}"])
     heads = [f"{batch}, {rate:g}" for batch, rate in settings]
     # as an example, the last row's
-    flags = f'PREDICTION_FLAGS_{task.key.upper()}="--train_batch_size {batch} --learning_rate {rate:g}"'
+    variable, asked = task.key.upper(), f"--tasks {task.name}" + " --language chinese" * (task.key in CLUE)
+    if task.key not in TASKS:
+        variable, asked = "OWN", f"--task_dir {shlex.quote(str(alike[-1].record['settings'].get('data_dir')))}"
+    flags = f'PREDICTION_FLAGS_{variable}="--train_batch_size {batch} --learning_rate {rate:g}"'
     return [*blocks, Table(["batch, rate", *heads, "chosen"], rows, "l" + "r" * len(heads) + "l"), Text(
-        f"To train more seeds so: {flags} ./reproduce.sh --tasks {task.name} --students {student} --seeds 1,2,3")]
+        f"To train more seeds so: {flags} ./reproduce.sh {asked} --students {student} --seeds 1,2,3")]
 
 
 def curves(runs: list[FinishedRun], plots: Path, remarks: Remarks) -> list[Block]:

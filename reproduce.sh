@@ -72,7 +72,7 @@ export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=
 task_dir=  # of a task of one's own
 teacher=   # for it: a folder; nothing: a step makes it
-own_metric= own_test= unlabelled=0  # what its folder says
+own_metric= own_test= unlabelled=0 own_digest=  # what its folder says
 augmentation=true
 students=4l,6l
 language=english
@@ -224,7 +224,7 @@ if [[ -n $task_dir ]]; then
         fi
     done
     facts=$(describe ${fetched[@]+"${fetched[@]}"}) || exit 2
-    read -r names own_metric own_test unlabelled <<<"$facts"
+    read -r names own_metric own_test unlabelled own_digest <<<"$facts"
     published=true
     [[ $(key "$names")$zh != zh_zh ]] || die "the students of a task called $names would have the folder of the \
 general ones: give $task_dir another name, and make it anew"
@@ -686,9 +686,11 @@ branch() {
     esac
 }
 
-# Whether a step, after the one that --from names, is to be done once more, too: no branch follows from another.
+# Whether a step, after the one that --from names, is to be done once more, too: no branch follows from another. Of
+# data that were made anew all do, and nothing else does.
 follows() {
     local one other
+    if [[ -n $remade ]]; then [[ $1 == *"_$keys" ]]; return; fi
     one=$(branch "$from") other=$(branch "$1")
     [[ -z $one || -z $other || $one == "$other" ]]
 }
@@ -716,9 +718,17 @@ if [[ -n $zh && $made != *--language* ]]; then made+=" --language english"; fi  
 another folder"
 own=${task_dir:+results/steps/task_$keys}  # the first key, the only one
 own_choice="$task_dir${teacher:+ --teacher $teacher}$($augmentation || echo " --no_augmentation")"
-if [[ -f $own && $(<"$own") != "$own_choice" && -n $(find results/steps -name "*_$keys.seconds") ]]; then
-    die "the steps of ${tasks[0]} in this folder were done with --task_dir $(<"$own"): give that, or go to another \
-folder"
+remade=  # 1: --from does all steps of a task once more, in results/steps itself, too, since its data were made anew
+if [[ -f $own && -n $(find results/steps -name "*_$keys.seconds") ]]; then
+    made=$(sed -n 1p "$own") made_digest=$(sed -n 2p "$own")
+    [[ $made == "$own_choice" ]] || die "the steps of ${tasks[0]} in this folder were done with --task_dir $made: give \
+that, or go to another folder"
+    if [[ -n $made_digest && $made_digest != "$own_digest" ]]; then
+        first=$(printf '%s\n' ${stages[@]} | grep -m 1 "_$keys\$")
+        [[ $from == "$first" ]] || die "$task_dir was made anew since steps of ${tasks[0]} were done here: do them \
+again with --from $first, or make it under another name"
+        remade=1
+    fi
 fi
 # shellcheck disable=SC2068
 names=" $(echo ${stages[@]}) "
@@ -753,19 +763,21 @@ if [[ -n $planning ]]; then
 fi
 mkdir -p data models results/steps
 echo "$choice" >results/steps/settings
-if [[ -n $own ]]; then echo "$own_choice" >"$own"; fi
 if [[ -n $from ]]; then
     # on disk: they have to be done again even if this run is stopped
     for name in $(anew); do do_again "results/steps/$name"; done
-    case $from in
+    case ${remade:-$from} in
         */* | intermediate_* | prediction_* | eval_*) ;;
         *)  # every run of every variant starts from what is made anew
-            find results/steps -mindepth 2 \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) |
-                while read -r file; do
-                    if follows "${file#results/steps/}"; then do_again "${file%.*}"; fi
+            find results/steps -mindepth "${remade:-2}" \
+                \( -name '*.seconds' -o -name '*.log' ! -name '*.[0-9]*.log' \) | while read -r file; do
+                    name=${file%.*}
+                    if follows "${name#results/steps/}"; then do_again "$name"; fi
                 done ;;
     esac
 fi
+# last: where this was stopped before, --from is asked for once more
+if [[ -n $own ]]; then printf '%s\n' "$own_choice" "$own_digest" >"$own"; fi
 pids=()  # of the steps that run side by side, each with its processes in a process group
 set -m
 trap 'for pid in ${pids[@]+"${pids[@]}"}; do kill -- "-$pid" 2>/dev/null; done; wait; exit 143' INT TERM HUP

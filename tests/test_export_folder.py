@@ -234,6 +234,7 @@ def test_scores_of_other_weights_are_not_told(chain, tmp_path, script):
     export(script, tmp_path / "student", tmp_path / "other", "--no_onnx")
     card = (tmp_path / "other/README.md").read_text()
     assert "None are known." in card and "Nothing tells:" in card and "A BERT for MRPC" in card
+    assert "It takes two texts, lower-cased.\n" in card  # nothing tells the length, either
 
 
 # --- ONNX
@@ -261,6 +262,7 @@ def test_onnx_gives_the_logits_and_is_scored(chain, tmp_path, script):
     for row in rows:
         assert float(row[1]) == pytest.approx((tmp_path / "mine" / row[0]).stat().st_size / 1e6, abs=0.051)
     values = json.loads((chain / "student/eval_results.json").read_text())["values"]
+    assert "The scores of model.onnx are those of model.safetensors" in (tmp_path / "mine/README.md").read_text()
     assert rows[0][3:] == rows[1][3:] == [f"{100 * values[name]:.1f}" for name in ("f1", "acc")]
     assert f"model.safetensors: {rows[0][1]} MB, " in out and f" acc {values['acc']:.4f}" in out
     # the dev score of the file in 8 bits, by hand
@@ -364,6 +366,7 @@ def test_a_task_of_ones_own(tiny, script, refused, monkeypatch):
         assert of == task and [*dev] == ["dev"] and dev["dev"] is examples and order == [0, 1] and len(examples) == 4
     assert "Its classes, in the order of the logits: bad, good." in (tiny / "second/README.md").read_text()
     assert "75.0" in (tiny / "second/README.md").read_text()
+    assert "On the dev set, in percent:" in (tiny / "second/README.md").read_text()
     (folder / "task.json").write_text(json.dumps(description | {"labels": ["good", "bad"]}))
     refused(EXPORT, tiny / "student", "--output_dir", tiny / "mine", "--data_dir", folder,
             words=("Reviews-1", "task.json", "something else"))
@@ -371,6 +374,12 @@ def test_a_task_of_ones_own(tiny, script, refused, monkeypatch):
     assert "not scored" in out and "describes another task than the run had" in out and measured[-1][2] == {}
     shutil.rmtree(folder)
     assert f"{folder} does not exist" in export(script, tiny / "student", tiny / "fourth")
+    record["task_json"] = description | {"rows": {**description["rows"], "test.tsv": 6}, "test_has_labels": True}
+    (tiny / "student/run.json").write_text(json.dumps(record | {"kept": {"acc": 0.75, "acc_test": 0.5}}))
+    export(script, tiny / "student", tiny / "fifth", "--no_onnx")
+    card = (tiny / "fifth/README.md").read_text()
+    assert "On the dev set, and on the test set, which chose nothing, in percent:" in card
+    assert table_of(card, "Scores") == [["model", "accuracy", "accuracy, test"], ["this model", "75.0", "50.0"]]
 
 
 # --- refused, and nothing half-written
@@ -435,10 +444,12 @@ def test_classes_that_config_json_does_not_name(tiny, script):
     save_model(TinyBertForSequenceClassification(config, 2), tiny / "model", tiny / "vocab.txt")
     export(script, tiny / "model", tiny / "mine", "--no_onnx")
     assert transformers.AutoConfig.from_pretrained(tiny / "mine").id2label == {0: "0", 1: "1"}
+    unnamed = "Its config.json did not name them: they were taken in the order of the task."
+    assert f"of the logits: 0, 1.\n{unnamed}\n" in (tiny / "mine/README.md").read_text()
     config.extra |= {"finetuning_task": "MNLI", "id2label": {"0": "neutral", "1": "entailment", "2": "contradiction"}}
     save_model(TinyBertForSequenceClassification(config, 3), tiny / "model", tiny / "vocab.txt")
     export(script, tiny / "model", tiny / "other", "--no_onnx")
-    assert "in the order of the logits: neutral, entailment, contradiction." in (tiny / "other/README.md").read_text()
+    assert "of the logits: neutral, entailment, contradiction.\n\n## Use" in (tiny / "other/README.md").read_text()
 
 
 def test_a_teacher_of_another_family(tiny, script):

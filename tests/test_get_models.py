@@ -349,6 +349,19 @@ def test_the_casing_comes_along(hub, originals, tmp_path, capsys):
     assert contents(tmp_path / "m" / "distilled_tinybert_4l") == {}
 
 
+@pytest.mark.parametrize("brought", [True, False])
+def test_a_wrong_casing_of_the_hub_is_corrected_wherever_it_comes_from(brought, hub, originals, tmp_path):
+    repository = HUB_MODELS["bert-base-chinese"]
+    shutil.copytree(originals / BERT, on_hub(hub, repository))
+    (on_hub(hub, repository) / "tokenizer_config.json").write_text('{"do_lower_case": false, "other": 1}')
+    folder = tmp_path / "m/bert-base-chinese"
+    if brought:
+        shutil.copytree(on_hub(hub, repository), folder)
+    get(tmp_path, "bert-base-chinese")
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {"do_lower_case": True, "other": 1}
+    get(tmp_path, "bert-base-chinese")  # whose sums are those of now
+
+
 def test_two_at_once_make_one_vocabulary(hub, tmp_path):
     (on_hub(hub, RTE) / "vocab.txt").unlink()
     tokenizer_json(on_hub(hub, RTE) / "tokenizer.json")

@@ -23,7 +23,7 @@ from test_reproduce import PYTHON, flags
 
 from transformer.fetching.sources import HUB_MODELS, REVISIONS
 from transformer.planning.steps import read_steps, works_of
-from transformer.tasks.own import open_task, own_task, write_task
+from transformer.tasks.own import open_task, own_task, recorded, write_task
 
 MOODS = {"version": 1, "name": "my_task-2", "kind": "classes", "labels": ["sad", "glad"], "metric": "macro_f1",
          "texts": 1, "max_seq_length": 24, "rows": {"train.tsv": 70, "dev.tsv": 18}}
@@ -301,9 +301,51 @@ def test_one_folder_takes_several_tasks_each_in_one_way(reproduce, tmp_path):
     assert flags(calls[0])["--data_dir"] == "data/my_task"
     run, calls = reproduce("--task_dir", str(tmp_path / "data/others"), "--teacher", "models/mine", "--students", "4l")
     assert run.returncode == 0 and scripts(calls) == ["data_augmentation", *["task_distill"] * 3], run.stderr
-    assert (tmp_path / "results/steps/task_others").read_text() == "data/others --teacher models/mine\n"
+    assert (tmp_path / "results/steps/task_others").read_text().startswith("data/others --teacher models/mine\n")
     run, calls = reproduce("--tasks", "RTE", "--published")
     assert run.returncode == 2 and "with --settings paper --task_dir: give that" in run.stderr and not calls
+
+
+def test_a_folder_that_was_made_anew(reproduce, tmp_path):
+    """What is finished is not taken for the new data's; what task.json tells of its making is no other data. From its
+    first step on, all of the task is done again, the augmentation and other runs' steps, too, and nothing else."""
+    folder = own_folder(tmp_path / "data/moods", name="moods")
+    argv = "--task_dir", "data/moods", "--students", "4l"
+    for more in ((), ("--seeds", "1", "--students", "6l")):
+        assert reproduce(*argv, *more)[0].returncode == 0
+    write_task(folder, own_task({**MOODS, "name": "moods"}, folder), {"train": "another.csv"})
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and not calls, run.stderr
+    table = (folder / "dev.tsv").read_text()
+    (folder / "dev.tsv").write_text(table.replace("glad", "sad", 1))
+    for more in ((), ("--plan",), ("--from", "augment_moods"), ("--from", "bert")):
+        run, calls = reproduce(*argv, *more)
+        assert (run.returncode, calls) == (2, []) and len(run.stderr.splitlines()) == 1
+        assert "data/moods was made anew since steps of moods were done here: do them again with --from teacher_moods" \
+            in run.stderr
+    run, calls = reproduce(*argv, "--from", "teacher_moods", BREAK="data_augmentation")
+    assert run.returncode == 1 and scripts(calls) == ["finetune_teacher", "data_augmentation"]
+    assert flags(calls[0]).keys() >= {"--overwrite_output_dir"} and "step augment_moods failed" in run.stderr
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0 and scripts(calls) == ["data_augmentation", *["task_distill"] * 3], run.stderr
+    run, calls = reproduce(*argv, "--seeds", "1", "--students", "6l")
+    assert scripts(calls)[:3] == ["task_distill"] * 3
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_teacher_of_the_task_before_it_was_made_anew(finished, script, refused, tmp_path):
+    """Is neither skipped nor gone on with."""
+    folder, teacher = own_folder(tmp_path / "moods", name="moods"), tmp_path / "teacher"
+    task = open_task(None, folder)
+    write_lines(teacher / "run.json", [json.dumps({**recorded(task), "finished": finished})])
+    argv = ["--tasks", "moods", "--glue_dir", folder, "--output_dir", teacher, "--model", tmp_path / "none",
+            "--no_cuda", *["--resume"] * (not finished)]
+    if finished:
+        status, out, err = script("finetune_teacher", *argv)
+        assert status in (None, 0) and out.endswith("skipped\n"), err
+    own_folder(folder, name="moods", rows={"train.tsv": 71, "dev.tsv": 18})
+    refused("finetune_teacher", *argv, words=(f"{teacher} holds a teacher of another task, or of moods before it was",
+                                              "--overwrite_output_dir"))
 
 
 # --- its plan

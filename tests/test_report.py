@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote
 
 import pytest
@@ -18,6 +19,8 @@ from tests.miniworld import ablation_table
 from transformer.config import BertConfig
 from transformer.files import read_json, write_json
 from transformer.reporting.published import ABLATIONS, PAPER, REPRODUCTION, ROWS
+from transformer.reporting.runs import tasks_of
+from transformer.tasks.own import recorded_task
 from transformer.tasks.table import get_task
 from transformer.training.processes import join_processes
 from transformer.training.record import RunRecord, student_label
@@ -439,6 +442,54 @@ def test_search_is_chosen_on_dev(world):
                      Path("results/report.md").read_text())
     assert told[1] == "--train_batch_size 16 --learning_rate 3e-05"
     assert rows_of(sections["Dev scores of these runs"], "RTE")[0][3] == "missing"  # not a run of the full method
+
+
+def own(name="moods", rows=70) -> dict:
+    """What run.json tells of somebody's own task."""
+    return {"task_json": {"version": 1, "name": name, "kind": "classes", "labels": ["sad", "glad"], "metric": "acc",
+                          "texts": 1, "max_seq_length": 24, "rows": {"train.tsv": rows, "dev.tsv": 18}}}
+
+
+@pytest.mark.parametrize(("task", "says", "variable", "asked"), [
+    ("AFQMC", {}, "AFQMC", "--tasks AFQMC --language chinese"),
+    ("moods", own(), "OWN", "--task_dir 'data/my moods'")])
+def test_the_command_after_a_search_is_one_that_is_taken(task, says, variable, asked, world, tmp_path):
+    """reproduce.sh names its steps for it, with a folder of the task there."""
+    world("runs/search_b16_lr1e-5/seed_42/distilled_tinybert_4l_x", 0.5, task, says=says, train_batch_size=16,
+          learning_rate=1e-5, data_dir="data/my moods")
+    made()
+    command = re.search("To train more seeds so: (.*)", Path("results/report.md").read_text())[1].replace("\\", "")
+    assert command == (f'PREDICTION_FLAGS_{variable}="--train_batch_size 16 --learning_rate 1e-05" ./reproduce.sh '
+                       f"{asked} --students 4l --seeds 1,2,3")
+    if says:
+        folder = tmp_path / "data/my moods"
+        folder.mkdir(parents=True)
+        write_json(folder / "task.json", says["task_json"])
+        for name in ("train.tsv", "dev.tsv"):
+            (folder / name).write_text("label\tsentence\nsad\tthe dog\n")
+    kit = Path(report.__file__).parent
+    run = subprocess.run(["bash", "-c", f"{command.replace('./', f'{kit}/')} --list"], capture_output=True, text=True,
+                         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    assert run.returncode == 0 and f"full/seed_3/prediction_4l_{task.lower()}" in run.stdout.split(), run.stderr
+
+
+def test_ablations_of_own_tasks_alone_have_an_average(world):
+    """(80 + 60) / 2 = 70 against (90 + 50) / 2 = 70; beside GLUE they are part of none."""
+    for name, full, without in (("moods", 0.9, 0.8), ("stars", 0.5, 0.6)):
+        world(f"distilled_tinybert_4l_{name}", full, name, says=own(name))
+        world(f"runs/no_da/seed_1/distilled_tinybert_4l_{name}", without, name, says=own(name), aug_train=False)
+    assert rows_of(made()["Ablations"], "no_da")[0][:5] == ["no_da", "80.0 (n=1)", "60.0 (n=1)", "70.0", "+0.0"]
+    world("distilled_tinybert_4l_rte", 0.9)
+    world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.7, aug_train=False)
+    assert rows_of(made()["Ablations"], "no_da")[0][:6] == ["no_da", "70.0 (n=1)", "80.0 (n=1)", "60.0 (n=1)", "70.0",
+                                                            "-20.0"]
+
+
+def test_one_task_made_anew_stays_in_the_order_of_its_runs(world):
+    """Not in that of the hashes of names, which every process has its own of."""
+    tasks = [recorded_task({**own(rows=rows), "task": "moods"}, "here") for rows in range(70, 90)]
+    runs = [mock.Mock(task=task) for task in (*tasks, None, tasks[3])]
+    assert [task.rows for task in tasks_of(iter(runs))] == [(rows, 18) for rows in range(70, 90)]
 
 
 def edit(folder: Path, change) -> None:

@@ -141,6 +141,8 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
     tokenizer, order = load_tokenizer(folder), class_order(config.extra, task, folder)
     scores = dev_scores(folder, record, task, model_sha256(model, order))
 
+    named = map(str.lower, map(str, (config.extra.get("id2label") or {}).values()))
+    is_named = not {*map(str.lower, task.head.names)}.isdisjoint(named)
     if order == list(range(task.num_labels)):  # also where config.json calls them LABEL_0 and so on
         name_labels(model.config.extra, task)
     write_layout(model, folder, workplace)
@@ -159,7 +161,8 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
               *(f", {metric} {value:.4f}" for metric, value in file.scores.items()), sep="", flush=True)
     with atomic_write(workplace / CARD_NAME) as handle:
         handle.write(card(Exported(
-            Path(args.output_dir).absolute().name, model, task, length, tokenizer.do_lower_case,
+            Path(args.output_dir).absolute().name, model, task, length, "max_seq_length" in settings, is_named,
+            tokenizer.do_lower_case,
             (workplace / SAFETENSORS_NAME).stat().st_size / 1e6, scores, stages(folder), files, examples)))
     print(head_note(model.config, args.output_dir), flush=True)
 

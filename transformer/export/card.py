@@ -41,13 +41,16 @@ def _stage_cells(name: str, record: dict[str, Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that is exported. max_seq_length: of its training; lower: whether text is lower-cased; megabytes: of its
-    weights; scores: on the dev set, if they are known; stages: of its making, see origin.stages(); files: measured,
-    with the examples that they were timed on; none where there is no ONNX."""
+    """A model that is exported. max_seq_length: of its training, where knows_length, else the task's; is_named: whether
+    it names the task's classes, which else are taken in the task's order; lower: whether text is lower-cased;
+    megabytes: of its weights; scores: on the dev set, if they are known; stages: of its making, see origin.stages();
+    files: measured, with the examples that they were timed on; none where there is no ONNX."""
     name: str
     model: BertPreTrainedModel
     task: Task
     max_seq_length: int
+    knows_length: bool
+    is_named: bool
     lower: bool
     megabytes: float
     scores: DevScores | None
@@ -75,6 +78,7 @@ def card(of: Exported) -> str:
         tags=["tinybert", "knowledge-distillation"] * bool(teacher) + ["onnx"] * bool(of.files),
         auto_class=f"AutoModelFor{'QuestionAnswering' if is_span else 'SequenceClassification'}",
         pooler=pooler, note="" if config.classifier_relu else head_note(config, of.name).partition(": ")[2],
+        has_test=any(metric.endswith("_test") for metric in metrics),
         metrics=[METRICS.get(metric, metric) for metric in metrics],
         scores=[[title, *(percent(values.get(metric)) for metric in metrics)]
                 for title, values in (("this model", own), ("its teacher", teacher)) if values],

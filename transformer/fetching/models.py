@@ -83,7 +83,7 @@ def fill_folder(folder: Path, base: str, published: str, source: str, offline: b
         with _blaming_the_content(folder, names, before):
             if vocabulary == TOKENIZER_NAME:
                 _make_vocab(folder, TOKENIZER_CONFIG_NAME in names)
-            if TOKENIZER_CONFIG_NAME in names and TOKENIZER_CONFIG_NAME not in before:
+            if TOKENIZER_CONFIG_NAME in names:  # also of a run that was killed, or brought by hand
                 _correct_casing(folder, source)
             line = summary(folder)
     finally:

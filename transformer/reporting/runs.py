@@ -133,8 +133,8 @@ def place_of(task: Task) -> tuple[int, str]:
 
 
 def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
-    """The tasks that the runs have, in the order of place_of()."""
-    return sorted({run.task for run in runs} - {None}, key=place_of)
+    """The tasks that the runs have, in the order of place_of(), those that share a place as the runs come."""
+    return sorted(dict.fromkeys(run.task for run in runs if run.task), key=place_of)
 
 
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:

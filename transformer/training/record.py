@@ -190,7 +190,7 @@ class RunRecord:
             self._write()  # first: whatever else is stopped halfway, the folder passes for no finished run
             if log_sizes is None:
                 clear_states(self.folder)
-                remove_events(self.folder)
+            remove_events(self.folder)  # they may tell steps that are cut off; who wants them gets all that is logged
             clear_evaluation(self.folder)  # it was of other weights
             for log in _LOGS:
                 if (self.folder / log).is_file():

@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
     check_place(args)
     model = open_model(args)
     sources = open_sources(args)
-    names = ClassNames() if args.regression is None else None
+    names = ClassNames(sources["train.tsv"][0].classes.get(args.label, ())) if args.regression is None else None
     reader = names or ScoreRange(*args.regression)
     with contextlib.ExitStack() as stack, naming(args.output_dir):
         tables = read_sources(args, sources, reader, stack)

@@ -199,6 +199,21 @@ def test_the_same_task_from_parquet_and_a_saved_dataset(prepare, script, refused
     refused(*command, tmp_path / "lists.parquet", words=("lists.parquet, row 1: ", "is a list"))
 
 
+def test_classes_keep_the_order_of_the_table(prepare, script, tmp_path):
+    """A teacher's columns stand in it."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    features = {"mood": {"names": ["pos", "none", "neg"], "_type": "ClassLabel"}}  # of which none is not there
+    made = pyarrow.table({"review": [text for text, _, _ in TABLE],
+                          "mood": [0 if label == "pos" else 2 for _, label, _ in TABLE]})
+    parquet.write_table(made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+                        tmp_path / "my.parquet")
+    run(script, "prepare_task", ["--train", tmp_path / "my.parquet", *COLUMNS, "--output_dir", tmp_path / "named"])
+    assert read_task(tmp_path / "named").labels == ("pos", "neg")
+    prepare(CSV_OF_PANDAS)
+    assert contents(tmp_path / "named") == contents(tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["my.parquet", "saved"])
 def test_pyarrow_is_named_where_it_is_missing(name, refused, tmp_path, monkeypatch):
     write(tmp_path / "my.parquet", b"PAR1")

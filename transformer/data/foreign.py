@@ -28,7 +28,8 @@ _WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
 class ForeignTable(ABC):
-    """A table of others: its path; names, of its columns, in their order; note, on how it is read."""
+    """A table of others: its path; names, of its columns, in their order; note, on how it is read; classes, by column,
+    where the table names them itself, in their order."""
     number_of = "row"       # what place() counts
     has_delimiter = False   # whether it is CSV
 
@@ -36,6 +37,7 @@ class ForeignTable(ABC):
         self.path = path
         self.names = names
         self.note = note
+        self.classes: dict[str, list[str]] = {}
 
     @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
@@ -237,12 +239,12 @@ class _Arrow(ForeignTable):
         self._batches = batches
         told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = told.get("info", {}).get("features", {})
-        self._classes = {name: feature["names"] for name, feature in features.items()
-                         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+        self.classes = {name: feature["names"] for name, feature in features.items()
+                        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         """See ForeignTable; of named classes -1, which datasets has for none, is None."""
-        classes = {place: self._classes[column] for place, column in enumerate(columns) if column in self._classes}
+        classes = {place: self.classes[column] for place, column in enumerate(columns) if column in self.classes}
         for number, row in enumerate(self._values(columns), 1):
             for place, names in classes.items():
                 if not isinstance(label := row[place], int):

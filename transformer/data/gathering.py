@@ -26,7 +26,8 @@ MAX_CLASSES = 1000
 _NO_CLASS = -1
 _FEW_CLASSES = 20       # more than these are texts, or scores, where hardly two rows have the same
 _BINS = 10              # of scores, from which a dev set takes its share each
-_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # Python refuses to read one of thousands of digits
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,15 @@ class Rows:
 
 
 class ClassNames:
-    """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them."""
+    """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them.
+
+    told: the names, in their order, where the table tells them.
+    """
     typecode = "i"  # of array, of what read() gives
 
-    def __init__(self):
+    def __init__(self, told: Sequence[str] = ()):
         self.numbers: dict[str, int] = {}
+        self._told = [label_text(name, str) for name in told]
         self._closed = False
 
     def read(self, value: Any, place: Callable[[], str]) -> tuple[str, int]:
@@ -127,9 +132,12 @@ class ClassNames:
                          "names that of the labels")
 
     def in_order(self) -> list[str]:
-        """The names, sorted: as numbers where all are whole numbers, else as texts."""
+        """The names in the order of the table where it tells one; else sorted: as numbers where all are whole numbers,
+        else as texts."""
         names = list(self.numbers)
-        return sorted(names, key=int) if all(re.fullmatch(r"[+-]?\d+", name) for name in names) else sorted(names)
+        if set(names) <= set(self._told):
+            return sorted(names, key=self._told.index)
+        return sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else sorted(names)
 
     def counts(self, rows: Rows) -> dict[str, int]:
         """Rows of each class, in order."""

@@ -141,8 +141,9 @@ def open_sources(args: argparse.Namespace) -> dict[str, list[ForeignTable]]:
     given = zip(FILES, ([args.train], [args.dev], [args.test], args.unlabelled or []))
     sources = {}
     for name, paths in given:
-        wanted = [*args.text, args.label] if name in ("train.tsv", "dev.tsv") else args.text
-        sources[name] = [open_source(path, wanted, args.encoding, args.delimiter) for path in paths if path]
+        label = [args.label] if name != UNLABELLED_FILE else []
+        wanted = [*args.text, *label] if name != TEST_FILE else args.text
+        sources[name] = [open_source(path, wanted, args.encoding, args.delimiter, label) for path in paths if path]
         for source in sources[name]:
             if args.output_dir.resolve() in source.path.resolve().parents:
                 raise InputError(f"{source.path} stands in --output_dir, where it would be written over: name another")

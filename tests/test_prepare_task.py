@@ -343,6 +343,16 @@ def test_a_test_set_has_labels_or_has_none(refuses, tmp_path):
     refuses(CSV_OF_PANDAS, "--test", test, words=("t.csv: 1 rows without a label and 1 with one",))
 
 
+def test_objects_may_lack_what_is_null(prepare, refuses, tmp_path):
+    rows = [{"id": 1, "mood": "a"}, {"review": "b"}, *({"review": f"t{n}", "mood": "ab"[n % 2]} for n in range(9))]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    refuses("".join(lines[2:]), "--test", write(tmp_path / "t.jsonl", "".join(lines[1:])), name="my.jsonl",
+            words=("t.jsonl: 1 rows without a label and 9 with one",))
+    out = prepare("".join(lines), name="my.jsonl")
+    assert "train.tsv: left out 1 rows without a label" in out
+    assert len(cells(tmp_path / "out", "train.tsv") + cells(tmp_path / "out", "dev.tsv")) == 10
+
+
 # --- what is told of the rows
 
 def test_what_is_told(prepare, tmp_path):
@@ -413,6 +423,18 @@ def test_dev_share_is_stratified_and_hangs_on_texts_and_seed_alone(prepare, tmp_
     assert len(set(map(frozenset, [dev, *others]))) == 7
     # each text is as likely as another: of 100 texts none is in all seven, and most are in one
     assert len(set().union(dev, *others)) > 90 and not set.intersection(dev, *others) - {("c", "c 0"), ("c", "c 1")}
+
+
+def test_texts_that_differ_in_spaces_alone_are_one(prepare, tmp_path):
+    """They go to one side as they are written, are told as repeated, and are found in another file."""
+    rows = [(text, label) for number, label in enumerate("ab" * 20) for text in (
+        f"u {number}", f"u  {number}", f" u\n{number}\n", f"u\u3000{number}")]
+    prepare(table(rows))
+    train, dev = cells(tmp_path / "out", "train.tsv"), cells(tmp_path / "out", "dev.tsv")
+    assert Counter(train + dev) == Counter((label, text.replace("\n", " ")) for text, label in rows)
+    assert len(dev) == 16 and {text.split()[1] for _, text in dev}.isdisjoint(text.split()[1] for _, text in train)
+    out = prepare(table(rows), "--dev", write(tmp_path / "d.csv", table([("u 1 ", "b"), ("u2", "a")])))
+    assert "train.tsv: 120 rows that repeat" in out and "train.tsv: 4 rows are in dev.tsv, too" in out
 
 
 @pytest.mark.parametrize("kind", ["i", "d"])

@@ -11,7 +11,7 @@ import functools
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -201,13 +201,17 @@ class _Tsv(_Text):
 class _JsonLines(_Text):
     """A JSON object in each line, as pandas writes them with orient="records", lines=True."""
 
-    def __init__(self, path: Path, encoding: str):
+    def __init__(self, path: Path, encoding: str, looked_for: Set[str]):
         super().__init__(path, encoding)
         self.note = "JSON lines"
-        _, first = next(self._objects(), (0, {}))
-        if not first:
+        names: dict[str, None] = {}
+        for _, row in self._objects():
+            names |= dict.fromkeys(row)
+            if looked_for <= names.keys():  # the first row may lack one: some programs leave out what is null
+                break
+        if not names:
             raise InputError(f"{path} is empty")
-        self.names = list(first)
+        self.names = list(names)
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(self.lines("\n"), 1):
@@ -331,12 +335,13 @@ def shown_delimiter(delimiter: str) -> str:
 
 
 def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8", delimiter: str | None = None,
-                ) -> ForeignTable:
+                optional: Sequence[str] = ()) -> ForeignTable:
     """The table in a file, or in a folder that datasets has saved.
 
     wanted: names of columns, by which the delimiter of a CSV is found where none is given; a TSV with a delimiter is
-    read as CSV. InputError where the file is missing, empty, damaged or of another kind, where a column of `wanted` is
-    missing, and where pyarrow would be needed and is not installed.
+    read as CSV. optional: names of more, which JSON lines are searched for, too. InputError where the file is missing,
+    empty, damaged or of another kind, where a column of `wanted` is missing, and where pyarrow would be needed and is
+    not installed.
     """
     path = find_input(path)
     kind = path.suffix.lower()
@@ -349,7 +354,7 @@ def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8"
     elif kind == ".arrow":
         source = _open_arrow(path, [path])
     elif kind in (".jsonl", ".ndjson", ".json"):
-        source = _JsonLines(path, encoding)
+        source = _JsonLines(path, encoding, {*wanted, *optional})
     elif kind in (".tsv", ".tab") and delimiter is None:
         source = _Tsv(path, encoding)
     else:

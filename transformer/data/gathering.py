@@ -213,8 +213,8 @@ def gather(sources: Sequence[ForeignTable], texts: Sequence[str], label: str | N
            file: IO[bytes], seed: int) -> Rows:
     """Read the rows of some tables into a file that is open for both.
 
-    texts, label: the columns; seed: of the numbers of texts, by which held_out() chooses. Raises InputError as
-    ForeignTable.rows() and reader.read() do.
+    texts, label: the columns; seed: of the numbers of texts, by which held_out() chooses; texts that differ in spaces
+    alone, which no model sees, have the same. Raises InputError as ForeignTable.rows() and reader.read() do.
     """
     key = seed.to_bytes(8, "little")
     digests, empty, labels = bytearray(), bytearray(), array(reader.typecode)
@@ -224,11 +224,11 @@ def gather(sources: Sequence[ForeignTable], texts: Sequence[str], label: str | N
             place = functools.partial(source.place, number)
             name, value = reader.read(values.pop() if label else None, place)
             cells = [as_cell(_as_text(text, place)) for text in values]
-            body = "\t".join(cells).encode()
-            empty.append(not all(map(str.strip, cells)))
-            digests += hashlib.blake2b(body, digest_size=8, key=key).digest()
+            seen = [" ".join(cell.split()) for cell in cells]
+            empty.append(not all(seen))
+            digests += hashlib.blake2b("\t".join(seen).encode(), digest_size=8, key=key).digest()
             labels.append(value)
-            file.write(b"%b\t%b\n" % (name.encode(), body))
+            file.write("\t".join((name, *cells)).encode() + b"\n")
     return Rows(file, np.ones(len(labels), bool), np.array(labels), np.frombuffer(bytes(digests), "<u8"),
                 np.frombuffer(bytes(empty), bool))
 

@@ -183,8 +183,8 @@ def read_sources(args: argparse.Namespace, sources: dict[str, list[ForeignTable]
     return tables
 
 
-def split_dev(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
-    """Make a dev set of a part of train where there is none."""
+def split_dev(args: argparse.Namespace, tables: dict[str, Rows], names: ClassNames | None) -> None:
+    """Make a dev set of a part of train where there is none; InputError where nothing of a class would be left."""
     if "dev.tsv" in tables:
         return
     train = tables["train.tsv"]
@@ -192,6 +192,11 @@ def split_dev(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
     if not held.any():
         raise InputError(f"{args.train}: no class has two different texts, of which one could be held out: name a file "
                          "with --dev")
+    lost = np.setdiff1d(train.labels, train.labels[~held])
+    if names and len(lost):
+        raise InputError(f"{args.train}: each text of class {list(names.numbers)[lost[0]]!r} has another label in "
+                         "another row, and all went to the dev set with these: mend the labels, take another --seed, "
+                         "or name a file with --dev")
     tables |= {"train.tsv": train.only(~held), "dev.tsv": train.only(held)}
     print(f"dev.tsv: {np.sum(held):,} rows of {args.train}, {args.dev_share:g} of the texts of each "
           f"{'class' if args.regression is None else 'tenth of the range'}, by --seed {args.seed}", flush=True)
@@ -260,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = names or ScoreRange(*args.regression)
     with contextlib.ExitStack() as stack, naming(args.output_dir):
         tables = read_sources(args, sources, reader, stack)
-        split_dev(args, tables)
+        split_dev(args, tables, names)
         treat_leaks(args, tables)
         show_rows(tables, names, args.metric)
         length = suggest_length(tables["train.tsv"], *model, args.max_seq_length) if model else \

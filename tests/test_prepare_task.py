@@ -437,6 +437,24 @@ def test_texts_that_differ_in_spaces_alone_are_one(prepare, tmp_path):
     assert "train.tsv: 120 rows that repeat" in out and "train.tsv: 4 rows are in dev.tsv, too" in out
 
 
+def test_texts_of_two_labels_in_whatever_order(script, tmp_path):
+    """The split hangs on no order, of rows or of classes; where it takes a whole class, it says so, as no flag did."""
+    rows = [(f"a {number}", "a") for number in range(20)] + [(f"b {number}", "b") for number in range(9)]
+    rows += [(f"a {number}", "b") for number in range(9)] + [(f"a {number}", "c") for number in range(2)]
+    orders = (rows, rows[::-1], random.Random(4).sample(rows, len(rows)))
+    flags = [*COLUMNS, "--dev_share", "0.5", "--output_dir", tmp_path / "out", "--train"]
+    statuses = set()
+    for seed in range(6):
+        made = []
+        for order in orders:
+            status, _, err = script("prepare_task", *flags, write(tmp_path / "my.csv", table(order)), "--seed", seed)
+            statuses.add(status)
+            assert ("each text of class 'c' has another label" in err and "--drop_leaks" not in err) == (status == 2)
+            made.append(err or set(cells(tmp_path / "out", "dev.tsv")))
+        assert made[1:] == made[:-1]
+    assert statuses == {0, 2}
+
+
 @pytest.mark.parametrize("kind", ["i", "d"])
 def test_rows_against_a_naive_look(kind, tmp_path):
     rng = np.random.default_rng(5)

@@ -114,8 +114,8 @@ class ClassNames:
         return text, number
 
     def settle(self, rows: Rows, label: str) -> None:
-        """Take no more classes than the rows of train have; InputError where these have one, or so many that the column
-        `label` holds something else."""
+        """Take no more classes than the rows of train have, numbered in order, in the rows, too; InputError where
+        these have one, or so many that the column `label` holds something else."""
         count = len(self.numbers)
         if count == 1:
             raise InputError(f"column {label!r} says {next(iter(self.numbers))!r} in every row: a classifier needs two "
@@ -123,6 +123,8 @@ class ClassNames:
         if count > 2 and (count == len(rows) or count > max(_FEW_CLASSES, len(rows) // 2)):
             self._refuse(f"{count:,} classes in {len(rows):,} rows", f"column {label!r}")
         self._closed = True
+        found, self.numbers = self.numbers, {name: number for number, name in enumerate(self.in_order())}
+        rows.all_labels[:] = np.array([*(self.numbers[name] for name in found), _NO_CLASS])[rows.all_labels]
 
     def _refuse(self, what: str, where: str) -> None:
         first = next(iter(self.numbers))
@@ -237,11 +239,12 @@ def held_out(rows: Rows, share: float) -> np.ndarray:
     """bool [rows]: which of them make a dev set: of each class, or each tenth of the range of scores, this share of the
     different texts, at least one and never all.
 
-    All rows of a text go to the same side. Which texts come first follows from them and gather()'s seed alone, and not
-    from the order of the rows.
+    All rows of a text go to the same side; of several labels the lowest counts. Which texts come first follows from
+    them and gather()'s seed alone, and not from the order of the rows.
     """
-    texts, first = np.unique(rows.texts, return_index=True)
-    strata = rows.labels[first]
+    order = np.lexsort((rows.labels, rows.texts))
+    texts, first = np.unique(rows.texts[order], return_index=True)
+    strata = rows.labels[order[first]]
     if strata.dtype.kind == "f":
         strata = np.floor((strata - strata.min()) / (np.ptp(strata) or 1) * _BINS).clip(max=_BINS - 1).astype(int)
     held = np.zeros(len(texts), bool)

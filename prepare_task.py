@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformer.data.showing import SHOWN_ROWS, show_rows, shown, suggest_lengt
 from transformer.files import InputError, atomic_write, find_model, naming, read_json, remove_abandoned, require_no_file
 from transformer.kinds import kind_of
 from transformer.tasks.head import CLASS_METRICS
-from transformer.tasks.own import TASK_JSON, TEST_FILE, VERSION, own_task, write_task
+from transformer.tasks.own import MIN_LENGTH, TASK_JSON, TEST_FILE, VERSION, is_task_name, own_task, write_task
 from transformer.tasks.task import UNLABELLED_FILE, Task
 
 if TYPE_CHECKING:
@@ -79,8 +80,11 @@ def check_flags(parser: Parser, argv: list[str] | None, args: argparse.Namespace
         parser.error(f"--text names {len(args.text)} columns: a BERT reads one text, or a pair")
     if len(set(columns)) < len(columns):
         parser.error("--text and --label name one column twice")
-    if args.dev:
-        parser.refuse(argv, "is for splitting --train, and --dev is given: drop one of them", "dev_share")
+    if args.dev or {"train", "validation"} <= splits_of(args.train).keys():
+        parser.refuse(argv, f"is for splitting --train, and {'--dev is given' if args.dev else 'it has a validation'}: "
+                            "drop one of them", "dev_share")
+    if (args.max_seq_length or MIN_LENGTH) < MIN_LENGTH:
+        parser.error(f"--max_seq_length {args.max_seq_length} is too short: take {MIN_LENGTH} or more")
     if not 0 < args.dev_share < 1:
         parser.error("--dev_share leaves nothing on one side: give a share between 0 and 1")
     limits = args.regression
@@ -119,6 +123,9 @@ def task_of(args: argparse.Namespace, length: int, answers: dict[str, Any], rows
 
 def check_place(args: argparse.Namespace) -> None:
     """InputError where the folder cannot be the task's, or holds more than prepare_task.py has written there."""
+    if not is_task_name(name := args.output_dir.resolve().name):
+        raise InputError(f"--output_dir {args.output_dir}: its last part is the task's name, and {name!r} is none: "
+                         "take letters, digits, _ and -")
     any_head = {"kind": "classes", "labels": ["no", "yes"]} if args.regression is None else \
         {"kind": "score", "range": [0, 1]}
     task_of(args, args.max_seq_length or LENGTH, any_head, {"train.tsv": 1, "dev.tsv": 1})
@@ -180,6 +187,9 @@ def read_sources(args: argparse.Namespace, sources: dict[str, list[ForeignTable]
             raise InputError(f"{of_name[0].path} holds no rows{' with ' + what if len(rows) else ''}")
         if name == "train.tsv":
             reader.settle(tables[name], args.label)
+            if args.metric == "f1" and len(reader.numbers) > 2:
+                raise InputError(f"--metric f1 is for two classes, and {args.train} has {len(reader.numbers)}: take "
+                                 "macro_f1")
     return tables
 
 
@@ -203,24 +213,26 @@ def split_dev(args: argparse.Namespace, tables: dict[str, Rows], names: ClassNam
 
 
 def treat_leaks(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
-    """Tell which rows of train and unlabelled are in dev or test, too; with --drop_leaks take them out."""
-    for name in ("train.tsv", UNLABELLED_FILE):
-        for other in ("dev.tsv", TEST_FILE):
-            if name not in tables or other not in tables:
-                continue
-            rows = tables[name]
-            leaked = np.isin(rows.texts, tables[other].texts)
-            if not leaked.any():
-                continue
-            print(f"{name}: {np.sum(leaked):,} rows are in {other}, too" + (
-                ": taken out" if args.drop_leaks else ", which makes its scores too good: --drop_leaks takes them out"),
-                flush=True)
-            for cells in rows.examples(leaked, SHOWN_ROWS):
-                print(f"  {shown(cells)}", flush=True)
-            if args.drop_leaks:
-                tables[name] = rows.only(~leaked)
-                if leaked.all():
-                    raise InputError(f"--drop_leaks leaves no row of {name}")
+    """Tell which rows of train and unlabelled are in dev or test, too, and with --drop_leaks take them out; and which
+    of dev are in test."""
+    learned = ("train.tsv", UNLABELLED_FILE)
+    for name, other in (*itertools.product(learned, ("dev.tsv", TEST_FILE)), ("dev.tsv", TEST_FILE)):
+        if name not in tables or other not in tables:
+            continue
+        rows = tables[name]
+        leaked = np.isin(rows.texts, tables[other].texts)
+        if not leaked.any():
+            continue
+        drops = args.drop_leaks and name in learned
+        print(f"{name}: {np.sum(leaked):,} rows are in {other}, too" + (
+            ": taken out" if drops else ", which makes its scores too good: --drop_leaks takes them out"
+            if name in learned else ", and stay in both: dev chooses the checkpoint that test scores"), flush=True)
+        for cells in rows.examples(leaked, SHOWN_ROWS):
+            print(f"  {shown(cells)}", flush=True)
+        if drops:
+            tables[name] = rows.only(~leaked)
+            if leaked.all():
+                raise InputError(f"--drop_leaks leaves no row of {name}")
 
 
 def open_model(args: argparse.Namespace) -> tuple[Tokenizer, int] | None:

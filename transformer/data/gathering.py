@@ -24,7 +24,8 @@ from transformer.tasks.clue_files import as_cell
 MAX_CLASSES = 1000
 
 _NO_CLASS = -1
-_FEW_CLASSES = 20       # more than these are texts, or scores, where hardly two rows have the same
+_UNKNOWN = "-1"         # what Hugging Face's datasets write where there is no class
+_MOST = 0.9             # more of the classes than this, each of one row: texts, or scores
 _BINS = 10              # of scores, from which a dev set takes its share each
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # Python refuses to read one of thousands of digits
@@ -98,11 +99,12 @@ class ClassNames:
         self._closed = False
 
     def read(self, value: Any, place: Callable[[], str]) -> tuple[str, int]:
-        """The name and the number of a label: a text, a whole number, or true or false; empty where there is none."""
+        """The name and the number of a label: a text, a whole number, or true or false; empty where there is none, or
+        -1 that is no class of train."""
         text = label_text(value, place)
-        if not text:
-            return "", _NO_CLASS
         number = self.numbers.get(text)
+        if not text or (number is None and self._closed and text == _UNKNOWN):
+            return "", _NO_CLASS
         if number is None:
             if self._closed:
                 raise InputError(f"{place()}: label {text[:50]!r}, which the train file lacks; it has "
@@ -120,7 +122,8 @@ class ClassNames:
         if count == 1:
             raise InputError(f"column {label!r} says {next(iter(self.numbers))!r} in every row: a classifier needs two "
                              "classes")
-        if count > 2 and (count == len(rows) or count > max(_FEW_CLASSES, len(rows) // 2)):
+        once = np.count_nonzero(np.bincount(rows.labels) == 1)
+        if count > 2 and count > len(rows) // 2 and once > _MOST * count:
             self._refuse(f"{count:,} classes in {len(rows):,} rows", f"column {label!r}")
         self._closed = True
         found, self.numbers = self.numbers, {name: number for number, name in enumerate(self.in_order())}
@@ -153,9 +156,14 @@ class ClassNames:
 
 def _says_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(_number(text))
     except ValueError:
         return False
+
+
+def _number(text: str) -> float:
+    """The number that a text says; ValueError for none, and for what is one to Python alone."""
+    return float("" if "_" in text or not text.isascii() else text)
 
 
 class ScoreRange:
@@ -181,7 +189,7 @@ class ScoreRange:
         """A score as it is written, and as a number; empty and NaN where there is none."""
         text = label_text(value, place)
         try:
-            score = float(text or "nan")
+            score = _number(text or "nan")
         except ValueError:
             raise InputError(f"{place()}: score {text[:50]!r} is no number: drop --regression if these are classes, or "
                              "mend the row; a decimal mark is a point") from None

@@ -24,7 +24,7 @@ from transformer.tasks.clue_files import as_cell
 MAX_CLASSES = 1000
 
 _NO_CLASS = -1
-_UNKNOWN = "-1"         # what Hugging Face's datasets write where there is no class
+_NO_LABEL = "-1"        # what Hugging Face's datasets write where there is no class
 _MOST = 0.9             # more of the classes than this, each of one row: texts, or scores
 _BINS = 10              # of scores, from which a dev set takes its share each
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
@@ -103,7 +103,7 @@ class ClassNames:
         -1 that is no class of train."""
         text = label_text(value, place)
         number = self.numbers.get(text)
-        if not text or (number is None and self._closed and text == _UNKNOWN):
+        if not text or (number is None and self._closed and text == _NO_LABEL):
             return "", _NO_CLASS
         if number is None:
             if self._closed:

@@ -81,8 +81,8 @@ def check_flags(parser: Parser, argv: list[str] | None, args: argparse.Namespace
     if len(set(columns)) < len(columns):
         parser.error("--text and --label name one column twice")
     if args.dev or {"train", "validation"} <= splits_of(args.train).keys():
-        parser.refuse(argv, f"is for splitting --train, and {'--dev is given' if args.dev else 'it has a validation'}: "
-                            "drop one of them", "dev_share")
+        there = "--dev is given: drop one of them" if args.dev else "its validation is the dev set: drop the flag"
+        parser.refuse(argv, f"is for splitting --train, and {there}", "dev_share")
     if (args.max_seq_length or MIN_LENGTH) < MIN_LENGTH:
         parser.error(f"--max_seq_length {args.max_seq_length} is too short: take {MIN_LENGTH} or more")
     if not 0 < args.dev_share < 1:

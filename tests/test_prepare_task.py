@@ -184,7 +184,7 @@ def test_the_same_task_from_parquet_and_a_saved_dataset(prepare, script, refused
     save_dataset(pyarrow, tmp_path / "saved" / "validation", numbers)
     save_dataset(pyarrow, tmp_path / "saved" / "test", unknown)
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
-    refused(*whole, "--dev_share", "0.5", words=("--dev_share is for splitting --train, and it has a validation",))
+    refused(*whole, "--dev_share", "0.5", words=("--dev_share is for splitting --train, and its validation is",))
     run(script, *whole[:1], whole[1:])
     made = contents(tmp_path / "out")
     assert made["dev.tsv"] == made["train.tsv"] and made["test.tsv"].split("\n")[0] == "sentence"

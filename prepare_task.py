@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformer.data.showing import SHOWN_ROWS, show_rows, shown, suggest_lengt
 from transformer.files import InputError, atomic_write, find_model, naming, read_json, remove_abandoned, require_no_file
 from transformer.kinds import kind_of
 from transformer.tasks.head import CLASS_METRICS
-from transformer.tasks.own import TASK_JSON, TEST_FILE, VERSION, own_task, write_task
+from transformer.tasks.own import MIN_LENGTH, TASK_JSON, TEST_FILE, VERSION, is_task_name, own_task, write_task
 from transformer.tasks.task import UNLABELLED_FILE, Task
 
 if TYPE_CHECKING:
@@ -79,8 +80,11 @@ def check_flags(parser: Parser, argv: list[str] | None, args: argparse.Namespace
         parser.error(f"--text names {len(args.text)} columns: a BERT reads one text, or a pair")
     if len(set(columns)) < len(columns):
         parser.error("--text and --label name one column twice")
-    if args.dev:
-        parser.refuse(argv, "is for splitting --train, and --dev is given: drop one of them", "dev_share")
+    if args.dev or {"train", "validation"} <= splits_of(args.train).keys():
+        there = "--dev is given: drop one of them" if args.dev else "its validation is the dev set: drop the flag"
+        parser.refuse(argv, f"is for splitting --train, and {there}", "dev_share")
+    if (args.max_seq_length or MIN_LENGTH) < MIN_LENGTH:
+        parser.error(f"--max_seq_length {args.max_seq_length} is too short: take {MIN_LENGTH} or more")
     if not 0 < args.dev_share < 1:
         parser.error("--dev_share leaves nothing on one side: give a share between 0 and 1")
     limits = args.regression
@@ -119,6 +123,9 @@ def task_of(args: argparse.Namespace, length: int, answers: dict[str, Any], rows
 
 def check_place(args: argparse.Namespace) -> None:
     """InputError where the folder cannot be the task's, or holds more than prepare_task.py has written there."""
+    if not is_task_name(name := args.output_dir.resolve().name):
+        raise InputError(f"--output_dir {args.output_dir}: its last part is the task's name, and {name!r} is none: "
+                         "take letters, digits, _ and -")
     any_head = {"kind": "classes", "labels": ["no", "yes"]} if args.regression is None else \
         {"kind": "score", "range": [0, 1]}
     task_of(args, args.max_seq_length or LENGTH, any_head, {"train.tsv": 1, "dev.tsv": 1})
@@ -141,8 +148,9 @@ def open_sources(args: argparse.Namespace) -> dict[str, list[ForeignTable]]:
     given = zip(FILES, ([args.train], [args.dev], [args.test], args.unlabelled or []))
     sources = {}
     for name, paths in given:
-        wanted = [*args.text, args.label] if name in ("train.tsv", "dev.tsv") else args.text
-        sources[name] = [open_source(path, wanted, args.encoding, args.delimiter) for path in paths if path]
+        label = [args.label] if name != UNLABELLED_FILE else []
+        wanted = [*args.text, *label] if name != TEST_FILE else args.text
+        sources[name] = [open_source(path, wanted, args.encoding, args.delimiter, label) for path in paths if path]
         for source in sources[name]:
             if args.output_dir.resolve() in source.path.resolve().parents:
                 raise InputError(f"{source.path} stands in --output_dir, where it would be written over: name another")
@@ -179,11 +187,14 @@ def read_sources(args: argparse.Namespace, sources: dict[str, list[ForeignTable]
             raise InputError(f"{of_name[0].path} holds no rows{' with ' + what if len(rows) else ''}")
         if name == "train.tsv":
             reader.settle(tables[name], args.label)
+            if args.metric == "f1" and len(reader.numbers) > 2:
+                raise InputError(f"--metric f1 is for two classes, and {args.train} has {len(reader.numbers)}: take "
+                                 "macro_f1")
     return tables
 
 
-def split_dev(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
-    """Make a dev set of a part of train where there is none."""
+def split_dev(args: argparse.Namespace, tables: dict[str, Rows], names: ClassNames | None) -> None:
+    """Make a dev set of a part of train where there is none; InputError where nothing of a class would be left."""
     if "dev.tsv" in tables:
         return
     train = tables["train.tsv"]
@@ -191,30 +202,37 @@ def split_dev(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
     if not held.any():
         raise InputError(f"{args.train}: no class has two different texts, of which one could be held out: name a file "
                          "with --dev")
+    lost = np.setdiff1d(train.labels, train.labels[~held])
+    if names and len(lost):
+        raise InputError(f"{args.train}: each text of class {list(names.numbers)[lost[0]]!r} has another label in "
+                         "another row, and all went to the dev set with these: mend the labels, take another --seed, "
+                         "or name a file with --dev")
     tables |= {"train.tsv": train.only(~held), "dev.tsv": train.only(held)}
     print(f"dev.tsv: {np.sum(held):,} rows of {args.train}, {args.dev_share:g} of the texts of each "
           f"{'class' if args.regression is None else 'tenth of the range'}, by --seed {args.seed}", flush=True)
 
 
 def treat_leaks(args: argparse.Namespace, tables: dict[str, Rows]) -> None:
-    """Tell which rows of train and unlabelled are in dev or test, too; with --drop_leaks take them out."""
-    for name in ("train.tsv", UNLABELLED_FILE):
-        for other in ("dev.tsv", TEST_FILE):
-            if name not in tables or other not in tables:
-                continue
-            rows = tables[name]
-            leaked = np.isin(rows.texts, tables[other].texts)
-            if not leaked.any():
-                continue
-            print(f"{name}: {np.sum(leaked):,} rows are in {other}, too" + (
-                ": taken out" if args.drop_leaks else ", which makes its scores too good: --drop_leaks takes them out"),
-                flush=True)
-            for cells in rows.examples(leaked, SHOWN_ROWS):
-                print(f"  {shown(cells)}", flush=True)
-            if args.drop_leaks:
-                tables[name] = rows.only(~leaked)
-                if leaked.all():
-                    raise InputError(f"--drop_leaks leaves no row of {name}")
+    """Tell which rows of train and unlabelled are in dev or test, too, and with --drop_leaks take them out; and which
+    of dev are in test."""
+    learned = ("train.tsv", UNLABELLED_FILE)
+    for name, other in (*itertools.product(learned, ("dev.tsv", TEST_FILE)), ("dev.tsv", TEST_FILE)):
+        if name not in tables or other not in tables:
+            continue
+        rows = tables[name]
+        leaked = np.isin(rows.texts, tables[other].texts)
+        if not leaked.any():
+            continue
+        drops = args.drop_leaks and name in learned
+        print(f"{name}: {np.sum(leaked):,} rows are in {other}, too" + (
+            ": taken out" if drops else ", which makes its scores too good: --drop_leaks takes them out"
+            if name in learned else ", and stay in both: dev chooses the checkpoint that test scores"), flush=True)
+        for cells in rows.examples(leaked, SHOWN_ROWS):
+            print(f"  {shown(cells)}", flush=True)
+        if drops:
+            tables[name] = rows.only(~leaked)
+            if leaked.all():
+                raise InputError(f"--drop_leaks leaves no row of {name}")
 
 
 def open_model(args: argparse.Namespace) -> tuple[Tokenizer, int] | None:
@@ -255,11 +273,11 @@ def main(argv: list[str] | None = None) -> None:
     check_place(args)
     model = open_model(args)
     sources = open_sources(args)
-    names = ClassNames() if args.regression is None else None
+    names = ClassNames(sources["train.tsv"][0].classes.get(args.label, ())) if args.regression is None else None
     reader = names or ScoreRange(*args.regression)
     with contextlib.ExitStack() as stack, naming(args.output_dir):
         tables = read_sources(args, sources, reader, stack)
-        split_dev(args, tables)
+        split_dev(args, tables, names)
         treat_leaks(args, tables)
         show_rows(tables, names, args.metric)
         length = suggest_length(tables["train.tsv"], *model, args.max_seq_length) if model else \

@@ -325,8 +325,18 @@ def test_classes_are_matched_by_their_names(labels, id2label, order, capsys):
     task = replace(own_task(CLASSES, "here"), head=Classes(labels))
     assert class_order({"id2label": {str(i): name for i, name in enumerate(id2label)}}, task, f"{labels}") == order
     out = capsys.readouterr().out
-    assert out == ("" if id2label[0] != "negative" else
-                   f"{labels}: its classes negative, positive are taken, in this order, for 0, 1 of moods\n")
+    said = f"{labels}: its classes {', '.join(id2label)} are taken, in this order, for {', '.join(labels)} of moods: "
+    assert out.startswith(said) if order == sorted(order) else not out
+    assert ("by id2label in config.json" in out) == bool(out) and out.count("\n") <= 1
+
+
+def test_columns_without_names_are_told(capsys):
+    """Hugging Face writes no id2label of two classes that were never named."""
+    for labels, said in ((("no", "yes"), "LABEL_0, LABEL_1 are taken, in this order, for no, yes"), (("0", "1"), "")):
+        task = replace(own_task(CLASSES, "here"), head=Classes(labels))
+        assert class_order({}, task, "without names") == [0, 1]
+        out = capsys.readouterr().out
+        assert said in out and bool(out) == bool(said)
 
 
 @pytest.mark.parametrize("id2label,words", [

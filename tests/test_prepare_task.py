@@ -180,10 +180,12 @@ def test_the_same_task_from_parquet_and_a_saved_dataset(prepare, script, refused
         if source.suffix != ".arrow":  # which is a part of it
             assert contents(tmp_path / "out") == wanted
     unknown = arrow_table(pyarrow, mood=[-1] * 9)
+    whole = ["prepare_task", "--train", tmp_path / "saved", *COLUMNS, "--output_dir", tmp_path / "out"]
     save_dataset(pyarrow, tmp_path / "saved" / "validation", numbers)
     save_dataset(pyarrow, tmp_path / "saved" / "test", unknown)
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
-    run(script, "prepare_task", ["--train", tmp_path / "saved", *COLUMNS, "--output_dir", tmp_path / "out"])
+    refused(*whole, "--dev_share", "0.5", words=("--dev_share is for splitting --train, and its validation is",))
+    run(script, *whole[:1], whole[1:])
     made = contents(tmp_path / "out")
     assert made["dev.tsv"] == made["train.tsv"] and made["test.tsv"].split("\n")[0] == "sentence"
     assert [row for row, in cells(tmp_path / "out", "test.tsv")] == [cell for _, _, cell in TABLE]
@@ -197,6 +199,21 @@ def test_the_same_task_from_parquet_and_a_saved_dataset(prepare, script, refused
     refused(*command, tmp_path / "seven.parquet", words=("seven.parquet, row 1: class 7, and the file names 2",))
     parquet.write_table(arrow_table(pyarrow, review=[["a"]] * 9, mood=[0, 1, 0] * 3), tmp_path / "lists.parquet")
     refused(*command, tmp_path / "lists.parquet", words=("lists.parquet, row 1: ", "is a list"))
+
+
+def test_classes_keep_the_order_of_the_table(prepare, script, tmp_path):
+    """A teacher's columns stand in it."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    features = {"mood": {"names": ["pos", "none", "neg"], "_type": "ClassLabel"}}  # of which none is not there
+    made = pyarrow.table({"review": [text for text, _, _ in TABLE],
+                          "mood": [0 if label == "pos" else 2 for _, label, _ in TABLE]})
+    parquet.write_table(made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+                        tmp_path / "my.parquet")
+    run(script, "prepare_task", ["--train", tmp_path / "my.parquet", *COLUMNS, "--output_dir", tmp_path / "named"])
+    assert read_task(tmp_path / "named").labels == ("pos", "neg")
+    prepare(CSV_OF_PANDAS)
+    assert contents(tmp_path / "named") == contents(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["my.parquet", "saved"])
@@ -287,7 +304,17 @@ def test_regression(prepare, refuses, tmp_path):
     refuses(table(rows), "--regression", "0", "9", words=("my.csv, line 75: score 9.125 is outside of 0 to 9",))
     refuses(table([*rows, ("x", "inf")]), "--regression", words=("my.csv, line 82: score inf is outside of",))
     refuses(table([*rows, ("x", "good")]), "--regression", words=("my.csv, line 82: score 'good' is no number",))
+    for odd in ("1_000", "٣"):
+        refuses(table([*rows, ("x", odd)]), "--regression", words=(f"my.csv, line 82: score '{odd}' is no number",))
     refuses(table([("a", "1"), ("b", "1.0")]), "--regression", words=("says 1 in every row",))
+
+
+def test_many_small_classes_and_digits_without_end(prepare, tmp_path):
+    rows = [(f"t{number}", f"intent {number % 30}") for number in range(55)]  # of 30 five have one row
+    prepare(table(rows))
+    assert len(read_task(tmp_path / "out").labels) == 30
+    prepare(table((n, ("9" * 5000, "8")[n % 2]) for n in range(8)))
+    assert read_task(tmp_path / "out").labels == ("8", "9" * 5000)
 
 
 # --- pairs, test sets, texts without labels
@@ -328,6 +355,26 @@ def test_a_test_set_has_labels_or_has_none(refuses, tmp_path):
     refuses(CSV_OF_PANDAS, "--test", test, words=("t.csv: 1 rows without a label and 1 with one",))
 
 
+def test_objects_may_lack_what_is_null(prepare, refuses, tmp_path):
+    rows = [{"id": 1, "mood": "a"}, {"review": "b"}, *({"review": f"t{n}", "mood": "ab"[n % 2]} for n in range(9))]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    refuses("".join(lines[2:]), "--test", write(tmp_path / "t.jsonl", "".join(lines[1:])), name="my.jsonl",
+            words=("t.jsonl: 1 rows without a label and 9 with one",))
+    out = prepare("".join(lines), name="my.jsonl")
+    assert "train.tsv: left out 1 rows without a label" in out
+    assert len(cells(tmp_path / "out", "train.tsv") + cells(tmp_path / "out", "dev.tsv")) == 10
+
+
+def test_minus_one_is_no_label_where_train_lacks_it(prepare, tmp_path):
+    """So datasets write test sets of tables without named classes."""
+    test = write(tmp_path / "t.csv", table([("new", -1), ("newer", "-1.0")]))
+    dev = write(tmp_path / "d.csv", table([("plain", "neg"), ("none", -1), ("x", "pos")]))
+    assert "dev.tsv: left out 1 rows without a label" in prepare(CSV_OF_PANDAS, "--test", test, "--dev", dev)
+    assert contents(tmp_path / "out")["test.tsv"] == "sentence\nnew\nnewer\n"
+    prepare(table([(n, n % 2 * 2 - 1) for n in range(9)]), "--test", test)
+    assert cells(tmp_path / "out", "test.tsv") == [("-1", "new"), ("-1", "newer")]
+
+
 # --- what is told of the rows
 
 def test_what_is_told(prepare, tmp_path):
@@ -346,10 +393,11 @@ def test_what_is_told(prepare, tmp_path):
         assert line in out, line
     assert len(cells(tmp_path / "out", "train.tsv")) == 30
     unlabelled = write(tmp_path / "u.csv", "review\nnew\nother\nmore 19\n")
-    test = write(tmp_path / "t.csv", "review\nmore 19\nunseen\n")
+    test = write(tmp_path / "t.csv", "review\nmore 19\nunseen\nfine\n")
     out = prepare(table(rows), "--dev", dev, "--drop_leaks", "--metric", "macro_f1", "--unlabelled", unlabelled,
                   "--test", test)
     assert "train.tsv: 1 rows are in test.tsv, too: taken out\n  pos | more 19\n" in out
+    assert "dev.tsv: 1 rows are in test.tsv, too, and stay" in out and len(cells(tmp_path / "out", "dev.tsv")) == 3
     assert "train.tsv: 2 rows are in dev.tsv, too: taken out" in out and "unbalanced" not in out
     assert cells(tmp_path / "out", "train.tsv") == [(label, text) for text, label in rows
                                                     if text not in ("fine", "leak", "more 19")]
@@ -398,6 +446,36 @@ def test_dev_share_is_stratified_and_hangs_on_texts_and_seed_alone(prepare, tmp_
     assert len(set(map(frozenset, [dev, *others]))) == 7
     # each text is as likely as another: of 100 texts none is in all seven, and most are in one
     assert len(set().union(dev, *others)) > 90 and not set.intersection(dev, *others) - {("c", "c 0"), ("c", "c 1")}
+
+
+def test_texts_that_differ_in_spaces_alone_are_one(prepare, tmp_path):
+    """They go to one side as they are written, are told as repeated, and are found in another file."""
+    rows = [(text, label) for number, label in enumerate("ab" * 20) for text in (
+        f"u {number}", f"u  {number}", f" u\n{number}\n", f"u\u3000{number}")]
+    prepare(table(rows))
+    train, dev = cells(tmp_path / "out", "train.tsv"), cells(tmp_path / "out", "dev.tsv")
+    assert Counter(train + dev) == Counter((label, text.replace("\n", " ")) for text, label in rows)
+    assert len(dev) == 16 and {text.split()[1] for _, text in dev}.isdisjoint(text.split()[1] for _, text in train)
+    out = prepare(table(rows), "--dev", write(tmp_path / "d.csv", table([("u 1 ", "b"), ("u2", "a")])))
+    assert "train.tsv: 120 rows that repeat" in out and "train.tsv: 4 rows are in dev.tsv, too" in out
+
+
+def test_texts_of_two_labels_in_whatever_order(script, tmp_path):
+    """The split hangs on no order, of rows or of classes; where it takes a whole class, it says so, as no flag did."""
+    rows = [(f"a {number}", "a") for number in range(20)] + [(f"b {number}", "b") for number in range(9)]
+    rows += [(f"a {number}", "b") for number in range(9)] + [(f"a {number}", "c") for number in range(2)]
+    orders = (rows, rows[::-1], random.Random(4).sample(rows, len(rows)))
+    flags = [*COLUMNS, "--dev_share", "0.5", "--output_dir", tmp_path / "out", "--train"]
+    statuses = set()
+    for seed in range(6):
+        made = []
+        for order in orders:
+            status, _, err = script("prepare_task", *flags, write(tmp_path / "my.csv", table(order)), "--seed", seed)
+            statuses.add(status)
+            assert ("each text of class 'c' has another label" in err and "--drop_leaks" not in err) == (status == 2)
+            made.append(err or set(cells(tmp_path / "out", "dev.tsv")))
+        assert made[1:] == made[:-1]
+    assert statuses == {0, 2}
 
 
 @pytest.mark.parametrize("kind", ["i", "d"])
@@ -479,11 +557,12 @@ BAD = {
     "label is the text": (TWO, ["--text", "mood", "--label", "mood"], ("--text and --label name one column twice",)),
     "metric of scores": (TWO, ["--metric", "corr"], ("--metric corr is for scores: add --regression",)),
     "metric of classes": (TWO, ["--metric", "acc", "--regression"], ("acc is for classes: drop --regression",)),
-    "f1 of three": (table([(n, n % 3) for n in range(9)]), ["--metric", "f1"], ("metric is 'f1', expected acc",)),
+    "f1 of three": (table([(n, n % 3) for n in range(9)]), ["--metric", "f1"],
+                    ("--metric f1 is for two classes, and", "my.csv has 3: take macro_f1")),
     "one limit": (TWO, ["--regression", "1"], ("--regression takes no number, or the lowest",)),
     "limits": (TWO, ["--regression", "2", "1"], ("--regression takes no number, or the lowest",)),
     "all is dev": (TWO, ["--dev_share", "1"], ("--dev_share leaves nothing on one side",)),
-    "short": (TWO, ["--max_seq_length", "4"], ("max_seq_length is 4",)),
+    "short": (TWO, ["--max_seq_length", "4"], ("--max_seq_length 4 is too short: take 8 or more",)),
 }
 
 
@@ -509,7 +588,7 @@ def test_folders_that_are_refused(refused, prepare, tmp_path):
     flags = ["prepare_task", "--train", write(tmp_path / "my.csv", CSV_OF_PANDAS), *COLUMNS, "--output_dir"]
     for name in ("RTE", "sst-2", "squad"):
         refused(*flags, tmp_path / name, words=(f"name '{name}' is that of a known task",))
-    refused(*flags, tmp_path / "a b", words=("name is 'a b', expected a name of letters",))
+    refused(*flags, tmp_path / "a b", words=("--output_dir", "'a b' is none: take letters, digits, _ and -"))
     write(tmp_path / "old" / "train.tsv", "mine")
     refused(*flags, tmp_path / "old", words=("old holds train.tsv: name a new folder",))
     assert (tmp_path / "old" / "train.tsv").read_text() == "mine"

@@ -11,7 +11,7 @@ import functools
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,7 +28,8 @@ _WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
 class ForeignTable(ABC):
-    """A table of others: its path; names, of its columns, in their order; note, on how it is read."""
+    """A table of others: its path; names, of its columns, in their order; note, on how it is read; classes, by column,
+    where the table names them itself, in their order."""
     number_of = "row"       # what place() counts
     has_delimiter = False   # whether it is CSV
 
@@ -36,6 +37,7 @@ class ForeignTable(ABC):
         self.path = path
         self.names = names
         self.note = note
+        self.classes: dict[str, list[str]] = {}
 
     @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
@@ -199,13 +201,17 @@ class _Tsv(_Text):
 class _JsonLines(_Text):
     """A JSON object in each line, as pandas writes them with orient="records", lines=True."""
 
-    def __init__(self, path: Path, encoding: str):
+    def __init__(self, path: Path, encoding: str, looked_for: Set[str]):
         super().__init__(path, encoding)
         self.note = "JSON lines"
-        _, first = next(self._objects(), (0, {}))
-        if not first:
+        names: dict[str, None] = {}
+        for _, row in self._objects():
+            names |= dict.fromkeys(row)
+            if looked_for <= names.keys():  # the first row may lack one: some programs leave out what is null
+                break
+        if not names:
             raise InputError(f"{path} is empty")
-        self.names = list(first)
+        self.names = list(names)
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(self.lines("\n"), 1):
@@ -237,12 +243,12 @@ class _Arrow(ForeignTable):
         self._batches = batches
         told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = told.get("info", {}).get("features", {})
-        self._classes = {name: feature["names"] for name, feature in features.items()
-                         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+        self.classes = {name: feature["names"] for name, feature in features.items()
+                        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         """See ForeignTable; of named classes -1, which datasets has for none, is None."""
-        classes = {place: self._classes[column] for place, column in enumerate(columns) if column in self._classes}
+        classes = {place: self.classes[column] for place, column in enumerate(columns) if column in self.classes}
         for number, row in enumerate(self._values(columns), 1):
             for place, names in classes.items():
                 if not isinstance(label := row[place], int):
@@ -329,12 +335,13 @@ def shown_delimiter(delimiter: str) -> str:
 
 
 def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8", delimiter: str | None = None,
-                ) -> ForeignTable:
+                optional: Sequence[str] = ()) -> ForeignTable:
     """The table in a file, or in a folder that datasets has saved.
 
     wanted: names of columns, by which the delimiter of a CSV is found where none is given; a TSV with a delimiter is
-    read as CSV. InputError where the file is missing, empty, damaged or of another kind, where a column of `wanted` is
-    missing, and where pyarrow would be needed and is not installed.
+    read as CSV. optional: names of more, which JSON lines are searched for, too. InputError where the file is missing,
+    empty, damaged or of another kind, where a column of `wanted` is missing, and where pyarrow would be needed and is
+    not installed.
     """
     path = find_input(path)
     kind = path.suffix.lower()
@@ -347,7 +354,7 @@ def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8"
     elif kind == ".arrow":
         source = _open_arrow(path, [path])
     elif kind in (".jsonl", ".ndjson", ".json"):
-        source = _JsonLines(path, encoding)
+        source = _JsonLines(path, encoding, {*wanted, *optional})
     elif kind in (".tsv", ".tab") and delimiter is None:
         source = _Tsv(path, encoding)
     else:

@@ -24,9 +24,11 @@ from transformer.tasks.clue_files import as_cell
 MAX_CLASSES = 1000
 
 _NO_CLASS = -1
-_FEW_CLASSES = 20       # more than these are texts, or scores, where hardly two rows have the same
+_NO_LABEL = "-1"        # what Hugging Face's datasets write where there is no class
+_MOST = 0.9             # more of the classes than this, each of one row: texts, or scores
 _BINS = 10              # of scores, from which a dev set takes its share each
-_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # Python refuses to read one of thousands of digits
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,24 @@ class Rows:
 
 
 class ClassNames:
-    """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them."""
+    """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them.
+
+    told: the names, in their order, where the table tells them.
+    """
     typecode = "i"  # of array, of what read() gives
 
-    def __init__(self):
+    def __init__(self, told: Sequence[str] = ()):
         self.numbers: dict[str, int] = {}
+        self._told = [label_text(name, str) for name in told]
         self._closed = False
 
     def read(self, value: Any, place: Callable[[], str]) -> tuple[str, int]:
-        """The name and the number of a label: a text, a whole number, or true or false; empty where there is none."""
+        """The name and the number of a label: a text, a whole number, or true or false; empty where there is none, or
+        -1 that is no class of train."""
         text = label_text(value, place)
-        if not text:
-            return "", _NO_CLASS
         number = self.numbers.get(text)
+        if not text or (number is None and self._closed and text == _NO_LABEL):
+            return "", _NO_CLASS
         if number is None:
             if self._closed:
                 raise InputError(f"{place()}: label {text[:50]!r}, which the train file lacks; it has "
@@ -109,15 +116,18 @@ class ClassNames:
         return text, number
 
     def settle(self, rows: Rows, label: str) -> None:
-        """Take no more classes than the rows of train have; InputError where these have one, or so many that the column
-        `label` holds something else."""
+        """Take no more classes than the rows of train have, numbered in order, in the rows, too; InputError where
+        these have one, or so many that the column `label` holds something else."""
         count = len(self.numbers)
         if count == 1:
             raise InputError(f"column {label!r} says {next(iter(self.numbers))!r} in every row: a classifier needs two "
                              "classes")
-        if count > 2 and (count == len(rows) or count > max(_FEW_CLASSES, len(rows) // 2)):
+        once = np.count_nonzero(np.bincount(rows.labels) == 1)
+        if count > 2 and count > len(rows) // 2 and once > _MOST * count:
             self._refuse(f"{count:,} classes in {len(rows):,} rows", f"column {label!r}")
         self._closed = True
+        found, self.numbers = self.numbers, {name: number for number, name in enumerate(self.in_order())}
+        rows.all_labels[:] = np.array([*(self.numbers[name] for name in found), _NO_CLASS])[rows.all_labels]
 
     def _refuse(self, what: str, where: str) -> None:
         first = next(iter(self.numbers))
@@ -127,9 +137,12 @@ class ClassNames:
                          "names that of the labels")
 
     def in_order(self) -> list[str]:
-        """The names, sorted: as numbers where all are whole numbers, else as texts."""
+        """The names in the order of the table where it tells one; else sorted: as numbers where all are whole numbers,
+        else as texts."""
         names = list(self.numbers)
-        return sorted(names, key=int) if all(re.fullmatch(r"[+-]?\d+", name) for name in names) else sorted(names)
+        if set(names) <= set(self._told):
+            return sorted(names, key=self._told.index)
+        return sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else sorted(names)
 
     def counts(self, rows: Rows) -> dict[str, int]:
         """Rows of each class, in order."""
@@ -143,9 +156,14 @@ class ClassNames:
 
 def _says_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(_number(text))
     except ValueError:
         return False
+
+
+def _number(text: str) -> float:
+    """The number that a text says; ValueError for none, and for what is one to Python alone."""
+    return float("" if "_" in text or not text.isascii() else text)
 
 
 class ScoreRange:
@@ -171,7 +189,7 @@ class ScoreRange:
         """A score as it is written, and as a number; empty and NaN where there is none."""
         text = label_text(value, place)
         try:
-            score = float(text or "nan")
+            score = _number(text or "nan")
         except ValueError:
             raise InputError(f"{place()}: score {text[:50]!r} is no number: drop --regression if these are classes, or "
                              "mend the row; a decimal mark is a point") from None
@@ -205,8 +223,8 @@ def gather(sources: Sequence[ForeignTable], texts: Sequence[str], label: str | N
            file: IO[bytes], seed: int) -> Rows:
     """Read the rows of some tables into a file that is open for both.
 
-    texts, label: the columns; seed: of the numbers of texts, by which held_out() chooses. Raises InputError as
-    ForeignTable.rows() and reader.read() do.
+    texts, label: the columns; seed: of the numbers of texts, by which held_out() chooses; texts that differ in spaces
+    alone, which no model sees, have the same. Raises InputError as ForeignTable.rows() and reader.read() do.
     """
     key = seed.to_bytes(8, "little")
     digests, empty, labels = bytearray(), bytearray(), array(reader.typecode)
@@ -216,11 +234,11 @@ def gather(sources: Sequence[ForeignTable], texts: Sequence[str], label: str | N
             place = functools.partial(source.place, number)
             name, value = reader.read(values.pop() if label else None, place)
             cells = [as_cell(_as_text(text, place)) for text in values]
-            body = "\t".join(cells).encode()
-            empty.append(not all(map(str.strip, cells)))
-            digests += hashlib.blake2b(body, digest_size=8, key=key).digest()
+            seen = [" ".join(cell.split()) for cell in cells]
+            empty.append(not all(seen))
+            digests += hashlib.blake2b("\t".join(seen).encode(), digest_size=8, key=key).digest()
             labels.append(value)
-            file.write(b"%b\t%b\n" % (name.encode(), body))
+            file.write("\t".join((name, *cells)).encode() + b"\n")
     return Rows(file, np.ones(len(labels), bool), np.array(labels), np.frombuffer(bytes(digests), "<u8"),
                 np.frombuffer(bytes(empty), bool))
 
@@ -229,11 +247,12 @@ def held_out(rows: Rows, share: float) -> np.ndarray:
     """bool [rows]: which of them make a dev set: of each class, or each tenth of the range of scores, this share of the
     different texts, at least one and never all.
 
-    All rows of a text go to the same side. Which texts come first follows from them and gather()'s seed alone, and not
-    from the order of the rows.
+    All rows of a text go to the same side; of several labels the lowest counts. Which texts come first follows from
+    them and gather()'s seed alone, and not from the order of the rows.
     """
-    texts, first = np.unique(rows.texts, return_index=True)
-    strata = rows.labels[first]
+    order = np.lexsort((rows.labels, rows.texts))
+    texts, first = np.unique(rows.texts[order], return_index=True)
+    strata = rows.labels[order[first]]
     if strata.dtype.kind == "f":
         strata = np.floor((strata - strata.min()) / (np.ptp(strata) or 1) * _BINS).clip(max=_BINS - 1).astype(int)
     held = np.zeros(len(texts), bool)

@@ -53,8 +53,9 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
     """For each class of the task, the model's column for it, read from `id2label` in a config's `extra` keys.
 
     MNLI models of different origin order their classes differently. Where names tell nothing, since the model's
-    (LABEL_0, ...) or the task's (0, 1) are numbers, the columns are taken in the task's order, as those of a head
-    without classes always are. Raises InputError where id2label names other classes.
+    (LABEL_0, ..., as where Hugging Face writes none) or the task's (0, 1) are numbers, the columns are taken in the
+    task's order, and that is printed unless both are; those of a head without classes are always taken so. Raises
+    InputError where id2label names other classes.
     """
     if task.head.problem_type is None:
         return list(range(task.head.width))
@@ -62,9 +63,8 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
     if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
         raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")
     columns = sorted((int(column), str(label)) for column, label in id2label.items())
-    wanted, found = task.head.names, [label for _, label in columns]
-    if not wanted or not found:
-        return list(range(task.head.width))
+    wanted = task.head.names
+    found = [label for _, label in columns] or [f"LABEL_{column}" for column in range(task.head.width)]
     for spelling in (str, str.lower):
         named = {spelling(label): column for column, label in columns}
         if len(named) == len(columns) == len(wanted) and {*map(spelling, wanted)} == named.keys():
@@ -72,7 +72,7 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
     if {label.lower() for label in found}.isdisjoint(label.lower() for label in wanted):
         numbered = [all(map(_NUMBERED.fullmatch, names)) for names in (found, wanted)]
         if any(numbered):
-            if not numbered[0]:
+            if not all(numbered):
                 _report_order(str(folder), *map(shortened, (found, wanted)), task.name)
             return list(range(task.head.width))
     raise InputError(f"{folder}/config.json: id2label {shortened(sorted(found))} does not fit the labels of "
@@ -82,4 +82,5 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
 
 @functools.cache  # a model that is read again is not reported again
 def _report_order(folder: str, found: str, wanted: str, task: str) -> None:
-    print(f"{folder}: its classes {found} are taken, in this order, for {wanted} of {task}", flush=True)
+    print(f"{folder}: its classes {found} are taken, in this order, for {wanted} of {task}: if that is wrong, "
+          "name each column there, by id2label in config.json, as the task calls its class", flush=True)

@@ -37,6 +37,7 @@ TEST_FILE = "test.tsv"
 SETTINGS = ("intermediate_epochs", "teacher_epochs", "teacher_learning_rate", "teacher_batch_size")
 
 VERSION = 1
+MIN_LENGTH = 8  # wordpieces
 _NAME = re.compile(r"[^\W_][\w-]{0,63}")
 _LABEL = re.compile(r"[^\t\n\r\0]+")
 _HEADERS = {1: "label,sentence", 2: "label,sentence1,sentence2"}
@@ -54,13 +55,14 @@ def own_task(description: Any, where: str | Path, folder: Path | None = None) ->
     if version != VERSION:
         raise InputError(f"{where}: version {version}, this kit reads {VERSION}: make it anew with this kit's "
                          "prepare_task.py, or take the kit that made it")
-    name = read.value("name", lambda value: isinstance(value, str) and _NAME.fullmatch(value),
+    name = read.value("name", lambda value: isinstance(value, str) and is_task_name(value),
                       "a name of letters, digits, _ and -")
     if is_known_task(name) or name == "all":
         raise InputError(f"{where}: name {name!r} is that of a known task: choose another")
     head = _head(read)
     texts = read.value("texts", lambda value: type(value) is int and value in _HEADERS, "1 or 2")
-    length = read.value("max_seq_length", lambda value: type(value) is int and value >= 8, "a whole number from 8 on")
+    length = read.value("max_seq_length", lambda value: type(value) is int and value >= MIN_LENGTH,
+                        f"a whole number from {MIN_LENGTH} on")
     rows = read.value("rows", lambda value: isinstance(value, dict), "a table of rows by file")
     counts = _Reader(rows, f"{where}, rows")
     train, dev, test, unlabelled = (counts.count(file, required) for file, required in
@@ -78,6 +80,11 @@ def own_task(description: Any, where: str | Path, folder: Path | None = None) ->
     if has_labels:
         return replace(task, rows=(*task.rows, test), dev_files=(*task.dev_files, TEST_FILE))
     return replace(task, submissions=(task.answering(TEST_FILE, test),)) if test else task
+
+
+def is_task_name(name: str) -> bool:
+    """Whether a name is of what a task's may be: up to 64 letters, digits, _ and -, first a letter or a digit."""
+    return _NAME.fullmatch(name) is not None
 
 
 class _Reader:

@@ -19,7 +19,7 @@ import numpy as np
 from transformer.cli import Parser, add_run_flags, number, positive, print_settings, proportion, run_script
 from transformer.data.foreign import DELIMITERS, ForeignTable, open_source, splits_of
 from transformer.data.gathering import ClassNames, Rows, ScoreRange, gather, held_out
-from transformer.data.showing import SHOWN_ROWS, show_rows, shown, suggest_length
+from transformer.data.showing import SHOWN_ROWS, show_rows, show_scale, shown, suggest_length
 from transformer.files import InputError, atomic_write, find_model, naming, read_json, remove_abandoned, require_no_file
 from transformer.kinds import kind_of
 from transformer.tasks.head import CLASS_METRICS
@@ -284,7 +284,9 @@ def main(argv: list[str] | None = None) -> None:
             args.max_seq_length or LENGTH
         counts = {name: len(rows) for name, rows in tables.items()}
         test = {"test_has_labels": bool(tables[TEST_FILE].labelled.any())} if TEST_FILE in tables else {}
-        task = task_of(args, length, reader.described(tables.values()), counts, **test)
+        answers = reader.described(tables.values())
+        show_scale(answers)
+        task = task_of(args, length, answers, counts, **test)
         write_files(args, tables, task)
     print(f"{args.output_dir}: the task {task.name}: " + ", ".join(f"{count:,} rows in {name}" for name, count in
                                                                    counts.items()), flush=True)

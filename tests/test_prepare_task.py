@@ -289,14 +289,14 @@ def test_rows_without_a_label_are_left_out_of_train_and_dev(prepare, tmp_path):
 def test_regression(prepare, refuses, tmp_path):
     rows = [(f"t{number}", f"{number / 8}") for number in range(80)]
     out = prepare(table([*rows, ("none", ""), ("nan", "nan")]), "--regression", "--dev_share", "0.2")
-    assert "left out 2 rows" in out
+    assert "left out 2 rows" in out and "scores go up to" not in out  # 9.875
     task = read_task(tmp_path / "out")
     assert (task.metric, task.head.low, task.head.high) == ("corr", 0, 79 / 8)
     dev = [float(label) for label, _ in cells(tmp_path / "out", "dev.tsv")]
     tenths = Counter(min(int(score / (79 / 8) * 10), 9) for score in dev)  # 8 scores in each, of which a fifth
     assert len(dev) == 20 and set(tenths.values()) == {2}
     assert ("3", "t24") in cells(tmp_path / "out", "train.tsv") + cells(tmp_path / "out", "dev.tsv")
-    prepare(table(rows), "--regression", "-5", "1e2")
+    assert "warning: scores go up to 100" in prepare(table(rows), "--regression", "-5", "1e2")
     assert (read_task(tmp_path / "out").head.low, read_task(tmp_path / "out").head.high) == (-5, 100)
     for name in names(tmp_path / "out"):
         (tmp_path / "out" / name).unlink()

@@ -1,6 +1,8 @@
 """What is told of a task's rows before they are written: how they will be read, classes, lengths, what is odd."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from transformer.data.gathering import ClassNames, Rows, contradicted, repeated
@@ -12,6 +14,7 @@ SHOWN_ROWS = 3
 _UNBALANCED = 3           # how many times the smallest class the largest is for macro F1 to be suggested
 _LENGTHS_OF = 10_000      # rows whose wordpieces are counted
 _HELD, _STEP = 0.99, 32   # the length that is suggested: holds this share of the rows, a multiple of this
+_LARGEST_SCORE = 10
 _SHOWN_CLASSES, _SHOWN_CHARACTERS = 20, 110
 
 
@@ -71,6 +74,15 @@ def show_balance(counts: dict[str, dict[str, int]], metric: str) -> None:
               "counts each class alike", flush=True)
     if metric == "f1":
         print(f"f1 is that of class {list(train)[1]}", flush=True)
+
+
+def show_scale(answers: dict[str, Any]) -> None:
+    """Warn of scores, as task.json describes them, that a new head would take long to reach: it starts at 0, and its
+    weights move by about the rate in a step, 2e-5."""
+    largest = max(map(abs, answers.get("range", [0])))
+    if largest > _LARGEST_SCORE:
+        print(f"warning: scores go up to {largest:g}, and are learnt as they are, at rates that suit STS-B's 0 to 5: "
+              "divide them in your table, or give teacher and student higher rates", flush=True)
 
 
 def suggest_length(train: Rows, tokenizer: Tokenizer, positions: int, asked: int | None) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PIECES, ROOT, edit_config, names, sentence, write_lines, zipped
-from test_reproduce import PYTHON, flags
+from test_reproduce import PYTHON, caller, flags
 
 from transformer.fetching.sources import HUB_MODELS, REVISIONS
 from transformer.planning.steps import read_steps, works_of
@@ -49,19 +49,10 @@ def own_folder(folder: Path, description: dict = MOODS, **changes) -> Path:
 def reproduce(tmp_path):
     """Call reproduce.sh with a stand-in for python, which answers as the kit what the task is, and is content with
     students that nobody has fetched: the run, and the calls of scripts."""
-    (tmp_path / "bin").mkdir()
     knows = ('if [[ "$*" == *"transformer.planning --task_dir"* ]]; then\n'
              '    [[ "$*" != *--students* || -d models/distilled_tinybert_4l ]] || exit 0\n'
              f'    exec {shlex.quote(sys.executable)} "$@"\nfi\n')
-    (tmp_path / "bin/python").write_text(PYTHON.replace("\n", f"\n{knows}", 1))
-    (tmp_path / "bin/python").chmod(0o755)
-
-    def call(*argv, **environment):
-        (tmp_path / "calls").write_text("")
-        run = subprocess.run(["bash", ROOT / "reproduce.sh", *argv], cwd=tmp_path, capture_output=True, text=True,
-                             env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | environment)
-        return run, (tmp_path / "calls").read_text().splitlines()
-    return call
+    return caller(tmp_path, PYTHON.replace("\n", f"\n{knows}", 1))
 
 
 def scripts(calls: list[str]) -> list[str]:

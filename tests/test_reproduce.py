@@ -28,10 +28,10 @@ echo "${OMP_NUM_THREADS-unset}" >> threads
 """
 
 
-@pytest.fixture
-def reproduce(tmp_path):
+def caller(tmp_path: Path, python: str):
+    """A call of reproduce.sh in tmp_path with this text as python: the run, and the calls that the text wrote down."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(PYTHON)
+    (tmp_path / "bin" / "python").write_text(python)
     (tmp_path / "bin" / "python").chmod(0o755)
 
     def call(*argv, **environment):
@@ -40,6 +40,11 @@ def reproduce(tmp_path):
                              env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | environment)
         return run, (tmp_path / "calls").read_text().splitlines()
     return call
+
+
+@pytest.fixture
+def reproduce(tmp_path):
+    return caller(tmp_path, PYTHON)
 
 
 def test_each_step_once_in_order_then_none(reproduce):

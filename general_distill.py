@@ -186,8 +186,8 @@ def attention_loss_for(args: argparse.Namespace, teacher: BertModel) -> str:
     from transformer.distillation import chosen_attention_loss
     from transformer.modeling import student_config
 
-    models = [teacher.config, *(student_config(find_model(own.student_model)) for own in each_student(args))]
-    return chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
+    students = [student_config(find_model(own.student_model), teacher.config) for own in each_student(args)]
+    return chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, [teacher.config, *students])
 
 
 def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder: Path, teacher: BertModel,
@@ -209,7 +209,7 @@ def load_general_student(args: argparse.Namespace, folder: Path, teacher_folder:
         student = TinyBertForPreTraining.from_pretrained(folder, **fit)
         require_same_vocabulary(folder, teacher_folder)
     else:
-        student = TinyBertForPreTraining.from_scratch(folder, vocab_size=teacher.config.vocab_size, **fit)
+        student = TinyBertForPreTraining.from_scratch(folder, teacher.config, **fit)
     student.to(processes.device).train()
     check_sizes(args.max_seq_length, 2, {folder: student.config, teacher_folder: teacher.config})
     pairs = compared(student.config, teacher.config, args.layer_mapping, args.without)

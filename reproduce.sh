@@ -2,13 +2,21 @@
 # The reproduction of README.md from first to last command, in the working directory (data/, models/, results/).
 #
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
-#                [--language english] [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME] [--from STEP]
-#                [--list] [--plan] [--rehearse]
+#                [--language english] [--articles N] [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME]
+#                [--from STEP] [--list] [--plan] [--rehearse]
+#   reproduce.sh --size laptop [--teacher NAME] [--students 2l,3l] [all others but --settings earlier]
 #   reproduce.sh --task_dir data/mytask [--teacher FOLDER] [--no_augmentation] [all others but --tasks]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
 # authors, in place of Wikipedia and general distillation. One folder holds steps of one choice.
+#
+# --articles N takes the first N articles of Wikipedia, in place of all: the dump is read until they are there.
+#
+# --size laptop does all of it in hours on two cores, with stand-ins: a small BERT of 6 layers as teacher, students of 2
+# and 3 layers, 500 articles, shorter texts, less augmented data, fewer epochs, higher rates; see docs/results.md for
+# what comes out. --teacher NAME takes another BERT with its masked-LM head, as get_bert_models.py does: a repository on
+# the hub or a folder.
 #
 # --language chinese does all of it in Chinese, see docs/chinese.md: the Chinese Wikipedia, bert-base-chinese, and the
 # tasks of CLUE, of which AFQMC, TNEWS, IFLYTEK and CLUEWSC2020 take least; ChnSentiCorp and XNLI-zh are known, too.
@@ -53,7 +61,7 @@
 #   JOBS                       steps side by side, where they do not depend on each other (default 1); each sees one
 #                              GPU, those of CUDA_VISIBLE_DEVICES or all in turn
 #   WORKERS                    processes of the steps that make text and instances (default: one for each core)
-#   CONFIG_4L, CONFIG_6L       folders with the students' config.json
+#   CONFIG_4L, CONFIG_6L       folders with the students' config.json; of --size laptop CONFIG_2L, CONFIG_3L
 #   GLOVE_URL, WIKI_URL        where the word vectors and the Wikipedia dump come from
 #   GLOVE_FILE                 the text file in the word vectors' zip
 #   PREGENERATE_FLAGS, GENERAL_FLAGS, AUGMENT_FLAGS, TEACHER_FLAGS, INTERMEDIATE_FLAGS, PREDICTION_FLAGS, EVAL_FLAGS
@@ -71,11 +79,13 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=
 task_dir=  # of a task of one's own
-teacher=   # for it: a folder; nothing: a step makes it
+teacher=   # for it: a folder; nothing: a step makes it. With --size laptop: where BERT comes from
 own_metric= own_test= unlabelled=0 own_digest=  # what its folder says
 augmentation=true
-students=4l,6l
+size=full
+students=
 language=english
+articles=  # of Wikipedia; nothing: all
 apart=false
 augment_squad=false
 settings=paper
@@ -91,17 +101,26 @@ cores=$(getconf _NPROCESSORS_ONLN)
 WORKERS=${WORKERS:-$cores}
 CONFIG_4L=${CONFIG_4L:-$kit/tinybert_4l_config}
 CONFIG_6L=${CONFIG_6L:-$kit/tinybert_6l_config}
-GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.840B.300d.zip}
-GLOVE_FILE=${GLOVE_FILE:-glove.840B.300d.txt}
+CONFIG_2L=${CONFIG_2L:-$kit/docs/laptop/tinybert_2l_config}
+CONFIG_3L=${CONFIG_3L:-$kit/docs/laptop/tinybert_3l_config}
 
 die() { echo "reproduce.sh: error: $1" >&2; exit 2; }
 
+# A folder that is there, as seen from the working directory however it is spelled.
+folder() {
+    local path
+    path=$(CDPATH='' cd -- "$1" 2>/dev/null && pwd) || die "$2 $1: no such folder"
+    echo "${path#"$PWD/"}"
+}
+
 while (($#)); do
-    if [[ " --tasks --task_dir --teacher --students --settings --language --seeds --ablation --from " == *" $1 "* &&
-        -z ${2-} ]]; then
+    if [[ " --size --tasks --task_dir --teacher --students --settings --language --articles --seeds --ablation --from " \
+        == *" $1 "* && -z ${2-} ]]; then
         die "$1 needs a value"
     fi
     case $1 in
+        --size) size=$2; shift 2 ;;
+        --articles) articles=$2; shift 2 ;;
         --tasks) tasks=$2; shift 2 ;;
         --task_dir) task_dir=$2; shift 2 ;;
         --teacher) teacher=$2; shift 2 ;;
@@ -132,27 +151,54 @@ while (($#)); do
         *) die "unknown argument $1 (see --help)" ;;
     esac
 done
+[[ $size == full || $size == laptop ]] || die "unknown size $size: full or laptop"
 if [[ -z $task_dir ]]; then
-    [[ -z $teacher ]] || die "--teacher is for a task of your own: add --task_dir, or drop it"
+    [[ -z $teacher || $size == laptop ]] ||
+        die "--teacher is for a task of your own, or for --size laptop: add --task_dir or that, or drop it"
     $augmentation || die "--no_augmentation is for a task of your own, the ablation no_da for others: add --task_dir, \
 or drop it"
 elif [[ -n $tasks ]]; then
     die "--tasks and --task_dir: each run has known tasks or one of your own: drop one of them"
 fi
+if [[ $size == laptop ]]; then
+    for flag in ${task_dir:+--task_dir} $($published && echo --published); do
+        die "$flag takes students that the paper's authors published, whose teacher is BERT-base, and --size laptop \
+has a smaller one: drop one of them"
+    done
+    [[ $language == english && $settings == paper ]] || die "--size laptop has settings of its own, for English: drop \
+that, or --language and --settings"
+fi
 case $language in
     english)
-        wiki=enwiki bert=models/bert-base-uncased zh= lower_case=--do_lower_case
+        wiki=enwiki bert=models/bert-base-uncased zh= sizes="4l 6l" lower_case=--do_lower_case
         tasks=${tasks:-RTE,SST-2,CoLA,MRPC} ;;
     chinese)
-        wiki=zhwiki bert=models/bert-base-chinese zh=_zh lower_case=  # as the model's own files say
+        wiki=zhwiki bert=models/bert-base-chinese zh=_zh sizes="4l 6l" lower_case=  # as the model's own files say
         tasks=${tasks:-AFQMC,TNEWS,IFLYTEK,CLUEWSC2020} ;;
     *) die "unknown language $language: english or chinese" ;;
 esac
+glove=840B.300d
+if [[ $size == laptop ]]; then
+    origin=${teacher:-google/bert_uncased_L-6_H-256_A-4} teacher=  # BERT's; the teachers are made here
+    bert=${origin%%@*}
+    if [[ -d $origin ]]; then origin=$(folder "$origin" --teacher) bert=$(cd -P "$origin" && pwd); fi
+    bert=models/${bert##*/} lower_case= sizes="2l 3l" articles=${articles:-500} glove=6B.50d
+fi
+GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.${glove/.50d/}.zip}
+GLOVE_FILE=${GLOVE_FILE:-glove.$glove.txt}
 WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/$wiki/latest/$wiki-latest-pages-articles.xml.bz2}
+wiki=${WIKI_URL##*/}  # below data/
+if [[ -n $articles ]]; then
+    [[ $articles =~ ^[1-9][0-9]*$ ]] || die "--articles $articles is not a whole number above 0"
+    ! $published && [[ -z $task_dir ]] || die "--articles is for Wikipedia, and ${task_dir:+--task_dir}\
+$($published && echo --published) leaves that out: drop one of them"
+    wiki=${wiki%%.*}-first-$articles.xml
+fi
 IFS=, read -ra tasks <<<"$tasks"
-[[ $students == *[!,]* ]] || die "no student: 4l or 6l"
+students=${students:-${sizes/ /,}}
+[[ $students == *[!,]* ]] || die "no student: ${sizes/ / or }"
 for student in ${students//,/ }; do
-    [[ $student == 4l || $student == 6l ]] || die "unknown student $student: 4l or 6l"
+    [[ " $sizes " == *" $student "* ]] || die "unknown student $student: ${sizes/ / or }"
 done
 # shellcheck disable=SC2207
 students=($(tr , '\n' <<<"$students" | sort -u))
@@ -198,13 +244,6 @@ official() {
     done
 }
 
-# A folder that is there, as seen from the working directory however it is spelled.
-folder() {
-    local path
-    path=$(CDPATH='' cd -- "$1" 2>/dev/null && pwd) || die "$2 $1: no such folder"
-    echo "${path#"$PWD/"}"
-}
-
 # What the folder of a task of one's own says, in one line. Refused where it is none, or the teacher cannot be one, for
 # it or for these of the students: that is not to come out after hours of augmentation.
 describe() {
@@ -234,9 +273,11 @@ fi
 # shellcheck disable=SC2086,SC2207
 tasks=($(unique $names))
 
+laptop="RTE SST-2 CoLA MRPC"
 for task in "${tasks[@]}"; do
     [[ -n $task_dir || " ${!language} " == *" $task "* ]] ||
         die "task $task is not for --language $language: ${!language}"
+    [[ $size == full || " $laptop " == *" $task "* ]] || die "task $task has no settings for --size laptop: $laptop"
 done
 
 is_squad() { [[ $1 == SQuAD[12] ]]; }
@@ -298,7 +339,7 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
-alone=$zh$task_dir  # then BERT is fetched without fine-tuned siblings
+alone=${zh:-${task_dir:-${origin-}}}  # then BERT is fetched without fine-tuned siblings
 vectors=${augment[*]:+glove }  # for augmentation
 if [[ -n $zh ]]; then vectors=; fi  # its words are characters, of one wordpiece each
 downloads="$vectors${glue[*]-} wiki bert" text=(extract sentences pregenerate) fix=fix
@@ -370,7 +411,7 @@ one_by_one() {
 }
 
 # The step that trains the student of a step together with the other one: general_4l+6l of general_4l.
-together() { echo "${1/_[46]l/_4l+6l}"; }
+together() { echo "${1/_[${sizes//[l ]/}]l/_${sizes/ /+}}"; }
 
 # The names of a step, and of those that train its students one by one, or together.
 relatives() {
@@ -439,7 +480,10 @@ added() {
 
 # Flags that only one of the settings has: the paper's lengths, epochs and rates are the scripts' own. A GPU of less
 # than 24 GB, or without bf16, wants GENERAL_FLAGS="--gradient_accumulation_steps 2".
-general_settings=
+pregenerate_settings=
+general_settings="--eval_step 10000"
+augment_settings=
+teacher_settings=
 intermediate_settings=
 prediction_settings=
 eval_settings=
@@ -453,6 +497,25 @@ if [[ $settings == earlier ]]; then
     eval_settings="--max_seq_length 128 --eval_batch_size 32"
 fi
 
+# Of --size laptop, for a task: rates of small models, and so much data that on 2 cores one task takes two hours at most.
+# An epoch of SST-2, whose rows are 67,349 phrases, is long: a part of it will do.
+settle_laptop() {
+    pregenerate_settings="--max_seq_len 64"
+    general_settings="--max_seq_length 64 --train_batch_size 32 --learning_rate 1e-3 --eval_step 500"
+    augment_settings="--N 5"
+    teacher_settings="--learning_rate 1e-4 --num_train_epochs 4"
+    intermediate_settings="--learning_rate 3e-4 --num_train_epochs 1"
+    prediction_settings="--learning_rate 3e-4 --num_train_epochs 2"
+    case $1 in
+        CoLA) intermediate_settings+=" --num_train_epochs 2" ;;
+        SST-2)
+            augment_settings="--N 1"
+            teacher_settings+=" --num_train_epochs 2"
+            intermediate_settings+=" --num_train_epochs 0.5"
+            prediction_settings+=" --num_train_epochs 0.5" ;;
+    esac
+}
+
 # What a step is about to do, in words.
 what() {
     local step=${1##*/} task student learns=learns
@@ -464,9 +527,10 @@ what() {
         glue_*)
             if ! has_server "$task"; then echo "getting $task"; return; fi
             if [[ -n $zh ]]; then echo "getting $task of CLUE"; else echo "getting $task of GLUE"; fi ;;
-        wiki) echo "getting the Wikipedia dump" ;;
+        wiki) echo "getting ${articles:+the first $articles articles of }the Wikipedia dump" ;;
         bert)
             if [[ -n $zh ]]; then echo "getting the Chinese BERT"; return; fi
+            if [[ $size == laptop ]]; then echo "getting a small BERT"; return; fi
             echo "getting BERT${glue[*]:+ and its fine-tuned siblings}" ;;
         extract) echo "extracting the articles of the dump" ;;
         sentences) echo "splitting the articles into sentences" ;;
@@ -496,6 +560,7 @@ run_step() {
     if [[ $step == prediction_* ]] && { [[ $task == STS-B || $own_metric == corr ]] || is_squad "$task"; }; then
         aug_train=
     fi
+    if [[ $size == laptop ]]; then settle_laptop "$task"; fi
     local losses= prediction=  # flags of the variant
     case $variant in
         no_gd) losses=--from_scratch ;;
@@ -510,7 +575,10 @@ run_step() {
     # of each of the team: its sizes, the folder after general distillation, and after the intermediate stage
     local config general intermediate configs=() generals=() intermediates=()
     for student in "${team[@]}"; do
-        [[ $student == 4l ]] && config=$CONFIG_4L || config=$CONFIG_6L
+        case $student in
+            2l) config=$CONFIG_2L ;; 3l) config=$CONFIG_3L ;; 4l) config=$CONFIG_4L ;; 6l) config=$CONFIG_6L ;;
+            *) config= ;;  # of a step without a student
+        esac
         general=models/distilled_tinybert_$student$zh
         if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
         intermediate=models/${run}tmp_distilled_tinybert_${student}_$key
@@ -527,22 +595,27 @@ run_step() {
             [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
                 python -m zipfile -e "data/${GLOVE_URL##*/}" data; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
-        wiki) fetch "$WIKI_URL" "data/${WIKI_URL##*/}" ;;
-        bert) python "$kit/get_bert_models.py" ${alone:+--models "${bert#models/}"} ;;
+        wiki)
+            if [[ -n $articles ]]; then
+                python -m transformer.fetching.wikipedia "$WIKI_URL" --articles "$articles" --output_file "data/$wiki"
+            else
+                fetch "$WIKI_URL" "data/$wiki"
+            fi ;;
+        bert) python "$kit/get_bert_models.py" ${alone:+--models "${origin:-${bert#models/}}"} ;;
         extract)
             # files of another dump must not stay among the new ones; the folder may be a link to another disk
             if [[ -d data/extracted_wiki && $(again "") == --overwrite_output_dir ]]; then
                 python -c 'import wikiextractor.WikiExtractor' || return  # nothing is lost where it cannot start
                 find data/extracted_wiki/ -mindepth 1 -delete || return
             fi
-            python -m wikiextractor.WikiExtractor "data/${WIKI_URL##*/}" --json -o data/extracted_wiki ;;
+            python -m wikiextractor.WikiExtractor "data/$wiki" --json -o data/extracted_wiki ;;
         sentences) python "$kit/prepare_data.py" ${zh:+--language chinese} --num_workers "$WORKERS" ;;
         pregenerate)
             again=$(again data/json_wiki/epoch_0.unfinished/progress.jsonl)
             python "$kit/pregenerate_training_data.py" --train_corpus data/wiki_for_bert.txt \
                 --bert_model "$bert" --reduce_memory $lower_case --epochs_to_generate 3 \
                 --output_dir data/json_wiki --arrays --num_workers "$WORKERS" \
-                ${again/--resume/} $(added PREGENERATE) ;;  # goes on by itself
+                ${again/--resume/} $pregenerate_settings $(added PREGENERATE) ;;  # goes on by itself
         general_*)
             if $published; then
                 python "$kit/get_bert_models.py" --models "distilled_tinybert_$student$zh" || return
@@ -552,19 +625,19 @@ run_step() {
             again=$(again "${generals[@]/%//run.json}")
             python "$kit/general_distill.py" --pregenerated_data data/json_wiki \
                 --teacher_model "$bert" --student_model "${configs[@]}" --reduce_memory \
-                $lower_case $general_settings --eval_step 10000 \
+                $lower_case $general_settings \
                 --output_dir "${generals[@]}" $again $(added GENERAL) $losses $named ;;
         augment_*)
             again=$(again "$data/train_aug.unfinished/facts.json")  # starts anew without a flag
             python "$kit/data_augmentation.py" --pretrained_bert_model "$bert" \
                 ${vectors:+--glove_embs "data/$GLOVE_FILE"} --glue_dir "${task_dir:-data/glue_data}" \
-                --task_name "$task" ${again/--overwrite_output_dir/} $(added AUGMENT "$task") ;;
+                --task_name "$task" ${again/--overwrite_output_dir/} $augment_settings $(added AUGMENT "$task") ;;
         fix) python "$kit/fix_teacher_layers.py" ${alone:+"$bert"} ;;
         teacher_*)
             again=$(again "models/final_${key}_teacher/run.json")
-            python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} \
+            python "$kit/finetune_teacher.py" --tasks "$task" ${zh:+--model "$bert"} ${origin:+--model "$bert"} \
                 ${task_dir:+--glue_dir "$task_dir" --output_dir "models/final_${key}_teacher"} $again \
-                $(added TEACHER "$task") ;;
+                $teacher_settings $(added TEACHER "$task") ;;
         intermediate_*)
             again=$(again "${intermediates[@]/%//run.json}")
             python "$kit/task_distill.py" --teacher_model "$taught" \
@@ -707,6 +780,8 @@ if $list; then printf '%s\n' ${stages[@]}; exit; fi
 choice=$settings$($published && echo " --published" || true)
 if [[ -n $task_dir ]]; then choice="$settings --task_dir"; fi
 if [[ -n $zh ]]; then choice+=" --language chinese"; fi
+if [[ $size == laptop ]]; then choice+=" --size laptop --teacher $origin"; fi
+if [[ -n $articles ]]; then choice+=" --articles $articles"; fi
 made=$choice
 if [[ -f results/steps/settings ]]; then
     made=$(<results/steps/settings)

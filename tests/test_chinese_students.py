@@ -149,7 +149,7 @@ def test_the_config_folders_make_chinese_students(config, parameters, megabytes,
     have so many megabytes with heads and fit_dense."""
     assert config != "tinybert_4l_config" or parameters == 11_419_320
     with torch.device("meta"):
-        student = TinyBertForPreTraining.from_scratch(ROOT / config, vocab_size=21128, fit_size=768)
+        student = TinyBertForPreTraining.from_scratch(ROOT / config, BertConfig(21_128), fit_size=768)
     assert "vocab_size 30522: 21128 is taken, the teacher's" in capsys.readouterr().out
     assert student.bert.embeddings.word_embeddings.weight.shape[0] == 21128
     assert sum(weight.numel() for weight in student.bert.parameters()) == parameters

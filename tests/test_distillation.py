@@ -1,13 +1,14 @@
 """Losses and layer maps against numbers worked out by hand and naive loops."""
 import dataclasses
 import itertools
+import json
 import math
 import shutil
 
 import pytest
 import torch
 import transformers
-from conftest import STUDENT, edit_config, lines
+from conftest import PIECES, STUDENT, edit_config, lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bad_input import general, train
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer import distillation
 from transformer.checkpoint import save_model
-from transformer.config import BertConfig
+from transformer.config import MAX_PARAMETERS, BertConfig
 from transformer.distillation import (
     attention_loss,
     chosen_attention_loss,
@@ -285,14 +286,29 @@ def test_a_student_from_scratch_takes_its_teacher_s_vocabulary(vocab_size, tmp_p
     config = BertConfig(vocab_size=37, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                         extra={"cell": {}})
     config.to_json_file(tmp_path / "config.json")
-    student = TinyBertForPreTraining.from_scratch(tmp_path, vocab_size, fit_size=16)
+    teacher = vocab_size and BertConfig(vocab_size=vocab_size)
+    student = TinyBertForPreTraining.from_scratch(tmp_path, teacher, fit_size=16)
     assert student.config == dataclasses.replace(config, vocab_size=vocab_size or 37)
     assert student.fit_dense.weight.shape == (16, 8)
     assert student.cls.predictions.decoder.weight.shape == (vocab_size or 37, 8)
     said = f"{tmp_path}/config.json says vocab_size 37: 41 is taken, the teacher's\n"
     assert capsys.readouterr().out == (said if vocab_size == 41 else "")
     with pytest.raises(InputError, match="parameters are too many"):
-        TinyBertForPreTraining.from_scratch(tmp_path, 10**9)
+        TinyBertForPreTraining.from_scratch(tmp_path, BertConfig(MAX_PARAMETERS // 8 + 1, 4, 1, 2, 4))
+
+
+def test_what_a_student_s_config_leaves_out_is_the_teacher_s(tiny, script, refused):
+    """The number of attention heads, in both distillations; nobody else may leave it out."""
+    config = json.loads((tiny / "config" / "config.json").read_text())
+    del config["vocab_size"], config["num_attention_heads"]
+    (tiny / "config" / "config.json").write_text(json.dumps(config))
+    run(script, "general_distill", general(tiny, output_dir=tiny / "g"))
+    run(script, "task_distill", train(tiny, student_model=tiny / "config", from_scratch=True, output_dir=tiny / "t"))
+    for folder in (tiny / "g", tiny / "t"):
+        made = json.loads((folder / "config.json").read_text())
+        assert (made["num_attention_heads"], made["vocab_size"]) == (2, len(PIECES))
+    edit_config(tiny / "bert", num_attention_heads=16)
+    refused("general_distill", *general(tiny), words=("config", "16 attention heads do not divide hidden_size 8"))
 
 
 def test_attention_loss_by_hand():

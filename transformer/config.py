@@ -118,10 +118,10 @@ class BertConfig:
                    extra={key: value for key, value in values.items() if key not in known})
 
     @classmethod
-    def from_json_file(cls, path: str | Path) -> BertConfig:
-        """Read a config.json; InputError names the file."""
+    def from_json_file(cls, path: str | Path, defaults: dict[str, Any] | None = None) -> BertConfig:
+        """Read a config.json; `defaults`: keys that it may leave out. InputError names the file."""
         try:
-            return cls.from_dict(read_json(path))
+            return cls.from_dict({**(defaults or {}), **read_json(path)})
         except InputError as error:
             if str(path) in str(error):
                 raise

@@ -297,12 +297,14 @@ class BertPreTrainingHeads(BertOnlyMLMHead):
         return self.predictions(hidden), self.seq_relationship(pooled)
 
 
-def student_config(folder: str | Path) -> BertConfig:
-    """The config.json of a folder, of a student. Raises InputError as BertConfig does, and where the folder is another
-    model's or the family one that no students are made of."""
+def student_config(folder: str | Path, teacher: BertConfig | None = None) -> BertConfig:
+    """The config.json of a folder, of a student. What it leaves out of vocab_size and num_attention_heads is the
+    teacher's. Raises InputError as BertConfig does, and where the folder is another model's or the family one that no
+    students are made of."""
     if what := kind_of(folder):
         raise InputError(f"{folder} {what}")
-    config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME)
+    shared = {name: getattr(teacher, name) for name in ("vocab_size", "num_attention_heads")} if teacher else {}
+    config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME, shared)
     if not config.family.is_student:
         raise InputError(f"{folder}: a student is a BERT or a NEZHA, whatever its teacher is, and by {CONFIG_NAME} "
                          f"this is an {config.family.name}: name another folder, such as tinybert_4l_config")
@@ -329,17 +331,17 @@ class BertPreTrainedModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_scratch(cls, folder: str | Path, vocab_size: int | None = None, **kwargs: Any) -> BertPreTrainedModel:
+    def from_scratch(cls, folder: str | Path, teacher: BertConfig | None = None, **kwargs: Any) -> BertPreTrainedModel:
         """A model with random weights, of the sizes in `folder`/config.json; `kwargs` go to the class.
 
-        vocab_size: the teacher's, which a student takes in place of its own; that it differs is printed.
-        Raises InputError as BertConfig does, and where the folder is another model's.
+        teacher: whose vocabulary a student takes in place of its own, which is printed, and what student_config() says.
+        Raises InputError as student_config() does.
         """
-        config = student_config(folder)
-        if vocab_size not in (None, config.vocab_size):
-            print(f"{Path(folder) / CONFIG_NAME} says vocab_size {config.vocab_size}: {vocab_size} is taken, the "
-                  "teacher's", flush=True)
-            config = dataclasses.replace(config, vocab_size=vocab_size)
+        config = student_config(folder, teacher)
+        if teacher and config.vocab_size != teacher.vocab_size:
+            print(f"{Path(folder) / CONFIG_NAME} says vocab_size {config.vocab_size}: {teacher.vocab_size} is taken, "
+                  "the teacher's", flush=True)
+            config = dataclasses.replace(config, vocab_size=teacher.vocab_size)
         return cls(config, **kwargs)
 
     @classmethod

@@ -14,6 +14,7 @@ import io
 import itertools
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,10 @@ PASSAGE_WORDS, QUESTION_WORDS = 120, 10
 # Wordpieces of a window of the dev set: median 164, mean 178, 90% below 275, 2.6% full; a gamma distribution like that.
 WINDOW_LENGTH = 178
 _WINDOW_LENGTHS = 4.8, 37
+# Bytes of the text of an article at the beginning of the English dump, which are long ones, and share of the text in the
+# XML: measured on 105 articles.
+FIRST_ARTICLE, TEXT_OF_XML = 25_000, 0.43
+_MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how the small BERTs of Google are called
 _COUNTED_BYTES = 32 << 20  # bytes of a train_aug.jsonl that are looked at
 
 
@@ -202,7 +207,7 @@ def work_of(step: Step, earlier: Sequence[Work] = (), language: Language = ENGLI
     work = Work(step, language=language)
     describe = _DESCRIBE.get(step.script)
     if describe is None:
-        _module(work)
+        _module(work, _Earlier(earlier, work))
         return work
     try:
         work.args = parse(step)
@@ -246,8 +251,9 @@ class _Earlier:
             self._work.missing.append(str(path))
         return Path(path)
 
-    def config(self, folder: str | Path) -> BertConfig:
-        """Sizes of the model in a folder, of the step that will make it, or of BERT-base."""
+    def config(self, folder: str | Path, defaults: dict[str, int] | None = None) -> BertConfig:
+        """Sizes of the model in a folder, of the step that will make it, or of BERT-base. defaults: of what its
+        config.json may leave out."""
         maker = self.maker(folder)
         for config, output in zip(maker.students if maker else (), maker.outputs if maker else ()):
             if is_among(folder, [output]):
@@ -257,8 +263,15 @@ class _Earlier:
             name = Path(folder).name.removeprefix("distilled_").removesuffix("_zh")
             own = Path(maker.step.argv[0]).parent / f"{name}_config"
             file = file if file.is_file() else own / CONFIG_NAME
+        if maker and maker.step.script == "get_bert_models":
+            origin = maker.args.models.get(Path(folder).name)
+            if isinstance(origin, Path) and not file.is_file():
+                file = origin / CONFIG_NAME
+            elif sizes := _MINIATURE.fullmatch(Path(folder).name):
+                layers, hidden, heads = map(int, sizes.groups())
+                return BertConfig(30_522, hidden, layers, heads, 4 * hidden)
         if file.is_file():
-            return BertConfig.from_json_file(file)
+            return BertConfig.from_json_file(file, defaults)
         if not maker:
             self._work.missing.append(str(file))
         elif self._work.language.bert not in str(folder):
@@ -365,7 +378,8 @@ def _training(work: Work, names: Sequence[object]) -> None:
 def _teacher_and_students(work: Work, earlier: _Earlier) -> None:
     """Note the models of a stage of distillation; the students have the teacher's vocabulary."""
     work.teacher = earlier.config(work.args.teacher_model)
-    work.students = tuple(replace(earlier.config(folder), vocab_size=work.teacher.vocab_size)
+    shared = {name: getattr(work.teacher, name) for name in ("vocab_size", "num_attention_heads")}
+    work.students = tuple(replace(earlier.config(folder, shared), vocab_size=work.teacher.vocab_size)
                           for folder in listed(work.args.student_model))
 
 
@@ -541,7 +555,7 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
         work.outputs = [str(args.output_file)]
 
 
-def _module(work: Work) -> None:
+def _module(work: Work, earlier: _Earlier) -> None:
     """What a command without a script of the kit leaves."""
     step = work.step
     if step.script == "-m zipfile":
@@ -550,7 +564,18 @@ def _module(work: Work) -> None:
         work.outputs = [step.argv[-1]]  # the file that is fetched
     elif step.script.startswith("-m wikiextractor"):
         work.outputs, dump = [step.argv[-1]], Path(step.argv[2])  # the folder after -o
-        work.text_bytes = work.language.text * (dump.stat().st_size / work.language.dump if dump.is_file() else 1)
+        maker = earlier.maker(dump)
+        if maker and maker.text_bytes:
+            work.text_bytes = maker.text_bytes
+        elif dump.suffix == ".xml":
+            work.text_bytes = TEXT_OF_XML * (dump.stat().st_size if dump.is_file() else 0)
+        else:
+            work.text_bytes = work.language.text * (dump.stat().st_size / work.language.dump if dump.is_file() else 1)
+    elif step.script == "-m transformer.fetching.wikipedia":
+        work.outputs = [step.argv[-1]]  # after --output_file
+        work.text_bytes = int(step.argv[-3]) * FIRST_ARTICLE  # after --articles
+        work.assumed.append(f"{FIRST_ARTICLE:,} bytes of text in an article at the beginning of a dump: "
+                            f"{work.outputs[0]}")
 
 
 _DESCRIBE = {"general_distill": _general, "pregenerate_training_data": _pregenerate, "task_distill": _task_distill,

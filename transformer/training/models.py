@@ -104,9 +104,9 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
     InputError where it is unfinished, has another vocabulary, or one of the two is too small for the examples.
     """
     fit = {"fit_size": None if args.pred_distill else teacher.hidden_size, "fit_per_layer": args.fit_per_layer}
-    student_config(folder)  # or InputError: not every family has students
+    student_config(folder, teacher)  # or InputError: not every family has students
     if args.from_scratch:
-        student = task.head.model_class.from_scratch(folder, vocab_size=teacher.vocab_size, **task.head.sizes, **fit)
+        student = task.head.model_class.from_scratch(folder, teacher, **task.head.sizes, **fit)
     else:
         require_finished(folder)
         require_same_vocabulary(folder, teacher_folder)

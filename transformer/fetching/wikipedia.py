@@ -17,7 +17,7 @@ from transformer.fetching.download import ATTEMPTS, BACK_OFF, MAX_WAIT
 from transformer.fetching.transport import Broken, Progress, opened
 from transformer.files import InputError, atomic_write, locked, require_no_file
 
-_PAGE, _END_OF_PAGE, _END = b"<page>", b"</page>", b"</mediawiki>"
+_START_OF_PAGE, _END_OF_PAGE, _END_OF_DUMP = b"<page>", b"</page>", b"</mediawiki>"
 _ARTICLE = re.compile(rb"<ns>0</ns>(?!.*<redirect )", re.DOTALL)
 
 
@@ -86,7 +86,7 @@ def pages(pieces: Iterator[bytes]) -> Iterator[bytes]:
         searched = max(0, len(text) - len(_END_OF_PAGE))
         text += piece
         if not found:
-            begin = text.find(_PAGE)
+            begin = text.find(_START_OF_PAGE)
             if begin < 0:
                 if len(text) > 1 << 20:
                     break
@@ -125,7 +125,7 @@ def fetch_articles(url: str, target: Path, count: int) -> None:
                         bar.update()
                     if found == count:
                         break
-                handle.write(b"\n" + _END + b"\n")
+                handle.write(b"\n" + _END_OF_DUMP + b"\n")
         except InputError as error:
             raise InputError(f"{url}: {error}") from None
     print(f"{target}: the first {found:,} articles of {url}" +

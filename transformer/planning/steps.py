@@ -50,8 +50,8 @@ PASSAGE_WORDS, QUESTION_WORDS = 120, 10
 # Wordpieces of a window of the dev set: median 164, mean 178, 90% below 275, 2.6% full; a gamma distribution like that.
 WINDOW_LENGTH = 178
 _WINDOW_LENGTHS = 4.8, 37
-# Bytes of the text of an article at the beginning of the English dump, which are long ones, and share of the text in the
-# XML: measured on 105 articles.
+# Bytes of the text of an article at the beginning of the English dump, where long ones stand, and share of the text in
+# the XML: measured on 105 articles.
 FIRST_ARTICLE, TEXT_OF_XML = 25_000, 0.43
 _MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how the small BERTs of Google are called
 _COUNTED_BYTES = 32 << 20  # bytes of a train_aug.jsonl that are looked at

@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def compressed(url: str) -> Iterator[bytes]:
+def streamed(url: str) -> Iterator[bytes]:
     """The bytes of an address, as they come. A connection that breaks is opened again, and goes on where it broke.
 
     InputError where several attempts in a row bring nothing, or the server begins anew.
@@ -55,7 +55,7 @@ def compressed(url: str) -> Iterator[bytes]:
             failures += 1
             if failures == ATTEMPTS:
                 raise InputError(f"{error} ({ATTEMPTS} attempts)") from None
-            if not have.validator:
+            if have.have and not have.validator:
                 raise InputError(f"{error}, and the server cannot go on in the middle: run it again") from None
             wait = min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
             print(f"{url}: {error}; again in {wait:.0f} s", flush=True)
@@ -110,6 +110,7 @@ def fetch_articles(url: str, target: Path, count: int) -> None:
     A target that is there is kept. InputError where the dump cannot be read; `target` then is not written. Where it
     holds fewer articles, they are all, which is printed.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.lock"), wait=True, keep=False):
         if target.is_file():
             print(f"{target} is there already and is kept", flush=True)
@@ -118,7 +119,7 @@ def fetch_articles(url: str, target: Path, count: int) -> None:
         try:
             with atomic_write(target, "wb") as handle, tqdm(total=count, desc=target.name, unit=" articles",
                                                             disable=None) as bar:
-                for page in pages(decompressed(compressed(url))):
+                for page in pages(decompressed(streamed(url))):
                     handle.write(page)
                     if _ARTICLE.search(page[:page.find(b"<text")]):
                         found += 1
@@ -137,7 +138,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     print_settings(args)
     require_no_file(args.output_file.parent)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
     fetch_articles(args.dump, args.output_file, args.articles)
 
 

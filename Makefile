@@ -10,13 +10,13 @@ RESULTS ?= results/$(STUDENT)_*
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-smoke: .venv/runtime  ## the whole chain in a small embedded world, with a results table (three to eight minutes); TASKS="squad1 squad2" names others
+smoke: .venv/runtime  ## the whole chain in a small embedded world (three to eight minutes); TASKS="squad1 squad2" names other tasks
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/smoke.sh
 
-ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (a quarter of an hour)
+ablations: .venv/runtime  ## the paper's ablations in the embedded world, with the report (some twenty minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/ablations.sh
 
-teachers: .venv/runtime  ## the chain with an ELECTRA, a NEZHA and an ALBERT as teachers, with a table (four to eight minutes)
+teachers: .venv/runtime  ## the chain with an ELECTRA, a NEZHA and an ALBERT as teachers (four to eight minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/miniworld/teachers.sh
 
 submission: .venv/runtime  ## zip what the student STUDENT says about the test sets (in RESULTS) for the GLUE server
@@ -30,12 +30,12 @@ test: .venv/dev  ## all tests, in a process for each core
 lint: .venv/dev  ## ruff over everything
 	$(BIN)/ruff check .
 
-mutation: .venv/dev  ## change the code of some modules in 3,400 ways, one at a time, and count what the tests notice (an hour or more)
+mutation: .venv/dev  ## change the code in 3,400 ways, one at a time, and count what the tests notice (an hour or more)
 	rm -rf mutants
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/python tests/mutation_table.py
 
-clean:  ## remove what smoke and test made; data/, models/ and .venv stay
+clean:  ## remove what smoke, ablations, teachers, test and mutation made; data/, models/, results/ and .venv stay
 	rm -rf .smoke .ablations .teachers .cache .pytest_cache .ruff_cache .hypothesis mutants
 
 # Errors alone are shown; with --log pip would show its warnings, too. wikiextractor has no wheel, and the old way of

@@ -129,6 +129,17 @@ def test_links_and_make_targets():
         assert page == "README.md" or f"]({page})" in README, page
 
 
+def test_pages_below_docs_begin_alike():
+    """With their title, and links to the front page and the pages for everybody, less the one that they stand on."""
+    everybody = {"../README.md": "Front page", "reproduction.md": "Every command", "running.md": "Running",
+                 "data.md": "Data", "results.md": "Results"}
+    for page, text in PAGES.items():
+        if page.startswith("docs/"):
+            title, links = text.split("\n\n")[:2]
+            assert title.startswith("# ") and " ".join(links.split()) == " · ".join(
+                f"[{name}]({target})" for target, name in everybody.items() if target != Path(page).name)
+
+
 def test_messages_name_sections_that_exist():
     """`(PAGE.md, Title)` in the kit's messages and comments."""
     found = [match for path in ROOT.glob("transformer/**/*.py")

@@ -351,6 +351,7 @@ def copy_kit(folder: Path) -> None:
         shutil.copy(path, folder)
     for part in ("transformer", "tests/miniworld"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "tests" / "__init__.py", folder / "tests")
     for name, (old, new) in SMALLER.items():
         text = (folder / name).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{name}: {old}"

@@ -2,6 +2,7 @@
 import dataclasses
 import itertools
 import math
+import re
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ from transformer.distillation import (
     attention_loss,
     chosen_attention_loss,
     compared,
+    compiler_fault,
     copy_layers,
     gram_attention_loss,
     hidden_loss,
@@ -517,8 +519,17 @@ def test_losses_are_one_graph():
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+@pytest.mark.skipif(" " in torch.__file__, reason="torch does not compile where its own path has a space")
 def test_compiled_losses_equal_plain_ones():
     compared_with_plain(losses_on(torch.device("cpu"), True), torch.float32, rtol=2e-7, atol=1e-10)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+def test_a_space_where_torch_compiles_is_named(tmp_path, monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "a folder"))
+    fault = compiler_fault(torch.device("cpu"))
+    assert re.fullmatch(r"InductorError: .*CompileError.* \(it does not compile with a space in /.* .*\)", fault)
 
 
 @pytest.mark.parametrize("device,is_compiled,finds_compiler,wanted", [

@@ -642,9 +642,10 @@ def loaded():
     server = [sys.executable, str(ROOT / "tests" / "miniworld" / "prefork.py")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        client = shlex.join([server[0], "-S", "-E", server[1], f"{folder}/socket"])
+        client = shlex.join([server[0], "-S", "-E", server[1], f"{folder}/socket",
+                             str(ROOT / "transformer" / "planning" / "__main__.py")])
         (Path(folder) / "python").write_text('#!/bin/bash\n[[ "$1 $2" == "-m transformer.planning" ]] || exit 3\n'
-                                             f'exec {client} {ROOT}/transformer/planning/__main__.py "${{@:3}}"\n')
+                                             f'exec {client} "${{@:3}}"\n')
         (Path(folder) / "python").chmod(0o755)
         with subprocess.Popen([*server, "socket"], cwd=folder, env=environment) as process:
             while not Path(folder, "socket").exists():

@@ -377,6 +377,20 @@ def test_threads_sleep_while_they_wait(given, policy, spins):
     assert found == spins if spins else found > 1_000_000
 
 
+@pytest.mark.parametrize(("name", "make", "changes"), [
+    ("general_distill", general, {}), ("task_distill", train, {}), ("finetune_teacher", finetune, {"model": "bert"})])
+def test_compiling_where_torch_cannot(name, make, changes, tiny, refused, monkeypatch):
+    """Before anything is written."""
+    def broken(*args):
+        raise RuntimeError("no g++\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: broken)
+    monkeypatch.chdir(tiny)
+    refused(name, *make(tiny, output_dir="out", compile=True, **changes),
+            words=("--compile: torch cannot compile here: RuntimeError: no g++: mend that, or leave --compile out",))
+    assert not list((tiny / "out").glob("*.json"))
+
+
 def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     compiled, compile_model = [], torch.compile
 
@@ -389,7 +403,8 @@ def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     without_dropout(tiny, "general", "teacher_mrpc")
     for out, flags in (("plain", {}), ("compiled", {"compile": True})):
         run(script, "task_distill", train(tiny, output_dir=tiny / out, learning_rate=1e-3, **flags))
-    assert compiled == ["function", *2 * ["TinyBertForSequenceClassification"]]  # the losses, student and teacher
+    # a trial, the losses, student and teacher
+    assert compiled == 2 * ["function"] + 2 * ["TinyBertForSequenceClassification"]
     first, second = read_weights(tiny / "plain"), read_weights(tiny / "compiled")
     assert first.keys() == second.keys()
     for name, tensor in first.items():

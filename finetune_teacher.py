@@ -193,6 +193,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     run = Run(args, processes, plan, model, optimizer, ("loss",), output_dir, folder, due_every=plan.steps[0],
               facts={"tasks": task.name, "start": folder, "start_files": files_sha256(folder), "train": train.key},
               remember={"before": None}, name=task.name, role="model")
+    training = Training(args, processes, plan, [run], functools.partial(answer_length, args, task.head.sees_padding))
 
     own_order = list(range(task.num_labels))
     if not run.is_resumed:
@@ -205,7 +206,6 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
 
     model.train()
-    training = Training(args, processes, plan, [run], functools.partial(answer_length, args, task.head.sees_padding))
     with training:
         for shares in training:
             for rows, batch in shares:

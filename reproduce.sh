@@ -28,8 +28,8 @@
 # tasks of your own.
 #
 # Both students are trained together in general distillation and the intermediate stage, steps such as general_4l+6l:
-# the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or where
-# memory is short. The students come out the same, and a folder may change from one to the other.
+# the teacher answers once for both, which saves a quarter. --apart trains each by itself, for JOBS on several GPUs or
+# where memory is short. The students come out the same, and a folder may change from one to the other.
 #
 # --augment_squad augments the passages of SQuAD, too, for the intermediate stage. It is off: it takes days on one GPU,
 # see docs/squad.md. AUGMENT_FLAGS_SQUAD1="--N 5" or INTERMEDIATE_FLAGS_SQUAD1="--num_train_epochs 5" make less of it.
@@ -489,7 +489,7 @@ prediction_settings=
 eval_settings=
 if [[ $settings == earlier ]]; then
     # the last two were the published code's defaults
-    general_settings="--train_batch_size 256 --gradient_accumulation_steps 8 --learning_rate 5e-5"
+    general_settings+=" --train_batch_size 256 --gradient_accumulation_steps 8 --learning_rate 5e-5"
     general_settings+=" --warmup_proportion 0.1"
     intermediate_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 10"
     prediction_settings="--max_seq_length 128 --train_batch_size 32 --num_train_epochs 3 --learning_rate 3e-5"
@@ -497,7 +497,7 @@ if [[ $settings == earlier ]]; then
     eval_settings="--max_seq_length 128 --eval_batch_size 32"
 fi
 
-# Of --size laptop, for a task: rates of small models, and so much data that on 2 cores one task takes two hours at most.
+# Of --size laptop, for a task: rates of small models, and so much data that one task takes two hours on 2 cores.
 # An epoch of SST-2, whose rows are 67,349 phrases, is long: a part of it will do.
 settle_laptop() {
     pregenerate_settings="--max_seq_len 64"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty_server import FaultyServer
 
+from tests.faulty_server import FaultyServer
 from transformer.checkpoint import save_model
 from transformer.cli import run_script
 from transformer.config import BertConfig

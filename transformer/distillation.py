@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -249,8 +251,12 @@ def losses_on(device: torch.device, is_compiled: bool) -> Callable[..., tuple[Te
     What is compiled gives the same numbers but for rounding. The loss from queries and keys, nearly all of which are
     matrix products, stays as it is.
     """
-    if not (is_compiled or device.type == "cuda" and _has_compiler(device)):
-        return transformer_losses
+    if not is_compiled:
+        if device.type != "cuda":
+            return transformer_losses
+        if fault := compiler_fault(device):
+            print(f"the losses are not compiled, which takes longer: {fault}", flush=True)
+            return transformer_losses
     compiled = torch.compile(transformer_losses)
 
     def losses(student: Outputs, teacher: Outputs, pairs: tuple[Pairs, Pairs],
@@ -261,16 +267,19 @@ def losses_on(device: torch.device, is_compiled: bool) -> Callable[..., tuple[Te
     return losses
 
 
-def _has_compiler(device: torch.device) -> bool:
-    """Whether torch can compile for a device; if not, why is printed. That takes several packages and programs, some of
-    which are looked for in the midst of it: so it is tried."""
+def compiler_fault(device: torch.device) -> str:
+    """Why torch cannot compile for a device, in one line; nothing where it can. That takes several packages and
+    programs, some of which are looked for in the midst of it: so it is tried."""
     try:
         torch.compile(lambda ones: ones + 1)(torch.ones(2, device=device))
-    except Exception as error:  # noqa: BLE001  # each part fails in its own way, and training goes on without
-        reason = " ".join(str(error).partition("\n")[0].split())
-        print(f"the losses are not compiled, which takes longer: {type(error).__name__}: {reason}", flush=True)
-        return False
-    return True
+    except Exception as error:  # noqa: BLE001  # each part fails in its own way
+        fault = f"{type(error).__name__}: {' '.join(str(error).partition(chr(10))[0].split())}"
+        # torch 2.13 writes both into a line for g++, which it then splits at spaces; it has set the variable
+        for folder in (str(Path(torch.__file__).parent), os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")):
+            if " " in folder:
+                return f"{fault} (it does not compile with a space in {folder})"
+        return fault
+    return ""
 
 
 def lowest_score(query: Tensor, key: Tensor, attention_mask: Tensor) -> float:

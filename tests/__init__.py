@@ -1,0 +1,1 @@
+"""The tests, a folder for each wing of transformer/ and three more: base, chain, house."""

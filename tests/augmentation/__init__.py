@@ -1,0 +1,1 @@
+"""data_augmentation.py and transformer/augmentation: candidates, rows, passages, Chinese texts."""

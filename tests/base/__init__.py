@@ -1,0 +1,1 @@
+"""The modules at the root of transformer/: models, losses, optimizer, tokenizers, folders of models."""

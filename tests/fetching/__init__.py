@@ -1,0 +1,1 @@
+"""download_glue.py, get_bert_models.py and transformer/fetching: files from elsewhere, and their faults."""

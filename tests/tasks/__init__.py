@@ -1,0 +1,1 @@
+"""What tasks are, with their files, answers and scores: transformer/tasks."""

@@ -1,0 +1,1 @@
+"""The scripts that train and transformer/training: steps, stops, states, processes, scores."""

@@ -15,8 +15,8 @@ from transformer.tasks.clue import CLUE
 from transformer.tasks.table import get_task
 
 PYTHON = r"""#!/bin/bash
-set -- "${1##*/}" "${@:2}"  # without the kit's folder
-echo "${*//$'\n'/ }" >> calls
+call=${*//$'\n'/ }
+echo "${call//"${PYTHONPATH%%:*}"\/}" >> calls  # without the kit's folder
 if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # hold the device and note it, until a neighbour has done so
     mkdir "held_$CUDA_VISIBLE_DEVICES" || touch shared
     echo "$CUDA_VISIBLE_DEVICES" >> devices

@@ -275,9 +275,10 @@ def compiler_fault(device: torch.device) -> str:
     except Exception as error:  # noqa: BLE001  # each part fails in its own way
         fault = f"{type(error).__name__}: {' '.join(str(error).partition(chr(10))[0].split())}"
         # torch 2.13 writes both into a line for g++, which it then splits at spaces; it has set the variable
-        for folder in (str(Path(torch.__file__).parent), os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")):
-            if " " in folder:
-                return f"{fault} (it does not compile with a space in {folder})"
+        folders = str(Path(torch.__file__).parent), os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+        spaced = [folder for folder in folders if " " in folder]
+        if "CppCompileError" in fault and spaced:
+            fault += f" (torch does not compile with a space in {spaced[0]})"
         return fault
     return ""
 

@@ -545,7 +545,15 @@ def test_a_space_where_torch_compiles_is_named(tmp_path, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "a folder"))
     fault = compiler_fault(torch.device("cpu"))
-    assert re.fullmatch(r"InductorError: .*CompileError.* \(it does not compile with a space in /.* .*\)", fault)
+    assert re.fullmatch(r"InductorError: CppCompileError: .* \(torch does not compile with a space in /.* .*\)", fault)
+
+    def broken(*args):
+        raise RuntimeError("CppCompileError: g++\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    monkeypatch.setattr(torch, "__file__", "/the kit/torch/__init__.py")
+    assert compiler_fault(torch.device("cpu")) == (
+        "RuntimeError: CppCompileError: g++ (torch does not compile with a space in /the kit/torch)")
 
 
 @pytest.mark.parametrize("device,is_compiled,finds_compiler,wanted", [

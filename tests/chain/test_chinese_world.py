@@ -8,7 +8,6 @@ import os
 import pkgutil
 import random
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -268,10 +267,10 @@ def child(folder: Path, command: list[str], kill: tuple | None) -> None:
 def commands(chain, tmp_path_factory) -> list[list[str]]:
     """What reproduce.sh ran in the chain, as it calls a stand-in for python."""
     folder = tmp_path_factory.mktemp("commands")
-    (folder / "python").write_text('#!/bin/sh\nprintf "%s\\0" "$*" >>calls\n')
+    (folder / "python").write_text('#!/bin/sh\nprintf "%s\\001" "$@" >>calls\nprintf "\\0" >>calls\n')
     (folder / "python").chmod(0o755)
     bash(SETUP + f"set_sizes_chinese\n{REPRODUCE}", cwd=folder, path=folder)
-    return [shlex.split(call) for call in (folder / "calls").read_text().split("\0") if call and "\n" not in call]
+    return [call.split("\1")[:-1] for call in (folder / "calls").read_text().split("\0") if call and "\n" not in call]
 
 
 # The words of a step's command; its output; and where kill -9 comes, one time after the other, each with how much the
@@ -314,7 +313,7 @@ def test_a_killed_step_goes_on_to_the_same_bytes(step, chain, commands):
     whole = result(output)
     shutil.rmtree(output) if output.is_dir() else output.unlink()
     context = multiprocessing.get_context("forkserver")  # no torch thread before the fork
-    context.set_forkserver_preload(["test_chinese_world", "torch._dynamo"])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     for kill in [*kills, None]:
         process = context.Process(target=child, args=(chain, [*command, *MORE_FLAGS[step]], kill and kill[:3]))
         process.start()

@@ -15,8 +15,8 @@ from transformer.tasks.clue import CLUE
 from transformer.tasks.table import get_task
 
 PYTHON = r"""#!/bin/bash
-set -- "${1##*/}" "${@:2}"  # without the kit's folder
-echo "${*//$'\n'/ }" >> calls
+call=${*//$'\n'/ }
+echo "${call//"${PYTHONPATH%%:*}"\/}" >> calls  # without the kit's folder
 if [[ -n ${DEVICES:-} && $1 == *task_distill.py ]]; then  # hold the device and note it, until a neighbour has done so
     mkdir "held_$CUDA_VISIBLE_DEVICES" || touch shared
     echo "$CUDA_VISIBLE_DEVICES" >> devices
@@ -395,7 +395,7 @@ def trained(calls: list[str]) -> list[tuple[str, str, str]]:
             again = [flag for flag in ("--resume", "--overwrite_output_dir") if flag in own]
             names = [own[name].replace("distilled_tinybert_", "").replace("models/", "")
                      for name in ("--student_model", "--output_dir")]
-            found.append((names[0].replace(f"{ROOT}/tinybert_", ""), names[1], " ".join(again)))
+            found.append((names[0].replace("tinybert_", ""), names[1], " ".join(again)))
     return found
 
 
@@ -787,7 +787,7 @@ OWN_GENERAL = {"--student_model": "models/runs/{}/distilled_tinybert_4l"}
 NO_TRM, TOP, BOTTOM = {"--without": "attn hidn"}, {"--layer_mapping": "top"}, {"--layer_mapping": "bottom"}
 FULL_INTERMEDIATE = {"--student_model": "models/runs/full/seed_42/tmp_distilled_tinybert_4l_rte"}
 DIFFERENCES = {
-    "no_gd": (None, {"--student_model": str(ROOT / "tinybert_4l_config"), "--from_scratch": ""}, {}),
+    "no_gd": (None, {"--student_model": "tinybert_4l_config", "--from_scratch": ""}, {}),
     "no_td": (None, None, {"--student_model": "models/distilled_tinybert_4l", "--hard_labels": ""}),
     "no_da": (None, {"--aug_train": None}, {"--aug_train": None}),
     "no_pred": (None, None, {**FULL_INTERMEDIATE, "--hard_labels": ""}),

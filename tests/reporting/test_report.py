@@ -469,8 +469,7 @@ def test_the_command_after_a_search_is_one_that_is_taken(task, says, variable, a
         write_json(folder / "task.json", says["task_json"])
         for name in ("train.tsv", "dev.tsv"):
             (folder / name).write_text("label\tsentence\nsad\tthe dog\n")
-    kit = Path(report.__file__).parent
-    command = command.replace("./", shlex.quote(f"{kit}/"))
+    command = command.replace("./", shlex.quote(f"{ROOT}/"))
     run = subprocess.run(["bash", "-c", f"{command} --list"], capture_output=True, text=True,
                          env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
     assert run.returncode == 0 and f"full/seed_3/prediction_4l_{task.lower()}" in run.stdout.split(), run.stderr

@@ -181,7 +181,7 @@ class World:
         self.tiny = tiny
         self.context = multiprocessing.get_context("forkserver")  # no torch thread before the fork
         self.context.set_forkserver_preload([  # whatever is slow to load
-            "test_resume", "general_distill", "task_distill", "finetune_teacher", "torch._dynamo", "sklearn.metrics",
+            __name__, "general_distill", "task_distill", "finetune_teacher", "torch._dynamo", "sklearn.metrics",
             "scipy.stats"])
         self.whole = functools.cache(self._whole)
         config = BertConfig(**{**STUDENT, "hidden_size": 12, "num_hidden_layers": 4})

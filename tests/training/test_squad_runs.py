@@ -484,7 +484,7 @@ def small_parts(moment: str = "") -> None:
 def fork_server():
     """Processes in which torch is loaded and has no threads yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_squad_runs", "torch._dynamo"])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         yield context

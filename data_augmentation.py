@@ -111,7 +111,7 @@ def examples_of(glue_dir: str, task: Task) -> Examples:
     return (TableExamples if task.is_table else PassageExamples)(task, task_folder(glue_dir, task))
 
 
-def _in_words(counts: Mapping[str, int], times: int = 1) -> str:
+def _counted(counts: Mapping[str, int], times: int = 1) -> str:
     return " with ".join(f"{times * count:,} {name}" for name, count in counts.items())
 
 
@@ -145,9 +145,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
     if args.resume and is_augmented(output, unfinished, made_from):
         print(f"{output} is finished: nothing to resume", flush=True)
         return
-    print(f"{path}: {_in_words(surveyed)}; {len(words.first) - 1:,} different texts, {len(words):,} words to mask in "
+    print(f"{path}: {_counted(surveyed)}; {len(words.first) - 1:,} different texts, {len(words):,} words to mask in "
           f"{len(batches[1]):,} forward passes; {len(words.longer):,} longer words for GloVe; at most "
-          f"{_in_words(surveyed, examples.most_rows(args.N, args.preset))} are written", flush=True)
+          f"{_counted(surveyed, examples.most_rows(args.N, args.preset))} are written", flush=True)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             unfinished.mkdir(exist_ok=True)

@@ -80,7 +80,8 @@ class _Tensorboard(argparse.Action):
 
 
 def add_run_flags(parser: Parser, preset: bool = False) -> None:
-    """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
+    """Add the flags of every script that makes something: --seed, and --preset where paper and published code differ.
+    """
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=42, help="seed of every random choice")
     if preset:

@@ -334,11 +334,11 @@ def shown_delimiter(delimiter: str) -> str:
     return next((name for name, mark in DELIMITERS.items() if mark == delimiter), delimiter)
 
 
-def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8", delimiter: str | None = None,
-                optional: Sequence[str] = ()) -> ForeignTable:
+def open_source(path: str | Path, wanted: Sequence[str], encoding: str, delimiter: str | None,
+                optional: Sequence[str]) -> ForeignTable:
     """The table in a file, or in a folder that datasets has saved.
 
-    wanted: names of columns, by which the delimiter of a CSV is found where none is given; a TSV with a delimiter is
+    wanted: names of columns, by which the delimiter of a CSV is found where that is None; a TSV with a delimiter is
     read as CSV. optional: names of more, which JSON lines are searched for, too. InputError where the file is missing,
     empty, damaged or of another kind, where a column of `wanted` is missing, and where pyarrow would be needed and is
     not installed.

@@ -56,7 +56,7 @@ class Windows(Sequences):
 
     question_of: int32 [n], number of the question of each; words: int32 [pieces], for each wordpiece of `tokens` the
     word of its passage, -1 where it is none of it; is_max_context: uint8 [pieces], 1 where an answer may start.
-    path, sha256: the file; has_answers: whether it was read as one that has them.
+    path, sha256: the file; has_answers: whether it was read as one that has them; task, tokenizer: by which.
     """
     question_of: np.ndarray | None = None
     words: np.ndarray | None = None

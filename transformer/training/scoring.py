@@ -1,6 +1,7 @@
 """What a task's model says about examples: logits, answers and scores; those that do not change are kept on disk.
 
-And the files of --do_eval and --do_predict, which tell them. `args` are those of task_distill.py.
+And the files of --do_eval and --do_predict, which tell them. `args` are the flags of task_distill.py; dev_sets() and
+encoded() are asked by finetune_teacher.py and the export, too, which have no --cache_dir.
 """
 from __future__ import annotations
 

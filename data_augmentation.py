@@ -84,7 +84,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="go on with the run that was stopped; start it where there is none")
     add_device_flags(parser, precision=True)
     add_run_flags(parser, preset=True)
-    return resolve_precision(parser, parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if not args.glove_embs:
+        parser.refuse(argv, "is for --glove_embs: add that, or drop it", "glove_vocab")
+    return resolve_precision(parser, args)
 
 
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:

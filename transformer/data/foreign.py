@@ -31,6 +31,7 @@ class ForeignTable(ABC):
     """A table of others: its path; names, of its columns, in their order; note, on how it is read; classes, by column,
     where the table names them itself, in their order."""
     number_of = "row"       # what place() counts
+    has_encoding = False    # whether it is text
     has_delimiter = False   # whether it is CSV
 
     def __init__(self, path: Path, names: list[str], note: str):
@@ -62,6 +63,7 @@ class ForeignTable(ABC):
 class _Text(ForeignTable):
     """A table in a file of text."""
     number_of = "line"
+    has_encoding = True
 
     def __init__(self, path: Path, encoding: str):
         if codecs.lookup(encoding).name == "utf-8":

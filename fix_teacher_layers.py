@@ -18,7 +18,7 @@ from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.families import BERT, CLASS_KEYS, family_of, model_type_of
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
-from transformer.files import InputError, find_model, read_json, write_json
+from transformer.files import InputError, find_model, read_json, workplace, write_json
 from transformer.tasks.labels import name_labels
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
@@ -93,18 +93,14 @@ def replace_files(folder: Path, settings: dict[str, Any], state: dict[str, Tenso
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
     from transformer.weights import WEIGHTS_NAME, own_names, write_bin
-    workplace = folder / WORKPLACE
-    try:
-        write_bin(workplace / WEIGHTS_NAME, own_names(state, family_of(settings)))
-        write_json(workplace / CONFIG_NAME, settings)
-        check_loads(workplace, state)
+    place = folder / WORKPLACE
+    with workplace(place, folder):
+        write_bin(place / WEIGHTS_NAME, own_names(state, family_of(settings)))
+        write_json(place / CONFIG_NAME, settings)
+        check_loads(place, state)
         # config.json goes first: without its record, a run after a kill here would take a new head for a found one
         for name in (CONFIG_NAME, WEIGHTS_NAME):
-            os.replace(workplace / name, folder / name)
-    except InputError as error:  # nobody knows the workplace
-        raise InputError(str(error).replace(str(workplace), str(folder))) from None
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+            os.replace(place / name, folder / name)
 
 
 def changes_of_weights(folder: Path, raw: dict[str, Tensor], state: dict[str, Tensor], family: Family) -> list[str]:

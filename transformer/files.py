@@ -240,6 +240,27 @@ def delete(path: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def workplace(place: Path, known_as: Path) -> Iterator[None]:
+    """Inside, `place` is an empty folder to make something in; it is gone at the end, with all that was not moved away.
+
+    Nobody knows that folder: in what an InputError says, and in the file that an OSError names, `known_as` stands in
+    its place.
+    """
+    shutil.rmtree(place, ignore_errors=True)  # left by a run that was killed
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(place), str(known_as))) from None
+    except OSError as error:
+        if error.filename is not None:
+            error.filename, error.filename2 = os.fsdecode(error.filename).replace(str(place), str(known_as)), None
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def require_no_file(folder: str | Path) -> None:
     """InputError where a file stands in the place of a folder that may have to be made, or of one above it."""
     for path in (Path(folder), *Path(folder).parents):

@@ -40,6 +40,7 @@ from transformer.files import (
     find_model,
     locked,
     read_json,
+    require_unchanged,
     sha256_of,
     write_json,
 )
@@ -118,11 +119,6 @@ def _counted(counts: Mapping[str, int], times: int = 1) -> str:
     return " with ".join(f"{times * count:,} {name}" for name, count in counts.items())
 
 
-def _require_unchanged(path: Path, status: os.stat_result) -> None:
-    if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-        raise InputError(f"{path} changed while it was augmented: start again")
-
-
 def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: BertForMaskedLM,
             glove: Callable[[], Glove], processes: Processes) -> None:
     """Augment one task: its train file to the augmented file beside it."""
@@ -164,9 +160,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
             return
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
         show_candidates(examples, numbers, candidates, args.show)
-        _require_unchanged(path, status)
+        require_unchanged(path, status)
         counts = write_rows(unfinished / "rows", firsts, (args, examples, numbers, candidates))
-        _require_unchanged(path, status)
+        require_unchanged(path, status)
         os.replace(unfinished / "rows", output)
         write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts,
                                                  **STOPWATCH.facts()})

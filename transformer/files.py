@@ -268,6 +268,13 @@ def require_no_file(folder: str | Path) -> None:
             raise InputError(f"{path} is a file: name a folder")
 
 
+def require_unchanged(path: Path, before: os.stat_result) -> None:
+    """InputError where a file is not any more what its status said before it was read."""
+    after = path.stat()
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise InputError(f"{path} changed while it was read: start again when it is complete")
+
+
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -6,6 +6,8 @@ fill at a time. No torch here: workers need none.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import GrowingFiles, byte_ranges
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError, read_json, require_unchanged, write_json
 
 ARRAYS_MANIFEST = "manifest.json"
 
@@ -35,6 +37,11 @@ class UnfinishedArrays(GrowingFiles):
     def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any]):
         super().__init__(folder, names, facts, wait=True)
         self.summary: dict[str, Any] = {}
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """The end of a name for arrays of these facts, by which they are found again."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 @contextlib.contextmanager
@@ -137,11 +144,12 @@ def convert_parts(sources: Mapping[Path, os.stat_result], places: Sequence[Path]
                     for tokens, lengths, others, counts in parsed:
                         append_examples(files, itemsize, tokens, lengths, others, **counts)
                         progress.update(stops.popleft() - progress.n)
-            for path, status in sources.items():
-                after = path.stat()
-                if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                    files.keep(0)
-                    raise InputError(f"{path} changed while it was read: start again when it is complete")
+            try:
+                for path, status in sources.items():
+                    require_unchanged(path, status)
+            except InputError:
+                files.keep(0)
+                raise
             counted = set().union(*files.records) - {"part", "sizes", "examples", "longest"}
             files.summary = {**summary_of_examples(files),
                              **{name: sum(record[name] for record in files.records) for name in sorted(counted)}}

@@ -118,6 +118,7 @@ def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
     from transformer.export.origin import DevScores, dev_scores, exported_task, settings_of, stages
     from transformer.files import atomic_write
     from transformer.tasks.labels import class_order, name_labels
+    from transformer.tasks.table import is_known_task
     from transformer.training.models import load_task_model
     from transformer.training.record import read_run, require_finished
     from transformer.weights import SAFETENSORS_NAME, read_model
@@ -130,6 +131,9 @@ def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
                          "export a model of a task, of task_distill.py --pred_distill or finetune_teacher.py")
     record = read_run(folder) or {}
     task, settings = exported_task(folder, record, config, args.data_dir), settings_of(record)
+    if args.no_onnx and args.data_dir and is_known_task(task.name):
+        raise InputError(f"--data_dir is for the scores of ONNX files, which --no_onnx leaves out, and {task.name} is "
+                         "known without it: drop one of them")
     length = min(settings.get("max_seq_length") or task.max_seq_length, config.max_position_embeddings)
     own = argparse.Namespace(max_seq_length=length, hf_head=False, skip_teacher_check=False, output_dir=scratch, **{
         name: settings[name] for name, default in SPAN_SETTINGS.items() if settings.get(name, default) != default})

@@ -40,6 +40,7 @@ from transformer.files import (
     find_model,
     locked,
     read_json,
+    require_unchanged,
     sha256_of,
     write_json,
 )
@@ -84,7 +85,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="go on with the run that was stopped; start it where there is none")
     add_device_flags(parser, precision=True)
     add_run_flags(parser, preset=True)
-    return resolve_precision(parser, parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if not args.glove_embs:
+        parser.refuse(argv, "is for --glove_embs: add that, or drop it", "glove_vocab")
+    return resolve_precision(parser, args)
 
 
 def resolve_copies(args: argparse.Namespace, task: Task) -> int:
@@ -111,13 +115,8 @@ def examples_of(glue_dir: str, task: Task) -> Examples:
     return (TableExamples if task.is_table else PassageExamples)(task, task_folder(glue_dir, task))
 
 
-def _in_words(counts: Mapping[str, int], times: int = 1) -> str:
+def _counted(counts: Mapping[str, int], times: int = 1) -> str:
     return " with ".join(f"{times * count:,} {name}" for name, count in counts.items())
-
-
-def _require_unchanged(path: Path, status: os.stat_result) -> None:
-    if (path.stat().st_size, path.stat().st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-        raise InputError(f"{path} changed while it was augmented: start again")
 
 
 def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: BertForMaskedLM,
@@ -145,9 +144,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
     if args.resume and is_augmented(output, unfinished, made_from):
         print(f"{output} is finished: nothing to resume", flush=True)
         return
-    print(f"{path}: {_in_words(surveyed)}; {len(words.first) - 1:,} different texts, {len(words):,} words to mask in "
+    print(f"{path}: {_counted(surveyed)}; {len(words.first) - 1:,} different texts, {len(words):,} words to mask in "
           f"{len(batches[1]):,} forward passes; {len(words.longer):,} longer words for GloVe; at most "
-          f"{_in_words(surveyed, examples.most_rows(args.N, args.preset))} are written", flush=True)
+          f"{_counted(surveyed, examples.most_rows(args.N, args.preset))} are written", flush=True)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             unfinished.mkdir(exist_ok=True)
@@ -161,9 +160,9 @@ def augment(args: argparse.Namespace, task: Task, tokenizer: Tokenizer, model: B
             return
         candidates = Candidates(splitter, words.first, rows, table.map(), neighbours)
         show_candidates(examples, numbers, candidates, args.show)
-        _require_unchanged(path, status)
+        require_unchanged(path, status)
         counts = write_rows(unfinished / "rows", firsts, (args, examples, numbers, candidates))
-        _require_unchanged(path, status)
+        require_unchanged(path, status)
         os.replace(unfinished / "rows", output)
         write_json(output.with_suffix(".json"), {"settings": vars(args), "made_from": made_from, **counts,
                                                  **STOPWATCH.facts()})

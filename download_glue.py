@@ -18,7 +18,17 @@ from transformer.data.tables import read_rows, row_width, table_lines
 from transformer.fetching.download import Missing, add_source_flags, fetch, missing_error, unzip
 from transformer.fetching.sources import HOSTS, KNOWN_FILES, OCNLI_ARCHIVE, base_url
 from transformer.fetching.transport import local_path
-from transformer.files import InputError, atomic_write, find_folder, find_input, locked, read_lines, require_no_file
+from transformer.files import (
+    InputError,
+    atomic_write,
+    find_folder,
+    find_input,
+    locked,
+    naming,
+    read_lines,
+    require_no_file,
+    workplace,
+)
 from transformer.tasks.clue import CLUE
 from transformer.tasks.clue_files import wanted_files, write_tables
 from transformer.tasks.glue import DIAGNOSTIC, GLUE
@@ -168,37 +178,28 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, o
 
 def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) -> None:
     """Make data_dir/NAME of the files, whole or not at all."""
-    workplace = data_dir / f".{name}.unpacking"
-    shutil.rmtree(workplace, ignore_errors=True)  # left by a run that was killed
-    try:
+    place = data_dir / f".{name}.unpacking"
+    with workplace(place, data_dir), naming(data_dir / name):  # ARCHIVE.zip/FILE, in messages, is clear
         if name == "MRPC":
-            build_mrpc(*paths, workplace / name, official)
+            build_mrpc(*paths, place / name, official)
         elif name == DIAGNOSTIC:
-            (workplace / name).mkdir(parents=True)
-            shutil.copyfile(paths[0], workplace / name / "diagnostic.tsv")
+            (place / name).mkdir()
+            shutil.copyfile(paths[0], place / name / "diagnostic.tsv")
         elif name in SQUAD_FILES:
-            (workplace / name).mkdir(parents=True)
+            (place / name).mkdir()
             for path in paths:
-                shutil.copyfile(path, workplace / name / path.name)
+                shutil.copyfile(path, place / name / path.name)
         elif name in CLUE_FILES:
             task = get_task(name)
             for path in paths:
-                unzip(path, workplace / path.name, wanted_files(task))
-            write_tables(task, [workplace / path.name for path in paths], workplace / name)
+                unzip(path, place / path.name, wanted_files(task))
+            write_tables(task, [place / path.name for path in paths], place / name)
         else:
-            unzip(paths[0], workplace)
-            if not (workplace / name).is_dir():
+            unzip(paths[0], place)
+            if not (place / name).is_dir():
                 raise InputError(f"{paths[0]} holds no folder {name}, so it is not GLUE's: move it away, check where "
                                  "it came from, and run again")
-        (workplace / name).rename(data_dir / name)
-    except InputError as error:  # nobody knows the workplace; ARCHIVE.zip/FILE is clear
-        message = str(error).replace(str(workplace), str(data_dir))
-        raise InputError(message) from None
-    except OSError as error:  # a full disk
-        error.filename = str(error.filename or data_dir / name).replace(str(workplace), str(data_dir))
-        raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        (place / name).rename(data_dir / name)
 
 
 def count_labelled(task: Task, path: Path) -> int:

@@ -32,7 +32,9 @@ from transformer.tasks.own import is_described, open_task, recorded
 from transformer.tasks.task import Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    from transformer.data.features import Sequences
     from transformer.training.processes import Processes
+    from transformer.training.run import Run, Training
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -137,6 +139,9 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
     check_output(output_dir, args.resume, args.overwrite_output_dir, folder)
     load_tokenizer(folder, cased=args.cased)
     config, state = read_model(folder)
+    if args.hf_head and not (config.family.relu_head or config.classifier_relu):
+        raise InputError(f"--hf_head has no effect on {folder}: no classifier of an {config.family.name} stands on a "
+                         "relu: drop it")
     check_sizes(args.max_seq_length, task.segments, {folder: config})
     learnt: dict[str, int] = {}
     for name in (task.train_file, *task.dev_files):
@@ -159,8 +164,6 @@ def is_pending(task: Task, args: argparse.Namespace) -> bool:
 def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None:
     """Fine-tune one teacher. The best of its epochs on the dev set is kept, or the start where its head is kept and
     no epoch is better."""
-    import torch
-
     from transformer.checkpoint import head_note
     from transformer.data.features import show_examples
     from transformer.optimization import BertAdam, parameter_groups
@@ -168,7 +171,7 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     from transformer.tokenization import open_tokenizer
     from transformer.training.batches import Plan
     from transformer.training.models import load_start
-    from transformer.training.processes import mixed, seed_everything
+    from transformer.training.processes import seed_everything
     from transformer.training.record import format_metrics, student_label
     from transformer.training.run import Run, Training
     from transformer.training.scoring import dev_sets, encoded, evaluate
@@ -195,8 +198,8 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
               remember={"before": None}, name=task.name, role="model")
     training = Training(args, processes, plan, [run], functools.partial(answer_length, args, task.head.sees_padding))
 
-    own_order = list(range(task.num_labels))
     if not run.is_resumed:
+        own_order = list(range(task.num_labels))
         run.remembered["before"], _ = evaluate(model, task, dev, own_order, args.eval_batch_size, processes)
     before = run.remembered["before"]
     run.begin(student=student_label({"output_dir": output_dir}, str(folder), 0), **recorded(task), start=str(folder),
@@ -204,8 +207,24 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
     print(format_metrics(f"{task.name} from {folder}, before training", before), flush=True)
     if keeps_head and not run.is_resumed:
         run.keep({"epoch": 0, "step": 0, **before}, before[task.metric])
+    learn_answers(task, run, training, train, dev)
+    run.finish(**run.kept)
+    if processes.is_first:
+        draw_or_warn(output_dir)
+    print(format_metrics(f"{task.name} teacher in {output_dir}", run.kept), head_note(model.config, output_dir),
+          sep="\n", flush=True)
 
-    model.train()
+
+def learn_answers(task: Task, run: Run, training: Training, train: Sequences, dev: dict[str, Sequences]) -> None:
+    """Train the model of a run to its last step; each epoch is scored, and the best one kept."""
+    import torch
+
+    from transformer.training.processes import mixed
+    from transformer.training.record import format_metrics
+    from transformer.training.scoring import evaluate
+
+    args, processes, own_order = run.args, run.processes, list(range(task.num_labels))
+    run.model.train()
     with training:
         for shares in training:
             for rows, batch in shares:
@@ -216,18 +235,13 @@ def finetune(task: Task, args: argparse.Namespace, processes: Processes) -> None
                     run.backward([task.head.hard_loss(logits.float(), labels)])
             run.update()
             if run.is_due:
-                epoch = run.step // plan.steps[0]
+                epoch = run.step // run.plan.steps[0]
                 values = {"epoch": epoch, **run.means()}
-                values |= evaluate(model, task, dev, own_order, args.eval_batch_size, processes,
+                values |= evaluate(run.model, task, dev, own_order, args.eval_batch_size, processes,
                                    to_beat=run.to_beat, precision=args.precision)[0]
                 run.log(values, "eval_results.txt", format_metrics(f"epoch {epoch}", values), shown=[task.metric],
                         task=task.name)
                 run.keep(values, values[task.metric])
-    run.finish(**run.kept)
-    if processes.is_first:
-        draw_or_warn(output_dir)
-    print(format_metrics(f"{task.name} teacher in {output_dir}", run.kept), head_note(model.config, output_dir),
-          sep="\n", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

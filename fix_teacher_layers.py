@@ -18,7 +18,7 @@ from transformer.cli import Parser, add_run_flags, print_settings, run_script
 from transformer.families import BERT, CLASS_KEYS, family_of, model_type_of
 from transformer.fetching.download import MANIFEST_NAME, write_manifest
 from transformer.fetching.sources import DEFAULT_MODELS
-from transformer.files import InputError, find_model, read_json, write_json
+from transformer.files import InputError, find_model, read_json, workplace, write_json
 from transformer.tasks.labels import name_labels
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task
@@ -93,18 +93,47 @@ def replace_files(folder: Path, settings: dict[str, Any], state: dict[str, Tenso
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
     from transformer.weights import WEIGHTS_NAME, own_names, write_bin
-    workplace = folder / WORKPLACE
-    try:
-        write_bin(workplace / WEIGHTS_NAME, own_names(state, family_of(settings)))
-        write_json(workplace / CONFIG_NAME, settings)
-        check_loads(workplace, state)
+    place = folder / WORKPLACE
+    with workplace(place, folder):
+        write_bin(place / WEIGHTS_NAME, own_names(state, family_of(settings)))
+        write_json(place / CONFIG_NAME, settings)
+        check_loads(place, state)
         # config.json goes first: without its record, a run after a kill here would take a new head for a found one
         for name in (CONFIG_NAME, WEIGHTS_NAME):
-            os.replace(workplace / name, folder / name)
-    except InputError as error:  # nobody knows the workplace
-        raise InputError(str(error).replace(str(workplace), str(folder))) from None
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+            os.replace(place / name, folder / name)
+
+
+def changes_of_weights(folder: Path, raw: dict[str, Tensor], state: dict[str, Tensor], family: Family) -> list[str]:
+    """What becomes of the weights in a folder, `raw` as its files have them, when they are written as `state`."""
+    from transformer.weights import TIED_DECODER, WEIGHTS_NAME, own_names, shard_names, weight_files
+    changes = []
+    if renamed := own_names(state, family).keys() - raw.keys():
+        changes.append(f"{len(renamed)} weights renamed")
+    used = {id(tensor) for tensor in state.values()}
+    if dropped := [name for name, tensor in raw.items() if id(tensor) not in used
+                   or name.endswith(TIED_DECODER) and TIED_DECODER not in state]:  # one tensor may have both names
+        changes.append(f"{', '.join(dropped)} dropped")
+    if (file := weight_files(folder)[0].name) != WEIGHTS_NAME:
+        shards = shard_names(folder / file)
+        stay = f" ({', '.join(shards)} stay and are not read any more)" if shards else ""
+        changes.append(f"{file} turned into {WEIGHTS_NAME}{stay}")
+    return changes
+
+
+def record_head(settings: dict[str, Any], config: BertConfig, state: dict[str, Tensor]) -> list[str]:
+    """Put into `settings`, of config.json, whether the classifier stands on a relu, where they do not say; take out
+    what they say of one that is not there. Returns what was done."""
+    from transformer.config import CONFIG_NAME
+    from transformer.weights import head_convention
+    if "classifier.weight" in state and config.classifier_relu is None:
+        settings["classifier_relu"], why = head_convention(config, state)
+        return [f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})"]
+    leftover = sorted(settings.keys() & set(CLASS_KEYS))
+    if leftover and "classifier.weight" not in state and "qa_outputs.weight" in state:
+        for key in leftover:
+            del settings[key]
+        return [f"{', '.join(leftover)} dropped from {CONFIG_NAME}, of a classifier that is not there"]
+    return []
 
 
 def fix_folder(folder: Path, seed: int) -> str:
@@ -112,17 +141,7 @@ def fix_folder(folder: Path, seed: int) -> str:
     from transformer.checkpoint import load_tokenizer, tokenizer_files
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
-    from transformer.weights import (
-        TIED_DECODER,
-        WEIGHTS_NAME,
-        canonical_names,
-        head_convention,
-        open_model_folder,
-        own_names,
-        read_weights,
-        shard_names,
-        weight_files,
-    )
+    from transformer.weights import WEIGHTS_NAME, canonical_names, open_model_folder, read_weights
     config = open_model_folder(folder)
     shutil.rmtree(folder / WORKPLACE, ignore_errors=True)  # left by a run that was killed
     raw = read_weights(folder)
@@ -139,22 +158,7 @@ def fix_folder(folder: Path, seed: int) -> str:
                          f"{config.hidden_size}")
     state = without_copies(whole)
     task = sibling_task(folder)
-    if renamed := own_names(state, config.family).keys() - raw.keys():
-        changes.append(f"{len(renamed)} weights renamed")
-    used = {id(tensor) for tensor in state.values()}
-    if dropped := [name for name, tensor in raw.items() if id(tensor) not in used
-                   or name.endswith(TIED_DECODER) and TIED_DECODER not in state]:  # one tensor may have both names
-        changes.append(f"{', '.join(dropped)} dropped")
-    if (file := weight_files(folder)[0].name) != WEIGHTS_NAME:
-        shards = shard_names(folder / file)
-        stay = f" ({', '.join(shards)} stay and are not read any more)" if shards else ""
-        changes.append(f"{file} turned into {WEIGHTS_NAME}{stay}")
-    if classifier is not None and config.classifier_relu is None:
-        settings["classifier_relu"], why = head_convention(config, state)
-        changes.append(f"classifier recorded as {'with' if settings['classifier_relu'] else 'without'} relu ({why})")
-    elif classifier is None and "qa_outputs.weight" in state and (leftover := settings.keys() & set(CLASS_KEYS)):
-        settings = {key: value for key, value in settings.items() if key not in leftover}
-        changes.append(f"{', '.join(sorted(leftover))} dropped from {CONFIG_NAME}, of a classifier that is not there")
+    changes += changes_of_weights(folder, raw, state, config.family) + record_head(settings, config, state)
     has_pooler = "bert.pooler.dense.weight" in state  # finetune_teacher.py makes both, where there is none
     if task and f"{task.head.weights}weight" not in state and (has_pooler or not task.head.on_pooled):
         state.update(new_head(task, config, seed))

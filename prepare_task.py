@@ -155,8 +155,11 @@ def open_sources(args: argparse.Namespace) -> dict[str, list[ForeignTable]]:
             if args.output_dir.resolve() in source.path.resolve().parents:
                 raise InputError(f"{source.path} stands in --output_dir, where it would be written over: name another")
             print(f"{name}: from {source.path} ({source.note})", flush=True)
-    if args.delimiter and not any(source.has_delimiter for of_name in sources.values() for source in of_name):
+    tables = [source for of_name in sources.values() for source in of_name]
+    if args.delimiter and not any(source.has_delimiter for source in tables):
         raise InputError("--delimiter is for CSV, and none of the files is one: drop it")
+    if args.encoding != "utf-8" and not any(source.has_encoding for source in tables):
+        raise InputError("--encoding is for files of text, and none of the files is one: drop it")
     return sources
 
 

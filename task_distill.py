@@ -39,8 +39,16 @@ from transformer.tasks.own import open_task, recorded
 from transformer.tasks.task import UNLABELLED_FILE, Task
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions, --help and refused flags do without
+    from pathlib import Path
+
+    from torch import nn
+
+    from transformer.data.features import Sequences
+    from transformer.distillation import Pairs
+    from transformer.modeling import BertPreTrainedModel
     from transformer.training.processes import Processes
-    from transformer.training.run import Run
+    from transformer.training.run import Run, Training
+    from transformer.training.stages import Stage
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -107,6 +115,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_device_flags(parser)
     add_run_flags(parser, preset=True)
     args = parser.parse_args(argv)
+    refuse_idle_flags(parser, argv, args, train, intermediate, prediction)
+    check_losses(parser, argv, args)
+    check_students(parser, args)
+    if len(args.student_model) > 1 and (args.pred_distill or args.do_eval or args.do_predict):
+        parser.error("several students learn side by side in the intermediate stage only: name one --student_model")
+    return resolve_precision(parser, args)
+
+
+def refuse_idle_flags(parser: Parser, argv: list[str] | None, args: argparse.Namespace,
+                      train: argparse._ArgumentGroup, intermediate: argparse._ArgumentGroup,
+                      prediction: argparse._ArgumentGroup) -> None:
+    """End as Parser.error() does where a flag of another stage is given, or one without the flag that it belongs to.
+
+    train, intermediate, prediction: the groups of their flags.
+    """
     if args.do_eval or args.do_predict:
         mode = "--do_eval" if args.do_eval else "--do_predict"
         parser.refuse(argv, f"is for training, not for {mode}: drop one of them", train, intermediate, prediction)
@@ -118,15 +141,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.refuse(argv, "is for the prediction stage: add --pred_distill, or drop it", prediction)
     if args.hard_labels:
         parser.refuse(argv, "is for the teacher's answers and --hard_labels asks for none: drop one", "temperature")
-    check_losses(parser, argv, args)
-    check_students(parser, args)
-    if len(args.student_model) > 1 and (args.pred_distill or args.do_eval or args.do_predict):
-        parser.error("several students learn side by side in the intermediate stage only: name one --student_model")
     if args.save_predictions and not args.do_eval:
         parser.error("--save_predictions is for --do_eval: add it, or drop it")
     if args.predict_file and not args.do_predict:
         parser.error("--predict_file is for --do_predict: add it, or drop it")
-    return resolve_precision(parser, args)
 
 
 def resolve(args: argparse.Namespace, task: Task) -> Task:
@@ -158,16 +176,46 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
     return settled(task, args)
 
 
+def load_students(args: argparse.Namespace, task: Task, teacher_folder: Path, teacher: BertPreTrainedModel,
+                  processes: Processes) -> dict[str, tuple[BertPreTrainedModel, tuple[Pairs, Pairs] | None]]:
+    """The students on the device, to be trained, by output folder, and what the intermediate stage compares of each;
+    --attention_loss comes to what suits all."""
+    from transformer.distillation import chosen_attention_loss, compared
+    from transformer.training.models import load_student
+    from transformer.training.processes import seed_everything
+
+    students = {}
+    for own in each_student(args):
+        seed_everything(args.seed)  # random weights are the same whatever was made before
+        student = load_student(find_model(own.student_model), teacher_folder, teacher.config, task, own)
+        pairs = None if args.pred_distill else compared(student.config, teacher.config, args.layer_mapping,
+                                                        args.without)
+        students[own.output_dir] = student.to(processes.device).train(), pairs
+    if not args.pred_distill:
+        models = [teacher.config, *(student.config for student, _ in students.values())]
+        args.attention_loss = chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
+    return students
+
+
+def freeze_idle_weights(student: BertPreTrainedModel, stage: Stage, teacher: BertPreTrainedModel, train: Sequences,
+                        processes: Processes) -> None:
+    """Freeze the weights that no loss of the stage reaches; any example tells which."""
+    from transformer.optimization import freeze_unused
+
+    rows = np.arange(1)
+    batch = processes.send(train.batch(rows))
+    freeze_unused(student, sum(stage.losses(student, batch, stage.taught(teacher, batch, rows, [stage]))))
+
+
 def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     """Train students: the intermediate stage, or the prediction stage, which has one."""
     from transformer.checkpoint import head_note, load_tokenizer
     from transformer.data.features import show_examples
-    from transformer.distillation import chosen_attention_loss, compared, losses_on, warn_of_low_scores
-    from transformer.optimization import freeze_unused
+    from transformer.distillation import losses_on
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.models import load_student, load_task_model
-    from transformer.training.processes import freeze, seed_everything
+    from transformer.training.models import load_task_model
+    from transformer.training.processes import freeze
     from transformer.training.record import format_metrics, open_outputs, require_finished, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.scoring import dev_sets, encoded, eval_step_for, evaluate, require_fit_teacher, train_file
@@ -182,18 +230,8 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     tokenizer = load_tokenizer(teacher_folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
     teacher = load_task_model(teacher_folder, task, args).to(processes.device)
-    students, pairs = {}, {}  # by output folder
-    for own in each_student(args):
-        seed_everything(args.seed)  # random weights are the same whatever was made before
-        student = load_student(find_model(own.student_model), teacher_folder, teacher.config, task, own)
-        students[own.output_dir] = student.to(processes.device).train()
-        if not args.pred_distill:
-            pairs[own.output_dir] = compared(student.config, teacher.config, args.layer_mapping, args.without)
-    if not args.pred_distill:
-        models = [teacher.config, *(student.config for student in students.values())]
-        args.attention_loss = chosen_attention_loss(args.attention_loss, args.preset, args.max_seq_length, models)
+    students = load_students(args, task, teacher_folder, teacher, processes)
     teacher_order = class_order(teacher.config.extra, task, teacher_folder)
-    own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
     unfinished = open_outputs(each_student(args), processes, teacher_folder)
     if not unfinished:
         return
@@ -216,16 +254,14 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
     facts = {"train": train.key, "dev": [sequences.key for sequences in dev.values()],
              "teacher_files": files_sha256(teacher_folder)}
     losses = losses_on(processes.device, args.compile)
-    stages: dict[Run, IntermediateStage | PredictionStage] = {}
+    stages: dict[Run, Stage] = {}
     for own in unfinished:
-        student = students[own.output_dir]
+        student, pairs = students[own.output_dir]
         if args.pred_distill:
             stage = PredictionStage(own, task, teacher, teacher_order, train, processes)
         else:
-            stage = IntermediateStage(own, pairs[own.output_dir])
-        rows = np.arange(1)  # any example tells which weights the losses reach
-        batch = processes.send(train.batch(rows))
-        freeze_unused(student, sum(stage.losses(student, batch, stage.taught(teacher, batch, rows, [stage]))))
+            stage = IntermediateStage(own, pairs)
+        freeze_idle_weights(student, stage, teacher, train, processes)
         if not args.pred_distill:  # from here on batches are whole: what is compiled is so for their sizes
             stage.transformer_losses = losses
         schedule = "warmup_linear" if args.pred_distill else "none"
@@ -241,12 +277,31 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
           f"steps of {args.train_batch_size} = {processes.world} processes x {args.gradient_accumulation_steps} x "
           f"{micro_batch}, on {processes.device}, a log every {first.eval_step}", flush=True)
 
-    compiled_teacher = compiled(teacher, args)
+    teach(args, task, training, stages, compiled(teacher, args), dev, processes)
+    for run in stages:
+        run.finish(**recorded(task), kept=run.kept)
+    for run in stages:
+        if processes.is_first:
+            draw_or_warn(run.output_dir)
+        print(format_metrics(f"student in {run.output_dir}", run.kept), flush=True)
+        if args.pred_distill:
+            print(head_note(run.model.config, run.output_dir), flush=True)
+
+
+def teach(args: argparse.Namespace, task: Task, training: Training, stages: dict[Run, Stage], teacher: nn.Module,
+          dev: dict[str, Sequences], processes: Processes) -> None:
+    """Train the students of these runs to their last step."""
+    from transformer.distillation import warn_of_low_scores
+    from transformer.training.record import format_metrics
+    from transformer.training.scoring import evaluate
+
+    own_order = list(range(task.num_labels))  # the student's, whatever the teacher's
+    stage = next(iter(stages.values()))  # any: what is asked of the teacher, it tells for all
     with training:
         for shares in training:
             for rows, batch in shares:
                 taught = None  # the memory of the last is free for it
-                taught = stage.taught(compiled_teacher, batch, rows, [stages[run] for run in training.active])
+                taught = stage.taught(teacher, batch, rows, [stages[run] for run in training.active])
                 for run in training.turns():
                     run.backward(stages[run].losses(run.trained, batch, taught))
             for run in training.active:
@@ -262,14 +317,6 @@ def distill(args: argparse.Namespace, task: Task, processes: Processes) -> None:
                         warn_of_low_scores(taught[0], batch[2], "teacher")
                     run.log(values, "eval_results.txt", format_metrics(f"step {run.step}", values))
                     run.keep(values, score)
-    for run in stages:
-        run.finish(**recorded(task), kept=run.kept)
-    for run in stages:
-        if processes.is_first:
-            draw_or_warn(run.output_dir)
-        print(format_metrics(f"student in {run.output_dir}", run.kept), flush=True)
-        if args.pred_distill:
-            print(head_note(run.model.config, run.output_dir), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,9 +25,6 @@ from transformer.tokenization import BertTokenizer
 
 TASK, LENGTH = TASKS["sst2"], 64
 PLAIN_ROWS = 20_000  # the plain definition is slow
-PLAIN_QUESTIONS = 500
-PER_PASSAGE = 5
-DEV_ROWS = 256
 RUNS = 3
 
 ENCODE = """

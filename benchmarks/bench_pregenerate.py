@@ -17,7 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,78 @@ def write_chinese(folder: Path, size: float) -> None:
             break
 
 
+def start(*command: object) -> Run:
+    """A run of Python with a command, to which the kit is importable."""
+    return run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+class Steps:
+    """The rows of the table; runs: of each step, whose median counts."""
+
+    def __init__(self, runs: int):
+        self.runs = runs
+        self.rows: list[list[str]] = []
+
+    def add(self, step: str, times: int, size: float, measured: Sequence[Run]) -> float:
+        """Add a row for a step on a corpus of so many megabytes; its seconds."""
+        seconds = statistics.median(one.seconds for one in measured)
+        self.rows.append([step, f"{times}x", f"{seconds:.2f}", f"{size / seconds:.2f}", "",
+                          f"{max(one.peak_memory for one in measured) / 1e6:.0f}"])
+        return seconds
+
+    def measure(self, step: str, times: int, size: float, output: Path, *command: object) -> float:
+        """add() a step that starts a command with an empty folder `output`."""
+        measured = []
+        for _ in range(self.runs):
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir()
+            measured.append(start(*command))
+        return self.add(step, times, size, measured)
+
+
+def instances(folder: Path, sentences: list[str], steps: Steps) -> None:
+    """Add the steps from a corpus to instances, on corpora of several sizes."""
+    output, store = folder / "output", folder / "store"
+    for times in (1, 2, 4, 8):
+        source = folder / f"{times}x"
+        write_corpora(source, sentences, times)
+        corpus = source / "corpus.txt"
+        size = corpus.stat().st_size / 1e6
+        if times == 1:
+            naive_rate = size / steps.measure("naive", times, size, output, __file__, "--naive", corpus, VOCAB, output)
+        for workers, name in WORKERS.items():
+            tokenizing = steps.measure(f"tokenize, {name}", times, size, store, "-c", TOKENIZE, corpus, VOCAB,
+                                       store / "corpus", workers)
+            command = ("pregenerate_training_data.py", "--train_corpus", corpus, "--bert_model", VOCAB,
+                       "--do_lower_case", "--output_dir", output, "--tmp_dir", store, "--reduce_memory",
+                       "--num_workers", workers)
+            generating = steps.measure(f"3 epochs of the tokenized corpus, {name}", times, size, output, *command)
+            steps.measure(f"the same with --arrays, {name}", times, size, output, *command, "--arrays")
+            both = tokenizing + generating
+            steps.rows.append([f"both, {name}", f"{times}x", f"{both:.2f}", f"{size / both:.2f}",
+                               f"{size / both / naive_rate:.1f}", ""])
+        shutil.rmtree(output)
+        shutil.rmtree(source)
+
+
+def splitting(folder: Path, sentences: list[str], steps: Steps) -> list[list[Run]]:
+    """Add prepare_data.py in English and in Chinese; its runs, turn by turn, each language with 1 and 2 workers."""
+    source, chinese = folder / "english", folder / "chinese"
+    write_corpora(source, sentences, 48)  # so big that starting Python does not decide
+    size = (source / "corpus.txt").stat().st_size / 1e6
+    write_chinese(chinese, 1e6 * size)
+    commands = {f"prepare_data.py, {language}, {name}": (
+        "prepare_data.py", "--input_dir", origin / "extracted", "--output_file", folder / "sentences.txt", *flags,
+        "--num_workers", workers)
+        for language, origin, flags in (("English", source, ["--train_splitter"]), ("Chinese", chinese, []))
+        for workers, name in WORKERS.items()}
+    # one after the other in each turn: the speed of a machine drifts
+    turns = [[start(*command) for command in commands.values()] for _ in range(steps.runs)]
+    for name, measured in zip(commands, zip(*turns)):
+        steps.add(name, 48, size, measured)
+    return turns
+
+
 def main() -> None:
     """Measure every step on corpora of several sizes, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -139,67 +211,11 @@ def main() -> None:
     sentences = [sentence for document in documents(int(args.megabytes * 1e6)) for sentence in document]
     print(machine("numpy", "nltk"))
     print(f"medians of {args.runs} runs; every step starts Python anew\n")
-    rows = []
-
-    def start(*command: object) -> Run:
-        return run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-    def add_row(step: str, times: int, size: float, measured: Sequence[Run]) -> float:
-        """Add a row for a step; its seconds."""
-        seconds = statistics.median(one.seconds for one in measured)
-        rows.append([step, f"{times}x", f"{seconds:.2f}", f"{size / seconds:.2f}", "",
-                     f"{max(one.peak_memory for one in measured) / 1e6:.0f}"])
-        return seconds
-
-    def measure(step: str, times: int, size: float, prepare: Callable[[], None], *command: object) -> float:
-        """Add a row for a step, a run of Python with `command`; its seconds."""
-        measured = []
-        for _ in range(args.runs):
-            prepare()
-            measured.append(start(*command))
-        return add_row(step, times, size, measured)
-
+    steps = Steps(args.runs)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        output, store, text = folder / "output", folder / "store", folder / "sentences.txt"
-
-        def afresh(path: Path) -> Callable[[], None]:
-            return lambda: (shutil.rmtree(path, ignore_errors=True), path.mkdir())
-
-        for times in (1, 2, 4, 8):
-            source = folder / f"{times}x"
-            write_corpora(source, sentences, times)
-            corpus = source / "corpus.txt"
-            size = corpus.stat().st_size / 1e6
-            if times == 1:
-                naive_rate = size / measure("naive", times, size, afresh(output), __file__, "--naive", corpus, VOCAB,
-                                            output)
-            for workers, name in WORKERS.items():
-                tokenizing = measure(f"tokenize, {name}", times, size, afresh(store), "-c", TOKENIZE, corpus, VOCAB,
-                                     store / "corpus", workers)
-                command = ("pregenerate_training_data.py", "--train_corpus", corpus, "--bert_model", VOCAB,
-                           "--do_lower_case", "--output_dir", output, "--tmp_dir", store, "--reduce_memory",
-                           "--num_workers", workers)
-                generating = measure(f"3 epochs of the tokenized corpus, {name}", times, size, afresh(output), *command)
-                measure(f"the same with --arrays, {name}", times, size, afresh(output), *command, "--arrays")
-                both = tokenizing + generating
-                rows.append([f"both, {name}", f"{times}x", f"{both:.2f}", f"{size / both:.2f}",
-                             f"{size / both / naive_rate:.1f}", ""])
-            shutil.rmtree(output)
-            shutil.rmtree(source)
-        write_corpora(source, sentences, 48)  # so big that starting Python does not decide
-        size = (source / "corpus.txt").stat().st_size / 1e6
-        write_chinese(folder / "chinese", 1e6 * size)
-        # one after the other in each turn: the speed of a machine drifts
-        commands = {f"prepare_data.py, {language}, {name}": (
-            "prepare_data.py", "--input_dir", origin / "extracted", "--output_file", text, *flags, "--num_workers",
-            workers) for language, origin, flags in (("English", source, ["--train_splitter"]),
-                                                     ("Chinese", folder / "chinese", []))
-            for workers, name in WORKERS.items()}
-        turns = [[start(*command) for command in commands.values()] for _ in range(args.runs)]
-        for name, measured in zip(commands, zip(*turns)):
-            add_row(name, 48, size, measured)
-    print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], rows)
+        instances(Path(temporary), sentences, steps)
+        turns = splitting(Path(temporary), sentences, steps)
+    print_table(["step", "corpus", "s", "MB/s", "x naive", "peak MB"], steps.rows)
     for told, first, second in (("2 workers are {} times as fast as 1, in English", 0, 1),
                                 ("2 workers are {} times as fast as 1, in Chinese", 2, 3),
                                 ("Chinese is {} times as fast as English with 1 worker", 0, 2)):

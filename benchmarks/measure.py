@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from transformer.data.parallel import available_cores
 
 
-def parse_with_clock(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+def parse_with_clock(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """The command line, with --busy added; its `clock()` tells the seconds to measure by."""
     parser.add_argument("--busy", action="store_true",
                         help="one thread, by the processor's time and not by the clock: for a machine with other work")
@@ -53,7 +53,7 @@ def busy_seconds(function: Callable[[], Any]) -> float:
     return sum(os.times()[:4]) - sum(before[:4])
 
 
-def median_seconds(function: Callable[[], Any], runs: int = 3, warm_up: int = 0) -> float:
+def median_seconds(function: Callable[[], Any], runs: int, warm_up: int = 0) -> float:
     """Median of the seconds that `runs` calls take, after `warm_up` calls that do not count."""
     for _ in range(warm_up):
         function()

@@ -80,7 +80,8 @@ class _Tensorboard(argparse.Action):
 
 
 def add_run_flags(parser: Parser, preset: bool = False) -> None:
-    """Add the flags of every script: --seed, and --preset where the paper and the published code differ."""
+    """Add the flags of every script that makes something: --seed, and --preset where paper and published code differ.
+    """
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=42, help="seed of every random choice")
     if preset:
@@ -281,8 +282,8 @@ def print_settings(args: argparse.Namespace) -> None:
 def run_script(main: Callable[[], None]) -> int:
     """Run a script's main(); return its exit status.
 
-    Bad input (InputError), the operating system's refusals (no space, no permission), a GPU without memory left and
-    another process that has ended become one line on stderr and status 2; anything else is a defect of the kit and
+    Bad input (InputError), the operating system's refusals (no space, no permission), no memory left, here or on a GPU,
+    and another process that has ended become one line on stderr and status 2; anything else is a defect of the kit and
     keeps its traceback.
     """
     script = Path(sys.argv[0]).name
@@ -292,7 +293,10 @@ def run_script(main: Callable[[], None]) -> int:
         print(f"{script}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        text = in_words(error) if isinstance(error, (InputError, OSError)) else _of_torch(error)
+        if isinstance(error, MemoryError):
+            text = f"out of memory{f' ({error})' if str(error) else ''}: end other programs, or ask for less at a time"
+        else:
+            text = in_words(error) if isinstance(error, (InputError, OSError)) else _of_torch(error)
         if text is None:
             raise
         print(f"{script}: error: {' '.join(text.split())}", file=sys.stderr)

@@ -31,11 +31,12 @@ class BertConfig:
     Hugging Face's class does not; None where config.json does not say, see weights.head_convention(). `extra` keeps the
     keys that this package has no use for (id2label, ...).
     Of some families alone: `embedding_size`, the width of embeddings before they are projected to hidden_size;
-    `num_hidden_groups`, how many different layers there are, each of which runs several times; `max_relative_position`,
-    from where on distances in the relative positions of the attention count as equal. None: as BERT, which has
-    embeddings of hidden_size, each layer once, and embeddings of positions.
-    Raises InputError where heads do not divide the hidden size, a size is not positive, the activation is unknown, or
-    the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
+    `num_hidden_groups`, how many different layers there are, each of which runs several times; `inner_group_num`, how
+    many layers such a group has, which has to be 1; `max_relative_position`, from where on distances in the relative
+    positions of the attention count as equal. None: as BERT, which has embeddings of hidden_size, each layer once, and
+    embeddings of positions.
+    Raises InputError where heads do not divide the hidden size, a size is not positive, a rate is none, the activation
+    is unknown, or the sizes make a model of more than MAX_LAYERS or MAX_PARAMETERS.
     """
     vocab_size: int
     hidden_size: int = 768

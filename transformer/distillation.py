@@ -56,8 +56,7 @@ def ablate(pairs: tuple[Pairs, Pairs], without: Sequence[str]) -> tuple[Pairs, P
             [pair for pair in hidden if ("embd" if pair == (0, 0) else "hidn") not in without])
 
 
-def compared(student: BertConfig, teacher: BertConfig, mapping: str = "uniform",
-             without: Sequence[str] = ()) -> tuple[Pairs, Pairs]:
+def compared(student: BertConfig, teacher: BertConfig, mapping: str, without: Sequence[str]) -> tuple[Pairs, Pairs]:
     """What the losses compare of a student and its teacher: the pairs of layer_map(), less those that ablate() leaves
     out.
 
@@ -153,22 +152,23 @@ class _Gram(torch.autograd.Function):
         columns = torch.cat([learned, fixed], -1)
         ctx.save_for_backward(columns)
         ctx.width = learned.size(-1)
-        return _exactly(torch.matmul, columns.mT, columns)
+        return _exact_product(columns.mT, columns)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         columns, = ctx.saved_tensors
-        return _exactly(torch.matmul, columns, (gradient + gradient.mT)[..., :ctx.width]), None
+        return _exact_product(columns, (gradient + gradient.mT)[..., :ctx.width]), None
 
 
-def _exactly(product: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
-    """A product of float32 whose factors are not shortened; torch has one setting for all, which is put back."""
+def _exact_product(one: Tensor, other: Tensor) -> Tensor:
+    """The product of matrices of float32 whose elements are not shortened; torch has one setting for all, which is put
+    back."""
     precision = torch.get_float32_matmul_precision()
     if precision == "highest":
-        return product(one, other)
+        return one @ other
     torch.set_float32_matmul_precision("highest")
     try:
-        return product(one, other)
+        return one @ other
     finally:
         torch.set_float32_matmul_precision(precision)
 

@@ -111,6 +111,7 @@ ALBERT = Family("ALBERT", "albert", "Albert", names=(
                                "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0,
                                "attention_probs_dropout_prob": 0.0}),
     own_keys=("embedding_size", "num_hidden_groups", "inner_group_num"))
+
 # Keys of config.json about a classifier's classes. By them Hugging Face makes any other head as wide, too.
 CLASS_KEYS = ("id2label", "label2id", "num_labels", "problem_type")
 

@@ -240,11 +240,39 @@ def delete(path: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def workplace(place: Path, known_as: Path) -> Iterator[None]:
+    """Inside, `place` is an empty folder to make something in; it is gone at the end, with all that was not moved away.
+
+    Nobody knows that folder: in what an InputError says, and in the file that an OSError names, `known_as` stands in
+    its place.
+    """
+    shutil.rmtree(place, ignore_errors=True)  # left by a run that was killed
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(place), str(known_as))) from None
+    except OSError as error:
+        if error.filename is not None:
+            error.filename, error.filename2 = os.fsdecode(error.filename).replace(str(place), str(known_as)), None
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def require_no_file(folder: str | Path) -> None:
     """InputError where a file stands in the place of a folder that may have to be made, or of one above it."""
     for path in (Path(folder), *Path(folder).parents):
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: name a folder")
+
+
+def require_unchanged(path: Path, before: os.stat_result) -> None:
+    """InputError where a file is not any more what its status said before it was read."""
+    after = path.stat()
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise InputError(f"{path} changed while it was read: start again when it is complete")
 
 
 def sha256_of(path: str | Path) -> str:

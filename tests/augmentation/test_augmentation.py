@@ -595,6 +595,11 @@ def test_a_task_without_words_to_vary_is_refused(bert, glove, tmp_path, refused)
     assert path.with_name("train_aug.tsv").read_text() == "earlier"
 
 
+def test_a_size_of_vectors_that_are_not_given_is_refused(tmp_path, refused):
+    refused("data_augmentation", "--pretrained_bert_model", tmp_path, "--glue_dir", tmp_path, "--task_name", "cola",
+            "--glove_vocab", "9", words=("--glove_vocab is for --glove_embs",))
+
+
 def test_bf16_and_a_small_glove_vocabulary(bert, glove, tmp_path, capsys):
     path = write_task(tmp_path, TASKS["cola"])
     data_augmentation.main(arguments(bert, glove, tmp_path, "cola", "--precision", "bf16", "--glove_vocab", "1"))

@@ -526,6 +526,15 @@ def test_a_teacher_of_another_family_is_fine_tuned_from_its_encoder(tiny, script
         torch.testing.assert_close(ours(*inputs)[0], wanted, **TOLERANCE)
 
 
+@pytest.mark.parametrize("model_type", ["electra", "nezha", "albert"])
+def test_hf_head_is_for_classifiers_on_a_relu(model_type, tiny, refused):
+    config = BertConfig.from_dict({**TEACHER, "model_type": model_type, "classifier_relu": None})
+    save_model(TinyBertForSequenceClassification(config, 2), tiny / "start", tiny / "vocab.txt")
+    flags = finetune(tiny, model=tiny / "start", hf_head=True)
+    refused("finetune_teacher", *flags, words=(f"--hf_head has no effect on {tiny / 'start'}", model_type.upper(),
+                                               "drop it"))
+
+
 def test_augmentation_names_the_model_to_take(tiny, refused):
     theirs("ForPreTraining", LAYOUTS[0], tiny / "electra")
     refused("data_augmentation", "--pretrained_bert_model", tiny / "electra", "--glove_embs", os.devnull, "--glue_dir",

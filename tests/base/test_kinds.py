@@ -490,6 +490,18 @@ def test_what_the_system_refuses_names_the_file_that_is_known(tmp_path, monkeypa
     assert capsys.readouterr().err.endswith(f"error: {tmp_path / 'run.json'}: Permission denied\n")
 
 
+def test_a_lack_of_memory_is_one_line(capsys):
+    def main():
+        raise MemoryError("Unable to allocate 9.00 GiB for an array")
+    assert run_script(main) == 2
+    assert "error: out of memory (Unable to allocate 9.00 GiB for an array): " in capsys.readouterr().err
+
+
+def test_more_epochs_than_fit_into_memory_are_one_line(tiny, refused):
+    flags = finetune(tiny, model=tiny / "teacher_mrpc", num_train_epochs=10**15)
+    refused("finetune_teacher", *flags, words=("out of memory",))
+
+
 def test_the_classes_of_a_model_are_not_touched(tiny):
     """No classifier, no word of a relu."""
     model = TinyBertForSequenceClassification.from_pretrained(tiny / "bert", num_labels=2, new=("classifier.",))

@@ -1,6 +1,7 @@
 """fix_teacher_layers.py: every layout gives the same logits, nothing is lost."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -180,6 +181,17 @@ def test_a_folder_that_cannot_be_fixed_stays_as_it_was(tmp_path, spoil, message)
     before = contents(folder)
     with pytest.raises((InputError, OSError), match=message):
         fix_teacher_layers.main([str(folder)])
+    assert contents(folder) == before and not (folder / ".fixing").exists()
+
+
+def test_a_full_disk_is_told_of_a_file_that_people_know(tmp_path, monkeypatch, refused):
+    folder = folder_of(tmp_path / "x-rte", hf_model("BertForSequenceClassification"))
+    before = contents(folder)
+
+    def full(path, state):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    monkeypatch.setattr("transformer.weights.write_bin", full)
+    refused("fix_teacher_layers", folder, words=(f"{folder}/pytorch_model.bin: No space left on device",))
     assert contents(folder) == before and not (folder / ".fixing").exists()
 
 

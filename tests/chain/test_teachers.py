@@ -124,8 +124,9 @@ def test_a_nezha_as_student(tiny, script):
                tiny / "teacher", tiny / "vocab.txt")
     run(script, "task_distill", train(tiny, student_model=tiny / "config", from_scratch=True,
                                       teacher_model=tiny / "teacher", output_dir=tiny / "between"))
-    run(script, "task_distill", train(tiny, student_model=tiny / "between", teacher_model=tiny / "teacher",
-                                      pred_distill=True))
+    out = run(script, "task_distill", train(tiny, student_model=tiny / "between", teacher_model=tiny / "teacher",
+                                            pred_distill=True, hf_head=True))
+    assert f"--hf_head: the classifier of {tiny / 'between'} has no relu anyway" in out
     names = {name.split(".")[0] for name in read_weights(tiny / "out")}
     assert names == {"nezha", "classifier"}
     assert read_json(tiny / "out/config.json")["max_relative_position"] == 3

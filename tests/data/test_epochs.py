@@ -209,14 +209,23 @@ def test_unfinished_arrays(tmp_path):
         assert files.sizes == [0, 0]  # other facts: nothing of it is used
 
 
+def test_a_folder_of_something_else_is_not_waited_for(tmp_path, capsys):
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="arrays holds files of something else"), \
+            unfinished_arrays([tmp_path / "arrays"], {"numbers": "i"}, {}, 1):
+        pass
+    assert capsys.readouterr().out == "" and (tmp_path / "arrays" / "notes.txt").read_text() == "mine"
+
+
 def test_two_at_once_convert_once(tmp_path):
     instances = write_epoch(tmp_path, 60)
     parts = part_lines(tmp_path)
     with opening(tmp_path, 2) as first:
         assert [first.stdout.readline() for _ in range(2)] == parts[:2]
         with opening(tmp_path) as second:
-            waiting = f"another process makes {tmp_path}/epoch_0.arrays: waiting for it\n"
-            assert second.stdout.readline() == waiting
+            folder, = (tmp_path / "epoch_0.arrays").iterdir()
+            assert second.stdout.readline() == f"another run is working in {folder}: waiting for it to end\n"
             assert first.communicate("go on\n")[0] == "".join(parts[2:]) and "part" not in second.communicate()[0]
             assert first.returncode == second.returncode == 0
     assert read_back(opened(tmp_path)) == expected(instances)

@@ -193,6 +193,7 @@ def test_the_same_task_from_parquet_and_a_saved_dataset(prepare, script, refused
     refused(*command, tmp_path / "my.parquet", "--dev", tmp_path / "saved", words=("train, validation, test",))
     write(tmp_path / "cut.parquet", (tmp_path / "my.parquet").read_bytes()[:-30])
     refused(*command, tmp_path / "cut.parquet", words=("cut.parquet is damaged",))
+    refused(*command, tmp_path / "my.parquet", "--encoding", "cp1252", words=("--encoding is for files of text",))
     part = write(tmp_path / "cut.arrow", (tmp_path / "saved/test/data-00000-of-00002.arrow").read_bytes()[:-200])
     refused(*command, part, words=("cut.arrow is damaged",))
     parquet.write_table(arrow_table(pyarrow, mood=[7] * 9), tmp_path / "seven.parquet")

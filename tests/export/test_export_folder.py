@@ -430,6 +430,12 @@ def test_nothing_is_half_written(error, words, chain, tmp_path, script, monkeypa
     assert status in (2, 130) and words.format(out=tmp_path / "mine") in err and names(tmp_path) == []
 
 
+def test_a_data_dir_that_nothing_is_read_of_is_refused(chain, tmp_path, refused):
+    refused(EXPORT, chain / "student", "--output_dir", tmp_path / "mine", "--data_dir", chain / "glue/MRPC",
+            "--no_onnx", words=("--data_dir is for the scores of ONNX files, which --no_onnx leaves out",))
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_data_dir_that_is_given_has_to_hold_the_task(chain, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(onnx_files, "missing_packages", list)
     refused(EXPORT, chain / "student", "--output_dir", tmp_path / "mine", "--data_dir", chain / "glue/CoLA",

@@ -182,8 +182,9 @@ def flags_of(script: str) -> list[list[str]]:
 
 
 def read_of_args(name: str) -> set[str]:
-    """The attributes of `args` that a file reads, other than to refuse a combination in parse_args."""
-    refusals = {id(node) for function in tree(name).body if getattr(function, "name", "") == "parse_args"
+    """The attributes of `args` that a file reads, other than to refuse a combination of flags."""
+    refusing = ("parse_args", "check_flags", "refuse_idle_flags")
+    refusals = {id(node) for function in tree(name).body if getattr(function, "name", "") in refusing
                 for branch in ast.walk(function) if isinstance(branch, ast.If) for node in ast.walk(branch.test)}
     found = set()
     for node in ast.walk(tree(name)):

@@ -13,7 +13,7 @@ RAISED = {"InputError", "OSError", "type(error)", "parser.error", "self.error", 
           "_unreadable"}
 # Expressions that are, or hold, the name of a file that nobody knows.
 TEMPORARY = ("temporary", "tempfile", "workplace", "unfinished", "part.name", ".tmp")
-PUT_RIGHT = ".replace(str(workplace), str(folder))"
+PUT_RIGHT = ".replace(str(place), str(known_as))"
 
 
 def system_errors(handler: ast.ExceptHandler) -> bool:

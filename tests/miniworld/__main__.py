@@ -14,6 +14,7 @@ from .world import ensure_world
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `command` is what to do."""
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
     build = commands.add_parser("build", help="make everything; a world of the same sources is left as it is")
@@ -30,26 +31,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Do what the command says."""
     args = parse_args(argv)
     if args.command == "build":
         ensure_world(args.directory)
-        return
-    if args.command == "teachers":
-        from .teachers import ensure_teachers  # only here: it loads torch
+    elif args.command == "teachers":
+        from .teachers import ensure_teachers  # only here, as the next: it loads torch
         ensure_teachers(args.directory)
-        return
-    if args.command == "chinese":
+    elif args.command == "chinese":
         from .chinese_bert import ensure_chinese
         ensure_chinese(args.directory)
-        return
-    if args.command == "reviews":
+    elif args.command == "reviews":
         write_reviews(args.file)
-        return
-    with make_server(args.directory, args.port) as server:
-        if args.port_file:
-            with atomic_write(args.port_file) as handle:
+    else:
+        serve_until_interrupted(args.directory, args.port, args.port_file)
+
+
+def serve_until_interrupted(directory: Path, port: int, port_file: Path | None) -> None:
+    """Offer a world; its port is written into port_file, where one is named, once the server answers."""
+    with make_server(directory, port) as server:
+        if port_file:
+            with atomic_write(port_file) as handle:
                 handle.write(f"{server.server_address[1]}\n")
-        print(f"serving {args.directory} at {address(server)}", flush=True)
+        print(f"serving {directory} at {address(server)}", flush=True)
         server.serve_forever()
 
 

@@ -24,6 +24,7 @@ def mean_score(variant: str, task: str, seeds: set[str]) -> float:
 
 
 def main() -> int:
+    """Print the table; 1 where a part that is to help does not."""
     seeds = set.intersection(*({path.name for path in Path("models/runs", variant).glob("seed_*")}
                                for variant in ABLATIONS))  # those that all variants have
     print(f"\n{'dev scores':10}" + "".join(f" {task + ' ' + get_task(task).metric:>10}" for task in TASKS)

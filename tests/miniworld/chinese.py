@@ -41,6 +41,7 @@ class Article:
 
 
 def person(rng: random.Random) -> str:
+    """A name."""
     return rng.choice(MEN + WOMEN)
 
 
@@ -167,6 +168,7 @@ def task_files(name: str, rng: random.Random) -> dict[str, list[Row]]:
 
 
 def json_lines(rows: list[Row]) -> str:
+    """A row a line, as CLUE's files are."""
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 

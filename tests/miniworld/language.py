@@ -78,6 +78,7 @@ class Person:
 
     @property
     def name(self) -> str:
+        """Both names."""
         return f"{self.first_name} {self.surname}"
 
 

@@ -13,12 +13,12 @@ ROWS = 400
 SUBJECTS = ("film", "hotel", "museum")  # what the class is, which most reviews name
 
 
-def write_reviews(path: Path, seed: int = 42, count: int = ROWS) -> None:
-    """Write `count` rows of number, review and subject. Some reviews have quotes, commas or two lines; the first ten
+def write_reviews(path: Path) -> None:
+    """Write ROWS rows of number, review and subject. Some reviews have quotes, commas or two lines; the first ten
     come once more at the end, as in tables that grew by hand."""
-    rng = random.Random(f"{seed} reviews")
+    rng = random.Random("42 reviews")
     rows = []
-    for number in range(1, count - 9):
+    for number in range(1, ROWS - 9):
         subject = rng.choice(SUBJECTS)
         text = judge(rng, subject, rng.random() < 0.5)
         if number % 5 == 0:
@@ -26,6 +26,6 @@ def write_reviews(path: Path, seed: int = 42, count: int = ROWS) -> None:
         elif number % 7 == 0:
             text = text.replace(" and ", ",\n", 1)
         rows.append((number, text, subject))
-    rows += [(count - 10 + number, *rest) for number, *rest in rows[:10]]
+    rows += [(ROWS - 10 + number, *rest) for number, *rest in rows[:10]]
     with atomic_write(path) as handle:
         csv.writer(handle).writerows([("number", "review", "subject"), *rows])

@@ -14,6 +14,7 @@ class Handler(SimpleHTTPRequestHandler):
     """Files of the world's folder; /OWNER/NAME/resolve/REVISION/FILE is /OWNER/NAME/FILE, whatever the revision."""
 
     def translate_path(self, path: str) -> str:
+        """The file of a path, which may be the hub's."""
         return super().translate_path(re.sub(r"^/([^/]+/[^/]+)/resolve/[^/]+/", r"/\1/", path))
 
     def log_message(self, *_: object) -> None:
@@ -26,6 +27,7 @@ def make_server(directory: str | Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def address(server: ThreadingHTTPServer) -> str:
+    """Where a server answers, without a final slash."""
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 

@@ -77,7 +77,7 @@ def make_questions(rng: random.Random, context: str, people: list[tuple[Person, 
         yield ask(person, used, *others[2:]), fact, False
 
 
-def find_answer(context: str, words: str, article: bool = False) -> dict[str, Any]:
+def find_answer(context: str, words: str, article: bool) -> dict[str, Any]:
     """The one place of whole `words` in a passage, with the article before them where there is one that is wanted."""
     place, = re.finditer(rf"{'(?:a )?' * article}\b{re.escape(words)}\b", context)
     return {"text": place.group(), "answer_start": place.start()}

@@ -71,6 +71,7 @@ def failures(task: Task, baseline: float, teacher: float, student: float) -> lis
 
 
 def main(names: list[str]) -> int:
+    """Print the table of these tasks; 1 where a bound is missed."""
     print(f"\n{'task':6} {'metric':11} {'trivial':>8} {'teacher':>8}"
           + "".join(f" {student + ' student':>11} {'of teacher':>10}" for student in STUDENTS))
     missed = []

@@ -67,6 +67,7 @@ class ReplacedWords(MaskedWords):
         self.generator = generator
 
     def model(self) -> nn.Module:
+        """A discriminator with random weights."""
         return Discriminator(self.config)
 
     def change(self, ids: Tensor, segments: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +82,7 @@ class ReplacedWords(MaskedWords):
         return replaced, torch.where(mask.bool(), (replaced != ids).long(), IGNORED)
 
     def loss(self, model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Of the last hidden states [N, H] and whether each wordpiece was replaced [N]."""
         logits = model.cls["predictions"](hidden)[:, 0]
         return REPLACED_WEIGHT * binary_cross_entropy_with_logits(logits, labels.float())
 

@@ -58,6 +58,7 @@ def wikitext(rng: random.Random, article: Article) -> str:
 
 
 def page(number: int, title: str, namespace: int, text: str, redirect: str | None = None) -> str:
+    """A page of a dump; redirect: the title of the page that it leads to."""
     note = f'    <redirect title="{escape(redirect)}" />\n' if redirect else ""
     return (f"  <page>\n    <title>{escape(title)}</title>\n    <ns>{namespace}</ns>\n    <id>{number}</id>\n{note}"
             f"    <revision>\n      <id>{number}</id>\n      <model>wikitext</model>\n"

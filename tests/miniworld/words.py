@@ -12,6 +12,7 @@ from .language import SURNAME_PIECES
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SPLIT_SHARE = 10  # one word in so many is cut in two, so that wordpieces have work to do
 VECTOR_WIDTH = 50
+WINDOW = 4  # words
 
 
 def make_vocabulary(words: Counter[str]) -> list[str]:
@@ -35,12 +36,11 @@ def make_vocabulary(words: Counter[str]) -> list[str]:
                                *(f"##{character}" for character in characters), *pieces]))
 
 
-def word_vectors(sentences: Iterable[Sequence[str]], width: int = VECTOR_WIDTH,
-                 window: int = 4) -> tuple[list[str], np.ndarray]:
+def word_vectors(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray]:
     """Vectors of the words of tokenized sentences, frequent words first.
 
-    Positive pointwise mutual information of words at most `window` apart, reduced by a singular value decomposition.
-    Returns the words and float64 [words, width].
+    Positive pointwise mutual information of words at most WINDOW apart, reduced by a singular value decomposition.
+    Returns the words and float64 [words, VECTOR_WIDTH].
     """
     from scipy.sparse import coo_matrix
     sentences = list(sentences)
@@ -51,7 +51,7 @@ def word_vectors(sentences: Iterable[Sequence[str]], width: int = VECTOR_WIDTH,
     for sentence in sentences:
         ids = [number[word] for word in sentence]
         for position, word in enumerate(ids):
-            pairs.update((word, other) for other in ids[position + 1:position + 1 + window])
+            pairs.update((word, other) for other in ids[position + 1:position + 1 + WINDOW])
     rows, columns = np.array(list(pairs)).T
     together = coo_matrix((list(pairs.values()), (rows, columns)), shape=(len(words),) * 2).toarray()
     together = together + together.T
@@ -59,7 +59,7 @@ def word_vectors(sentences: Iterable[Sequence[str]], width: int = VECTOR_WIDTH,
     with np.errstate(divide="ignore"):
         information = np.log(together * frequency.sum() / np.outer(frequency, frequency))
     left, values, _ = np.linalg.svd(np.maximum(information, 0.0))
-    return words, left[:, :width] * np.sqrt(values[:width])
+    return words, left[:, :VECTOR_WIDTH] * np.sqrt(values[:VECTOR_WIDTH])
 
 
 def glove_lines(words: Sequence[str], vectors: np.ndarray) -> Iterable[str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from transformer.files import InputError
 from transformer.training import losses
-from transformer.training.batches import batch_at
+from transformer.training.batches import Plan
 from transformer.training.losses import Losses
 from transformer.training.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 FINE = torch.ones(2)
-OF_RUN = {"counts": [20, 12], "batch_size": 4, "seed": 7, "last_state": "state_2.pt"}
+PLAN = Plan([], counts=[20, 12], steps=[5, 3], total_steps=8, batch_size=4, seed=7, opens_epochs=False)
+OF_RUN = {"plan": PLAN, "last_state": "state_2.pt"}
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,9 @@ def test_the_first_step_that_is_not_finite(where, value):
             result.require_finite(6, weights, **OF_RUN, what="MRPC: ")
         message = str(refusal.value)
         assert message.startswith("MRPC: ") and "not finite at step 6, " in message and "state_2.pt" in message
-        assert f"examples {batch_at(5, [20, 12], 4, 7).tolist()};" in message
+        order = np.arange(12, dtype=np.uint32)
+        np.random.default_rng((7, 1)).shuffle(order)  # step 6 is the first of the second epoch
+        assert f"examples {order[:4].tolist()};" in message
         result.means()
 
 

@@ -6,6 +6,8 @@ fill at a time. No torch here: workers need none.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 from transformer.data.parallel import available_cores, in_order
 from transformer.data.parts import GrowingFiles, byte_ranges
-from transformer.files import InputError, read_json, write_json
+from transformer.files import InputError, read_json, require_unchanged, write_json
 
 ARRAYS_MANIFEST = "manifest.json"
 
@@ -32,9 +34,14 @@ class UnfinishedArrays(GrowingFiles):
     summary: what the manifest is to tell beside the facts, to be set before the block of unfinished_arrays() ends.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any], wait: bool = False):
-        super().__init__(folder, names, facts, wait)
+    def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any]):
+        super().__init__(folder, names, facts, wait=True)
         self.summary: dict[str, Any] = {}
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """The end of a name for arrays of these facts, by which they are found again."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 @contextlib.contextmanager
@@ -49,7 +56,7 @@ def unfinished_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: 
     if any(_manifest(place, typecodes, facts) for place in places):
         yield None
         return
-    with _lock(_first_writable(places), list(typecodes), {**facts, "part_size": part_size}) as files:
+    with UnfinishedArrays(_first_writable(places), list(typecodes), {**facts, "part_size": part_size}) as files:
         if _manifest(files.folder, typecodes, facts):  # made while this process waited
             yield None
         else:
@@ -88,7 +95,7 @@ def open_arrays(places: Sequence[Path], typecodes: dict[str, str], facts: dict[s
 
 def convert_lines(sources: Mapping[Path, os.stat_result], places: Sequence[Path], typecodes: dict[str, str],
                   facts: dict[str, Any], parse_part: Callable, start_worker: Callable, worker_facts: tuple,
-                  part_bytes: int, num_workers: int | None = None, in_memory: bool = False,
+                  part_bytes: int, num_workers: int | None, in_memory: bool,
                   ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """convert_parts() of files of lines: parse_part((path, start, stop)) is asked for ranges of about part_bytes."""
     def ranges() -> Iterator[tuple[tuple[Path, int, int], int]]:
@@ -103,16 +110,16 @@ def convert_lines(sources: Mapping[Path, os.stat_result], places: Sequence[Path]
 
 def convert_parts(sources: Mapping[Path, os.stat_result], places: Sequence[Path], typecodes: dict[str, str],
                   facts: dict[str, Any], parts: Callable[[], Iterable[tuple[Any, int]]], parse_part: Callable,
-                  start_worker: Callable, worker_facts: tuple, part_bytes: int, num_workers: int | None = None,
-                  in_memory: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+                  start_worker: Callable, worker_facts: tuple, part_bytes: int, num_workers: int | None,
+                  in_memory: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """open_arrays() of the examples in some files, one after the other, which are made where they are not there yet.
 
     The arrays are the tokens, end to end; the offsets; then any others, which are laid end to end, too. parts() cuts
     the files, the same way each time, into parts of about part_bytes, and tells of each how many bytes were before its
     end.
     parse_part(part) gives the tokens as bytes, the int32 lengths of the examples, a list of the other arrays as bytes,
-    and {name: number} of what is to be counted. num_workers processes (one for each core by default) share the parts;
-    start_worker(*worker_facts) prepares each.
+    and {name: number} of what is to be counted. num_workers processes (None: one for each core) share the parts;
+    start_worker(*worker_facts) prepares each. in_memory: as of open_arrays().
     The manifest tells `examples`, `longest` (in tokens) and the sums of what was counted. Raises InputError also where
     one of the files `sources` is not any more what its status says, from before the facts were taken.
     """
@@ -137,11 +144,12 @@ def convert_parts(sources: Mapping[Path, os.stat_result], places: Sequence[Path]
                     for tokens, lengths, others, counts in parsed:
                         append_examples(files, itemsize, tokens, lengths, others, **counts)
                         progress.update(stops.popleft() - progress.n)
-            for path, status in sources.items():
-                after = path.stat()
-                if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                    files.keep(0)
-                    raise InputError(f"{path} changed while it was read: start again when it is complete")
+            try:
+                for path, status in sources.items():
+                    require_unchanged(path, status)
+            except InputError:
+                files.keep(0)
+                raise
             counted = set().union(*files.records) - {"part", "sizes", "examples", "longest"}
             files.summary = {**summary_of_examples(files),
                              **{name: sum(record[name] for record in files.records) for name in sorted(counted)}}
@@ -183,14 +191,6 @@ def _first_writable(places: Sequence[Path]) -> Path:
                 return place
         print(f"{place.parent} cannot be written", flush=True)
     raise InputError(f"no place for the arrays of the data: make {places[-1].parent} writable")
-
-
-def _lock(folder: Path, names: Sequence[str], facts: dict[str, Any]) -> UnfinishedArrays:
-    try:
-        return UnfinishedArrays(folder, names, facts)
-    except InputError:
-        print(f"another process makes {folder.parent}: waiting for it", flush=True)
-        return UnfinishedArrays(folder, names, facts, wait=True)
 
 
 def _load(path: Path, typecode: str, in_memory: bool) -> np.ndarray:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from transformer.data.parallel import in_order
 from transformer.data.parts import GrowingFiles, byte_ranges, decode_lines, read_range
-from transformer.files import InputError, write_json
+from transformer.files import InputError, require_unchanged, write_json
 from transformer.pieces import Tokenizer
 
 TEXT_PART_BYTES = 1 << 20   # of text that a process tokenizes at a time
@@ -177,9 +177,7 @@ def open_corpus(text_file: str | Path, tokenizer: Tokenizer, folder: Path, num_w
                 _append(store, part, text_range, text_range == ranges[-1], array(tokenizer.id_typecode).itemsize)
                 progress.update()
         store.save()
-        after = text_file.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise InputError(f"{text_file} changed while it was read: start again when it is complete")
+        require_unchanged(text_file, before)
         problem = _problem(store, text_file)
         if problem:
             store.keep(0)

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transformer.data.arrays import convert_lines
+from transformer.data.arrays import convert_lines, key_of
 from transformer.data.parts import FilePart
 from transformer.data.tables import report_rows, row_width, rows_of_part
 from transformer.files import sha256_of
@@ -174,7 +172,7 @@ def encode_file(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_leng
     facts = {"format": _FORMAT, "task": task.key_text, "sha256": sha256_of(path),
              **tokenizer.facts, "max_seq_length": max_seq_length,
              **({"unlabelled": sha256_of(unlabelled)} if unlabelled else {})}
-    key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+    key = f"{task.key}_{key_of(facts)}"
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:
         arrays, manifest = convert_lines(
             sources, [Path(place) / key for place in (folder, fallback) if place],

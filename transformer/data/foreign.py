@@ -31,6 +31,7 @@ class ForeignTable(ABC):
     """A table of others: its path; names, of its columns, in their order; note, on how it is read; classes, by column,
     where the table names them itself, in their order."""
     number_of = "row"       # what place() counts
+    has_encoding = False    # whether it is text
     has_delimiter = False   # whether it is CSV
 
     def __init__(self, path: Path, names: list[str], note: str):
@@ -62,6 +63,7 @@ class ForeignTable(ABC):
 class _Text(ForeignTable):
     """A table in a file of text."""
     number_of = "line"
+    has_encoding = True
 
     def __init__(self, path: Path, encoding: str):
         if codecs.lookup(encoding).name == "utf-8":
@@ -334,11 +336,11 @@ def shown_delimiter(delimiter: str) -> str:
     return next((name for name, mark in DELIMITERS.items() if mark == delimiter), delimiter)
 
 
-def open_source(path: str | Path, wanted: Sequence[str], encoding: str = "utf-8", delimiter: str | None = None,
-                optional: Sequence[str] = ()) -> ForeignTable:
+def open_source(path: str | Path, wanted: Sequence[str], encoding: str, delimiter: str | None,
+                optional: Sequence[str]) -> ForeignTable:
     """The table in a file, or in a folder that datasets has saved.
 
-    wanted: names of columns, by which the delimiter of a CSV is found where none is given; a TSV with a delimiter is
+    wanted: names of columns, by which the delimiter of a CSV is found where that is None; a TSV with a delimiter is
     read as CSV. optional: names of more, which JSON lines are searched for, too. InputError where the file is missing,
     empty, damaged or of another kind, where a column of `wanted` is missing, and where pyarrow would be needed and is
     not installed.

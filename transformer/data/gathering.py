@@ -89,11 +89,11 @@ class Rows:
 class ClassNames:
     """Labels that are classes: their numbers, as they turn up in train. What comes later has to be among them.
 
-    told: the names, in their order, where the table tells them.
+    told: the names, in their order, where the table tells them; else none.
     """
     typecode = "i"  # of array, of what read() gives
 
-    def __init__(self, told: Sequence[str] = ()):
+    def __init__(self, told: Sequence[str]):
         self.numbers: dict[str, int] = {}
         self._told = [label_text(name, str) for name in told]
         self._closed = False

@@ -4,8 +4,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer.cli import SPAN_SETTINGS
-from transformer.data.arrays import convert_parts
+from transformer.data.arrays import convert_parts, key_of
 from transformer.data.augmented import augmented_passages, require_augmented
 from transformer.data.features import Sequences
 from transformer.data.parts import FilePart, byte_ranges
@@ -56,7 +54,7 @@ class Windows(Sequences):
 
     question_of: int32 [n], number of the question of each; words: int32 [pieces], for each wordpiece of `tokens` the
     word of its passage, -1 where it is none of it; is_max_context: uint8 [pieces], 1 where an answer may start.
-    path, sha256: the file; has_answers: whether it was read as one that has them.
+    path, sha256: the file; has_answers: whether it was read as one that has them; task, tokenizer: by which.
     """
     question_of: np.ndarray | None = None
     words: np.ndarray | None = None
@@ -153,7 +151,7 @@ def encode_windows(task: Task, path: str | Path, tokenizer: Tokenizer, max_seq_l
     facts = {"format": _WINDOWS_FORMAT, "task": task.key_text, "sha256": sha256, **tokenizer.facts,
              "max_seq_length": max_seq_length, "doc_stride": doc_stride, "max_query_length": max_query_length,
              "use": use}
-    key = f"{task.key}_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+    key = f"{task.key}_{key_of(facts)}"
     parts = functools.partial(_lines_in_parts, path, part_bytes) if use == "augmented" else \
         functools.partial(_passages_in_parts, path, task.head.unanswerable, use != "answer", part_bytes)
     with tempfile.TemporaryDirectory() if cache_dir is None else contextlib.nullcontext(cache_dir) as folder:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer.cli import SPAN_SETTINGS, Parser, run_script
-from transformer.files import InputError, find_folder, find_model, read_json, require_no_file, write_json
+from transformer.files import (
+    InputError,
+    find_folder,
+    find_model,
+    read_json,
+    require_no_file,
+    workplace,
+    write_json,
+)
 
 if TYPE_CHECKING:  # torch takes a second to load: it stands inside the functions
     from transformer.data.features import Sequences
@@ -48,20 +55,10 @@ def workplace_for(folder: Path) -> Iterator[Path]:
     require_no_file(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"output folder {folder} is not empty: name another, or remove it")
-    workplace = folder.absolute().with_name(f".{folder.absolute().name}.exporting")
-    shutil.rmtree(workplace, ignore_errors=True)  # left by an export that was killed
-    workplace.mkdir(parents=True)
-    try:
-        yield workplace
-        workplace.replace(folder)
-    except InputError as error:  # nobody knows the workplace
-        raise InputError(str(error).replace(str(workplace), str(folder))) from None
-    except OSError as error:
-        if error.filename:
-            error.filename, error.filename2 = str(error.filename).replace(str(workplace), str(folder)), None
-        raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+    place = folder.absolute().with_name(f".{folder.absolute().name}.exporting")
+    with workplace(place, folder):
+        yield place
+        place.replace(folder)
 
 
 def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, place: str | None,
@@ -88,8 +85,8 @@ def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, pla
         return {}
 
 
-def write_layout(model: BertPreTrainedModel, source: Path, workplace: Path) -> None:
-    """Write what Hugging Face's classes open into the workplace; source: the folder that the model comes from."""
+def write_layout(model: BertPreTrainedModel, source: Path, place: Path) -> None:
+    """Write what Hugging Face's classes open into a folder; source: the one that the model comes from."""
     from transformer.checkpoint import load_tokenizer, save_model
     from transformer.export.tokenizer_json import tokenizer_json
     from transformer.inspection import check_loads
@@ -97,21 +94,21 @@ def write_layout(model: BertPreTrainedModel, source: Path, workplace: Path) -> N
 
     for key in _OWN_KEYS:
         model.config.extra.pop(key, None)
-    save_model(model, workplace, source, safetensors=True, pickled=False)
-    check_loads(workplace, model.state_dict())
-    write_json(workplace / TOKENIZER_CONFIG_NAME, {**read_json(workplace / TOKENIZER_CONFIG_NAME),
-                                                   "model_max_length": model.config.max_position_embeddings})
+    save_model(model, place, source, safetensors=True, pickled=False)
+    check_loads(place, model.state_dict())
+    write_json(place / TOKENIZER_CONFIG_NAME, {**read_json(place / TOKENIZER_CONFIG_NAME),
+                                               "model_max_length": model.config.max_position_embeddings})
     with contextlib.redirect_stdout(io.StringIO()):  # what there is to say has been said
         tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, BertTokenizer):
-        write_json(workplace / TOKENIZER_NAME, tokenizer_json(tokenizer))
+        write_json(place / TOKENIZER_NAME, tokenizer_json(tokenizer))
     else:
         print(f"no {TOKENIZER_NAME}: of SentencePiece Hugging Face makes it from {tokenizer.vocab_file.name}",
               flush=True)
 
 
-def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
-    """Write the files of a model into the workplace. scratch: a folder for arrays, where that of the task's data cannot
+def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
+    """Write the files of a model into a folder. scratch: a folder for arrays, where that of the task's data cannot
     be written."""
     from transformer.checkpoint import head_note, load_tokenizer, model_sha256
     from transformer.data.windows import settled
@@ -121,6 +118,7 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
     from transformer.export.origin import DevScores, dev_scores, exported_task, settings_of, stages
     from transformer.files import atomic_write
     from transformer.tasks.labels import class_order, name_labels
+    from transformer.tasks.table import is_known_task
     from transformer.training.models import load_task_model
     from transformer.training.record import read_run, require_finished
     from transformer.weights import SAFETENSORS_NAME, read_model
@@ -133,6 +131,9 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
                          "export a model of a task, of task_distill.py --pred_distill or finetune_teacher.py")
     record = read_run(folder) or {}
     task, settings = exported_task(folder, record, config, args.data_dir), settings_of(record)
+    if args.no_onnx and args.data_dir and is_known_task(task.name):
+        raise InputError(f"--data_dir is for the scores of ONNX files, which --no_onnx leaves out, and {task.name} is "
+                         "known without it: drop one of them")
     length = min(settings.get("max_seq_length") or task.max_seq_length, config.max_position_embeddings)
     own = argparse.Namespace(max_seq_length=length, hf_head=False, skip_teacher_check=False, output_dir=scratch, **{
         name: settings[name] for name, default in SPAN_SETTINGS.items() if settings.get(name, default) != default})
@@ -145,33 +146,33 @@ def export(args: argparse.Namespace, workplace: Path, scratch: str) -> None:
     is_named = not {*map(str.lower, task.head.names)}.isdisjoint(named)
     if order == list(range(task.num_labels)):  # also where config.json calls them LABEL_0 and so on
         name_labels(model.config.extra, task)
-    write_layout(model, folder, workplace)
+    write_layout(model, folder, place)
     examples, files = None, []
     if not args.no_onnx and (missing := missing_packages()):
         print(f"no ONNX: it needs {', '.join(missing)} (pip install {' '.join(missing)})", flush=True)
     elif not args.no_onnx:
-        place = args.data_dir or settings.get("data_dir") or settings.get("glue_dir")
-        dev = dev_examples(tokenizer, task, own, place, required=args.data_dir is not None)
+        data_dir = args.data_dir or settings.get("data_dir") or settings.get("glue_dir")
+        dev = dev_examples(tokenizer, task, own, data_dir, required=args.data_dir is not None)
         examples = next(iter(dev.values()), None) or made_up(tokenizer, length)
-        files = measure(model, task, dev, examples, order, workplace)
+        files = measure(model, task, dev, examples, order, place)
         if dev and not scores:
             scores = DevScores(files[0].scores, f"this export, on {examples.count()} examples")
     for file in files:
         print(f"{file.name}: {file.megabytes:.1f} MB, {file.milliseconds:.2f} ms a text",
               *(f", {metric} {value:.4f}" for metric, value in file.scores.items()), sep="", flush=True)
-    with atomic_write(workplace / CARD_NAME) as handle:
+    with atomic_write(place / CARD_NAME) as handle:
         handle.write(card(Exported(
             Path(args.output_dir).absolute().name, model, task, length, "max_seq_length" in settings, is_named,
             tokenizer.do_lower_case,
-            (workplace / SAFETENSORS_NAME).stat().st_size / 1e6, scores, stages(folder), files, examples)))
+            (place / SAFETENSORS_NAME).stat().st_size / 1e6, scores, stages(folder), files, examples)))
     print(head_note(model.config, args.output_dir), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Export a model."""
     args = parse_args(argv)
-    with workplace_for(Path(args.output_dir)) as workplace, tempfile.TemporaryDirectory() as scratch:
-        export(args, workplace, scratch)
+    with workplace_for(Path(args.output_dir)) as place, tempfile.TemporaryDirectory() as scratch:
+        export(args, place, scratch)
     print(f"{args.output_dir}: {', '.join(sorted(path.name for path in Path(args.output_dir).iterdir()))}", flush=True)
 
 

@@ -25,8 +25,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # in the order in which Hugging Face's classes take them
 _BATCHES = (1, 2, 5, 8)  # sizes of those that are compared
 TIMED = 100  # texts, at most
-
-Batch = tuple[Tensor, Tensor, Tensor]  # input_ids, token_type_ids, attention_mask, int64 [texts, length]
+_COMPARED, _MADE_UP = 256, 64  # texts
 
 
 def missing_packages() -> list[str]:
@@ -119,22 +118,23 @@ def write_int8(onnx: Path, path: Path) -> None:
         quantize_dynamic(onnx, path, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
-def made_up(tokenizer: Tokenizer, max_seq_length: int, count: int = 64) -> Sequences:
+def made_up(tokenizer: Tokenizer, max_seq_length: int) -> Sequences:
     """Examples of random pieces and lengths, half of them pairs, where no data are at hand."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(4, max_seq_length + 1, count)
+    lengths = rng.integers(4, max_seq_length + 1, _MADE_UP)
     offsets = np.append(0, np.cumsum(lengths))
     tokens = rng.choice(np.array(tokenizer.ordinary_ids(), tokenizer.id_typecode), offsets[-1])
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = tokenizer.cls_id, tokenizer.sep_id
-    first_lengths = np.where(np.arange(count) % 2, lengths, 1 + lengths // 2)
+    first_lengths = np.where(np.arange(_MADE_UP) % 2, lengths, 1 + lengths // 2)
     return Sequences(tokens, offsets, first_lengths.astype(np.int32))
 
 
-def require_equal_logits(model: nn.Module, onnx: nn.Module, examples: Sequences, count: int = 256) -> None:
+def require_equal_logits(model: nn.Module, onnx: nn.Module, examples: Sequences) -> None:
     """InputError where the logits of the first examples, in batches of several sizes and lengths, differ by more than
     TOLERANCE."""
+    count = min(_COMPARED, len(examples))
     ends = np.cumsum(np.resize(_BATCHES, count))
-    for rows in np.split(np.arange(min(count, len(examples))), ends[ends < min(count, len(examples))]):
+    for rows in np.split(np.arange(count), ends[ends < count]):
         batch = examples.batch(rows)
         with torch.no_grad():
             difference = (model(*batch, attention_scores=())[0] - onnx(*batch)[0]).abs().max().item()

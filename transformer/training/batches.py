@@ -46,12 +46,20 @@ class Plan:
         return frozenset(accumulate(self.steps[:-1]))
 
     def locate(self, step: int) -> tuple[int, int]:
-        """locate() of an optimizer step."""
-        return locate(step, self.steps)
+        """(epoch, batch in it) of optimizer step `step`, from 0."""
+        epoch = 0
+        while epoch < len(self.steps) and step >= self.steps[epoch]:
+            step -= self.steps[epoch]
+            epoch += 1
+        return epoch, step
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+    def batches(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         """shuffled_batches() of an epoch, from batch `start` on."""
         return shuffled_batches(self.counts[epoch], self.batch_size, self.seed, epoch, start)
+
+    def batch_at(self, step: int) -> np.ndarray:
+        """Indices of the batch of optimizer step `step`, from 0."""
+        return next(self.batches(*self.locate(step)))
 
 
 def seed_share(seed: int, step: int, share: int, of_teacher: bool = False) -> None:
@@ -135,18 +143,3 @@ def count_steps(per_epoch: list[int], num_train_epochs: float) -> int:
     if steps == 0:
         raise InputError(f"--num_train_epochs {num_train_epochs:g} is less than one step: raise it")
     return steps
-
-
-def batch_at(step: int, counts: Sequence[int], batch_size: int, seed: int) -> np.ndarray:
-    """Indices of the batch of optimizer step `step`, from 0, where epoch e goes over counts[e] examples."""
-    epoch, number = locate(step, [count // batch_size for count in counts])
-    return next(shuffled_batches(counts[epoch], batch_size, seed, epoch, number))
-
-
-def locate(step: int, per_epoch: Sequence[int]) -> tuple[int, int]:
-    """(epoch, batch in it) of optimizer step `step`, from 0, where epoch e has per_epoch[e] steps."""
-    epoch = 0
-    while epoch < len(per_epoch) and step >= per_epoch[epoch]:
-        step -= per_epoch[epoch]
-        epoch += 1
-    return epoch, step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transformer.files import InputError
-from transformer.training.batches import batch_at
+from transformer.training.batches import Plan
 from transformer.training.processes import Processes
 
 _NEVER = 1 << 62  # a step that no run reaches
@@ -39,14 +39,13 @@ class Losses:
         BertAdam): a finite loss can have others, and by these alone weights stop being finite."""
         torch.sum(norms, 0, keepdim=True, out=self._rows[len(self._steps) - 1, -1:])
 
-    def require_finite(self, step: int, weights: Iterable[Tensor], counts: Sequence[int], batch_size: int, seed: int,
-                       last_state: object, what: str = "") -> None:
+    def require_finite(self, step: int, weights: Iterable[Tensor], plan: Plan, last_state: object,
+                       what: str = "") -> None:
         """InputError where a loss, a gradient or a weight was not finite in any process: with the first such step, the
         examples of its batch, and the last good state.
 
         step: how many are done; weights: as they are now: steps too large could have broken them by the last one, and
-        nothing broken is to be saved; counts: examples of each epoch, from which shuffled_batches() drew with `seed`;
-        what: begins the message.
+        nothing broken is to be saved; what: begins the message.
         """
         self._read()
         norms = torch._foreach_norm([weight.detach() for weight in weights])
@@ -55,8 +54,8 @@ class Losses:
         bad = int(self._processes.smallest(torch.tensor(self._bad_step)))
         if bad < _NEVER:
             raise InputError(f"{what}loss, gradients or weights are not finite at step {bad + 1}, whose batch holds "
-                             f"the examples {batch_at(bad, counts, batch_size, seed).tolist()}; last good state: "
-                             f"{last_state or 'none'}; lower --learning_rate")
+                             f"the examples {plan.batch_at(bad).tolist()}; last good state: {last_state or 'none'}; "
+                             "lower --learning_rate")
 
     def state_dict(self) -> Tensor:
         """Sums so far of all processes: float64 [names + 1], the number of forward passes last. For States."""

@@ -113,8 +113,10 @@ def load_student(folder: Path, teacher_folder: Path, teacher: BertConfig, task: 
         student = load_model(folder, task.head, new=(task.head.weights, "fit_dense"), **fit)
     check_sizes(args.max_seq_length, task.segments, {folder: student.config, teacher_folder: teacher})
     name_labels(student.config.extra, task, trained=args.pred_distill)
-    if args.hf_head and student.config.classifier_relu:
-        print(f"--hf_head: the relu before the classifier of {folder} is left out from here on", flush=True)
+    if args.hf_head:  # not refused where it is idle: reproduce.sh gives it to every student of somebody's own task
+        print(f"--hf_head: the relu before the classifier of {folder} is left out from here on"
+              if student.config.classifier_relu else f"--hf_head: the classifier of {folder} has no relu anyway",
+              flush=True)
         student.config.classifier_relu = False
     return student
 

@@ -172,8 +172,8 @@ class Run:
             self._states.save(self.step, best=self.best, kept=self.kept, logs=self.record.sizes(), **self.remembered)
 
     def _require_finite(self) -> None:
-        self.losses.require_finite(self.step, self.model.parameters(), self.plan.counts, self.plan.batch_size,
-                                   self.plan.seed, self._states.last, f"{self.name}: " if self.name else "")
+        self.losses.require_finite(self.step, self.model.parameters(), self.plan, self._states.last,
+                                   f"{self.name}: " if self.name else "")
 
     def finish(self, **results: Any) -> None:
         """Write the results, which marks the folder as complete; the states are of no use any more."""

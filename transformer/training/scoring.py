@@ -1,12 +1,12 @@
 """What a task's model says about examples: logits, answers and scores; those that do not change are kept on disk.
 
-And the files of --do_eval and --do_predict, which tell them. `args` are those of task_distill.py.
+And the files of --do_eval and --do_predict, which tell them. `args` are the flags of task_distill.py; dev_sets() and
+encoded() are asked by finetune_teacher.py and the export, too, which have no --cache_dir.
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformer.checkpoint import load_tokenizer, model_sha256
 from transformer.cli import print_settings
 from transformer.config import check_sizes
-from transformer.data.arrays import open_arrays, unfinished_arrays
+from transformer.data.arrays import key_of, open_arrays, unfinished_arrays
 from transformer.data.features import Sequences, encode_file
 from transformer.data.tables import data_folder, read_rows
 from transformer.data.windows import encode_windows
@@ -137,7 +137,7 @@ def cached_logits(model: nn.Module, head: Head, sequences: Sequences, batch_size
         raise ValueError("sequences without a key: nothing tells whether logits are theirs")
     facts = {"format": 1, "model": model_sha256(model), "sequences": sequences.key, "examples": len(sequences),
              "products": torch.get_float32_matmul_precision()}
-    name = f"logits_{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
+    name = f"logits_{key_of(facts)}"
     places = [Path(place) / name for place in (cache_dir, fallback) if place]
     starts = range(0, len(sequences), block)
     with contextlib.ExitStack() as stack:

@@ -119,3 +119,6 @@ class PredictionStage:
             return self.head.hard_loss(logits, targets),
         return self.head.soft_loss(logits, targets.float()[..., self.order], self.args.temperature, batch[2],
                                    self.as_published),
+
+
+Stage = IntermediateStage | PredictionStage

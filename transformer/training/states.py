@@ -1,4 +1,4 @@
-"""Going on after a stop: the full state of a training run on disk, and signals that end a run in good order."""
+"""Going on after a stop: the full state of a training run on disk, and what it has to agree with."""
 from __future__ import annotations
 
 import contextlib

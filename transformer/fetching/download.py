@@ -33,7 +33,7 @@ ATTEMPTS = 4             # in a row that bring nothing new
 BACK_OFF = 1.0           # seconds before the second attempt; doubles each time
 MAX_WAIT = 120.0         # seconds; a server that asks for more in Retry-After is asked again after this time
 _BYTES_BETWEEN_RECORDS = 1 << 20  # what a killed process can lose
-MAX_UNPACKED = 8 << 30   # bytes; far above what any GLUE archive unpacks to
+MAX_UNPACKED = 8 << 30   # bytes; far above what any archive of a task unpacks to
 MAX_ENTRIES = 10_000
 MAX_RATIO = 100          # bytes unpacked for a byte of the archive; text reaches about 5, a bomb 1000 and more
 ANY_RATIO_BELOW = 64 << 20  # bytes unpacked that harm nobody
@@ -325,7 +325,7 @@ def _refuse_unsafe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise InputError(f"{archive} holds the link {entry.filename!r}; get it from its origin")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{archive} packs {entry.filename!r} in a way that GLUE's archives do not use; "
+            raise InputError(f"{archive} packs {entry.filename!r} in a way that no archive of a task does; "
                              "get it from its origin")
         if name in seen:
             raise InputError(f"{archive} holds {entry.filename!r} twice; get it from its origin")

@@ -35,7 +35,8 @@ def base_url(variable: str) -> str:
     return (os.environ.get(variable) or HOSTS[variable]).rstrip("/")
 
 
-_HUB, _GLUE, _SENTEVAL, _SQUAD, _CLUE, _OCNLI, _CHNSENTICORP, _ = HOSTS.values()
+_HUB, _GLUE, _SENTEVAL, _SQUAD, _CLUE, _OCNLI, _CHNSENTICORP = map(HOSTS.get, (
+    "HF_ENDPOINT", "GLUE_BASE", "SENTEVAL_BASE", "SQUAD_BASE", "CLUE_BASE", "OCNLI_BASE", "CHNSENTICORP_BASE"))
 OCNLI_ARCHIVE = "02d55cb3c7dc984682677b8dd81db6a1e4710720.zip"  # of the repository at this commit
 _BERT = "google-bert/bert-base-uncased"
 REVISIONS = {_BERT: "86b5e0934494bd15c9632b12f734a8a67f723594"}  # of hub repositories; the others: main

@@ -31,7 +31,7 @@ from transformer.config import BertConfig
 from transformer.distillation import compared, transformer_losses
 from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.planning import costs, plan, rehearsal, steps
+from transformer.planning import costs, passage_files, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
 from transformer.planning.languages import BERT_BASE, CHINESE, count_words
 from transformer.planning.steps import Step, Work, read_steps, work_of, works_of
@@ -224,7 +224,6 @@ def test_a_command_that_the_script_refuses_is_told(tiny):
 def squad(tmp_path, monkeypatch):
     """An empty working directory with write(file, words of each passage, questions of each), of ten words each."""
     monkeypatch.chdir(tmp_path)
-    steps._windows_in.cache_clear()  # of files with these names
     BertConfig(**STUDENT).to_json_file("config.json")
     folder = tmp_path / "glue" / "SQuAD1"
     folder.mkdir(parents=True)
@@ -256,8 +255,8 @@ def test_windows_by_hand(squad):
     work = work_of(on_squad(train_batch_size=3, num_train_epochs=2, max_seq_length=384))
     assert (work.kind, work.counts, work.steps, work.dev_examples) == ("intermediate", [9, 9], 6, 3)
     assert not work.assumed and not work.missing and not work.refused
-    count, lengths = steps.windows_in(work, Path("glue/SQuAD1/train-v1.1.json"))
-    assert (count, sorted(lengths)) == (9, sorted([384, 384, 384, 640 - 384 + 16] * 2 + [128 + 16]))
+    lengths = work.files.lengths(Path("glue/SQuAD1/train-v1.1.json"))
+    assert sorted(lengths) == sorted([384, 384, 384, 640 - 384 + 16] * 2 + [128 + 16])
     squad("train_aug.jsonl", (500, 1), *[(100, 2)] * 3)
     work = work_of(on_squad(aug_train=True, train_batch_size=3, max_seq_length=384))
     assert work.counts == [4 + 6] * 20  # epochs of the paper
@@ -271,13 +270,12 @@ def test_windows_by_hand(squad):
 
 def test_a_long_augmented_file_is_judged_by_its_beginning(squad, monkeypatch):
     path = squad("train_aug.jsonl", *[(100, 2)] * 400)
-    monkeypatch.setattr(steps, "_COUNTED_BYTES", 20_000)
+    monkeypatch.setattr(passage_files, "_COUNTED_BYTES", 20_000)
     work = work_of(on_squad(aug_train=True, max_seq_length=384))
     assert path.stat().st_size > 10 * 20_000 and work.counts[0] == pytest.approx(800, rel=0.05)
     lines = path.read_text().splitlines()
     for line, words in (("{", "not valid JSON"), ('{"qas": []}', "'context'")):
         write_lines(path.with_name("other.jsonl"), [lines[0], line]).replace(path)
-        steps._windows_in.cache_clear()
         assert all(word in work_of(on_squad(aug_train=True)).refused for word in ("train_aug.jsonl, line 2", words))
 
 
@@ -298,7 +296,7 @@ def test_squad_that_is_not_there_yet(squad):
     assert (augment.counts, augment.words) == ([19_035], 120) and distilled.counts[0] == 131_944 * 6
     assert any("unverified" in text for text in teacher.assumed)
     assert answers.length == pytest.approx(178, rel=0.02)  # mean of the dev set, each by itself
-    lengths = steps.usual_windows(20_000, np.random.default_rng(1)).clip(max=384)
+    lengths = passage_files.usual_windows(20_000, np.random.default_rng(1)).clip(max=384)
     assert np.median(lengths) == pytest.approx(164, rel=0.03)
     assert (lengths < 275).mean() == pytest.approx(0.90, abs=0.03) and (lengths == 384).mean() < 0.04
 

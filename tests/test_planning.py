@@ -218,6 +218,29 @@ def test_a_command_that_the_script_refuses_is_told(tiny):
                                           1))["it"]
 
 
+def test_models_that_a_script_would_refuse_are_told(tiny):
+    """A masked LM that is an ELECTRA; instances, there or to be made, with another vocabulary than the teacher's."""
+    def augmented(model: str) -> str:
+        return work_of(step("data_augmentation", "--pretrained_bert_model", tiny / model, "--glue_dir", tiny / "glue",
+                            "--task_name", "MRPC")).refused
+
+    (tiny / "electra").mkdir()
+    BertConfig(**{**TEACHER, "extra": {"model_type": "electra"}}).to_json_file(tiny / "electra" / "config.json")
+    assert "ELECTRA" in augmented("electra") and not augmented("bert")
+
+    shutil.copytree(tiny / "bert", tiny / "other")
+    with open(tiny / "other" / "vocab.txt", "a", encoding="utf-8") as handle:
+        handle.write("another\n")
+    made, other = (step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / name,
+                        "--output_dir", tiny / "json") for name in ("bert", "other"))
+    distilled = step("general_distill", *general(tiny))
+    assert [works_of([first, distilled])[1].refused for first in (made, replace(other, state="done"))] == ["", ""]
+    assert "one model" in works_of([other, distilled])[1].refused
+    metrics = {"num_training_examples": 20, "max_seq_len": 32, "vocab_sha256": "0" * 64}
+    (tiny / "json" / "epoch_1_metrics.json").write_text(json.dumps(metrics))
+    assert "epoch_1.json was generated with another vocabulary" in work_of(distilled).refused
+
+
 # --- SQuAD
 
 @pytest.fixture

@@ -22,16 +22,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
+from transformer.checkpoint import no_masked_lm
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.data.epochs import epoch_files, read_epoch_metrics
+from transformer.data.epochs import epoch_files, read_epoch_metrics, require_vocabulary
 from transformer.data.tables import data_folder, task_folder
+from transformer.families import ELECTRA
 from transformer.files import InputError
+from transformer.pieces import Tokenizer
 from transformer.planning.languages import ENGLISH, Language
 from transformer.planning.passage_files import PassageFiles
 from transformer.planning.table_files import TableFiles
 from transformer.planning.task_files import TaskFiles
 from transformer.tasks.own import open_task
 from transformer.tasks.task import Task
+from transformer.tokenization import open_tokenizer, vocab_path
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval
 from transformer.training.stages import padding_counts
@@ -262,6 +266,10 @@ class _Earlier:
             self._work.assumed.append(f"sizes of BERT-base: {folder}")
         return self._work.language.config
 
+    def tokenizer(self, folder: str | Path) -> Tokenizer | None:
+        """That of a model folder; None where its vocabulary is not there, or will be made anew."""
+        return None if self.maker(folder) or not vocab_path(folder).is_file() else open_tokenizer(folder)
+
     def rows(self, path: Path, official: int, task: Task | None = None) -> int:
         """Examples of a file of the command's task, or of one that is laid out as that of another; as many as the
         official one has where it is not there."""
@@ -300,14 +308,15 @@ def _general(work: Work, earlier: _Earlier) -> None:
     data = earlier.need(args.pregenerated_data)
     _teacher_and_students(work, earlier)
     epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
-    made, are_arrays = [work.language.instances], False
+    made, are_arrays, metrics_of = [work.language.instances], False, {}
     if maker:
         made, are_arrays = maker.counts or made, getattr(maker.args, "arrays", False)
         work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
     elif data.exists():
         with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
             files = epoch_files(data, epochs)
-        made = [read_epoch_metrics(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
+        metrics_of = {instances: read_epoch_metrics(metrics) for instances, metrics in files}
+        made = [metrics["num_training_examples"] for metrics in metrics_of.values()]
         are_arrays = all(instances.is_dir() for instances, _ in files)
     work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
     are_arrays = are_arrays or (data / "epoch_0.arrays").is_dir() or any(
@@ -317,6 +326,14 @@ def _general(work: Work, earlier: _Earlier) -> None:
     _training(work, [data] * epochs)
     work.logs = math.ceil(work.steps / args.eval_step)
     work.saves = len(work.students) * work.logs  # as step_N_pytorch_model.bin
+    if not (tokenizer := earlier.tokenizer(args.teacher_model)):
+        return
+    for instances, metrics in metrics_of.items():
+        require_vocabulary(instances, metrics, tokenizer)
+    other = earlier.tokenizer(maker.args.bert_model) if maker else None
+    if other and other.vocab_fingerprint != tokenizer.vocab_fingerprint:
+        raise InputError(f"{data} will have the vocabulary of {other.vocab_file}, the teacher has that of "
+                         f"{tokenizer.vocab_file}: give both steps one model")
 
 
 def _pregenerate(work: Work, earlier: _Earlier) -> None:
@@ -429,6 +446,8 @@ def _augment(work: Work, earlier: _Earlier) -> None:
     work.counts = [count]
     work.assumed += [f"{what}: {path}" for what in assumed]
     work.length = work.words / work.files.texts * work.language.pieces + 2
+    if work.teacher.family is ELECTRA:
+        raise no_masked_lm(args.pretrained_bert_model, work.teacher)
 
 
 def _fetched_or_split(work: Work, earlier: _Earlier) -> None:

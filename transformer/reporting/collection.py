@@ -12,7 +12,7 @@ from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
 from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
 from transformer.tasks.own import recorded_task
-from transformer.tasks.table import is_known_task
+from transformer.tasks.table import SQUAD, is_known_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 
@@ -149,7 +149,7 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
     # some tasks are not augmented, in the paper nor STS-B in the prediction stage; of SQuAD the report tells it; one's
     # own data are augmented or not, as one likes
     plain = task is None or task.augment_copies_in_code is None or not is_known_task(task.name) or \
-        task.name == "STS-B" and settings.get("pred_distill") or not task.is_table
+        task.name == "STS-B" and settings.get("pred_distill") or task in SQUAD.values()
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
     try:

@@ -43,6 +43,7 @@ class Spans(Head):
     has_temperature = True
     sees_padding = True
     gold_in_code = False
+    answers_variants = False
     called = "span head"
     on_pooled = False
     weights = "qa_outputs."

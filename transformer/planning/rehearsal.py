@@ -294,7 +294,7 @@ class Rehearsal:
         epoch_steps = examples // work.args.train_batch_size
         if not epoch_steps:
             raise InputError(f"{train.name} holds {examples} examples, not enough for one batch of "
-                             f"{work.args.train_batch_size}")
+                             f"{work.args.train_batch_size}: make that smaller")
         epochs = max(2, steps // epoch_steps) if work.kind == "teacher" else (steps + 0.5) / epoch_steps
         tokenizer = open_tokenizer(flags.get("teacher_model", flags.get("model")))
         mean = sum(dev) / len(dev)  # of each pass over one dev set

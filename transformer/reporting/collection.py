@@ -10,7 +10,7 @@ from typing import Any
 from transformer.cli import SPAN_SETTINGS
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
-from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
+from transformer.reporting.runs import FinishedRun, Remarks, is_number, shown_metrics, started_at
 from transformer.tasks.own import recorded_task
 from transformer.tasks.table import SQUAD, is_known_task
 from transformer.tasks.task import Task
@@ -198,7 +198,8 @@ def _dev_scores(values: Any, task: Task) -> dict[str, float]:
     """The metrics of a task among `values`; InputError where the one that counts is not there."""
     if not isinstance(values, dict) or not is_number(values.get(task.metric)):
         raise InputError(f"no {task.metric} of {task.name}")
-    return {name: float(values[name]) for name in {task.metric, *told_scores(task)} if is_number(values.get(name))}
+    names = {task.metric, *shown_metrics(task), *task.head.other_scores}
+    return {name: float(values[name]) for name in names if is_number(values.get(name))}
 
 
 def _dev_examples(evaluated: Path) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ class Head(ABC):
     # of its dev scores
     metric: str                             # the one that chooses the checkpoint
     shown_scores: tuple[str, ...]           # those that tables show, as the paper does
+    other_scores: tuple[str, ...] = ()      # those that the report reads besides
     # of its labels and answers
     names: tuple[str, ...]                  # of the classes, in their order; empty where there are none
     problem_type: ClassVar[str | None]      # as config.json calls it for Hugging Face; None: not at all

@@ -55,6 +55,14 @@ class Spans(Head):
         return ("exact" if self.unanswerable else "exact_match", "f1")
 
     @property
+    def other_scores(self) -> tuple[str, ...]:
+        """Of v2.0 those at the best thresholds, these, and those of either kind of questions."""
+        if not self.unanswerable:
+            return ()
+        return ("best_exact", "best_f1", "best_exact_thresh", "best_f1_thresh", "HasAns_exact", "HasAns_f1",
+                "NoAns_exact", "NoAns_f1")
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The columns of logits."""
         return ("start", "end")

@@ -154,13 +154,6 @@ class Cost:
         return None if self.seconds is None else (self.seconds + self.evaluation + self.saving) / 3600
 
 
-def hours_text(hours: float | None) -> str:
-    """Hours for a table: two digits that say something."""
-    if hours is None:
-        return "?"
-    return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
-
-
 def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size

@@ -31,8 +31,9 @@ from transformer.files import InputError, in_words, read_json, write_json
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.languages import ENGLISH
 from transformer.planning.made_up import Inputs
+from transformer.planning.printing import aligned, print_assumed
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import Work, bytes_in, listed, print_assumed
+from transformer.planning.steps import Work, bytes_in, listed
 from transformer.tokenization import open_tokenizer, vocab_path
 
 RESULT = Path("results/rehearsal.json")
@@ -274,8 +275,7 @@ class Rehearsal:
 
     def _teacher(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
-        own = Path(args.models_dir) / f"bert-base-uncased-{work.task.key}"
-        start = args.model or (own if own.is_dir() else Path(args.models_dir) / "bert-base-uncased")
+        start = args.model
         if any(other.step.script == "fix_teacher_layers" and other.step.state != "done" for other in self.works):
             start = "a fixed model"  # which is not there yet, whatever the hub's looks like
         model = self._inputs.model(start, "task", work.student, task=work.task)
@@ -404,10 +404,7 @@ def table(results: Sequence[Rehearsed], cores: int) -> str:
                      "" if measured.gpu_gb is None else f"{measured.gpu_gb:.1f}", f"{own:.4g}",
                      f"{projected_bytes(measured, work) / 1e9:.3g}", "; ".join(notes)))
     rows.append(("together", "", "", "", "", f"{hours:.4g}", "", "one after the other"))
-    widths = [max(len(row[column]) for row in rows) for column in range(7)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                           zip(row[1:7], widths[1:])), row[7]]).rstrip()
-                     for row in rows)
+    return aligned(rows, names=1)
 
 
 def rehearse(works: Sequence[Work], jobs: int = 1) -> None:

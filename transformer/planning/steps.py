@@ -221,15 +221,6 @@ def works_of(steps: Sequence[Step], language: Language = ENGLISH) -> list[Work]:
     return works
 
 
-def print_assumed(works: Sequence[Work]) -> None:
-    """Print what is a guess in the counts of some commands, each guess once, with the files that it is about."""
-    assumed: dict[str, list[str]] = {}
-    for what, _, which in (text.partition(": ") for work in works for text in work.assumed):
-        assumed.setdefault(what, []).append(which)
-    for what, which in assumed.items():
-        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
-
-
 class _Earlier:
     """What is there when a command starts: on the disk now, or made by the steps before."""
 
@@ -326,14 +317,13 @@ def _general(work: Work, earlier: _Earlier) -> None:
     _training(work, [data] * epochs)
     work.logs = math.ceil(work.steps / args.eval_step)
     work.saves = len(work.students) * work.logs  # as step_N_pytorch_model.bin
-    if not (tokenizer := earlier.tokenizer(args.teacher_model)):
-        return
-    for instances, metrics in metrics_of.items():
-        require_vocabulary(instances, metrics, tokenizer)
-    other = earlier.tokenizer(maker.args.bert_model) if maker else None
-    if other and other.vocab_fingerprint != tokenizer.vocab_fingerprint:
-        raise InputError(f"{data} will have the vocabulary of {other.vocab_file}, the teacher has that of "
-                         f"{tokenizer.vocab_file}: give both steps one model")
+    if tokenizer := earlier.tokenizer(args.teacher_model):
+        for instances, metrics in metrics_of.items():
+            require_vocabulary(instances, metrics, tokenizer)
+        other = earlier.tokenizer(maker.args.bert_model) if maker and maker.kind == "pregenerate" else tokenizer
+        if other and other.vocab_fingerprint != tokenizer.vocab_fingerprint:
+            raise InputError(f"{data} will have the vocabulary of {other.vocab_file}, the teacher has that of "
+                             f"{tokenizer.vocab_file}: give both steps one model")
 
 
 def _pregenerate(work: Work, earlier: _Earlier) -> None:
@@ -420,8 +410,8 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
     work.outputs = [str(script.teacher_folder(other, work.args)) for other in tasks]
     args = work.args = script.resolved(work.args, task)[0]
     own = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
-    start = args.model or (own if own.is_dir() or earlier.maker(own) else Path(args.models_dir) / "bert-base-uncased")
-    work.students = earlier.config(start),
+    args.model = args.model or str(own if own.is_dir() or earlier.maker(own) else own.with_name("bert-base-uncased"))
+    work.students = earlier.config(args.model),
     folder = task_folder(args.glue_dir, task)
     path = _task_files(work, earlier, folder, False)
     work.counts *= args.num_train_epochs

@@ -186,6 +186,10 @@ def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
     assert task.student.hidden_size == 8 and task.teacher.hidden_size == 768
     assert task.counts == [3668 * (1 + 2 * 3)] and task.dev_examples == 408
 
+    augmented = works_of([replace(command, state="done" if command.name == "augment" else "open")
+                          for command in commands])[-1]
+    assert augmented.counts == [3668 * (1 + 2 * 20)]  # the folder is to be fetched, what is in it was there once
+
     done = works_of([replace(command, state="done") for command in commands[:-1]] + commands[-1:])[-1]
     assert {"models/out/config.json", "models/final_mrpc_teacher/config.json", "glue/MRPC/train_aug.tsv"} <= \
         set(done.missing)
@@ -198,6 +202,8 @@ def test_mnli_comes_with_its_files(tmp_path, monkeypatch):
                              step("task_distill", "--do_predict", "--student_model", ".", "--task_name", "MNLI",
                                   "--data_dir", "glue/MNLI", "--output_dir", "out")])
     assert not glue.refused and not scores.missing and scores.examples == 9796 + 9847 + 1104
+    without = works_of([replace(glue.step, state="done"), scores.step])[1]  # no diagnostic set is no hindrance
+    assert {Path(path).name for path in without.missing} == {"test_matched.tsv", "test_mismatched.tsv"}
 
 
 def test_what_several_steps_lack_is_told_once_at_the_first(tmp_path, monkeypatch):

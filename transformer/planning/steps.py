@@ -232,9 +232,13 @@ class _Earlier:
         """The last of the steps still to be done that makes a path, or the folder it is in."""
         return next((work for work in reversed(self.works) if is_among(path, work.outputs)), None)
 
+    def has(self, path: str | Path) -> bool:
+        """Whether a path is there, or will be."""
+        return Path(path).exists() or self.maker(path) is not None
+
     def need(self, path: str | Path) -> Path:
         """The path; noted as missing where it neither is there nor will be."""
-        if not Path(path).exists() and not self.maker(path):
+        if not self.has(path):
             self._work.missing.append(str(path))
         return Path(path)
 
@@ -353,7 +357,8 @@ def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) ->
         work.counts = [earlier.rows(path, official)]
         return path
     path = folder / task.aug_file
-    if maker := earlier.maker(path):
+    maker = earlier.maker(path)
+    if maker and maker.kind == "augment":  # not the download of the folder that it is in
         work.counts = [files.augmented(earlier.rows(folder / task.train_file, official), maker.args.N)]
         work.assumed.append(f"the most rows that augmentation can give: {path}")
     elif earlier.need(path).is_file():
@@ -375,8 +380,8 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
         work.kind, work.students = "evaluation", (earlier.config(*listed(args.student_model)),)
         dev = [earlier.rows(folder / name, rows) for name, rows in
                zip(task.dev_files, work.files.official[1:], strict=True)] if args.do_eval else []
-        test = [earlier.rows(folder / one.file, one.rows, task.for_test(one))
-                for one in task.submissions] if args.do_predict else []
+        test = [earlier.rows(folder / one.file, one.rows, task.for_test(one)) for one in task.submissions
+                if one.name != "AX" or earlier.has(folder / one.file)] if args.do_predict else []  # as the script does
         if args.predict_file:
             test = [earlier.rows(Path(args.predict_file), 0, task.texts_alone)]
         work.dev_examples = sum(dev)

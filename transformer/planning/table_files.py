@@ -53,12 +53,10 @@ class TableFiles(TaskFiles):
         return known if isinstance(known, int) else _count_rows(self.task, path)
 
     def lengths(self, path: Path) -> np.ndarray:
-        """Those of the first rows."""
+        """Those of the first rows; usual is the longest sequence."""
+        if not path.is_file():
+            return np.full(1, self.args.max_seq_length, np.float64)
         return _words_of(self.task, path) * self.language.pieces + 1 + self.texts
-
-    def usual_lengths(self) -> np.ndarray:
-        """The longest sequence."""
-        return np.full(1, self.args.max_seq_length, np.float64)
 
     def to_augment(self, path: Path) -> tuple[int, float, list[str]]:
         """All rows, and the words of the first."""

@@ -71,11 +71,8 @@ class TaskFiles(ABC):
 
     @abstractmethod
     def lengths(self, path: Path) -> np.ndarray:
-        """Wordpieces of examples of a file that is there, judged by its words, cut nowhere: float64."""
-
-    @abstractmethod
-    def usual_lengths(self) -> np.ndarray:
-        """lengths() of a file that is not there."""
+        """Wordpieces of examples of a file, judged by its words, cut nowhere: float64; usual ones where it is not
+        there."""
 
     @abstractmethod
     def to_augment(self, path: Path) -> tuple[int, float, list[str]]:
@@ -101,8 +98,7 @@ class TaskFiles(ABC):
 
     def padded_length(self, path: Path, batch_size: int) -> float:
         """Mean wordpieces of the examples of a file after padding to the longest of batch_size, judged by its words."""
-        longest = self.args.max_seq_length
-        lengths = self.lengths(path) if path.is_file() else self.usual_lengths()
+        longest, lengths = self.args.max_seq_length, self.lengths(path)
         order = np.random.default_rng(0).permutation(len(lengths))[:SAMPLE]
         parts = np.array_split(lengths[order].clip(max=longest), max(1, len(order) // batch_size))
         return float(np.mean([part.max() for part in parts])) if len(lengths) else longest

@@ -62,7 +62,7 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
         return list(range(task.head.width))
     id2label = extra.get("id2label") or {}
     if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
-        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on, correct it: {id2label}")
+        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: correct {id2label}")
     columns = sorted((int(column), str(label)) for column, label in id2label.items())
     wanted = task.head.names
     found = [label for _, label in columns] or [f"LABEL_{column}" for column in range(task.head.width)]

@@ -158,10 +158,10 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
         args.eval_step = args.eval_step or 50
     if not task.head.has_temperature and args.temperature != 1.0:
         raise InputError(f"--temperature has no effect on {task.name}, whose answers are scores: drop it")
-    if args.aug_train and args.pred_distill and not task.is_table:
+    if args.aug_train and args.pred_distill and not task.head.answers_variants:
         raise InputError(f"--aug_train is for the intermediate stage of {task.name}: the prediction stage "
                          "learns answers to the original data (paper, appendix B): drop it")
-    if args.do_predict and task.is_table and not task.submissions and not args.predict_file:
+    if args.do_predict and not task.submissions and not args.predict_file:
         why = f"that of {task.name} has them: --do_eval scores it" if len(task.dev_files) > 1 else \
             f"{task.name} has none"
         raise InputError(f"--do_predict is for test sets without labels, and {why}; --predict_file names other texts")
@@ -171,8 +171,6 @@ def resolve(args: argparse.Namespace, task: Task) -> Task:
             raise InputError(f"{'--hard_labels' if args.hard_labels else '--preset code'} learns the labels of the "
                              f"data, and {task.name} has {task.unlabelled_rows} rows without ({UNLABELLED_FILE}): drop "
                              "it, so that the teacher labels all, or prepare the task without --unlabelled")
-    if args.do_predict and not task.is_table and not args.predict_file:
-        raise InputError(f"--do_predict needs --predict_file for {task.name}, whose test set is not public")
     return settled(task, args)
 
 

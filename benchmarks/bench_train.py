@@ -50,11 +50,11 @@ from transformer.planning.costs import (
     RTX_4090,
     Cost,
     distillation_flops,
-    hours_text,
     price,
     product_rate,
 )
 from transformer.planning.languages import BERT_BASE as TEACHER
+from transformer.planning.printing import hours_text
 from transformer.planning.steps import Work, read_steps, works_of
 from transformer.tasks.table import TASKS
 from transformer.tasks.task import Task

@@ -60,9 +60,14 @@ def load_masked_lm(folder: str | Path) -> BertForMaskedLM:
         config, state = read_model(folder)
         if any(name.startswith(HEADS["masked LM"]) for name in state):
             raise
-        discriminator = ", as no ELECTRA's discriminator has" if config.family is ELECTRA else ""
-        raise InputError(f"{folder} has no masked-LM head, by which words are varied{discriminator}: take a model with "
-                         "one, of the same vocabulary, such as bert-base-uncased") from None
+        raise no_masked_lm(folder, config) from None
+
+
+def no_masked_lm(folder: str | Path, config: BertConfig) -> InputError:
+    """What is said of a model folder that cannot augment data; config: its own."""
+    discriminator = ", as no ELECTRA's discriminator has" if config.family is ELECTRA else ""
+    return InputError(f"{folder} has no masked-LM head, by which words are varied{discriminator}: take a model with "
+                      "one, of the same vocabulary, such as bert-base-uncased")
 
 
 def save_model(model: BertPreTrainedModel, folder: str | Path, source: str | Path, safetensors: bool = False,

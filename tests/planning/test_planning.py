@@ -31,7 +31,7 @@ from transformer.config import BertConfig
 from transformer.distillation import compared, transformer_losses
 from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
-from transformer.planning import costs, plan, rehearsal, steps
+from transformer.planning import costs, passage_files, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
 from transformer.planning.languages import BERT_BASE, CHINESE, count_words
 from transformer.planning.steps import Step, Work, read_steps, work_of, works_of
@@ -186,6 +186,10 @@ def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
     assert task.student.hidden_size == 8 and task.teacher.hidden_size == 768
     assert task.counts == [3668 * (1 + 2 * 3)] and task.dev_examples == 408
 
+    augmented = works_of([replace(command, state="done" if command.name == "augment" else "open")
+                          for command in commands])[-1]
+    assert augmented.counts == [3668 * (1 + 2 * 20)]  # the folder is to be fetched, what is in it was there once
+
     done = works_of([replace(command, state="done") for command in commands[:-1]] + commands[-1:])[-1]
     assert {"models/out/config.json", "models/final_mrpc_teacher/config.json", "glue/MRPC/train_aug.tsv"} <= \
         set(done.missing)
@@ -198,6 +202,8 @@ def test_mnli_comes_with_its_files(tmp_path, monkeypatch):
                              step("task_distill", "--do_predict", "--student_model", ".", "--task_name", "MNLI",
                                   "--data_dir", "glue/MNLI", "--output_dir", "out")])
     assert not glue.refused and not scores.missing and scores.examples == 9796 + 9847 + 1104
+    without = works_of([replace(glue.step, state="done"), scores.step])[1]  # no diagnostic set is no hindrance
+    assert {Path(path).name for path in without.missing} == {"test_matched.tsv", "test_mismatched.tsv"}
 
 
 def test_what_several_steps_lack_is_told_once_at_the_first(tmp_path, monkeypatch):
@@ -218,13 +224,35 @@ def test_a_command_that_the_script_refuses_is_told(tiny):
                                           1))["it"]
 
 
+def test_models_that_a_script_would_refuse_are_told(tiny):
+    """A masked LM that is an ELECTRA; instances, there or to be made, with another vocabulary than the teacher's."""
+    def augmented(model: str) -> str:
+        return work_of(step("data_augmentation", "--pretrained_bert_model", tiny / model, "--glue_dir", tiny / "glue",
+                            "--task_name", "MRPC")).refused
+
+    (tiny / "electra").mkdir()
+    BertConfig(**{**TEACHER, "extra": {"model_type": "electra"}}).to_json_file(tiny / "electra" / "config.json")
+    assert "ELECTRA" in augmented("electra") and not augmented("bert")
+
+    shutil.copytree(tiny / "bert", tiny / "other")
+    with open(tiny / "other" / "vocab.txt", "a", encoding="utf-8") as handle:
+        handle.write("another\n")
+    made, other = (step("pregenerate_training_data", "--train_corpus", "text", "--bert_model", tiny / name,
+                        "--output_dir", tiny / "json") for name in ("bert", "other"))
+    distilled = step("general_distill", *general(tiny))
+    assert [works_of([first, distilled])[1].refused for first in (made, replace(other, state="done"))] == ["", ""]
+    assert "one model" in works_of([other, distilled])[1].refused
+    metrics = {"num_training_examples": 20, "max_seq_len": 32, "vocab_sha256": "0" * 64}
+    (tiny / "json" / "epoch_1_metrics.json").write_text(json.dumps(metrics))
+    assert "epoch_1.json was generated with another vocabulary" in work_of(distilled).refused
+
+
 # --- SQuAD
 
 @pytest.fixture
 def squad(tmp_path, monkeypatch):
     """An empty working directory with write(file, words of each passage, questions of each), of ten words each."""
     monkeypatch.chdir(tmp_path)
-    steps._windows_in.cache_clear()  # of files with these names
     BertConfig(**STUDENT).to_json_file("config.json")
     folder = tmp_path / "glue" / "SQuAD1"
     folder.mkdir(parents=True)
@@ -256,8 +284,8 @@ def test_windows_by_hand(squad):
     work = work_of(on_squad(train_batch_size=3, num_train_epochs=2, max_seq_length=384))
     assert (work.kind, work.counts, work.steps, work.dev_examples) == ("intermediate", [9, 9], 6, 3)
     assert not work.assumed and not work.missing and not work.refused
-    count, lengths = steps.windows_in(work, Path("glue/SQuAD1/train-v1.1.json"))
-    assert (count, sorted(lengths)) == (9, sorted([384, 384, 384, 640 - 384 + 16] * 2 + [128 + 16]))
+    lengths = work.files.lengths(Path("glue/SQuAD1/train-v1.1.json"))
+    assert sorted(lengths) == sorted([384, 384, 384, 640 - 384 + 16] * 2 + [128 + 16])
     squad("train_aug.jsonl", (500, 1), *[(100, 2)] * 3)
     work = work_of(on_squad(aug_train=True, train_batch_size=3, max_seq_length=384))
     assert work.counts == [4 + 6] * 20  # epochs of the paper
@@ -271,13 +299,12 @@ def test_windows_by_hand(squad):
 
 def test_a_long_augmented_file_is_judged_by_its_beginning(squad, monkeypatch):
     path = squad("train_aug.jsonl", *[(100, 2)] * 400)
-    monkeypatch.setattr(steps, "_COUNTED_BYTES", 20_000)
+    monkeypatch.setattr(passage_files, "_COUNTED_BYTES", 20_000)
     work = work_of(on_squad(aug_train=True, max_seq_length=384))
     assert path.stat().st_size > 10 * 20_000 and work.counts[0] == pytest.approx(800, rel=0.05)
     lines = path.read_text().splitlines()
     for line, words in (("{", "not valid JSON"), ('{"qas": []}', "'context'")):
         write_lines(path.with_name("other.jsonl"), [lines[0], line]).replace(path)
-        steps._windows_in.cache_clear()
         assert all(word in work_of(on_squad(aug_train=True)).refused for word in ("train_aug.jsonl, line 2", words))
 
 
@@ -298,7 +325,7 @@ def test_squad_that_is_not_there_yet(squad):
     assert (augment.counts, augment.words) == ([19_035], 120) and distilled.counts[0] == 131_944 * 6
     assert any("unverified" in text for text in teacher.assumed)
     assert answers.length == pytest.approx(178, rel=0.02)  # mean of the dev set, each by itself
-    lengths = steps.usual_windows(20_000, np.random.default_rng(1)).clip(max=384)
+    lengths = passage_files.usual_windows(20_000, np.random.default_rng(1)).clip(max=384)
     assert np.median(lengths) == pytest.approx(164, rel=0.03)
     assert (lengths < 275).mean() == pytest.approx(0.90, abs=0.03) and (lengths == 384).mean() < 0.04
 

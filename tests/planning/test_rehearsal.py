@@ -5,10 +5,12 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,12 +39,12 @@ from transformer.data.epochs import open_epoch
 from transformer.data.tables import read_rows
 from transformer.data.windows import encode_windows
 from transformer.files import InputError
-from transformer.planning import made_up, rehearsal, steps
+from transformer.planning import made_up, rehearsal, task_files
 from transformer.planning.languages import CHINESE, ENGLISH, usual_words
-from transformer.planning.made_up import Inputs, sample_lines
+from transformer.planning.made_up import Inputs
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
 from transformer.planning.rehearsal import Rehearsed, lacking, rehearse, run_command
-from transformer.planning.steps import Step, Work, works_of
+from transformer.planning.steps import Step, Work, files_for, works_of
 from transformer.stopwatch import STOPWATCH, Stopwatch
 from transformer.tasks.squad import read_passages
 from transformer.tasks.table import get_task
@@ -156,12 +158,12 @@ def test_a_sample_has_whole_lines_of_the_usual_width(tmp_path, monkeypatch):
     rows = [f"{number}\tsome text" for number in range(300)] + ["short"]
     path = write_lines(tmp_path / "train.tsv", ["label\ttext", *rows])
     for limit in (1 << 20, 0):  # read whole, and by places
-        monkeypatch.setattr(made_up, "_READ_WHOLE", limit)
-        header, lines = sample_lines(path, 100, has_header=True)
+        monkeypatch.setattr(task_files, "_READ_WHOLE", limit)
+        header, lines = task_files.sample_lines(path, 100, has_header=True)
         assert header == [b"label\ttext\n"] and 90 <= len(lines) <= 100
         assert {line.decode() for line in lines} <= {f"{row}\n" for row in rows[:-1]}
         assert len({line[0] for line in lines}) > 5  # from all over
-    assert len(sample_lines(path, 1000, has_header=True)[1]) >= 300
+    assert len(task_files.sample_lines(path, 1000, has_header=True)[1]) >= 300
 
 
 def test_made_up_instances_vectors_and_text(tmp_path, monkeypatch):
@@ -276,6 +278,16 @@ def test_a_sample_of_squad_is_of_the_real_files(tmp_path):
     assert not inputs.invented and len(encode_windows(
         task, again / task.aug_file, BertTokenizer(inputs.vocabulary(SMALL)), 384, 128, 64,
         "augmented", num_workers=1)) >= 10
+
+
+@pytest.mark.parametrize("name", ["RTE", "SQuAD1"])
+def test_a_sample_in_the_place_of_another_is_counted_anew(tmp_path, name):
+    """Rehearsals of one task have their files in the same place, one after the other."""
+    task, args = get_task(name), Namespace(max_seq_length=4000, doc_stride=128, max_query_length=64)  # a window each
+    for rows in (20, 35):
+        folder = Inputs(tmp_path, None).task(tmp_path / "now", task, tmp_path / "nothing", rows, 0, False, SMALL)
+        assert files_for(task, ENGLISH, args).count(folder / task.train_file) == rows
+        shutil.rmtree(tmp_path / "now")
 
 
 def test_made_up_words_are_wordpieces_of_the_made_up_vocabulary(tmp_path):
@@ -400,7 +412,6 @@ def test_a_rehearsal_of_squad(tiny, is_there, monkeypatch, capsys):
     monkeypatch.setattr(made_up, "VECTORS", 100)
     for name, size in (("MOST_STEPS", 3), ("MOST_ROWS", 10), ("FEWEST_ROWS", 10)):
         monkeypatch.setattr(rehearsal, name, size)
-    steps._windows_in.cache_clear()
     lengths = {"max_seq_length": 40, "doc_stride": 16, "max_query_length": 12}
     shared = {"task_name": "squad2", "data_dir": "glue/SQuAD2", **lengths}
     stage = {**shared, "teacher_model": "teacher", "train_batch_size": 4, "num_train_epochs": 2}

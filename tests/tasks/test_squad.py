@@ -348,7 +348,8 @@ IMPOSSIBLE = question("q2", answers=[], is_impossible=True)
 
 @pytest.mark.parametrize("task,data,message", [
     (1, {}, ", byte 27: 'data' is to be a list"), (1, [[]], ", byte 28: article 1 is to be a table in braces"),
-    (1, [], " holds no questions"), (1, [article()], " holds no questions"),
+    (1, [], " holds no questions: name a file that asks some"),
+    (1, [article()], " holds no questions: name a file that asks some"),
     (1, [{"paragraphs": 3}], ", byte 43: article 1, 'paragraphs' is to be a list"),
     (1, [{"title": "T", "paragraphs": {}}], ", byte 57: article 'T', 'paragraphs' is to be a list"),
     (1, [article(question()), {"title": "T"}], ", article 'T': no key 'paragraphs'"),
@@ -394,7 +395,7 @@ IMPOSSIBLE = question("q2", answers=[], is_impossible=True)
     (2, [article(question(answers=[], is_impossible=False))], ", article 'Foxes', paragraph 1, question 'q1': "
      "'is_impossible' is false and 'answers' is empty: correct one of them"),
     (1, [article(question("1"), question("2")), article(question("1"))],
-     ", article 'Foxes', paragraph 1, question '1': another question has this id: the ids of a file have to differ"),
+     ", article 'Foxes', paragraph 1, question '1': another question has this id: give it one of its own"),
     (1, [article(question(), context="ab\ud83d")],
      ", article 'Foxes', paragraph 1: 'context' holds half of a character, "
      "\\ud83d, its character 2: correct it, or take it out"),
@@ -404,7 +405,8 @@ def test_errors_name_the_place(task, data, message, tmp_path):
     path = file_of(tmp_path / "a.json", data, "1.1" if task == 1 else "2.0")
     with pytest.raises(InputError) as error:
         list(read_passages(path, unanswerable=task == 2))
-    assert str(error.value) == f"{path}{message}"
+    mended = re.sub(r"(is to be [\w ]+|key '\w+')$", r"\1: correct it, or get or make the file again", message)
+    assert str(error.value) == f"{path}{mended}"
 
 
 def test_an_unanswerable_question_is_none_of_v1_without_answers_either(tmp_path):
@@ -439,9 +441,9 @@ def test_what_is_no_squad_file(content, message, tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="nothing.json does not exist$"):
+    with pytest.raises(InputError, match="nothing.json does not exist: name a file$"):
         list(read_passages(tmp_path / "nothing.json", unanswerable=False))
-    with pytest.raises(InputError, match="is no file: name one$"):
+    with pytest.raises(InputError, match="is no file: name a file$"):
         list(read_passages(tmp_path, unanswerable=False))
 
 

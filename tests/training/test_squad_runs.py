@@ -417,7 +417,7 @@ def test_bad_input_of_runs(make, changes, words, tiny, refused):
 
 
 @pytest.mark.parametrize("changes,words", [
-    ({"do_predict": True}, ("--do_predict needs --predict_file for SQuAD1",)),
+    ({"do_predict": True}, ("SQuAD1 has none; --predict_file names",)),
     ({"do_predict": True, "predict_file": "absent.json"}, ("absent.json does not exist",)),
     ({"predict_file": "questions.json"}, ("--predict_file is for --do_predict",)),
     ({"task_name": "mrpc", "data_dir": "data/MRPC", "student_model": "teacher_squad1",

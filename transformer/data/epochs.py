@@ -126,9 +126,7 @@ def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: Tokenizer
     """
     epoch = Path(epoch)
     metrics = read_epoch_metrics(metrics_json)
-    if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
-        raise InputError(f"{epoch} was generated with another vocabulary than {tokenizer.vocab_file}: "
-                         "generate it again with --bert_model set to this model, or use the model it was made with")
+    require_vocabulary(epoch, metrics, tokenizer)
     if not epoch.exists() and not _is_arrays(epoch):
         raise InputError(f"{epoch} does not exist: pregenerate_training_data.py makes it")
     if _is_arrays(epoch):
@@ -148,6 +146,13 @@ def open_epoch(epoch: str | Path, metrics_json: str | Path, tokenizer: Tokenizer
                          f"data was generated with --max_seq_len {metrics.get('max_seq_len', 'unknown')}: set "
                          "--max_seq_length to that")
     return sequences
+
+
+def require_vocabulary(epoch: Path, metrics: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """InputError where the metrics of an epoch say that it has another vocabulary than a tokenizer."""
+    if metrics.get("vocab_sha256", tokenizer.vocab_fingerprint) != tokenizer.vocab_fingerprint:
+        raise InputError(f"{epoch} was generated with another vocabulary than {tokenizer.vocab_file}: "
+                         "generate it again with --bert_model set to this model, or use the model it was made with")
 
 
 def _facts(vocab_sha256: str) -> dict[str, Any]:

@@ -17,17 +17,7 @@ import torch
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
 from transformer.distillation import chosen_attention_loss
-from transformer.planning.languages import ENGLISH
-from transformer.planning.steps import (
-    INSTANCE_LENGTH,
-    PASSAGES,
-    QUESTION_WORDS,
-    WINDOW_LENGTH,
-    WINDOWS,
-    Work,
-    augmented_rows,
-    load_script,
-)
+from transformer.planning.steps import INSTANCE_LENGTH, Work, load_script
 from transformer.training.processes import PRECISIONS
 from transformer.training.stages import keeps_answers, learns_labels
 from transformer.training.states import SHARE_OF_TIME
@@ -42,8 +32,6 @@ ARRAYS_RATE = 20_000  # instances that a core reads a second, measured (docs/res
 GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS = 1470, 250
 UNPACKED = 2.5  # times the size of an archive of texts (assumed)
-MASKED_OF_PASSAGE = 0.5  # of its words: others have no candidates, or take them from GloVe
-QUESTION_BYTES = QUESTION_WORDS * ENGLISH.word_bytes + 60  # with its id, in train_aug.jsonl
 
 
 class Kept(NamedTuple):
@@ -166,13 +154,6 @@ class Cost:
         return None if self.seconds is None else (self.seconds + self.evaluation + self.saving) / 3600
 
 
-def hours_text(hours: float | None) -> str:
-    """Hours for a table: two digits that say something."""
-    if hours is None:
-        return "?"
-    return "<0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
-
-
 def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size
@@ -271,8 +252,8 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     saving = work.expected_saves * models / len(work.students) / DISK_RATE
     saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     disk = models + INSTANCE_ARRAYS * work.unread
-    if work.kind == "prediction" and not work.task.is_table and keeps_answers(work.args, work.task.head):
-        disk += 4 * work.task.num_labels * work.examples * WINDOW_LENGTH  # the teacher's logits, without padding
+    if work.kind == "prediction" and keeps_answers(work.args, work.task.head):
+        disk += work.files.kept_bytes * work.examples
     if work.kind == "general":
         disk += models * (work.args.keep_checkpoints or work.logs)
     return Cost(seconds, scoring, saving, training_memory(work, device), disk, 2 * states)
@@ -280,22 +261,15 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
 
 def _augment_cost(work: Work, device: Device) -> Cost:
     teacher = work.teacher
-    masked = work.counts[0] * work.words * (work.language.masked if work.task.is_table else MASKED_OF_PASSAGE)
+    files = work.files
+    masked = work.counts[0] * work.words * files.masked_share
     flops = masked * (forward_flops(teacher, work.masked_length) +
                       2 * teacher.hidden_size * (teacher.hidden_size + teacher.vocab_size))
     tokens = work.args.batch_tokens or batch_tokens_in(device.memory if device.type == "cuda" else None)
     activations = tokens * 4 * (6 * teacher.hidden_size + 2 * teacher.intermediate_size)
     memory = 4 * parameter_count(teacher) + activations + tokens / work.masked_length * teacher.vocab_size * 8
-    rows = augmented_rows(work.counts[0], work.task, work.args.N or 20)
-    # the rows, and what task distillation makes of them: arrays, and, of rows, the teacher's logits
-    row = work.words * work.language.word_bytes
-    if work.task.is_table:
-        row += 2 * work.length * len(work.task.text_columns) + 4 * work.task.num_labels
-    else:
-        windows = WINDOWS[work.task.key][0] / PASSAGES[work.task.key]  # of a passage
-        questions = work.task.rows[0] / PASSAGES[work.task.key]
-        row += questions * QUESTION_BYTES + windows * 2 * WINDOW_LENGTH
-    return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory, disk=rows * row,
+    return Cost(flops / (device.share * device.rate(device.precision(work))), memory=memory,
+                disk=files.augmented(work.counts[0], work.args.N) * files.augmented_bytes(work.words, work.length),
                 passing=4 * masked * work.args.M)
 
 

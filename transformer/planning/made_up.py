@@ -5,12 +5,12 @@ with, and to nothing else.
 """
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -18,19 +18,16 @@ import torch
 from transformer.augmentation.candidates import STOP_CHARACTERS
 from transformer.checkpoint import save_model
 from transformer.config import BertConfig
-from transformer.data.augmented import AUGMENTED_HEADER, augmented_line, augmented_passage
 from transformer.files import write_json
 from transformer.modeling import BertForPreTraining, TinyBertForPreTraining
-from transformer.planning.languages import ENGLISH, Language, usual_words
-from transformer.planning.steps import QUESTION_WORDS, usual_windows
+from transformer.planning.languages import ENGLISH, Language
+from transformer.planning.steps import files_for
 from transformer.tasks.answers import ANSWER_FILES
 from transformer.tasks.own import write_task
-from transformer.tasks.squad import Passage, Question, read_passages
 from transformer.tasks.task import Task
 from transformer.tokenization import is_ideograph, open_tokenizer, vocab_path
 from transformer.training.record import is_finished
 
-_READ_WHOLE = 32 << 20  # bytes of a file whose lines are all looked at for a sample
 _COMMON = "the of and to in is it that was for".split()  # about half of English: they are not augmented
 _CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 7300)]  # about as many as bert-base-chinese knows
 _SPECIALS = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -43,60 +40,6 @@ def made_up_words() -> Iterator[str]:
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     for count in itertools.count(2):
         yield from map("".join, itertools.product(syllables, repeat=count))
-
-
-def sample_lines(path: Path, count: int, has_header: bool) -> tuple[list[bytes], list[bytes]]:
-    """The header (no line, or one) of a file of lines, and at most `count` of the others by chance, each ended.
-
-    Of a large file they are those after places by chance. Lines with another number of tabs than most have are left
-    out, as the scripts skip them or refuse the file.
-    """
-    random = np.random.default_rng(0)
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
-        header = [handle.readline()] if has_header else []
-        begin = handle.tell()
-        if size <= _READ_WHOLE:
-            found = [line for line in handle if line.strip()]
-            if len(found) > count:
-                found = [found[number] for number in random.choice(len(found), count, replace=False)]
-        else:
-            found = [_line_after(handle, place) for place in random.integers(begin, size, count)]
-    tabs = [line.count(b"\t") for line in found]
-    usual = max(set(tabs), key=tabs.count, default=0)
-    return header, [line.rstrip(b"\r\n") + b"\n" for line, number in zip(found, tabs) if number == usual]
-
-
-def _line_after(handle: IO[bytes], place: int) -> bytes:
-    handle.seek(place)
-    handle.readline()
-    return handle.readline() or _line_after(handle, place // 2)
-
-
-def first_questions(passages: Iterable[Passage], count: int) -> Iterator[Passage]:
-    """Passages with the first `count` questions."""
-    for passage in passages:
-        if passage.questions:
-            yield replace(passage, questions=passage.questions[:count])
-        count -= len(passage.questions)
-        if count <= 0:
-            return
-
-
-def write_passages(path: Path, task: Task, passages: Iterable[Passage]) -> None:
-    """Write a SQuAD file, or the augmented one, without answers."""
-    with open(path, "w", encoding="utf-8") as handle:
-        if path.name == task.aug_file:
-            lines = (augmented_line(passage, passage.context, 0) for passage in passages)
-            handle.writelines(f"{line}\n" for line in (AUGMENTED_HEADER, *lines))
-            return
-        paragraphs = [{"context": passage.context, "qas": [
-            {"id": question.id, "question": question.text,
-             "answers": [{"text": text, "answer_start": start} for text, start in question.answers],
-             **({"is_impossible": not question.answers} if task.head.unanswerable else {})}
-            for question in passage.questions]} for passage in passages]
-        json.dump({"version": "v2.0" if task.head.unanswerable else "1.1",
-                   "data": [{"title": "", "paragraphs": paragraphs}]}, handle)
 
 
 class Inputs:
@@ -186,70 +129,23 @@ class Inputs:
         folder.mkdir(parents=True)
         if task.folder:  # the rows without labels are as others, and are left out
             write_task(folder, replace(task, unlabelled_rows=0))
-        train = folder / (task.aug_file if augmented else task.train_file)
-        if not task.is_table:
-            for path, count in ((train, rows), *((folder / name, dev_rows) for name in task.dev_files)):
-                if count:
-                    self._passages(path, task, real, count, config)
-            return folder
-        wanted = [(train, rows, task.header), *((folder / name, dev_rows, task.dev_header or task.header)
-                                                for name in task.dev_files)]
-        for path, count, header in wanted:
-            if not count:
-                continue
-            source = real / path.name
-            if not source.is_file() and augmented and path == train and (real / task.train_file).is_file():
-                self.invented.append(path.name)
-                source = real / task.train_file
-            if source.is_file():
-                header_line, lines = sample_lines(source, count, task.has_header)
-                path.write_bytes(b"".join(header_line + lines))
-            else:
-                self.invented.append(f"{task.name}/{path.name}")
-                self._write_rows(path, task, header.split(","), count, config)
+        train = task.aug_file if augmented else task.train_file
+        for name, count in ((train, rows), *((name, dev_rows) for name in task.dev_files)):
+            if count:
+                self._write_examples(folder / name, task, real, count, config)
         return folder
 
-    def _passages(self, path: Path, task: Task, real: Path, count: int, config: BertConfig) -> None:
-        """Write a file of passages with about `count` questions, a sample of the real one or made up."""
-        source, is_augmented = real / path.name, path.name == task.aug_file
-        if is_augmented and source.is_file():
-            _, lines = sample_lines(source, count, has_header=True)
-            chosen = [augmented_passage(line, source) for line in lines]
-        elif (real / (task.train_file if is_augmented else path.name)).is_file():
-            if is_augmented:
-                self.invented.append(path.name)
-            chosen = list(read_passages(real / (task.train_file if is_augmented else path.name),
-                                        task.head.unanswerable))
-            chosen = [chosen[number] for number in self._random.permutation(len(chosen))]
+    def _write_examples(self, path: Path, task: Task, real: Path, count: int, config: BertConfig) -> None:
+        """Write a file of a task with about `count` rows or questions, a sample of the real one or made up."""
+        source, files = real / path.name, files_for(task, self.language)
+        if not source.is_file() and path.name == task.aug_file and (real / task.train_file).is_file():
+            self.invented.append(path.name)
+            source = real / task.train_file
+        if source.is_file():
+            files.copy_some(source, path, count, self._random)
         else:
             self.invented.append(f"{task.name}/{path.name}")
-            chosen = self.passages(task, count, config)
-        write_passages(path, task, first_questions(chosen, count))
-
-    def passages(self, task: Task, count: int, config: BertConfig) -> Iterator[Passage]:
-        """Made-up passages, as long as SQuAD's, with `count` questions; of v2.0 every third has no answer."""
-        for start in range(0, count, 5):
-            words = self.words(config, int(usual_windows(1, self._random)[0]) - QUESTION_WORDS - 3)
-            context, questions = " ".join(words), []
-            for number in range(start, min(start + 5, count)):
-                first, length = self._random.integers(0, len(words) - 3), self._random.integers(1, 4)
-                answer = " ".join(words[first:first + length]), len(" ".join([*words[:first], ""]))
-                is_answerable = not task.head.unanswerable or number % 3
-                questions.append(Question(f"made-up-{number}", " ".join(self.words(config, QUESTION_WORDS)),
-                                          (answer,) if is_answerable else ()))
-            yield Passage(context, tuple(questions))
-
-    def _write_rows(self, path: Path, task: Task, columns: Sequence[str], count: int, config: BertConfig) -> None:
-        lengths = self._random.poisson(usual_words(task), (count, len(task.text_columns))).clip(2)
-        words = iter(self.words(config, int(lengths.sum())))
-        lines = ["\t".join(columns)] if task.has_header else []
-        for row in range(count):
-            cells = [str(row)] * len(columns)
-            for column, length in zip(task.text_columns, lengths[row]):
-                cells[column] = self.language.between.join(itertools.islice(words, int(length)))
-            cells[task.label_column] = task.head.word(row % (len(task.labels) or 6))
-            lines.append("\t".join(cells))
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            files.make_up(path, count, functools.partial(self.words, config), self._random)
 
     def instances(self, place: Path, real: Path, count: int, length: int, config: BertConfig) -> tuple[Path, int]:
         """A folder with one epoch of at most `count` instances, the first of the real one, and how many they are; with

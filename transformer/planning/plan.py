@@ -16,9 +16,10 @@ import torch
 
 from transformer.data.parallel import available_cores
 from transformer.files import InputError, read_json
-from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, hours_text, price, product_rate
+from transformer.planning.costs import LAUNCH_SECONDS, Cost, Device, price, product_rate
+from transformer.planning.printing import aligned, hours_text, print_assumed
 from transformer.planning.rehearsal import RESULT, machine
-from transformer.planning.steps import Step, Work, bytes_in, is_among, print_assumed
+from transformer.planning.steps import Step, Work, bytes_in, is_among
 from transformer.training.processes import PRECISIONS, Processes, set_precision
 
 _PROCESS_BYTES = 0.6e9  # of a training process on a CPU, beside what the model takes: Python with torch
@@ -193,16 +194,6 @@ def _bytes_of(outputs: Sequence[str]) -> int:
                for path in (Path().glob(output) if not Path(output).is_absolute() else [Path(output)]))
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Print the table, its numbers set to the right."""
-    header = tuple(cell.format("GPU" if this_device().type == "cuda" else "RAM") for cell in _HEADER)
-    table = [header, *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    for cells in table:
-        print("  ".join(cell.ljust(width) if number < 2 else cell.rjust(width)
-                        for number, (cell, width) in enumerate(zip(cells, widths))).rstrip())
-
-
 def stages_left(rows: Sequence[Row]) -> list[list[Row]]:
     """The steps of each stage that are not done."""
     stages: dict[str, list[Row]] = {}
@@ -227,7 +218,8 @@ def print_plan(works: Sequence[Work], jobs: int = 1) -> None:
     launching = f", and {LAUNCH_SECONDS * 1e6:.0f} microseconds for each operation launched" * (device.type == "cuda")
     print(f"On {device.name}, {device.memory / 1e9:.0f} GB. Estimates: hours by torch.mm, measured now, of which "
           f"{device.share:.0%} are reached{launching}; a step that was begun counts in full; ? is not estimated.\n")
-    print_table(rows)
+    header = [cell.format("GPU" if device.type == "cuda" else "RAM") for cell in _HEADER]
+    print(aligned([header, *(row.cells() for row in rows)], names=2))
     print(f"\nhours left: about {hours_text(hours_left(rows, jobs))}, with JOBS={jobs}, without those marked ?")
     disks = disks_of(rows)
     for disk in disks:

@@ -7,8 +7,6 @@ is there is written to, and of a rehearsal results/rehearsal.json alone stays.
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
 import json
 import math
 import os
@@ -27,18 +25,15 @@ from typing import Any
 import torch
 
 from transformer.config import BertConfig
-from transformer.data.features import encode_file
 from transformer.data.parallel import available_cores
 from transformer.data.tables import data_folder, task_folder
-from transformer.data.windows import encode_windows
 from transformer.files import InputError, in_words, read_json, write_json
-from transformer.pieces import Tokenizer
 from transformer.planning.costs import forward_flops, training_flops
 from transformer.planning.languages import ENGLISH
 from transformer.planning.made_up import Inputs
+from transformer.planning.printing import aligned, print_assumed
 from transformer.planning.projection import Measured, projected_bytes, projected_seconds
-from transformer.planning.steps import Work, bytes_in, listed, print_assumed, window_settings, windows_in
-from transformer.tasks.squad import read_passages
+from transformer.planning.steps import Work, bytes_in, listed
 from transformer.tokenization import open_tokenizer, vocab_path
 
 RESULT = Path("results/rehearsal.json")
@@ -47,7 +42,6 @@ FEWEST_ROWS, MOST_ROWS = 64, 4096  # of each dev set, and to augment
 FEWEST_INSTANCES = 20_000          # of an epoch file, whose reading is measured, too
 TEXT_BYTES_EACH = 4 << 20          # of the corpus, for each worker
 _SECONDS = 10                      # that the steps of a rehearsal are to take, as far as that can be told before
-_READING_BYTES = 2 << 20              # of rows whose reading is measured
 _FIRST_GUESS = {"cpu": 3e10, "cuda": 3e13}  # operations a second of one core, of a GPU; the first rehearsal tells more
 # Settings that change nothing of what a step, a row or a start takes.
 _NO_DIFFERENCE = {
@@ -275,14 +269,13 @@ class Rehearsal:
         flags = {"data_dir": folder, "task_name": work.task.name, "teacher_model": teacher, "student_model": students,
                  "cache_dir": self._place / "cache", **self._two_logs(steps),
                  "skip_teacher_check": True}
-        return self._train_on_task(work, flags, steps, train, args.max_seq_length, self._place / "cache")
+        return self._train_on_task(work, flags, steps, train, self._place / "cache")
 
     _intermediate = _prediction = _task_stage
 
     def _teacher(self, work: Work) -> Measured:
         args, steps = work.args, self._steps(work)
-        own = Path(args.models_dir) / f"bert-base-uncased-{work.task.key}"
-        start = args.model or (own if own.is_dir() else Path(args.models_dir) / "bert-base-uncased")
+        start = args.model
         if any(other.step.script == "fix_teacher_layers" and other.step.state != "done" for other in self.works):
             start = "a fixed model"  # which is not there yet, whatever the hub's looks like
         model = self._inputs.model(start, "task", work.student, task=work.task)
@@ -290,55 +283,24 @@ class Rehearsal:
                                    math.ceil(steps / 2) * args.train_batch_size, self._rows(work, work.student), False,
                                    work.student)
         train = folder / work.task.train_file
-        epoch = self._examples(work, train) // args.train_batch_size
+        epoch = work.files.count(train) // args.train_batch_size
         flags = {"glue_dir": folder.parent, "tasks": work.task.name, "models_dir": self._place / "models",
                  "model": model, "save_steps": max(1, epoch)}
-        return self._train_on_task(work, flags, steps, train, args.max_seq_length, folder / "features")
+        return self._train_on_task(work, flags, steps, train, folder / "features")
 
-    def _examples(self, work: Work, path: Path) -> int:
-        """Examples of a file as the steps count them."""
-        if not work.task.is_table:
-            return round(windows_in(work, path)[0])
-        with open(path, "rb") as handle:
-            return sum(1 for _ in handle) - work.task.has_header
-
-    def _train_on_task(self, work: Work, flags: dict[str, object], steps: int, train: Path, length: int,
-                       cache: Path) -> Measured:
-        examples = self._examples(work, train)
-        dev = [self._examples(work, train.parent / name) for name in work.task.dev_files]
+    def _train_on_task(self, work: Work, flags: dict[str, object], steps: int, train: Path, cache: Path) -> Measured:
+        examples = work.files.count(train)
+        dev = [work.files.count(train.parent / name) for name in work.task.dev_files]
         epoch_steps = examples // work.args.train_batch_size
         if not epoch_steps:
             raise InputError(f"{train.name} holds {examples} examples, not enough for one batch of "
-                             f"{work.args.train_batch_size}")
+                             f"{work.args.train_batch_size}: make that smaller")
         epochs = max(2, steps // epoch_steps) if work.kind == "teacher" else (steps + 0.5) / epoch_steps
-        model = flags.get("teacher_model", flags.get("model"))
+        tokenizer = open_tokenizer(flags.get("teacher_model", flags.get("model")))
         mean = sum(dev) / len(dev)  # of each pass over one dev set
         return self._train(work, {**flags, "num_train_epochs": epochs}, examples + sum(dev), cache,
                            {"logits": examples, "teacher": mean, "evaluate": mean},
-                           self._reading(work, train, model, length))
-
-    def _reading(self, work: Work, path: Path, model: Path, length: int) -> float:
-        """Seconds that one core takes to read an example of a task's file."""
-        tokenizer = open_tokenizer(model)
-        if not work.task.is_table:
-            return self._reading_windows(work, path, tokenizer)
-        with open(path, "rb") as handle:
-            header, lines = handle.readline() if work.task.has_header else b"", handle.readlines()
-        count = math.ceil(_READING_BYTES / sum(map(len, lines))) * len(lines)
-        copy = self._place / "read.tsv"
-        copy.write_bytes(header + b"".join(itertools.islice(itertools.cycle(lines), count)))
-        begin = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            encode_file(work.task, copy, tokenizer, length, num_workers=1)
-        copy.unlink()
-        return (time.perf_counter() - begin) / count
-
-    def _reading_windows(self, work: Work, path: Path, tokenizer: Tokenizer) -> float:
-        use = "augmented" if path.name == work.task.aug_file else "answer"
-        begin = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            windows = encode_windows(work.task, path, tokenizer, *window_settings(work), use, num_workers=1)
-        return (time.perf_counter() - begin) / len(windows)
+                           work.files.reading(train, tokenizer, self._place))
 
     # --- the others
 
@@ -348,14 +310,14 @@ class Rehearsal:
         model = self._inputs.model(*listed(args.student_model), "task", config, work.teacher, work.task)
         real = data_folder(args.data_dir, work.task)
         folder = self._inputs.task(self._place, work.task, real, 0, self._rows(work, config), False, config)
-        rows = sum(self._examples(work, folder / name) for name in work.task.dev_files)
+        rows = sum(work.files.count(folder / name) for name in work.task.dev_files)
         model, output = self._inputs.linked(self._place, model), self._place / "output"
         flags = {"data_dir": folder, "task_name": work.task.name, "student_model": model, "output_dir": output,
                  "cache_dir": self._place / "cache", "do_eval": True}
         wall, memory_gb, _ = self._run(work, flags, ["--do_predict"])
         record = read_json(model / "eval_results.json")
         return Measured(wall, record["seconds_of"], record["times_of"], 0, rows, {"evaluate": rows},
-                        self._reading(work, folder / work.task.dev_files[0], model, args.max_seq_length),
+                        work.files.reading(folder / work.task.dev_files[0], open_tokenizer(model), self._place),
                         memory_gb=memory_gb, growing=bytes_in(self._place / "cache"))
 
     def _augment(self, work: Work) -> Measured:
@@ -370,23 +332,10 @@ class Rehearsal:
             flags["glove_embs"] = self._inputs.vectors(Path(args.glove_embs), work.teacher)
         wall, memory_gb, _ = self._run(work, flags, ["--resume", "--overwrite_output_dir"])
         record = read_json((folder / task.aug_file).with_suffix(".json"))
-        train, different = task.train_file, 1.0
-        if not task.is_table:  # a passage is there once
-            rows = sum(1 for _ in read_passages(folder / train, task.head.unanswerable))
-        else:
-            rows = self._examples(work, folder / train)
-            if (real / train).is_file():
-                different = self._texts(work, folder / train) / rows / (
-                    self._texts(work, real / train) / self._examples(work, real / train))
-        return Measured(wall, record["seconds_of"], record["times_of"], size=rows, different=different,
-                        memory_gb=memory_gb, growing=(folder / task.aug_file).stat().st_size)
-
-    def _texts(self, work: Work, path: Path) -> int:
-        """Different texts in a file of the task."""
-        with open(path, "rb") as handle:
-            cells = (line.rstrip(b"\n").split(b"\t") for line in itertools.islice(handle, work.task.has_header, None))
-            return len({hash(row[column]) for row in cells if len(row) >= work.task.train_columns
-                        for column in work.task.text_columns})
+        train = folder / task.train_file
+        return Measured(wall, record["seconds_of"], record["times_of"], size=work.files.to_augment(train)[0],
+                        different=work.files.variety(train, real / train.name), memory_gb=memory_gb,
+                        growing=(folder / task.aug_file).stat().st_size)
 
     def _pregenerate(self, work: Work) -> Measured:
         args = work.args
@@ -455,10 +404,7 @@ def table(results: Sequence[Rehearsed], cores: int) -> str:
                      "" if measured.gpu_gb is None else f"{measured.gpu_gb:.1f}", f"{own:.4g}",
                      f"{projected_bytes(measured, work) / 1e9:.3g}", "; ".join(notes)))
     rows.append(("together", "", "", "", "", f"{hours:.4g}", "", "one after the other"))
-    widths = [max(len(row[column]) for row in rows) for column in range(7)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                           zip(row[1:7], widths[1:])), row[7]]).rstrip()
-                     for row in rows)
+    return aligned(rows, names=1)
 
 
 def rehearse(works: Sequence[Work], jobs: int = 1) -> None:

@@ -23,38 +23,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
-import numpy as np
-
+from transformer.checkpoint import no_masked_lm
 from transformer.config import CONFIG_NAME, BertConfig
-from transformer.data.augmented import augmented_passages
-from transformer.data.epochs import epoch_files, read_epoch_metrics
-from transformer.data.parts import byte_ranges
-from transformer.data.tables import data_folder, read_rows, task_folder
-from transformer.files import InputError, read_json
-from transformer.planning.languages import ENGLISH, Language, count_words, usual_words
+from transformer.data.epochs import epoch_files, read_epoch_metrics, require_vocabulary
+from transformer.data.tables import data_folder, task_folder
+from transformer.families import ELECTRA
+from transformer.files import InputError
+from transformer.pieces import Tokenizer
+from transformer.planning.languages import ENGLISH, Language
+from transformer.planning.passage_files import PassageFiles
+from transformer.planning.table_files import TableFiles
+from transformer.planning.task_files import TaskFiles
 from transformer.tasks.own import open_task
-from transformer.tasks.squad import cut_windows, read_passages
-from transformer.tasks.table import get_task
 from transformer.tasks.task import Task
+from transformer.tokenization import open_tokenizer, vocab_path
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval
 from transformer.training.stages import padding_counts
 
 INSTANCE_LENGTH = 128   # wordpieces of the instances that a Language tells of, at most
-_SAMPLE = 2000          # rows that the lengths of a file are judged by
-# SQuAD at lengths of 384, 128 and 64: windows of the training set (as others say, not counted here) and of the dev set;
-# passages of the training set (as others say); words of a passage and of a question.
-WINDOWS = {"squad1": (88_641, 10_833), "squad2": (131_944, 12_232)}
-PASSAGES = {"squad1": 18_896, "squad2": 19_035}
-PASSAGE_WORDS, QUESTION_WORDS = 120, 10
-# Wordpieces of a window of the dev set: median 164, mean 178, 90% below 275, 2.6% full; a gamma distribution like that.
-WINDOW_LENGTH = 178
-_WINDOW_LENGTHS = 4.8, 37
 # Bytes of the text of an article at the beginning of the English dump, where long ones stand, and share of the text in
 # the XML: measured on 105 articles.
 FIRST_ARTICLE, TEXT_OF_XML = 25_000, 0.43
 _MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how the small BERTs of Google are called
-_COUNTED_BYTES = 32 << 20  # bytes of a train_aug.jsonl that are looked at
 
 
 @dataclass(frozen=True)
@@ -136,6 +127,11 @@ class Work:
     language: Language = ENGLISH
 
     @property
+    def files(self) -> TaskFiles:
+        """The files of the task, as this command reads them."""
+        return files_for(self.task, self.language, self.args)
+
+    @property
     def student(self) -> BertConfig | None:
         """The first of the students."""
         return self.students[0] if self.students else None
@@ -155,6 +151,11 @@ class Work:
         """Models that are written, of the `saves` at most: in a prediction stage where a score is the best so far. By
         chance one of n scores is that ln n times, and a run rises."""
         return min(self.saves, 1 + 2 * math.log(self.saves)) if self.kind == "prediction" else self.saves
+
+
+def files_for(task: Task, language: Language, args: argparse.Namespace | None = None) -> TaskFiles:
+    """The files of a task, by their kind."""
+    return (TableFiles if task.is_table else PassageFiles)(task, language, args)
 
 
 def listed(value: str | Path | list[str] | None) -> list[str | Path]:
@@ -225,15 +226,6 @@ def works_of(steps: Sequence[Step], language: Language = ENGLISH) -> list[Work]:
     return works
 
 
-def print_assumed(works: Sequence[Work]) -> None:
-    """Print what is a guess in the counts of some commands, each guess once, with the files that it is about."""
-    assumed: dict[str, list[str]] = {}
-    for what, _, which in (text.partition(": ") for work in works for text in work.assumed):
-        assumed.setdefault(what, []).append(which)
-    for what, which in assumed.items():
-        print(f"assumed: {what}: {', '.join(dict.fromkeys(which))}")
-
-
 class _Earlier:
     """What is there when a command starts: on the disk now, or made by the steps before."""
 
@@ -245,9 +237,13 @@ class _Earlier:
         """The last of the steps still to be done that makes a path, or the folder it is in."""
         return next((work for work in reversed(self.works) if is_among(path, work.outputs)), None)
 
+    def has(self, path: str | Path) -> bool:
+        """Whether a path is there, or will be."""
+        return Path(path).exists() or self.maker(path) is not None
+
     def need(self, path: str | Path) -> Path:
         """The path; noted as missing where it neither is there nor will be."""
-        if not Path(path).exists() and not self.maker(path):
+        if not self.has(path):
             self._work.missing.append(str(path))
         return Path(path)
 
@@ -278,93 +274,24 @@ class _Earlier:
             self._work.assumed.append(f"sizes of BERT-base: {folder}")
         return self._work.language.config
 
-    def rows(self, task: Task, path: Path, official: int) -> int:
-        """Examples of a task's file, rows or windows, or as many as the official one has."""
-        self.need(path)
-        if path.is_file():
-            return count_rows(task, path) if task.is_table else round(windows_in(self._work, path)[0])
-        what = "as many rows as the official files have" if task.is_table else "windows as others and this kit count " \
-            "them in the official files at lengths of 384, 128 and 64, those of training sets unverified"
-        self._work.assumed.append(f"{what}: {path}")
+    def tokenizer(self, folder: str | Path) -> Tokenizer | None:
+        """That of a model folder; None where its vocabulary is not there, or will be made anew."""
+        return None if self.maker(folder) or not vocab_path(folder).is_file() else open_tokenizer(folder)
+
+    def rows(self, path: Path, official: int, task: Task | None = None) -> int:
+        """Examples of a file of the command's task, or of one that is laid out as that of another; as many as the
+        official one has where it is not there."""
+        files = files_for(task or self._work.task, self._work.language, self._work.args)
+        if self.need(path).is_file():
+            return files.count(path)
+        self._work.assumed.append(f"{files.assumed_count}: {path}")
         return official
 
-
-@functools.cache
-def count_rows(task: Task, path: Path) -> int:
-    """Examples in a GLUE file that is there. InputError as the script's that reads it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return sum(1 for _ in read_rows(task, path))
-
-
-def official_examples(task: Task) -> tuple[int, ...]:
-    """Examples, rows or windows, of the official train file and of each dev file."""
-    return task.rows if task.is_table else WINDOWS[task.key]
-
-
-def augmented_rows(rows: int, task: Task, copies: int) -> int:
-    """The most rows, windows or passages that data augmentation makes of so many."""
-    return rows * (1 + copies * max(1, len(task.text_columns)))
-
-
-def usual_windows(count: int, random: np.random.Generator) -> np.ndarray:
-    """Wordpieces of windows, as SQuAD's dev set has them, cut nowhere: float64 [count]."""
-    return random.gamma(*_WINDOW_LENGTHS, count).clip(min=2 * QUESTION_WORDS)
-
-
-def window_settings(work: Work) -> tuple[int, int, int]:
-    """The three lengths of a command that windows follow from."""
-    return work.args.max_seq_length, work.args.doc_stride, work.args.max_query_length
-
-
-def windows_in(work: Work, path: Path) -> tuple[float, np.ndarray]:
-    """How many windows a file of passages gives at the lengths of a command, and the wordpieces of some of them,
-    float64; both judged by words."""
-    return _windows_in(work.task.key, path, *window_settings(work))
-
-
-@functools.cache
-def _windows_in(key: str, path: Path, longest: int, stride: int, longest_question: int) -> tuple[float, np.ndarray]:
-    task = get_task(key)
-    size = read = path.stat().st_size
-    if path.name == task.aug_file:
-        _, read = next(iter(byte_ranges(path, _COUNTED_BYTES)), (0, size))
-        passages = augmented_passages((path, 0, read))
-    else:
-        passages = read_passages(path, task.head.unanswerable, has_answers=False)
-    lengths: list[float] = []
-    for passage in passages:
-        pieces = round(len(passage.context.split()) * ENGLISH.pieces)
-        for question in passage.questions:
-            own = min(round(len(question.text.split()) * ENGLISH.pieces), longest_question) + 3  # [CLS] and two [SEP]
-            lengths += [own + end - start for start, end in cut_windows(pieces, longest - own, stride)]
-    return len(lengths) * size / max(read, 1), np.array(lengths, np.float64)
-
-
-@functools.cache
-def words_of(task: Task, path: Path) -> np.ndarray:
-    """Words in the texts of each of the first rows of a task's file, see count_words(): int64 [rows]."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        rows = list(itertools.islice(read_rows(task, path), _SAMPLE))
-    return np.array([sum(count_words(columns[column]) for column in task.text_columns) for _, columns in rows])
-
-
-def lengths_in(work: Work, path: Path, batch_size: int) -> float:
-    """Mean wordpieces of the examples of a task's file after padding to the longest of batch_size, judged by its words.
-    Where it is not there yet, the longest sequence, or, of windows, as it is in SQuAD's dev set."""
-    longest = work.args.max_seq_length
-    if not path.is_file() and work.task.is_table:
-        work.assumed.append(f"every sequence as long as it can be: {path}")
-        return longest
-    if not path.is_file():
-        work.assumed.append(f"windows as long as those of SQuAD's dev set: {path}")
-        lengths = usual_windows(_SAMPLE, np.random.default_rng(0))
-    elif work.task.is_table:
-        lengths = words_of(work.task, path) * work.language.pieces + 1 + len(work.task.text_columns)
-    else:
-        lengths = windows_in(work, path)[1]
-    order = np.random.default_rng(0).permutation(len(lengths))[:_SAMPLE]
-    parts = np.array_split(lengths[order].clip(max=longest), max(1, len(order) // batch_size))
-    return float(np.mean([part.max() for part in parts])) if len(lengths) else longest
+    def length(self, path: Path, batch_size: int) -> float:
+        """TaskFiles.padded_length() of a file of the command's task."""
+        if not path.is_file():
+            self._work.assumed.append(f"{self._work.files.assumed_lengths}: {path}")
+        return self._work.files.padded_length(path, batch_size)
 
 
 def _training(work: Work, names: Sequence[object]) -> None:
@@ -390,14 +317,15 @@ def _general(work: Work, earlier: _Earlier) -> None:
     data = earlier.need(args.pregenerated_data)
     _teacher_and_students(work, earlier)
     epochs, maker = math.ceil(args.num_train_epochs), earlier.maker(data)
-    made, are_arrays = [work.language.instances], False
+    made, are_arrays, metrics_of = [work.language.instances], False, {}
     if maker:
         made, are_arrays = maker.counts or made, getattr(maker.args, "arrays", False)
         work.assumed += [assumption for assumption in maker.assumed if "instances" in assumption]
     elif data.exists():
         with contextlib.redirect_stdout(io.StringIO()):  # its warning comes with the run
             files = epoch_files(data, epochs)
-        made = [read_epoch_metrics(metrics)["num_training_examples"] for _, metrics in dict.fromkeys(files)]
+        metrics_of = {instances: read_epoch_metrics(metrics) for instances, metrics in files}
+        made = [metrics["num_training_examples"] for metrics in metrics_of.values()]
         are_arrays = all(instances.is_dir() for instances, _ in files)
     work.counts = [made[epoch % len(made)] for epoch in range(epochs)]
     are_arrays = are_arrays or (data / "epoch_0.arrays").is_dir() or any(
@@ -407,6 +335,13 @@ def _general(work: Work, earlier: _Earlier) -> None:
     _training(work, [data] * epochs)
     work.logs = math.ceil(work.steps / args.eval_step)
     work.saves = len(work.students) * work.logs  # as step_N_pytorch_model.bin
+    if tokenizer := earlier.tokenizer(args.teacher_model):
+        for instances, metrics in metrics_of.items():
+            require_vocabulary(instances, metrics, tokenizer)
+        other = earlier.tokenizer(maker.args.bert_model) if maker and maker.kind == "pregenerate" else tokenizer
+        if other and other.vocab_fingerprint != tokenizer.vocab_fingerprint:
+            raise InputError(f"{data} will have the vocabulary of {other.vocab_file}, the teacher has that of "
+                             f"{tokenizer.vocab_file}: give both steps one model")
 
 
 def _pregenerate(work: Work, earlier: _Earlier) -> None:
@@ -427,29 +362,23 @@ def _pregenerate(work: Work, earlier: _Earlier) -> None:
 
 def _task_files(work: Work, earlier: _Earlier, folder: Path, augmented: bool) -> Path:
     """Note train file and dev sets of a task; the train file."""
-    task = work.task
-    official, *of_dev = official_examples(task)
-    work.dev_examples = sum(earlier.rows(task, folder / name, rows)
+    task, files = work.task, work.files
+    official, *of_dev = files.official
+    work.dev_examples = sum(earlier.rows(folder / name, rows)
                             for name, rows in zip(task.dev_files, of_dev, strict=True))
     if not augmented:
         path = folder / task.train_file
-        work.counts = [earlier.rows(task, path, official)]
+        work.counts = [earlier.rows(path, official)]
         return path
     path = folder / task.aug_file
     maker = earlier.maker(path)
-    if maker and maker.args:  # its N
-        copies = load_script(maker.step.argv[0]).resolve_copies(maker.args, task)
-        rows = maker.examples if task.is_table else earlier.rows(task, folder / task.train_file, official)
-        work.counts = [augmented_rows(rows, task, copies)]
+    if maker and maker.kind == "augment":  # not the download of the folder that it is in
+        work.counts = [files.augmented(earlier.rows(folder / task.train_file, official), maker.args.N)]
         work.assumed.append(f"the most rows that augmentation can give: {path}")
-    elif earlier.need(path).is_file() and not task.is_table:
-        work.counts = [earlier.rows(task, path, 0)]
-    elif path.is_file():
-        record = path.with_suffix(".json")
-        known = read_json(record).get("rows_out") if record.is_file() else None
-        work.counts = [known if isinstance(known, int) else count_rows(task, path)]
+    elif earlier.need(path).is_file():
+        work.counts = [files.count(path)]
     else:
-        work.counts = [augmented_rows(official, task, 20)]
+        work.counts = [files.augmented(official, 20)]
     return path
 
 
@@ -463,32 +392,32 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     work.outputs = listed(args.output_dir)
     if args.do_eval or args.do_predict:
         work.kind, work.students = "evaluation", (earlier.config(*listed(args.student_model)),)
-        dev = [earlier.rows(task, folder / name, rows) for name, rows in
-               zip(task.dev_files, official_examples(task)[1:], strict=True)] if args.do_eval else []
-        test = [earlier.rows(task.for_test(one), folder / one.file, one.rows)
-                for one in task.submissions] if args.do_predict else []
+        dev = [earlier.rows(folder / name, rows) for name, rows in
+               zip(task.dev_files, work.files.official[1:], strict=True)] if args.do_eval else []
+        test = [earlier.rows(folder / one.file, one.rows, task.for_test(one)) for one in task.submissions
+                if one.name != "AX" or earlier.has(folder / one.file)] if args.do_predict else []  # as the script does
         if args.predict_file:
-            test = [earlier.rows(task.texts_alone if task.is_table else task, Path(args.predict_file), 0)]
+            test = [earlier.rows(Path(args.predict_file), 0, task.texts_alone)]
         work.dev_examples = sum(dev)
         work.counts, work.evaluations = [sum(dev) + sum(test)], 1
-        work.length = lengths_in(work, folder / task.dev_files[0], 1)
+        work.length = earlier.length(folder / task.dev_files[0], 1)
         return
     work.kind = "prediction" if args.pred_distill else "intermediate"
     _teacher_and_students(work, earlier)
     path = _task_files(work, earlier, folder, args.aug_train)
     if unlabelled := task.unlabelled_in(folder):
-        work.counts = [work.counts[0] + earlier.rows(task.texts_alone, unlabelled, task.unlabelled_rows)]
+        work.counts = [work.counts[0] + earlier.rows(unlabelled, task.unlabelled_rows, task.texts_alone)]
     work.counts *= math.ceil(args.num_train_epochs)
     _training(work, [path] * len(work.counts))
     if args.eval_step is None:  # as the script finds it, with lengths judged by words
-        batch = args.train_batch_size * lengths_in(work, folder / task.train_file, args.train_batch_size)
-        dev = work.dev_examples * lengths_in(work, folder / task.dev_files[0], 1)
+        batch = args.train_batch_size * earlier.length(folder / task.train_file, args.train_batch_size)
+        dev = work.dev_examples * earlier.length(folder / task.dev_files[0], 1)
         args.eval_step = scoring_interval(work.steps, round(batch), max(1, round(dev)))
     work.logs = math.ceil(work.steps / args.eval_step)
     work.evaluations = work.logs if args.pred_distill else 0
     work.saves = work.logs if args.pred_distill else len(work.students)
     padded = padding_counts(args, task.head) if args.pred_distill else not args.dynamic_padding
-    work.length = args.max_seq_length if padded else lengths_in(work, folder / task.train_file, work.micro_batch)
+    work.length = args.max_seq_length if padded else earlier.length(folder / task.train_file, work.micro_batch)
 
 
 def _teacher(work: Work, earlier: _Earlier) -> None:
@@ -500,45 +429,34 @@ def _teacher(work: Work, earlier: _Earlier) -> None:
     work.outputs = [str(script.teacher_folder(other, work.args)) for other in tasks]
     args = work.args = script.resolved(work.args, task)[0]
     own = Path(args.models_dir) / f"bert-base-uncased-{task.key}"
-    start = args.model or (own if own.is_dir() or earlier.maker(own) else Path(args.models_dir) / "bert-base-uncased")
-    work.students = earlier.config(start),
+    args.model = args.model or str(own if own.is_dir() or earlier.maker(own) else own.with_name("bert-base-uncased"))
+    work.students = earlier.config(args.model),
     folder = task_folder(args.glue_dir, task)
     path = _task_files(work, earlier, folder, False)
     work.counts *= args.num_train_epochs
     _training(work, [path] * len(work.counts))
     work.logs = work.saves = args.num_train_epochs
     work.evaluations = 1 + work.logs
-    work.length = args.max_seq_length if task.head.sees_padding else lengths_in(work, path, work.micro_batch)
+    work.length = args.max_seq_length if task.head.sees_padding else earlier.length(path, work.micro_batch)
 
 
 def _augment(work: Work, earlier: _Earlier) -> None:
     args = work.args
     with contextlib.redirect_stdout(io.StringIO()):
         task = work.task = open_task(args.task_name, args.glue_dir)
+        args.N = load_script(work.step.argv[0]).resolve_copies(args, task)
     folder = task_folder(args.glue_dir, task)
     work.kind, work.outputs = "augment", [str(folder / f"{Path(task.aug_file).stem}.*")]
     work.teacher = earlier.config(args.pretrained_bert_model)
     if args.glove_embs:
         earlier.need(args.glove_embs)
-    path = folder / task.train_file
-    if not task.is_table:
-        earlier.need(path)
-        contexts = [passage.context for passage in read_passages(path, task.head.unanswerable, has_answers=False)
-                    ] if path.is_file() else []
-        work.counts = [len(contexts) or PASSAGES[task.key]]
-        work.words = float(np.mean([len(context.split()) for context in contexts])) if contexts else PASSAGE_WORDS
-        work.length = work.words * work.language.pieces + 2
-        if not contexts:
-            work.assumed.append(f"as many passages as the official files have, of {PASSAGE_WORDS} words: {path}")
-        return
-    work.counts = [earlier.rows(task, path, task.rows[0])]
-    texts = len(task.text_columns)
-    if path.is_file():
-        work.words = float(words_of(task, path).mean())
-    else:
-        work.words = usual_words(task) * texts
-        work.assumed.append(f"{usual_words(task)} words in a text: {path}")
-    work.length = work.words / texts * work.language.pieces + 2
+    path = earlier.need(folder / task.train_file)
+    count, work.words, assumed = work.files.to_augment(path)
+    work.counts = [count]
+    work.assumed += [f"{what}: {path}" for what in assumed]
+    work.length = work.words / work.files.texts * work.language.pieces + 2
+    if work.teacher.family is ELECTRA:
+        raise no_masked_lm(args.pretrained_bert_model, work.teacher)
 
 
 def _fetched_or_split(work: Work, earlier: _Earlier) -> None:

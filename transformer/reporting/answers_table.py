@@ -25,8 +25,7 @@ _GROUPS = (("v1.1", "squad1", shown_metrics(SQUAD["squad1"]), "v1.1"),
 
 def squad(runs: list[FinishedRun]) -> list[Block]:
     """The section: table 6 beside the runs of the full method, and what is told of those of v2.0 besides."""
-    full = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
-            and run.task in SQUAD.values()]
+    full = [run for run in runs if run.is_full and run.task in SQUAD.values()]
     blocks: list[Block] = [Heading("SQuAD"), Text(
         "Percent, on the dev sets, which the best checkpoint of a run was picked on, too. EM is the share of exact "
         "matches, F1 is over the words of an answer. Of v2.0, threshold 0: a question counts as unanswerable where "
@@ -68,7 +67,7 @@ def _table_of(runs: list[FinishedRun]) -> Table:
     rows += [_own_row(name, group) for name, group in models.items()]
     notes = [f"The runs of {task.name} of {name} do not have the same settings: {', '.join(differing)}. "
              for name, group in _models(runs).items() for task in SQUAD.values()
-             if (differing := _differing([run for run in group if run.task == task]))]
+             if (differing := differing_settings([run for run in group if run.task == task]))]
     notes += [f"{task.name}: not its dev set of {task.rows[1]} questions, but one of {size}. "
               for task in SQUAD.values()
               for size in sorted({size for run in runs if run.task == task for size in run.dev_examples})
@@ -82,7 +81,3 @@ def _own_row(name: str, runs: list[FinishedRun]) -> list[Inline]:
     """The row of a model: means over its runs."""
     return [name, "these runs", *(cell([run for run in runs if run.task.key == key], metric) if key else ""
                                   for _, key, metrics, _ in _GROUPS for metric in metrics)]
-
-
-def _differing(runs: list[FinishedRun]) -> list[str]:
-    return differing_settings(runs) if len(runs) > 1 else []

@@ -13,8 +13,7 @@ _STANDS_FOR = {CHINESE_BERT: "", CHINESE_TINYBERT4: "4l", CHINESE_TINYBERT6: "6l
 def chinese(runs: list[FinishedRun]) -> list[Block]:
     """The section: runs of the full method on Chinese tasks, model by model, and beside the published scores; nothing
     where no run is on a Chinese task."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
-              and run.task.key in CLUE]
+    scored = [run for run in runs if run.is_full and run.task.key in CLUE]
     if not any(run.task and run.task.key in CLUE for run in runs):
         return []
     students = sorted({"4l", "6l"} | {run.student for run in scored} - {""})

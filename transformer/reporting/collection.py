@@ -10,9 +10,9 @@ from typing import Any
 from transformer.cli import SPAN_SETTINGS
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.files import InputError, read_json
-from transformer.reporting.runs import FinishedRun, Remarks, is_number, started_at, told_scores
+from transformer.reporting.runs import FinishedRun, Remarks, is_number, shown_metrics, started_at
 from transformer.tasks.own import recorded_task
-from transformer.tasks.table import is_known_task
+from transformer.tasks.table import SQUAD, is_known_task
 from transformer.tasks.task import Task
 from transformer.training.record import EVAL_NAME, RUN_NAME, student_label
 
@@ -149,7 +149,7 @@ def ablation_flags(settings: dict[str, Any], task: Task | None) -> list[str]:
     # some tasks are not augmented, in the paper nor STS-B in the prediction stage; of SQuAD the report tells it; one's
     # own data are augmented or not, as one likes
     plain = task is None or task.augment_copies_in_code is None or not is_known_task(task.name) or \
-        task.name == "STS-B" and settings.get("pred_distill") or not task.is_table
+        task.name == "STS-B" and settings.get("pred_distill") or task in SQUAD.values()
     if settings.get("aug_train") is False and not plain:
         flags.append("no --aug_train")
     try:
@@ -198,7 +198,8 @@ def _dev_scores(values: Any, task: Task) -> dict[str, float]:
     """The metrics of a task among `values`; InputError where the one that counts is not there."""
     if not isinstance(values, dict) or not is_number(values.get(task.metric)):
         raise InputError(f"no {task.metric} of {task.name}")
-    return {name: float(values[name]) for name in {task.metric, *told_scores(task)} if is_number(values.get(name))}
+    names = {task.metric, *shown_metrics(task), *task.head.other_scores}
+    return {name: float(values[name]) for name in names if is_number(values.get(name))}
 
 
 def _dev_examples(evaluated: Path) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         lines = []
     if not lines:
-        raise InputError(f"{metrics} holds no losses of a training run")
+        raise InputError(f"{metrics} holds no losses of a training run: name the output folder of one")
     return lines
 
 

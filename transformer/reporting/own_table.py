@@ -9,8 +9,7 @@ from transformer.tasks.table import TASKS
 
 def own_tasks(runs: list[FinishedRun]) -> list[Block]:
     """The section: runs of the full method, model by model; nothing where no run is on such a task."""
-    scored = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")
-              and run.task.key not in TASKS]
+    scored = [run for run in runs if run.is_full and run.task.key not in TASKS]
     if not scored:
         return []
     blocks: list[Block] = [Heading("Your own tasks"), Text(

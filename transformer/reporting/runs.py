@@ -55,6 +55,11 @@ class FinishedRun:
         return self.stage in ("prediction", "fine-tuning")
 
     @property
+    def is_full(self) -> bool:
+        """Whether it is of the full method and has a score that counts: such a student's, or a teacher's."""
+        return self.variant == "full" and (self.is_result or self.stage == "teacher")
+
+    @property
     def team(self) -> tuple[str, ...]:
         """The students that were trained together, this one among them: the seconds of each are those of all."""
         from transformer.training.record import student_label
@@ -95,15 +100,6 @@ def started_at(record: dict[str, Any]) -> float:
         return 0.0
 
 
-def told_scores(task: Task) -> tuple[str, ...]:
-    """Scores of a task that the report reads: those that tables show, and all of SQuAD v2.0, thresholds among them."""
-    if not getattr(task.head, "unanswerable", False):
-        return shown_metrics(task)
-    tuned = ("best_exact", "best_f1")
-    return (*shown_metrics(task), *tuned, *(f"{name}_thresh" for name in tuned),
-            *(f"{group}_{name}" for group in ("HasAns", "NoAns") for name in ("exact", "f1")))
-
-
 def shown_metrics(task: Task) -> tuple[str, ...]:
     """The metrics of a task that tables show, as the paper does; of a second dev set, too."""
     others = (Path(name).stem.removeprefix("dev_") for name in task.dev_files[1:])
@@ -122,6 +118,8 @@ def differing_settings(runs: list[FinishedRun]) -> list[str]:
     """
     from transformer.training.states import result_settings
 
+    if not runs:
+        return []
     settings = [result_settings(run.record["settings"]) for run in runs]
     names = set.intersection(*map(set, settings)) - _PLACES - {"seed"}
     return sorted(name for name in names if len({values[name] for values in settings}) > 1)
@@ -140,7 +138,7 @@ def tasks_of(runs: Iterable[FinishedRun]) -> list[Task]:
 def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[Task]]:
     """Runs of the full method on GLUE by the name of a model whose size can be read, and the tasks that all of these
     have; of Chinese tasks, whose models have another vocabulary and so other sizes, where there are none on GLUE."""
-    full = [run for run in runs if run.variant == "full" and (run.is_result or run.stage == "teacher")]
+    full = [run for run in runs if run.is_full]
     tasks = GLUE if any(run.task.key in GLUE for run in full) else CLUE
     scored = [run for run in full if run.task.key in tasks]
     models = {model_name(student): [run for run in scored if run.student == student]

@@ -34,7 +34,7 @@ def dev_table(runs: list[FinishedRun], tasks: Iterable[Task], caption: str) -> l
                          [f"{statistics.fmean(values):.1f}", *references(scored)],
                          f"{statistics.stdev(values):.2f}" if len(values) > 1 else "none",
                          [Link(f"{max(values):.1f}", best.folder), *references([best])], ", ".join(sources)])
-        if differing := differing_settings(group) if len(group) > 1 else []:
+        if differing := differing_settings(group):
             notes.append(f"The runs of {task.name} do not have the same settings: {', '.join(differing)}. ")
         if sizes := {run.dev_examples for run in group} - {(), task.rows[1:]}:
             official, *scored_on = (" + ".join(map(str, size)) for size in (task.rows[1:], *sorted(sizes)))

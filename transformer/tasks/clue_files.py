@@ -21,6 +21,7 @@ _LANGUAGE = "zh"  # of a file with a column `language`: the only rows wanted
 _UNDECIDED = "-"  # in the place of the label where people did not agree: no example
 _OTHER_SPELLINGS = {"contradictory": "contradiction"}  # of labels
 _NO_CELL = re.compile(r"[\t\n\r\0]")        # what would end a cell or a row, or pass for damage
+_ALTERED = "the file was altered, get it again"
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")  # which JSON can spell and UTF-8 cannot
 
 
@@ -33,10 +34,10 @@ class _Row:
     def get(self, name: str, kind: type = str) -> Any:
         """A value; InputError where it is missing or of another kind."""
         if name not in self.values:
-            raise InputError(f"{self.where}: no {name!r} among {', '.join(self.values) or 'nothing'}")
+            raise InputError(f"{self.where}: no {name!r} among {', '.join(self.values) or 'nothing'}: {_ALTERED}")
         value = self.values[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{self.where}: {name!r} is to be {KINDS[kind]}, and is {_shown(value)}")
+            raise InputError(f"{self.where}: {name!r} is to be {KINDS[kind]}, and is {_shown(value)}: {_ALTERED}")
         return value
 
     def name(self, name: str) -> str:
@@ -60,7 +61,7 @@ def _tnews(row: _Row) -> list[str]:
 def _csl(row: _Row) -> list[str]:
     keywords = row.get("keyword", list)
     if not all(isinstance(word, str) for word in keywords):
-        raise InputError(f"{row.where}: 'keyword' is to be a list of texts, and is {_shown(keywords)}")
+        raise InputError(f"{row.where}: 'keyword' is to be a list of texts, and is {_shown(keywords)}: {_ALTERED}")
     return [" ".join(keywords), row.get("abst")]
 
 
@@ -78,7 +79,7 @@ def marked(text: str, spans: list[tuple[int, str, str, str]], where: str) -> str
         stop = start + len(span)
         if start < 0 or not span or text[start:stop] != span:
             raise InputError(f"{where}: {span!r} does not stand at character {start} of the text, where "
-                             f"{text[max(start, 0):max(stop, 0)]!r} is: the file was altered, get it again")
+                             f"{text[max(start, 0):max(stop, 0)]!r} is: {_ALTERED}")
         marks += [(start, True, opening), (stop, False, closing)]
     for place, _, mark in sorted(marks, reverse=True):  # from the end, so that what is before stays where it is
         text = text[:place] + mark + text[place:]
@@ -186,7 +187,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not valid JSON ({error}); the file may be cut short: get it again") from None
         if not isinstance(values, dict):
-            raise InputError(f"{where}: is to be {KINDS[dict]}, and is {line[:50]}")
+            raise InputError(f"{where}: is to be {KINDS[dict]}, and is {line[:50]}: {_ALTERED}")
         yield _Row(values, where)
 
 
@@ -196,5 +197,5 @@ def _table_rows(path: Path) -> Iterator[_Row]:
     for number, line in lines:
         where, columns = f"{path}, line {number}", line.split("\t")
         if len(columns) != len(names):
-            raise InputError(f"{where}: {len(columns)} columns, expected {len(names)} as in its first line")
+            raise InputError(f"{where}: {len(columns)} columns, expected {len(names)} as in its first line: {_ALTERED}")
         yield _Row(dict(zip(names, columns)), where)

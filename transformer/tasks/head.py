@@ -52,6 +52,7 @@ class Head(ABC):
     # of its dev scores
     metric: str                             # the one that chooses the checkpoint
     shown_scores: tuple[str, ...]           # those that tables show, as the paper does
+    other_scores: tuple[str, ...] = ()      # those that the report reads besides
     # of its labels and answers
     names: tuple[str, ...]                  # of the classes, in their order; empty where there are none
     problem_type: ClassVar[str | None]      # as config.json calls it for Hugging Face; None: not at all
@@ -63,6 +64,7 @@ class Head(ABC):
     has_temperature: ClassVar[bool]         # whether soft_loss() has one
     sees_padding: ClassVar[bool] = False    # hard_loss(), and soft_loss() as published, depend on how far one pads
     gold_in_code: ClassVar[bool]            # the published code teaches it the data's labels in the prediction stage
+    answers_variants: ClassVar[bool] = True  # the prediction stage takes augmented data; else answers to the original
     # of its module
     called: ClassVar[str] = "classifier"    # in messages
     on_pooled: ClassVar[bool] = True        # it stands on the pooled first token, with a relu between or without

@@ -11,6 +11,7 @@ from typing import Any
 from transformer.files import MAX_LINE_BYTES, InputError, refuse_foreign
 
 KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table in braces"}
+CORRECT_IT = "correct it, or get or make the file again"
 
 _BYTES_AT_A_TIME = 1 << 16  # of a file that are read at a time, at least
 _MARGIN = 32                # characters: more than any number, name or escape that a block can end in the middle of
@@ -24,7 +25,7 @@ class JsonStream:
     def __init__(self, path: str | Path):
         self.path = path
         if not Path(path).is_file():
-            raise InputError(f"{path} does not exist" if not Path(path).exists() else f"{path} is no file: name one")
+            raise InputError(f"{path} {'is no file' if Path(path).exists() else 'does not exist'}: name a file")
         refuse_foreign(path)
         self._blocks = self._read()
         self._decode = json.JSONDecoder().raw_decode
@@ -92,7 +93,8 @@ class JsonStream:
 
     def _begin(self, character: str, what: str, kind: type) -> None:
         if self._next() not in (character, ""):
-            raise InputError(f"{self.path}, byte {self._byte(self._at)}: {what} is to be {KINDS[kind]}")
+            raise InputError(f"{self.path}, byte {self._byte(self._at)}: {what} is to be {KINDS[kind]}: "
+                             f"{CORRECT_IT}")
         self._take(character)
 
     def value(self) -> Any:

@@ -26,7 +26,8 @@ def parse_label(task: Task, columns: Sequence[str], where: object) -> float:
     text = columns[task.label_column]
     label = task.head.read_label(text)
     if label is None:
-        raise InputError(f"{where}: {task.head.label_word} {text!r}, expected {task.head.expected} ({task.name})")
+        raise InputError(f"{where}: {task.head.label_word} {text!r}, expected {task.head.expected} ({task.name}): "
+                         "correct it, or name the task that this file is of")
     return label
 
 
@@ -61,7 +62,7 @@ def class_order(extra: dict[str, Any], task: Task, folder: str | Path) -> list[i
         return list(range(task.head.width))
     id2label = extra.get("id2label") or {}
     if not isinstance(id2label, dict) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
-        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: {id2label}")
+        raise InputError(f"{folder}/config.json: id2label is no table of columns from 0 on: correct {id2label}")
     columns = sorted((int(column), str(label)) for column, label in id2label.items())
     wanted = task.head.names
     found = [label for _, label in columns] or [f"LABEL_{column}" for column in range(task.head.width)]

@@ -49,7 +49,7 @@ def own_task(description: Any, where: str | Path, folder: Path | None = None) ->
     folder: where its files are; None: nowhere, as of a run that was recorded elsewhere.
     """
     if not isinstance(description, dict):
-        raise InputError(f"{where}: no description of a task")
+        raise InputError(f"{where}: no description of a task: make it anew with prepare_task.py")
     read = _Reader(description, where)
     version = read.value("version", lambda value: type(value) is int, "a whole number")
     if version != VERSION:
@@ -114,7 +114,8 @@ class _Reader:
         """InputError where there are values that nobody has read."""
         others = [name for name in self._values if name not in self._read]
         if others:
-            raise InputError(f"{self._where}: unknown {', '.join(map(repr, others))}; known: {', '.join(self._read)}")
+            raise InputError(f"{self._where}: unknown {', '.join(map(repr, others))}: take it out; known: "
+                             f"{', '.join(self._read)}")
 
 
 def _head(read: _Reader) -> LabelHead:

@@ -43,6 +43,7 @@ class Spans(Head):
     has_temperature = True
     sees_padding = True
     gold_in_code = False
+    answers_variants = False
     called = "span head"
     on_pooled = False
     weights = "qa_outputs."
@@ -52,6 +53,14 @@ class Spans(Head):
     def shown_scores(self) -> tuple[str, ...]:
         """Exact match and F1, as the scorer of the version calls them."""
         return ("exact" if self.unanswerable else "exact_match", "f1")
+
+    @property
+    def other_scores(self) -> tuple[str, ...]:
+        """Of v2.0 those at the best thresholds, these, and those of either kind of questions."""
+        if not self.unanswerable:
+            return ()
+        return ("best_exact", "best_f1", "best_exact_thresh", "best_f1_thresh", "HasAns_exact", "HasAns_f1",
+                "NoAns_exact", "NoAns_f1")
 
     @property
     def outputs(self) -> tuple[str, ...]:

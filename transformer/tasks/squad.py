@@ -21,7 +21,7 @@ import numpy as np
 
 from transformer.cli import Parser, run_script
 from transformer.files import InputError, read_json
-from transformer.tasks.json_stream import KINDS, JsonStream
+from transformer.tasks.json_stream import CORRECT_IT, KINDS, JsonStream
 from transformer.tasks.metrics import squad_scores
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def passages_with_progress(path: str | Path, unanswerable: bool, has_answers: bo
                 passage = parse_passage(entry, where, unanswerable, has_answers)
                 for question in passage.questions:
                     if not ids.add(question.id):
-                        raise InputError(f"{where}, question {question.id!r}: another question has this id: the ids of "
-                                         "a file have to differ")
+                        raise InputError(f"{where}, question {question.id!r}: another question has this id: give it "
+                                         "one of its own")
                 questions += len(passage.questions)
                 yield passage, stream.bytes_read
         else:
@@ -88,7 +88,7 @@ def passages_with_progress(path: str | Path, unanswerable: bool, has_answers: bo
     if "data" not in keys:
         raise InputError(f"{path} has no key 'data' and is no SQuAD file: get it again, or name another")
     if not questions:
-        raise InputError(f"{path} holds no questions")
+        raise InputError(f"{path} holds no questions: name a file that asks some")
 
 
 def _paragraphs(stream: JsonStream) -> Iterator[tuple[str, Any]]:
@@ -101,7 +101,7 @@ def _paragraphs(stream: JsonStream) -> Iterator[tuple[str, Any]]:
             if key == "title":
                 title = stream.value()
                 if not isinstance(title, str):
-                    raise InputError(f"{stream.path}, {article}: 'title' is to be {KINDS[str]}")
+                    raise InputError(f"{stream.path}, {article}: 'title' is to be {KINDS[str]}: {CORRECT_IT}")
                 article = f"article {title!r}"
             elif key == "paragraphs":
                 for paragraph in stream.items(f"{article}, 'paragraphs'"):
@@ -109,7 +109,7 @@ def _paragraphs(stream: JsonStream) -> Iterator[tuple[str, Any]]:
             else:
                 stream.value()
         if "paragraphs" not in keys:
-            raise InputError(f"{stream.path}, {article}: no key 'paragraphs'")
+            raise InputError(f"{stream.path}, {article}: no key 'paragraphs': {CORRECT_IT}")
 
 
 def parse_passage(entry: Any, where: str, unanswerable: bool, has_answers: bool) -> Passage:
@@ -150,11 +150,11 @@ def _answers(asked: dict[str, Any], where: str, unanswerable: bool, has_answers:
 def _get(entry: Any, key: str, kind: type, where: str) -> Any:
     """entry[key], of exactly this type."""
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: not {KINDS[dict]} with the key {key!r}")
+        raise InputError(f"{where}: not {KINDS[dict]} with the key {key!r}: {CORRECT_IT}")
     if key not in entry:
-        raise InputError(f"{where}: no key {key!r}")
+        raise InputError(f"{where}: no key {key!r}: {CORRECT_IT}")
     if type(entry[key]) is not kind:
-        raise InputError(f"{where}: {key!r} is to be {KINDS[kind]}")
+        raise InputError(f"{where}: {key!r} is to be {KINDS[kind]}: {CORRECT_IT}")
     return entry[key]
 
 

@@ -18,6 +18,7 @@ from transformer.files import InputError, atomic_write, find_folder, read_lines
 from transformer.tasks.glue import GLUE
 from transformer.tasks.task import CLUE_SERVER, GLUE_SERVER, NO_SERVER, Submission, Task
 
+_ANEW = "make it anew, with task_distill.py --do_predict"
 _SUBMISSION_HEADER = "index\tprediction"
 
 
@@ -74,13 +75,13 @@ def check_submission(path: Path, task: Task, submission: Submission, any_rows: b
         where = f"{path}, line {rows + 1}"
         if rows == 0:
             if line != _SUBMISSION_HEADER:
-                raise InputError(f"{where}: {line!r}, expected the header {_SUBMISSION_HEADER!r}")
+                raise InputError(f"{where}: {line!r}, expected the header {_SUBMISSION_HEADER!r}: {_ANEW}")
             continue
         index, _, word = line.partition("\t")
         if index != str(rows - 1):
-            raise InputError(f"{where}: index {index!r}, expected {rows - 1}")
+            raise InputError(f"{where}: index {index!r}, expected {rows - 1}: {_ANEW}")
         if task.head.read_label(word) is None:
-            raise InputError(f"{where}: prediction {word!r}, expected {task.head.expected}")
+            raise InputError(f"{where}: prediction {word!r}, expected {task.head.expected}: {_ANEW}")
     if rows < 1 or rows != submission.rows and not any_rows:
         raise InputError(f"{path}: {max(rows, 0)} predictions, the GLUE server wants {submission.rows}: make it from "
                          "the official test set (--any_rows takes other data)")

@@ -109,8 +109,9 @@ class Task:
 
     @property
     def texts_alone(self) -> Task:
-        """This task as a file of nothing but its texts is laid out: a row's label reads as NaN."""
-        return self.for_test(self.answering(""))
+        """This task as a file of nothing but its texts is laid out: a row's label reads as NaN. Passages with questions
+        are laid out as ever."""
+        return self.for_test(self.answering("")) if self.is_table else self
 
     def answering(self, file: str, rows: int = 0) -> Submission:
         """The plain answers to a file of texts alone, of so many rows."""

@@ -90,7 +90,7 @@ def next_step(folder: Path, task: Task, args: argparse.Namespace) -> str | None:
         command += [f"--{name}", str(known[name])] if known.get(name) else []
     command += ["--student_model", str(folder), "--output_dir", "NEW_FOLDER"]
     command += ["--preset", "code"] if known.get("preset") == "code" else []
-    augmented = not stage or task.is_table  # the prediction stage of SQuAD has no augmented data
+    augmented = not stage or task.head.answers_variants
     return shlex.join(command + [f"--{name}" for name, allowed in (("aug_train", augmented), ("do_lower_case", True))
                                  if allowed and known.get(name)])
 

@@ -259,7 +259,7 @@ def test_sets(task: Task, folder: Path, tokenizer: Tokenizer,
     """The task's test sets, encoded, by the submission files that answer them, the diagnostic set where it is; or the
     texts of --predict_file."""
     sets, submissions = {}, task.submissions
-    if args.predict_file and task.is_table:
+    if args.predict_file:
         submissions = (task.answering(str(find_file(args.predict_file).absolute())),)
         cache_dir = args.cache_dir or Path(args.output_dir) / "features"  # not beside somebody's file
         args = argparse.Namespace(**{**vars(args), "cache_dir": cache_dir})
@@ -311,7 +311,7 @@ def evaluate_only(args: argparse.Namespace, task: Task, processes: Processes) ->
     tokenizer = load_tokenizer(folder, args.do_lower_case)
     args.do_lower_case = tokenizer.do_lower_case
     dev = dev_sets(task, data_dir, tokenizer, args) if args.do_eval else {}
-    test = test_sets(task, data_dir, tokenizer, args) if args.do_predict else {}
+    test = test_sets(task, data_dir, tokenizer, args) if args.do_predict and not questions else {}
     asked = encoded(task, Path(questions), tokenizer, args, "answer") if questions else None
     print_settings(args)
     student.to(processes.device)

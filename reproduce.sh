@@ -665,8 +665,8 @@ run_step() {
     esac
 }
 
-# The commands of all steps, none of them run, for transformer.planning: NAME STATE ARGC ARG ... of each, with a NUL
-# after every word.
+# The commands of all steps, none of them run, for transformer.planning: NAME STATE ARGC ARG ... of each, then END, with
+# a NUL after every word.
 commands() {
     local name state count again tried=false team wishes
     again=" $([[ -z $from ]] || anew | tr '\n' ' ')"
@@ -686,6 +686,7 @@ commands() {
         run_step "$name"
         ((count)) || printf '%s\0' "$name" "$state" 0
     done
+    printf 'END\0'
 }
 
 # Run one step unless it is finished; its seconds, those of all its tries, are written last and mark it as finished.

@@ -33,8 +33,9 @@ from transformer.files import InputError
 from transformer.modeling import BertModel, TinyBertForPreTraining, TinyBertForSequenceClassification
 from transformer.planning import costs, passage_files, plan, rehearsal, steps
 from transformer.planning.costs import H100, RTX_4090, Device, price
-from transformer.planning.languages import BERT_BASE, CHINESE, count_words
+from transformer.planning.languages import BERT_BASE, CHINESE, ENGLISH, count_words
 from transformer.planning.steps import Step, Work, read_steps, work_of, works_of
+from transformer.planning.table_files import TableFiles
 from transformer.tasks.table import get_task
 from transformer.training.processes import freeze, mixed
 
@@ -52,9 +53,13 @@ def test_the_commands_come_as_they_were_written():
     words = "glove open 0 bert done 2 a b|c d general begun 1 x".replace("|", "\n").split(" ")
     words[7:9] = [words[7] + " " + words[8]]  # a word with a space and a newline in it
     assert words[6:8] == ["a", "b\nc d"]
-    stream = io.BytesIO("".join(word + "\0" for word in words).encode())
-    assert read_steps(stream) == [Step("glove", "open", ()), Step("bert", "done", ("a", "b\nc d")),
-                                  Step("general", "begun", ("x",))]
+    stream = "".join(word + "\0" for word in words).encode()
+    for broken in (b"", stream, stream[:9]):
+        with pytest.raises(InputError, match="broke off"):
+            read_steps(io.BytesIO(broken))
+    assert read_steps(io.BytesIO(b"END\0")) == []
+    assert read_steps(io.BytesIO(stream + b"END\0")) == [
+        Step("glove", "open", ()), Step("bert", "done", ("a", "b\nc d")), Step("general", "begun", ("x",))]
 
 
 def test_general_distillation_by_hand(tiny):
@@ -716,6 +721,64 @@ def test_plan_of_chinese(planned_soon):
     assert any(line.startswith("assumed: 22 words in a text: ") for line in lines)
 
 
+@pytest.mark.parametrize("teacher", ["small bert", None])
+def test_plan_of_the_laptop_s_size(teacher, planned_soon, tmp_path):
+    """The sizes of the BERT come from its name or its folder; its heads are the students'; nothing is missing."""
+    argv = []
+    if teacher:
+        (tmp_path / teacher).mkdir()
+        BertConfig(40, 144, 6, 12, 48).to_json_file(tmp_path / teacher / "config.json")
+        argv = ["--teacher", str(tmp_path / teacher)]
+    status, rows, lines, errors = planned_soon("--size", "laptop", "--tasks", "SST-2,MRPC", "--articles", "40", *argv)
+    assert status == 0 and not errors, (lines, errors)
+    instances = round(40 * 25_000 / 15e9 * 32e6 * 128 / 64)
+    assert rows["general_2l+3l"][:3] == ["open", f"{instances:,}", f"{instances // 32 * 3:,}"]
+    assert rows["teacher_sst2"][:3] == ["open", "67,349", f"{67_349 // 32 * 2:,}"]
+    assert rows["intermediate_2l+3l_sst2"][:3] == ["open", "134,698", f"{134_698 // 32 // 2:,}"]
+    assert rows["intermediate_2l+3l_mrpc"][:3] == ["open", "40,348", f"{40_348 // 32:,}"]
+    assert not any("sizes of BERT" in line or "as long as it can be" in line for line in lines)
+    assert list(planned_soon.folder.iterdir()) == []
+
+
+def test_sizes_of_a_small_bert_and_of_its_students(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "bert_uncased_L-6_H-256_A-4"
+    students = [str(ROOT / "docs" / "laptop" / f"tinybert_{size}_config") for size in ("2l", "3l")]
+    bert, general = works_of([
+        step("get_bert_models", "--models", f"google/{name}", name="bert"),
+        step("general_distill", "--pregenerated_data", "data", "--teacher_model", f"models/{name}", "--student_model",
+             *students, "--output_dir", "a", "b", name="general_2l+3l")])
+    assert general.teacher == BertConfig(30_522, 256, 6, 4, 1024) and not general.assumed
+    assert [(config.num_hidden_layers, config.num_attention_heads, config.vocab_size)
+            for config in general.students] == [(2, 4, 30_522), (3, 4, 30_522)]
+
+
+def test_the_first_articles_of_a_dump(tmp_path, monkeypatch):
+    """25,000 bytes of text each, of whatever is there the share that is text; the vectors' archive by its name."""
+    monkeypatch.chdir(tmp_path)
+    commands = [Step("wiki", "open", ("-m", "transformer.fetching.wikipedia", "address", "--articles", "8",
+                                      "--output_file", "first.xml")),
+                Step("extract", "open", ("-m", "wikiextractor.WikiExtractor", "first.xml", "--json", "-o", "articles")),
+                step("prepare_data", "--input_dir", "articles", "--output_file", "text", name="sentences")]
+    assert [work.text_bytes for work in works_of(commands)] == [200_000] * 3
+    assert price(works_of(commands)[0], CPU).disk == pytest.approx(200_000 / 0.43)
+    with open("first.xml", "wb") as handle:
+        handle.truncate(1_000_000)
+    assert works_of([replace(commands[0], state="done"), *commands[1:]])[2].text_bytes == pytest.approx(430_000)
+    disks = {name: [price(work_of(Step("glove", "open", argv)), CPU).disk for argv in (
+        ("-c", "code", f"https://x/{name}", f"data/{name}"), ("-m", "zipfile", "-e", f"data/{name}", "data"))]
+             for name in ("glove.840B.300d.zip", "glove.6B.zip", "own.zip")}
+    assert disks == {"glove.840B.300d.zip": [2.2e9, 5.8e9], "glove.6B.zip": [0.86e9, 2.2e9], "own.zip": [2.2e9, 5.8e9]}
+
+
+@pytest.mark.parametrize(("task", "mean", "padded"), [("sst2", 13.4, 40.6), ("cola", 11.3, 22.9), ("mrpc", 53.2, 79.9)])
+def test_rows_that_are_not_there_are_as_long_as_the_official_ones(task, mean, padded, tmp_path):
+    """As BERT's tokenizer counts them in the official train files, alone and padded to the longest of 32."""
+    files = TableFiles(get_task(task), ENGLISH, Namespace(max_seq_length=128))
+    assert files.padded_length(tmp_path / "none", 1) == pytest.approx(mean, rel=0.15)
+    assert files.padded_length(tmp_path / "none", 32) == pytest.approx(padded, rel=0.2)
+
+
 def test_plan_where_steps_are_done(planned_soon, template):
     """What is done takes nothing; what a done step should have left and is not there is missing; --from does it."""
     steps = planned_soon.folder / "results" / "steps"
@@ -871,7 +934,7 @@ def test_a_reader_that_leaves_and_a_package_that_is_missing(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     reader, writer = os.pipe()
     os.close(reader)
-    words = "".join(f"step_{number}\0open\0" + "0\0" for number in range(500)).encode()
+    words = "".join(f"step_{number}\0open\0" + "0\0" for number in range(500)).encode() + b"END\0"
     with os.fdopen(writer, "wb") as gone:
         run = subprocess.run(command, input=words, stdout=gone, stderr=subprocess.PIPE, cwd=tmp_path, env=environment)
     assert run.stderr == b"" and run.returncode == -signal.SIGPIPE

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
 from transformer.distillation import chosen_attention_loss
-from transformer.planning.steps import INSTANCE_LENGTH, Work, load_script
+from transformer.planning.steps import INSTANCE_LENGTH, TEXT_OF_XML, Work, load_script
 from transformer.training.processes import PRECISIONS
 from transformer.training.stages import keeps_answers, learns_labels
 from transformer.training.states import SHARE_OF_TIME
@@ -29,7 +30,8 @@ LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 ARRAYS_RATE = 20_000  # instances that a core reads a second, measured (docs/results.md, "Corpus steps")
 # Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance.
-GLOVE_ZIP, GLOVE_TEXT, BERT_FOLDER = 2.2e9, 5.8e9, 0.44e9
+GLOVE = {"glove.840B.300d.zip": (2.2e9, 5.8e9), "glove.6B.zip": (0.86e9, 2.2e9)}  # and others count as the first
+BERT_FOLDER = 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS = 1470, 250
 UNPACKED = 2.5  # times the size of an archive of texts (assumed)
 
@@ -299,11 +301,14 @@ def price(work: Work, device: Device, cores: int = 1) -> Cost:
 
 def _size_of_files(work: Work) -> float:
     """Bytes that a download, or a step that unpacks one, leaves."""
-    script, end = work.step.script, work.step.argv[-1] if work.step.argv else ""
-    if script == "-c":
-        return work.language.dump if end.endswith(".bz2") else GLOVE_ZIP
-    if script == "-m zipfile":
-        return GLOVE_TEXT
+    script, argv = work.step.script, work.step.argv
+    if script == "-m transformer.fetching.wikipedia":
+        return work.text_bytes / TEXT_OF_XML
+    if script == "-c" and argv[-1].endswith(".bz2"):
+        return work.language.dump
+    if script in ("-c", "-m zipfile"):  # the vectors, which are fetched, then unpacked
+        archive = Path(argv[-1] if script == "-c" else argv[-2]).name
+        return GLOVE.get(archive, GLOVE["glove.840B.300d.zip"])[script != "-c"]
     if script.startswith("-m wikiextractor"):
         return work.language.articles * work.text_bytes / work.language.text
     if script == "get_bert_models":

@@ -177,8 +177,15 @@ def bytes_in(path: Path) -> int:
 
 
 def read_steps(stream: IO[bytes]) -> list[Step]:
-    """The commands that reproduce.sh writes: NAME STATE ARGC ARG ... of each, with a NUL after every word."""
-    words = iter(stream.read().decode().split("\0")[:-1])
+    """The commands that reproduce.sh writes: NAME STATE ARGC ARG ... of each, then END, with a NUL after every word.
+
+    InputError where END is missing, since the script broke off.
+    """
+    text = stream.read().decode()
+    if not f"\0{text}".endswith("\0END\0"):
+        raise InputError("the list of its steps broke off, for the reason that stands above: give other arguments, or "
+                         "report it")
+    words = iter(text.split("\0")[:-2])
     return [Step(name, next(words), tuple(itertools.islice(words, int(next(words))))) for name in words]
 
 

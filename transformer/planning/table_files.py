@@ -14,7 +14,7 @@ from transformer.data.features import Sequences, encode_file
 from transformer.data.tables import read_rows
 from transformer.files import read_json
 from transformer.pieces import Tokenizer
-from transformer.planning.languages import count_words, usual_words
+from transformer.planning.languages import ROW_LENGTHS, count_words, usual_words
 from transformer.planning.task_files import SAMPLE, TaskFiles, once_for_each_file, sample_lines
 from transformer.tasks.task import Task
 
@@ -24,8 +24,13 @@ _READING_BYTES = 2 << 20  # of rows whose reading is measured
 class TableFiles(TaskFiles):
     """The tables of a task: an example is a row, and so is what is augmented."""
     assumed_count = "as many rows as the official files have"
-    assumed_lengths = "every sequence as long as it can be"
     kept_bytes = 0.0  # augmented_bytes() has them
+
+    @property
+    def assumed_lengths(self) -> str:
+        """See lengths()."""
+        return "rows as long as those of the official train file" if self.task.key in ROW_LENGTHS else \
+            "every sequence as long as it can be"
 
     @property
     def official(self) -> tuple[int, ...]:
@@ -53,10 +58,15 @@ class TableFiles(TaskFiles):
         return known if isinstance(known, int) else _count_rows(self.task, path)
 
     def lengths(self, path: Path) -> np.ndarray:
-        """Those of the first rows; usual is the longest sequence."""
-        if not path.is_file():
+        """Those of the first rows; usual are those of the official train file, or else the longest sequence."""
+        if path.is_file():
+            words = _words_of(self.task, path)
+        elif self.task.key in ROW_LENGTHS:
+            mean, shape = ROW_LENGTHS[self.task.key]
+            words = np.random.default_rng(0).gamma(shape, mean / shape, SAMPLE)
+        else:
             return np.full(1, self.args.max_seq_length, np.float64)
-        return _words_of(self.task, path) * self.language.pieces + 1 + self.texts
+        return words * self.language.pieces + 1 + self.texts
 
     def to_augment(self, path: Path) -> tuple[int, float, list[str]]:
         """All rows, and the words of the first."""

@@ -37,8 +37,12 @@ class TaskFiles(ABC):
     language: Language
     args: argparse.Namespace | None = None
 
-    assumed_count: ClassVar[str]    # what is taken for the examples of a file that is not there, for people
-    assumed_lengths: ClassVar[str]  # and for their lengths
+    assumed_count: ClassVar[str]  # what is taken for the examples of a file that is not there, for people
+
+    @property
+    @abstractmethod
+    def assumed_lengths(self) -> str:
+        """And for their lengths."""
 
     @property
     @abstractmethod

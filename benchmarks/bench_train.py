@@ -124,8 +124,8 @@ def hours(*_: object) -> None:
     print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense peak of one GPU, or "
           f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "
           "longer; scoring and saving counted in; 32 million instances in an epoch of Wikipedia, augmented files as "
-          "large as they can be, every sequence as long as it can be. Disk: what stays and what a step takes while it "
-          "runs.\n")
+          "large as they can be, rows as long as those of the official train files. Disk: what stays and what a step "
+          "takes while it runs.\n")
     print_table(["step", "examples", "steps", "wordpieces",
                  *(head for precision in ("fp32", "bf16")
                    for head in (*(f"{precision}: {gpu.name}" for gpu in (RTX_4090, H100)), "GPU GB")), "disk GB"],

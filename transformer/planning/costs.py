@@ -264,7 +264,7 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
 def _augment_cost(work: Work, device: Device) -> Cost:
     teacher = work.teacher
     files = work.files
-    masked = work.counts[0] * work.words * files.masked_share
+    masked = work.counts[0] * work.words * work.language.masked
     flops = masked * (forward_flops(teacher, work.masked_length) +
                       2 * teacher.hidden_size * (teacher.hidden_size + teacher.vocab_size))
     tokens = work.args.batch_tokens or batch_tokens_in(device.memory if device.type == "cuda" else None)

@@ -67,17 +67,18 @@ class Inputs:
         return path
 
     def words(self, config: BertConfig, count: int) -> list[str]:
-        """Words of the vocabulary by chance, one piece each, of English half of them common ones; of Chinese they are
-        characters, a third of them stop characters."""
+        """Words of the vocabulary by chance, one piece each, of which as many are common ones as are not masked; of
+        Chinese they are characters, and stop characters."""
         whole = filter(None, open_tokenizer(self.vocabulary(config)).whole_words())
         if self.language.between:
-            every, stopped, share = [word for word in whole if word.isascii() and word.isalpha()], _COMMON, 0.5
+            every, stopped = [word for word in whole if word.isascii() and word.isalpha()], _COMMON
         else:
-            every, stopped, share = list(filter(is_ideograph, whole)), STOP_CHARACTERS, 1 - self.language.masked
+            every, stopped = list(filter(is_ideograph, whole)), STOP_CHARACTERS
         every = every or ["a"]
         common = [piece for piece in every if piece in stopped] or every
         choices = [common[number % len(common)] if is_common else every[number % len(every)] for number, is_common in
-                   zip(self._random.integers(0, 1 << 30, count), self._random.random(count) < share)]
+                   zip(self._random.integers(0, 1 << 30, count),
+                       self._random.random(count) >= self.language.masked)]
         return choices
 
     def model(self, path: str | Path, role: str, config: BertConfig, teacher: BertConfig | None = None,

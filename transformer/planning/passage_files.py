@@ -36,7 +36,6 @@ class PassageFiles(TaskFiles):
                     "those of training sets unverified"
     assumed_lengths = "windows as long as those of SQuAD's dev set"
     texts = 1
-    masked_share = 0.5  # others have no candidates, or take them from GloVe
 
     @property
     def official(self) -> tuple[int, ...]:

@@ -42,11 +42,6 @@ class TableFiles(TaskFiles):
         """The columns of text."""
         return len(self.task.text_columns)
 
-    @property
-    def masked_share(self) -> float:
-        """As the language has it."""
-        return self.language.masked
-
     def augmented_bytes(self, words: float, length: float) -> float:
         """The row, its array, and the teacher's logits."""
         return words * self.language.word_bytes + 2 * length * self.texts + 4 * self.task.num_labels

@@ -56,11 +56,6 @@ class TaskFiles(ABC):
 
     @property
     @abstractmethod
-    def masked_share(self) -> float:
-        """Of the words of what is augmented, those that the masked LM is asked about."""
-
-    @property
-    @abstractmethod
     def kept_bytes(self) -> float:
         """Of the teacher's logits of an example, as a prediction stage keeps them beside what augmentation leaves."""
 

@@ -34,6 +34,7 @@ from transformer.reporting.runs import (
     references,
     score,
     shown_metrics,
+    students_of,
     tasks_of,
 )
 from transformer.reporting.scores_table import dev_table
@@ -66,7 +67,7 @@ def results(runs: list[FinishedRun]) -> list[Block]:
         "the number of a run in the list at the end, and links to its run.json; the best score links to the run's "
         "folder.")]
     groups = {f"{model_name(student)}:": [run for run in full if run.student == student]
-              for student in sorted({"4l", "6l"} | {run.student for run in full})}
+              for student in students_of(full)}
     groups["Teachers:"] = [run for run in runs if run.stage == "teacher"]
     for caption, group in groups.items():
         tasks = [task for task in GLUE.values() if task.name != "WNLI" or task in tasks_of(group)]  # as in the paper
@@ -83,7 +84,8 @@ def ablations(runs: list[FinishedRun]) -> list[Block]:
         "GLUE's, and your own of none with others.")]
     students = [run for run in runs if run.is_result and not run.variant.startswith("search")]
     tables = [variant_table([run for run in students if run.student == student], model_name(student))
-              for student in sorted({"4l"} | {run.student for run in students if run.variant != "full"})]
+              for student in students_of(students) if student == "4l" or
+              any(run.student == student and run.variant != "full" for run in students)]
     return [*blocks, *tables, Text(f"{PAPER}, TinyBERT4, dev; which metric of MRPC this is, is not known here:"),
             ablation_table()]
 

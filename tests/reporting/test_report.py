@@ -413,6 +413,21 @@ def test_runs_say_what_they_are(world):
     assert not sections["Left out, and notes"]
 
 
+def test_other_students_stand_alone(world):
+    """Where all runs are of 2 and 3 layers, nothing is missing of 4 and 6."""
+    for student, score in (("2l", 0.5), ("3l", 0.6)):
+        world(f"runs/full/seed_1/distilled_tinybert_{student}_rte", score, says={"student": student})
+    world("runs/no_da/seed_1/distilled_tinybert_3l_rte", 0.4, says={"variant": "no_da", "student": "3l"})
+    sections = made()
+    assert [row[3] for row in rows_of(sections["Dev scores of these runs"], "RTE")] == ["50.0", "60.0", "missing"]
+    assert [row[1] for row in rows_of(sections["Ablations"], "full")] == ["60.0 (n=1)", "82.8"]  # 3l's and the paper's
+    text = Path("results/report.md").read_text()
+    assert "TinyBERT3:" in text and "TinyBERT6:" not in text and "these runs, TinyBERT4" not in text
+    world("runs/full/seed_1/distilled_tinybert_4l_rte", 0.7, says={"student": "4l"})
+    assert [row[3] for row in rows_of(made()["Dev scores of these runs"], "RTE")] == [
+        "50.0", "60.0", "70.0", "missing", "missing"]
+
+
 def test_run_json_is_believed_before_the_folder_s_name(world):
     world("runs/no_da/seed_1/distilled_tinybert_4l_rte", 0.5, says={"variant": "no_pred", "student": "6l"})
     sections = made()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from transformer.reporting.pages import Block, Heading, Inline, Table, Text
 from transformer.reporting.published import CHINESE_BERT, CHINESE_ROWS, CHINESE_TINYBERT4, CHINESE_TINYBERT6
-from transformer.reporting.runs import FinishedRun, cell, model_name, tasks_of
+from transformer.reporting.runs import FinishedRun, cell, model_name, students_of, tasks_of
 from transformer.reporting.scores_table import dev_table
 from transformer.tasks.clue import CLUE
 
@@ -16,7 +16,7 @@ def chinese(runs: list[FinishedRun]) -> list[Block]:
     scored = [run for run in runs if run.is_full and run.task.key in CLUE]
     if not any(run.task and run.task.key in CLUE for run in runs):
         return []
-    students = sorted({"4l", "6l"} | {run.student for run in scored} - {""})
+    students = students_of(scored)
     blocks: list[Block] = [Heading("Chinese tasks"), Text(
         "Accuracies in percent, on the dev set, on which the best checkpoint of a run was picked, too; where a task's "
         "test set has labels, also on that, which chose nothing.")]

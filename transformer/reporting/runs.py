@@ -147,6 +147,13 @@ def comparable(runs: list[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], l
     return models, [task for task in tasks.values() if all(task in tasks_of(group) for group in models.values())]
 
 
+def students_of(runs: Iterable[FinishedRun]) -> list[str]:
+    """The students that the runs are of, and the paper's 4l and 6l, unless all are other ones."""
+    found = {run.student for run in runs} - {""}
+    paper = {"4l", "6l"}
+    return sorted(found if found and found.isdisjoint(paper) else found | paper)
+
+
 def model_name(student: str) -> str:
     """TinyBERT4 for 4l; of the empty string, teacher."""
     return f"TinyBERT{student.removesuffix('l')}" if student else "teacher"

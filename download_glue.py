@@ -178,28 +178,28 @@ def build_mrpc(train_text: Path, test_text: Path, dev_ids: Path, folder: Path, o
 
 def make_folder(name: str, paths: list[Path], data_dir: Path, official: bool) -> None:
     """Make data_dir/NAME of the files, whole or not at all."""
-    place = data_dir / f".{name}.unpacking"
-    with workplace(place, data_dir), naming(data_dir / name):  # ARCHIVE.zip/FILE, in messages, is clear
+    temporary = data_dir / f".{name}.unpacking"
+    with workplace(temporary, data_dir), naming(data_dir / name):  # ARCHIVE.zip/FILE, in messages, is clear
         if name == "MRPC":
-            build_mrpc(*paths, place / name, official)
+            build_mrpc(*paths, temporary / name, official)
         elif name == DIAGNOSTIC:
-            (place / name).mkdir()
-            shutil.copyfile(paths[0], place / name / "diagnostic.tsv")
+            (temporary / name).mkdir()
+            shutil.copyfile(paths[0], temporary / name / "diagnostic.tsv")
         elif name in SQUAD_FILES:
-            (place / name).mkdir()
+            (temporary / name).mkdir()
             for path in paths:
-                shutil.copyfile(path, place / name / path.name)
+                shutil.copyfile(path, temporary / name / path.name)
         elif name in CLUE_FILES:
             task = get_task(name)
             for path in paths:
-                unzip(path, place / path.name, wanted_files(task))
-            write_tables(task, [place / path.name for path in paths], place / name)
+                unzip(path, temporary / path.name, wanted_files(task))
+            write_tables(task, [temporary / path.name for path in paths], temporary / name)
         else:
-            unzip(paths[0], place)
-            if not (place / name).is_dir():
+            unzip(paths[0], temporary)
+            if not (temporary / name).is_dir():
                 raise InputError(f"{paths[0]} holds no folder {name}, so it is not GLUE's: move it away, check where "
                                  "it came from, and run again")
-        (place / name).rename(data_dir / name)
+        (temporary / name).rename(data_dir / name)
 
 
 def count_labelled(task: Task, path: Path) -> int:

@@ -250,11 +250,11 @@ def main(argv: list[str] | None = None) -> None:
     runs = [resolved(args, task) for task in asked_tasks(args)]
 
     from transformer.training.batches import micro_batch_size
-    from transformer.training.processes import join_processes, set_deterministic, set_precision
+    from transformer.training.processes import join_processes, set_device_flags, set_precision
 
     processes = join_processes(args.no_cuda, args.local_rank)
     precision = set_precision(args.precision, processes)
-    set_deterministic(args.deterministic, processes)
+    set_device_flags(args, processes)
     for own, _ in runs:
         own.precision = precision
         micro_batch_size(own.train_batch_size, own.gradient_accumulation_steps, processes.world)  # or InputError

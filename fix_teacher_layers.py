@@ -93,14 +93,14 @@ def replace_files(folder: Path, settings: dict[str, Any], state: dict[str, Tenso
     from transformer.config import CONFIG_NAME
     from transformer.inspection import check_loads
     from transformer.weights import WEIGHTS_NAME, own_names, write_bin
-    place = folder / WORKPLACE
-    with workplace(place, folder):
-        write_bin(place / WEIGHTS_NAME, own_names(state, family_of(settings)))
-        write_json(place / CONFIG_NAME, settings)
-        check_loads(place, state)
+    temporary = folder / WORKPLACE
+    with workplace(temporary, folder):
+        write_bin(temporary / WEIGHTS_NAME, own_names(state, family_of(settings)))
+        write_json(temporary / CONFIG_NAME, settings)
+        check_loads(temporary, state)
         # config.json goes first: without its record, a run after a kill here would take a new head for a found one
         for name in (CONFIG_NAME, WEIGHTS_NAME):
-            os.replace(place / name, folder / name)
+            os.replace(temporary / name, folder / name)
 
 
 def changes_of_weights(folder: Path, raw: dict[str, Tensor], state: dict[str, Tensor], family: Family) -> list[str]:

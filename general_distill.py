@@ -247,14 +247,14 @@ def main(argv: list[str] | None = None) -> None:
     from transformer.distillation import losses_on, warn_of_low_scores
     from transformer.reporting.curves import draw_or_warn
     from transformer.training.batches import Plan, micro_batch_size
-    from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_device_flags, set_precision
     from transformer.training.record import open_outputs, student_label
     from transformer.training.run import Training, compiled, parameter_counts, student_run
     from transformer.training.states import files_sha256, numbered
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
-    set_deterministic(args.deterministic, processes)
+    set_device_flags(args, processes)
     seed_everything(args.seed)
     micro_batch = micro_batch_size(args.train_batch_size, args.gradient_accumulation_steps, processes.world)
     teacher_folder = find_model(args.teacher_model)

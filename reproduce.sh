@@ -4,8 +4,10 @@
 #   reproduce.sh [--tasks RTE,SST-2,CoLA,MRPC] [--students 4l,6l] [--apart] [--settings paper] [--published]
 #                [--language english] [--articles N] [--augment_squad] [--seeds 1,2,3] [--search] [--ablation NAME]
 #                [--from STEP] [--list] [--plan] [--rehearse]
-#   reproduce.sh --size laptop [--teacher NAME] [--students 2l,3l] [all others but --settings earlier]
-#   reproduce.sh --task_dir data/mytask [--teacher FOLDER] [--no_augmentation] [all others but --tasks]
+#   reproduce.sh --size laptop [--teacher NAME] [--no_augmentation] [--students 2l,3l] [--tasks, --apart, --articles,
+#                --seeds, --ablation, --from, --list, --plan, --rehearse as above]
+#   reproduce.sh --task_dir data/mytask [--teacher FOLDER] [--no_augmentation] [all of the first but --tasks,
+#                --settings, --articles]
 #
 # Tasks in any spelling. The settings are those that the scripts take from the paper; --settings earlier has lengths,
 # epochs, rates and batches of an earlier public reproduction. --published fetches the general students of the paper's
@@ -15,8 +17,8 @@
 #
 # --size laptop does all of it in hours on two cores, with stand-ins: a small BERT of 6 layers as teacher, students of 2
 # and 3 layers, 500 articles, shorter texts, less augmented data, fewer epochs, higher rates; see docs/results.md for
-# what comes out. --teacher NAME takes another BERT with its masked-LM head, as get_bert_models.py does: a repository on
-# the hub or a folder.
+# what comes out. --teacher NAME takes another BERT, whose layers are a multiple of the students', with its masked-LM
+# head, as get_bert_models.py does: a repository on the hub or a folder. --no_augmentation does without that head.
 #
 # --language chinese does all of it in Chinese, see docs/chinese.md: the Chinese Wikipedia, bert-base-chinese, and the
 # tasks of CLUE, of which AFQMC, TNEWS, IFLYTEK and CLUEWSC2020 take least; ChnSentiCorp and XNLI-zh are known, too.
@@ -79,7 +81,8 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 tasks=
 task_dir=  # of a task of one's own
-teacher=   # for it: a folder; nothing: a step makes it. With --size laptop: where BERT comes from
+teacher=   # for it: a folder; nothing: a step makes it. With --size laptop: what --teacher says
+origin=    # of BERT with --size laptop, as get_bert_models.py takes it
 own_metric= own_test= unlabelled=0 own_digest=  # what its folder says
 augmentation=true
 size=full
@@ -155,16 +158,19 @@ done
 if [[ -z $task_dir ]]; then
     [[ -z $teacher || $size == laptop ]] ||
         die "--teacher is for a task of your own, or for --size laptop: add --task_dir or that, or drop it"
-    $augmentation || die "--no_augmentation is for a task of your own, the ablation no_da for others: add --task_dir, \
-or drop it"
+    $augmentation || [[ $size == laptop ]] ||
+        die "--no_augmentation is for a task of your own or --size laptop, the ablation no_da for others: add one of \
+these, or drop it"
 elif [[ -n $tasks ]]; then
     die "--tasks and --task_dir: each run has known tasks or one of your own: drop one of them"
 fi
 if [[ $size == laptop ]]; then
-    for flag in ${task_dir:+--task_dir} $($published && echo --published); do
-        die "$flag takes students that the paper's authors published, whose teacher is BERT-base, and --size laptop \
-has a smaller one: drop one of them"
-    done
+    if $published || [[ -n $task_dir ]]; then
+        die "${task_dir:+--task_dir }--published takes students whose teacher is BERT-base, and --size laptop has a \
+smaller one: drop one of them"
+    fi
+    [[ " ${variants[*]-} " != *" search_"* ]] || die "--search tries the paper's rates, which are a tenth of those of \
+--size laptop: drop one of them"
     [[ $language == english && $settings == paper ]] || die "--size laptop has settings of its own, for English: drop \
 that, or --language and --settings"
 fi
@@ -179,10 +185,10 @@ case $language in
 esac
 glove=840B.300d
 if [[ $size == laptop ]]; then
-    origin=${teacher:-google/bert_uncased_L-6_H-256_A-4} teacher=  # BERT's; the teachers are made here
-    bert=${origin%%@*}
-    if [[ -d $origin ]]; then origin=$(folder "$origin" --teacher) bert=$(cd -P "$origin" && pwd); fi
-    bert=models/${bert##*/} lower_case= sizes="2l 3l" articles=${articles:-500} glove=6B.50d
+    origin=${teacher:-google/bert_uncased_L-6_H-256_A-4} teacher=  # the teachers are made here
+    origin=${origin%/}
+    if [[ -d $origin ]]; then origin=$(folder "$origin" --teacher); fi
+    lower_case= sizes="2l 3l" articles=${articles:-500} glove=6B.50d
 fi
 GLOVE_URL=${GLOVE_URL:-https://nlp.stanford.edu/data/glove.${glove/.50d/}.zip}
 GLOVE_FILE=${GLOVE_FILE:-glove.$glove.txt}
@@ -190,8 +196,8 @@ WIKI_URL=${WIKI_URL:-https://dumps.wikimedia.org/$wiki/latest/$wiki-latest-pages
 wiki=${WIKI_URL##*/}  # below data/
 if [[ -n $articles ]]; then
     [[ $articles =~ ^[1-9][0-9]*$ ]] || die "--articles $articles is not a whole number above 0"
-    ! $published && [[ -z $task_dir ]] || die "--articles is for Wikipedia, and ${task_dir:+--task_dir}\
-$($published && echo --published) leaves that out: drop one of them"
+    ! $published && [[ -z $task_dir ]] || die "--articles is for Wikipedia, which --published and --task_dir leave \
+out: drop one of them"
     wiki=${wiki%%.*}-first-$articles.xml
 fi
 IFS=, read -ra tasks <<<"$tasks"
@@ -253,6 +259,19 @@ describe() {
         ${folders[@]+--students "${folders[@]}"}
 }
 
+# The folder with a student's config.json; nothing for what is no student.
+config_of() {
+    case $1 in
+        2l) echo "$CONFIG_2L" ;; 3l) echo "$CONFIG_3L" ;; 4l) echo "$CONFIG_4L" ;; 6l) echo "$CONFIG_6L" ;;
+    esac
+}
+
+if [[ -n $origin ]]; then
+    configs=()
+    for student in "${students[@]}"; do configs+=("$(config_of "$student")"); done
+    bert=$(python -m transformer.planning --bert "$origin" --students "${configs[@]}" \
+        $($augmentation && echo --augments || true)) || exit 2
+fi
 if [[ -n $task_dir ]]; then
     task_dir=$(folder "$task_dir" --task_dir)
     if [[ -n $teacher ]]; then teacher=$(folder "$teacher" --teacher); fi
@@ -339,7 +358,7 @@ for variant in ${variants[@]+"${variants[@]}"}; do
     for seed in "${seeds[@]}"; do runs+=("$variant/seed_$seed/"); done
 done
 if ((${#variants[@]})); then runs=("${runs[@]:1}"); fi
-alone=${zh:-${task_dir:-${origin-}}}  # then BERT is fetched without fine-tuned siblings
+alone=$zh$task_dir$origin  # then BERT is fetched without fine-tuned siblings
 vectors=${augment[*]:+glove }  # for augmentation
 if [[ -n $zh ]]; then vectors=; fi  # its words are characters, of one wordpiece each
 downloads="$vectors${glue[*]-} wiki bert" text=(extract sentences pregenerate) fix=fix
@@ -575,10 +594,7 @@ run_step() {
     # of each of the team: its sizes, the folder after general distillation, and after the intermediate stage
     local config general intermediate configs=() generals=() intermediates=()
     for student in "${team[@]}"; do
-        case $student in
-            2l) config=$CONFIG_2L ;; 3l) config=$CONFIG_3L ;; 4l) config=$CONFIG_4L ;; 6l) config=$CONFIG_6L ;;
-            *) config= ;;  # of a step without a student
-        esac
+        config=$(config_of "$student")
         general=models/distilled_tinybert_$student$zh
         if has_losses "$variant"; then general=models/runs/$variant/distilled_tinybert_$student; fi
         intermediate=models/${run}tmp_distilled_tinybert_${student}_$key
@@ -781,7 +797,9 @@ if $list; then printf '%s\n' ${stages[@]}; exit; fi
 choice=$settings$($published && echo " --published" || true)
 if [[ -n $task_dir ]]; then choice="$settings --task_dir"; fi
 if [[ -n $zh ]]; then choice+=" --language chinese"; fi
-if [[ $size == laptop ]]; then choice+=" --size laptop --teacher $origin"; fi
+if [[ $size == laptop ]]; then
+    choice+=" --size laptop --teacher $origin$($augmentation || echo " --no_augmentation")"
+fi
 if [[ -n $articles ]]; then choice+=" --articles $articles"; fi
 made=$choice
 if [[ -f results/steps/settings ]]; then

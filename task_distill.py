@@ -324,12 +324,12 @@ def main(argv: list[str] | None = None) -> None:
     args.task_name = task.name
     task = resolve(args, task)
 
-    from transformer.training.processes import join_processes, seed_everything, set_deterministic, set_precision
+    from transformer.training.processes import join_processes, seed_everything, set_device_flags, set_precision
     from transformer.training.scoring import evaluate_only
 
     processes = join_processes(args.no_cuda, args.local_rank)
     args.precision = set_precision(args.precision, processes)
-    set_deterministic(args.deterministic, processes)
+    set_device_flags(args, processes)
     seed_everything(args.seed)
     if args.do_eval or args.do_predict:
         evaluate_only(*each_student(args), task, processes)

@@ -57,9 +57,14 @@ def load_masked_lm(folder: str | Path) -> BertForMaskedLM:
     try:
         return BertForMaskedLM.from_pretrained(folder)
     except InputError:
-        config, state = read_model(folder)
-        if any(name.startswith(HEADS["masked LM"]) for name in state):
-            raise
+        require_masked_lm(folder)
+        raise
+
+
+def require_masked_lm(folder: str | Path) -> None:
+    """InputError where the model of a folder has no masked-LM head; it says which model to take."""
+    config, state = read_model(folder)
+    if not any(name.startswith(HEADS["masked LM"]) for name in state):
         raise no_masked_lm(folder, config) from None
 
 

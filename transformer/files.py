@@ -241,24 +241,25 @@ def delete(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def workplace(place: Path, known_as: Path) -> Iterator[None]:
-    """Inside, `place` is an empty folder to make something in; it is gone at the end, with all that was not moved away.
+def workplace(temporary: Path, known_as: Path) -> Iterator[None]:
+    """Inside, `temporary` is an empty folder to make something in; it is gone at the end, with all that was not moved
+    away.
 
     Nobody knows that folder: in what an InputError says, and in the file that an OSError names, `known_as` stands in
     its place.
     """
-    shutil.rmtree(place, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         yield
     except InputError as error:
-        raise InputError(str(error).replace(str(place), str(known_as))) from None
+        raise InputError(str(error).replace(str(temporary), str(known_as))) from None
     except OSError as error:
         if error.filename is not None:
-            error.filename, error.filename2 = os.fsdecode(error.filename).replace(str(place), str(known_as)), None
+            error.filename, error.filename2 = os.fsdecode(error.filename).replace(str(temporary), str(known_as)), None
         raise
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def require_no_file(folder: str | Path) -> None:

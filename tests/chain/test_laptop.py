@@ -2,12 +2,17 @@
 import importlib
 import json
 import re
-from pathlib import Path
+import shlex
+import sys
 
 import pytest
 
+import get_bert_models
 from tests.chain.test_reproduce import PYTHON, caller, flags
-from tests.conftest import ROOT
+from tests.conftest import PIECES, ROOT, edit_config, write_lines
+from transformer.checkpoint import save_model
+from transformer.config import BertConfig
+from transformer.modeling import BertModel
 
 TEACHER = "google/bert_uncased_L-6_H-256_A-4"
 FOLDER = "models/bert_uncased_L-6_H-256_A-4"
@@ -15,7 +20,9 @@ FOLDER = "models/bert_uncased_L-6_H-256_A-4"
 
 @pytest.fixture
 def reproduce(tmp_path):
-    return caller(tmp_path, PYTHON)
+    """Call reproduce.sh with a stand-in for python, which answers as the kit which folder a BERT comes into."""
+    knows = f'if [[ "$*" == *"transformer.planning --bert"* ]]; then exec {shlex.quote(sys.executable)} "$@"; fi\n'
+    return caller(tmp_path, PYTHON.replace("\n", f"\n{knows}", 1))
 
 
 def test_all_steps_take_the_small_models(reproduce):
@@ -53,11 +60,14 @@ def test_the_settings_are_taken_by_the_scripts(reproduce, tmp_path):
     epochs = {}
     for call in calls:
         script, *given = call.split()
-        if not script.endswith(".py"):
+        if script == "-m" and given[0].startswith("transformer."):
+            script, *given = given
+        elif not script.endswith(".py"):
             continue
-        args = importlib.import_module(Path(script).stem).parse_args(given)
+        args = importlib.import_module(script.removesuffix(".py")).parse_args(given)
         if script.endswith("general_distill.py"):
-            assert (args.max_seq_length, args.train_batch_size, args.learning_rate) == (64, 32, 1e-3)
+            assert (args.max_seq_length, args.train_batch_size, args.learning_rate, args.eval_step) == (
+                64, 32, 1e-3, 500)
         if script.endswith("pregenerate_training_data.py"):
             assert args.max_seq_len == 64
         if script.endswith("data_augmentation.py"):
@@ -81,21 +91,58 @@ def test_the_students_are_alike_but_for_their_layers():
     assert all(configs["2l"]["hidden_size"] % heads == 0 for heads in (2, 4, 8, 12))  # Google's, MiniLM's
 
 
-@pytest.mark.parametrize("name", ["own BERT", "org/tiny-bert", "org/tiny-bert@v1/x"])
-def test_another_teacher(name, reproduce, tmp_path):
-    """A repository, with a revision, or a folder whose name has a space."""
+@pytest.mark.parametrize("name", ["own BERT", "org/tiny-bert/", "org/tiny-bert@v1/x", "rte"])
+def test_another_teacher(name, reproduce, tmp_path, monkeypatch):
+    """A repository, with a revision, a known name, or a folder behind a link; in the folder that get_bert_models.py
+    makes of it."""
     if name == "own BERT":
         (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        BertConfig(40, 24, 6, 12, 48).to_json_file(tmp_path / "elsewhere" / name / "config.json")
         (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / name)
         name = "link"
-    folder = {"link": "models/own BERT"}.get(name, "models/tiny-bert")
     run, calls = reproduce("--size", "laptop", "--teacher", name, "--tasks", "rte", "--students", "2l")
     assert run.returncode == 0, run.stderr
+    name = name.removesuffix("/")
+    monkeypatch.chdir(tmp_path)
+    folder, = get_bert_models.parse_args(["--models", name]).models
     assert next(call for call in calls if "get_bert_models" in call).endswith(f" --models {name}")
-    assert all(f" {folder}" in call for call in calls
-               if re.search("fix_teacher|finetune|pregenerate|general_distill|augmentation", call))
+    asked = [call for call in calls if re.search("fix_teacher|finetune|pregenerate|general_distill|augmentation", call)]
+    assert len(asked) == 5 and all(f" models/{folder}" in call for call in asked)
     run, calls = reproduce("--size", "laptop", "--tasks", "rte", "--students", "2l")
     assert run.returncode == 2 and f"--size laptop --teacher {name} --articles 500: give that" in run.stderr
+
+
+def test_a_teacher_that_cannot_be_one_is_refused_before_all_else(reproduce, tmp_path):
+    """By its name, its layers, its heads, its lack of a masked LM, its place: nothing is fetched, nothing written."""
+    def refused(words: str, *argv: str) -> None:
+        run, calls = reproduce("--size", "laptop", "--tasks", "rte", *argv)
+        assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1, run.stderr
+        assert [call for call in calls if "transformer.planning" not in call] == []
+        assert not (tmp_path / "results").exists()
+
+    refused("unknown model 'nosuch'", "--teacher", "nosuch")
+    refused("the teacher's 4 layers are no multiple of the student's 3", "--teacher", TEACHER.replace("L-6", "L-4"))
+    config = BertConfig(len(PIECES), 24, 6, 4, 48)
+    for place in ("own", "models/own"):
+        save_model(BertModel(config), tmp_path / place, write_lines(tmp_path / "vocab.txt", PIECES))
+    refused("own has no masked-LM head", "--teacher", "own")
+    refused("lies in models/, where the steps write", "--teacher", "models/own", "--no_augmentation")
+    edit_config(tmp_path / "own", num_hidden_layers=5)
+    refused("5 layers are no multiple of the student's 2", "--teacher", "own", "--no_augmentation")
+    edit_config(tmp_path / "own", model_type="gpt2")
+    refused("own", "--teacher", "own", "--no_augmentation")
+
+
+def test_a_teacher_without_a_masked_lm(reproduce, tmp_path):
+    """Nothing is augmented then, and so nothing of word vectors fetched."""
+    save_model(BertModel(BertConfig(len(PIECES), 24, 6, 4, 48)), tmp_path / "own",
+               write_lines(tmp_path / "vocab.txt", PIECES))
+    argv = "--size", "laptop", "--teacher", "own", "--tasks", "rte", "--students", "3l", "--no_augmentation"
+    run, calls = reproduce(*argv)
+    assert run.returncode == 0, run.stderr
+    assert not any(word in call for call in calls for word in ("glove", "data_augmentation", "--aug_train"))
+    run, _ = reproduce(*argv[:-1], "--list")
+    assert "own has no masked-LM head" in run.stderr and "or give --no_augmentation" in run.stderr
 
 
 def test_ablations_and_seeds(reproduce):
@@ -118,14 +165,15 @@ def test_ablations_and_seeds(reproduce):
     (["--size", "laptop", "--tasks", "RTE,MNLI"], "task MNLI has no settings for --size laptop: RTE SST-2 CoLA MRPC"),
     (["--size", "laptop", "--students", "4l"], "unknown student 4l: 2l or 3l"),
     (["--students", "3l"], "unknown student 3l: 4l or 6l"),
-    (["--size", "laptop", "--published"], "--published takes students that the paper's authors published"),
-    (["--size", "laptop", "--task_dir", "x"], "--task_dir takes students that the paper's authors published"),
+    (["--size", "laptop", "--published"], "--published takes students whose teacher is BERT-base"),
+    (["--size", "laptop", "--task_dir", "x"], "--task_dir --published takes students whose teacher is BERT-base"),
+    (["--size", "laptop", "--search"], "--search tries the paper's rates, which are a tenth of those of --size laptop"),
     (["--size", "laptop", "--language", "chinese"], "--size laptop has settings of its own, for English"),
     (["--size", "laptop", "--settings", "earlier"], "--size laptop has settings of its own, for English"),
     (["--teacher", TEACHER], "add --task_dir or that, or drop it"),
     (["--articles", "none"], "--articles none is not a whole number above 0"),
     (["--articles", "0"], "--articles 0 is not a whole number above 0"),
-    (["--articles", "9", "--published"], "--articles is for Wikipedia, and --published leaves that out")])
+    (["--articles", "9", "--published"], "--articles is for Wikipedia, which --published and --task_dir leave out")])
 def test_what_it_is_not_for(argv, words, reproduce):
     run, calls = reproduce(*argv)
     assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1 and not calls

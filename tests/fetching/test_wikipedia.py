@@ -1,5 +1,6 @@
 """The first articles of a dump, read as a stream: against a naive reader of the whole, and where the stream breaks."""
 import bz2
+import itertools
 import random
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import names, run
 from tests.faulty_server import Fault
@@ -69,6 +72,29 @@ def test_no_more_is_read_than_the_articles_take(server, tmp_path, monkeypatch):
     wikipedia.fetch_articles(f"{server.url}/{NAME}", tmp_path / "first.xml", 5)
     assert len(articles((tmp_path / "first.xml").read_bytes())) == 5
     assert sum(read) < dump.stat().st_size / 10
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12_000), max_size=30), st.sampled_from(["", "x" * 3000]))
+def test_pages_are_the_same_however_they_come(cuts, before):
+    """Cut anywhere, in the midst of <page> and </page>, too."""
+    text = f"<mediawiki>{before}\n" + "".join(page(number, *row) for number, row in enumerate(ROWS)) + "</mediawiki>"
+    head, *rest = re.split(r"(?<=</page>)", text)
+    place = head.index("<page>")
+    wanted = [head[:place], head[place:], *rest[:-1]]
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    found = wikipedia.pages(text[begin:end].encode() for begin, end in itertools.pairwise(edges))
+    assert [one.decode() for one in found] == wanted
+
+
+def test_a_byte_at_a_time():
+    text = b"<mediawiki>" + b"".join(page(number, *row).encode() for number, row in enumerate(ROWS[:4]))
+    assert len(list(wikipedia.pages(bytes([byte]) for byte in text))) == 5
+
+
+def test_what_has_no_page_is_not_read_for_ever():
+    with pytest.raises(InputError, match="no dump of a Wikipedia"):
+        next(wikipedia.pages(itertools.repeat(b"<html>" * 1000)))
 
 
 def test_a_broken_connection_is_gone_on_with(dump, server, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from tests.house.test_architecture import FILES, tree
 RAISED = {"InputError", "OSError", "type(error)", "parser.error", "self.error", "Broken", "NotFound", "Stale",
           "_unreadable"}
 # Expressions that are, or hold, the name of a file that nobody knows.
-TEMPORARY = ("temporary", "tempfile", "workplace", "unfinished", "part.name", ".tmp")
-PUT_RIGHT = ".replace(str(place), str(known_as))"
+TEMPORARY = ("temporary", "tempfile", "unfinished", "part.name", ".tmp")
+PUT_RIGHT = ".replace(str(temporary), str(known_as))"
 
 
 def system_errors(handler: ast.ExceptHandler) -> bool:

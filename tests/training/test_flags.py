@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from transformer.reporting.curves import main as draw_main
 from transformer.tasks.table import get_task
 from transformer.training import run as training_run
 from transformer.training import scoring
-from transformer.training.processes import Processes, join_processes, set_deterministic, set_precision
+from transformer.training.processes import Processes, join_processes, set_device_flags, set_precision
 from transformer.training.states import Allowance, States
 from transformer.weights import read_weights
 
@@ -344,12 +345,12 @@ def test_a_deterministic_gpu(monkeypatch, refused, tiny):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     gpu = Processes(0, 1, torch.device("cuda", 0))
-    set_deterministic(False, gpu)
+    set_device_flags(Namespace(compile=False, deterministic=False), gpu)
     assert not asked and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    set_deterministic(True, gpu)
+    set_device_flags(Namespace(compile=False, deterministic=True), gpu)
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # the user's own
-    set_deterministic(True, gpu)
+    set_device_flags(Namespace(compile=False, deterministic=True), gpu)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     refused("task_distill", *train(tiny, deterministic=True), words=("--deterministic", "--no_cuda"))
 

@@ -55,28 +55,28 @@ def workplace_for(folder: Path) -> Iterator[Path]:
     require_no_file(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"output folder {folder} is not empty: name another, or remove it")
-    place = folder.absolute().with_name(f".{folder.absolute().name}.exporting")
-    with workplace(place, folder):
-        yield place
-        place.replace(folder)
+    temporary = folder.absolute().with_name(f".{folder.absolute().name}.exporting")
+    with workplace(temporary, folder):
+        yield temporary
+        temporary.replace(folder)
 
 
-def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, place: str | None,
+def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, data_dir: str | None,
                  required: bool) -> dict[str, Sequences]:
-    """The dev sets of a task, whose files are in `place`, encoded as `args` say. Where there are none: InputError where
-    they are required, else it is said, and none returned."""
+    """The dev sets of a task, whose files are in `data_dir`, encoded as `args` say. Where there are none: InputError
+    where they are required, else it is said, and none returned."""
     from transformer.data.tables import data_folder
     from transformer.tasks.own import open_task
     from transformer.training.scoring import dev_sets
 
     try:
-        if place is None:
+        if data_dir is None:
             raise InputError("nothing tells where its dev set is")
-        there = open_task(task.name, find_folder(place))
+        there = open_task(task.name, find_folder(data_dir))
         if there.folder and there != task:
             raise InputError(f"{there.folder} describes another task than the run had")
         task = there if there.folder else task
-        return dev_sets(task, data_folder(find_folder(place), task), tokenizer, args)
+        return dev_sets(task, data_folder(find_folder(data_dir), task), tokenizer, args)
     except InputError as error:
         if required:
             raise
@@ -85,7 +85,7 @@ def dev_examples(tokenizer: Tokenizer, task: Task, args: argparse.Namespace, pla
         return {}
 
 
-def write_layout(model: BertPreTrainedModel, source: Path, place: Path) -> None:
+def write_layout(model: BertPreTrainedModel, source: Path, temporary: Path) -> None:
     """Write what Hugging Face's classes open into a folder; source: the one that the model comes from."""
     from transformer.checkpoint import load_tokenizer, save_model
     from transformer.export.tokenizer_json import tokenizer_json
@@ -94,20 +94,20 @@ def write_layout(model: BertPreTrainedModel, source: Path, place: Path) -> None:
 
     for key in _OWN_KEYS:
         model.config.extra.pop(key, None)
-    save_model(model, place, source, safetensors=True, pickled=False)
-    check_loads(place, model.state_dict())
-    write_json(place / TOKENIZER_CONFIG_NAME, {**read_json(place / TOKENIZER_CONFIG_NAME),
+    save_model(model, temporary, source, safetensors=True, pickled=False)
+    check_loads(temporary, model.state_dict())
+    write_json(temporary / TOKENIZER_CONFIG_NAME, {**read_json(temporary / TOKENIZER_CONFIG_NAME),
                                                "model_max_length": model.config.max_position_embeddings})
     with contextlib.redirect_stdout(io.StringIO()):  # what there is to say has been said
         tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, BertTokenizer):
-        write_json(place / TOKENIZER_NAME, tokenizer_json(tokenizer))
+        write_json(temporary / TOKENIZER_NAME, tokenizer_json(tokenizer))
     else:
         print(f"no {TOKENIZER_NAME}: of SentencePiece Hugging Face makes it from {tokenizer.vocab_file.name}",
               flush=True)
 
 
-def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
+def export(args: argparse.Namespace, temporary: Path, scratch: str) -> None:
     """Write the files of a model into a folder. scratch: a folder for arrays, where that of the task's data cannot
     be written."""
     from transformer.checkpoint import head_note, load_tokenizer, model_sha256
@@ -146,7 +146,7 @@ def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
     is_named = not {*map(str.lower, task.head.names)}.isdisjoint(named)
     if order == list(range(task.num_labels)):  # also where config.json calls them LABEL_0 and so on
         name_labels(model.config.extra, task)
-    write_layout(model, folder, place)
+    write_layout(model, folder, temporary)
     examples, files = None, []
     if not args.no_onnx and (missing := missing_packages()):
         print(f"no ONNX: it needs {', '.join(missing)} (pip install {' '.join(missing)})", flush=True)
@@ -154,25 +154,25 @@ def export(args: argparse.Namespace, place: Path, scratch: str) -> None:
         data_dir = args.data_dir or settings.get("data_dir") or settings.get("glue_dir")
         dev = dev_examples(tokenizer, task, own, data_dir, required=args.data_dir is not None)
         examples = next(iter(dev.values()), None) or made_up(tokenizer, length)
-        files = measure(model, task, dev, examples, order, place)
+        files = measure(model, task, dev, examples, order, temporary)
         if dev and not scores:
             scores = DevScores(files[0].scores, f"this export, on {examples.count()} examples")
     for file in files:
         print(f"{file.name}: {file.megabytes:.1f} MB, {file.milliseconds:.2f} ms a text",
               *(f", {metric} {value:.4f}" for metric, value in file.scores.items()), sep="", flush=True)
-    with atomic_write(place / CARD_NAME) as handle:
+    with atomic_write(temporary / CARD_NAME) as handle:
         handle.write(card(Exported(
             Path(args.output_dir).absolute().name, model, task, length, "max_seq_length" in settings, is_named,
             tokenizer.do_lower_case,
-            (place / SAFETENSORS_NAME).stat().st_size / 1e6, scores, stages(folder), files, examples)))
+            (temporary / SAFETENSORS_NAME).stat().st_size / 1e6, scores, stages(folder), files, examples)))
     print(head_note(model.config, args.output_dir), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Export a model."""
     args = parse_args(argv)
-    with workplace_for(Path(args.output_dir)) as place, tempfile.TemporaryDirectory() as scratch:
-        export(args, place, scratch)
+    with workplace_for(Path(args.output_dir)) as temporary, tempfile.TemporaryDirectory() as scratch:
+        export(args, temporary, scratch)
     print(f"{args.output_dir}: {', '.join(sorted(path.name for path in Path(args.output_dir).iterdir()))}", flush=True)
 
 

@@ -1,5 +1,5 @@
-"""What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input, and --task_dir
-before all others, to know the task."""
+"""What reproduce.sh --plan and --rehearse call, with the commands of its steps on the standard input; and before all
+others --task_dir and --size laptop, to know the task, and the BERT."""
 from __future__ import annotations
 
 import signal
@@ -17,9 +17,12 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--plan", action="store_true", help="print what the run will do and take")
     what.add_argument("--rehearse", action="store_true", help="run each step for a few steps, and measure")
     what.add_argument("--task_dir", metavar="FOLDER", help="print what its task is")
+    what.add_argument("--bert", metavar="NAME", help="print the folder that get_bert_models.py makes of it")
     parser.add_argument("--teacher", metavar="FOLDER", help="with --task_dir: refuse it where it cannot be a teacher")
     parser.add_argument("--students", nargs="+", default=[], metavar="FOLDER",
-                        help="with --teacher: general students; refuse it where they have another vocabulary")
+                        help="with --teacher: general students; refuse it where they have another vocabulary; with "
+                             "--bert: config folders; refuse it where it cannot teach them")
+    parser.add_argument("--augments", action="store_true", help="with --bert: refuse it where it has no masked-LM head")
     parser.add_argument("--language", choices=("english", "chinese"), default="english", help="of the texts")
     parser.add_argument("--jobs", type=positive, default=1, help="steps side by side")
     args = parser.parse_args(argv)
@@ -27,6 +30,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.task_dir:
             from transformer.planning.own_task import print_task
             print_task(args.task_dir, args.teacher, args.students)
+            return
+        if args.bert:
+            from transformer.planning.small_bert import print_bert
+            print_bert(args.bert, args.students, args.augments)
             return
         from transformer.planning.languages import BY_LANGUAGE
         from transformer.planning.plan import print_plan

@@ -13,12 +13,12 @@ from transformer.tokenization import CJK_CLASS
 class Language:
     """Figures of one language.
 
-    wikipedia: in words; dump, articles, text: its bytes compressed, extracted and as sentences; instances: of up to 128
-    wordpieces, that an epoch draws of it. bert, config: folder and sizes of the BERT that get_bert_models.py fetches.
-    pieces: wordpieces of a word, word_bytes: bytes of one in UTF-8, with what stands `between` it and the next. masked:
-    share of the words of a row that the masked LM is asked about. sentences, corpus, epochs: bytes of text a second
-    that one core splits, tokenizes and makes instances of, with --arrays and as JSON; store: bytes of the tokenized
-    corpus for one of text.
+    wikipedia: in words; dump, articles, text: its bytes compressed, extracted and as sentences; first_article: bytes of
+    the text of an article where the dump begins, with long ones; instances: of up to 128 wordpieces, that an epoch
+    draws of it. bert, config: folder and sizes of the BERT that get_bert_models.py fetches. pieces: wordpieces of a
+    word, word_bytes: bytes of one in UTF-8, with what stands `between` it and the next. masked: share of the words of a
+    row that the masked LM is asked about. sentences, corpus, epochs: bytes of text a second that one core splits,
+    tokenizes and makes instances of, with --arrays and as JSON; store: bytes of the tokenized corpus for one of text.
     """
     wikipedia: str
     bert: str
@@ -26,6 +26,7 @@ class Language:
     dump: float
     articles: float
     text: float
+    first_article: int
     instances: int
     pieces: float
     word_bytes: int
@@ -40,19 +41,20 @@ class Language:
 BERT_BASE = BertConfig(30_522)
 # An English Wikipedia (docs/data.md, "Disk and memory"), 3.2 billion wordpieces in its 2.5 billion words; the rates are
 # measured (docs/results.md, "Corpus steps"). Of the words of RTE, CoLA, SST-2 and MRPC 47 to 55% are masked: others are
-# stop words or numbers, or take their candidates from GloVe.
+# stop words or numbers, or take their candidates from GloVe. The first 105 articles have 25,000 bytes each.
 ENGLISH = Language(
     wikipedia="an English Wikipedia", bert="bert-base-uncased", config=BERT_BASE, dump=22e9, articles=17e9, text=15e9,
-    instances=32_000_000, pieces=1.28, word_bytes=6, between=" ", masked=0.5, sentences=7e6, corpus=22e6,
-    epochs={True: 22e6, False: 16e6}, store=7 / 15)
+    first_article=25_000, instances=32_000_000, pieces=1.28, word_bytes=6, between=" ", masked=0.5, sentences=7e6,
+    corpus=22e6, epochs={True: 22e6, False: 16e6}, store=7 / 15)
 # A Chinese one, estimated. The dump is from memory, as much of it is text as of the English one; WikiExtractor writes
 # six bytes for a character of three; instances hold 100 wordpieces, as in English. A character is a word. Wordpieces,
 # share of other characters than stop characters and rates (processor time) were counted on ChnSentiCorp and OCNLI, the
-# splitter's as docs/chinese.md says.
+# splitter's as docs/chinese.md says. That its first articles are as long beside the others as English ones is assumed.
 CHINESE = Language(
     wikipedia="a Chinese Wikipedia of 3 GB compressed, which is from memory", bert="bert-base-chinese",
-    config=BertConfig(21_128), dump=3e9, articles=4.5e9, text=2e9, instances=6_700_000, pieces=1.02, word_bytes=3,
-    between="", masked=0.65, sentences=10.9e6, corpus=36e6, epochs={True: 14e6, False: 11e6}, store=0.86)
+    config=BertConfig(21_128), dump=3e9, articles=4.5e9, text=2e9, first_article=15_000, instances=6_700_000,
+    pieces=1.02, word_bytes=3, between="", masked=0.65, sentences=10.9e6, corpus=36e6, epochs={True: 14e6, False: 11e6},
+    store=0.86)
 BY_LANGUAGE = {"english": ENGLISH, "chinese": CHINESE}
 
 _ROW_WORDS = {1: 10, 2: 25}  # of each text of a GLUE row with so many texts

@@ -27,6 +27,7 @@ from transformer.checkpoint import no_masked_lm
 from transformer.config import CONFIG_NAME, BertConfig
 from transformer.data.epochs import epoch_files, read_epoch_metrics, require_vocabulary
 from transformer.data.tables import data_folder, task_folder
+from transformer.distillation import compared
 from transformer.families import ELECTRA
 from transformer.files import InputError
 from transformer.pieces import Tokenizer
@@ -42,10 +43,8 @@ from transformer.training.scoring import scoring_interval
 from transformer.training.stages import padding_counts
 
 INSTANCE_LENGTH = 128   # wordpieces of the instances that a Language tells of, at most
-# Bytes of the text of an article at the beginning of the English dump, where long ones stand, and share of the text in
-# the XML: measured on 105 articles.
-FIRST_ARTICLE, TEXT_OF_XML = 25_000, 0.43
-_MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how the small BERTs of Google are called
+_MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how these are called
+TEXT_OF_XML = 0.43      # share of the text in the XML of articles, measured on 105
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,14 @@ class Work:
 def files_for(task: Task, language: Language, args: argparse.Namespace | None = None) -> TaskFiles:
     """The files of a task, by their kind."""
     return (TableFiles if task.is_table else PassageFiles)(task, language, args)
+
+
+def sizes_in_name(folder: str | Path) -> BertConfig | None:
+    """The sizes of a small BERT of Google, which its name tells (arXiv 1908.08962); None of others."""
+    if not (found := _MINIATURE.fullmatch(Path(folder).name)):
+        return None
+    layers, hidden, heads = map(int, found.groups())
+    return BertConfig(30_522, hidden, layers, heads, 4 * hidden)
 
 
 def listed(value: str | Path | list[str] | None) -> list[str | Path]:
@@ -270,9 +277,8 @@ class _Earlier:
             origin = maker.args.models.get(Path(folder).name)
             if isinstance(origin, Path) and not file.is_file():
                 file = origin / CONFIG_NAME
-            elif sizes := _MINIATURE.fullmatch(Path(folder).name):
-                layers, hidden, heads = map(int, sizes.groups())
-                return BertConfig(30_522, hidden, layers, heads, 4 * hidden)
+            elif sizes := sizes_in_name(folder):
+                return sizes
         if file.is_file():
             return BertConfig.from_json_file(file, defaults)
         if not maker:
@@ -315,6 +321,8 @@ def _teacher_and_students(work: Work, earlier: _Earlier) -> None:
     shared = {name: getattr(work.teacher, name) for name in ("vocab_size", "num_attention_heads")}
     work.students = tuple(replace(earlier.config(folder, shared), vocab_size=work.teacher.vocab_size)
                           for folder in listed(work.args.student_model))
+    for student in work.students if work.kind != "prediction" else ():  # which compares no layers
+        compared(student, work.teacher, work.args.layer_mapping, work.args.without)
 
 
 def _general(work: Work, earlier: _Earlier) -> None:
@@ -492,15 +500,16 @@ def _module(work: Work, earlier: _Earlier) -> None:
         maker = earlier.maker(dump)
         if maker and maker.text_bytes:
             work.text_bytes = maker.text_bytes
-        elif dump.suffix == ".xml":
-            work.text_bytes = TEXT_OF_XML * (dump.stat().st_size if dump.is_file() else 0)
+        elif dump.suffix == ".xml" and dump.is_file():
+            work.text_bytes = TEXT_OF_XML * dump.stat().st_size
         else:
             work.text_bytes = work.language.text * (dump.stat().st_size / work.language.dump if dump.is_file() else 1)
     elif step.script == "-m transformer.fetching.wikipedia":
-        work.outputs = [step.argv[-1]]  # after --output_file
-        work.text_bytes = int(step.argv[-3]) * FIRST_ARTICLE  # after --articles
-        work.assumed.append(f"{FIRST_ARTICLE:,} bytes of text in an article at the beginning of a dump: "
-                            f"{work.outputs[0]}")
+        args = importlib.import_module(step.argv[1]).parse_args(list(step.argv[2:]))
+        work.outputs = [str(args.output_file)]
+        work.text_bytes = min(args.articles * work.language.first_article, work.language.text)
+        work.assumed.append(f"{work.language.first_article:,} bytes of text in an article at the beginning of a dump: "
+                            f"{args.output_file}")
 
 
 _DESCRIBE = {"general_distill": _general, "pregenerate_training_data": _pregenerate, "task_distill": _task_distill,

@@ -1,6 +1,7 @@
 """The processes that train together, the device of each, and how exactly it computes."""
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import random
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from transformer.distillation import compiler_fault
 from transformer.files import InputError
 
 _OF_GRADIENTS = timedelta(minutes=30)  # that a process waits for another's; longer than the first takes to save
@@ -217,12 +219,16 @@ def set_precision(precision: str, processes: Processes) -> str:
     return precision
 
 
-def set_deterministic(deterministic: bool, processes: Processes) -> None:
-    """With `deterministic`, let the GPU add up in the same order every time; to be called before it computes.
+def set_device_flags(args: argparse.Namespace, processes: Processes) -> None:
+    """With --deterministic let the GPU add up in the same order every time; to be called before it computes. An
+    operation that cannot is refused when it comes.
 
-    Raises InputError where there is no GPU: the CPU does so anyway. An operation that cannot is refused when it comes.
+    Raises InputError with --compile where torch cannot compile, and with --deterministic where there is no GPU: the CPU
+    adds up in one order anyway.
     """
-    if not deterministic:
+    if args.compile and (fault := compiler_fault(processes.device)):
+        raise InputError(f"--compile: torch cannot compile here: {fault}: mend that, or leave --compile out")
+    if not args.deterministic:
         return
     if processes.device.type != "cuda":
         raise InputError("--deterministic is for a GPU and there is none: the CPU gives the same weights for the same "

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from transformer.checkpoint import save_model
 from transformer.cli import print_settings
 from transformer.data.features import Sequences, unpack
-from transformer.distillation import compiler_fault
-from transformer.files import InputError, find_model
+from transformer.files import find_model
 from transformer.modeling import BertPreTrainedModel
 from transformer.optimization import BertAdam, parameter_groups
 from transformer.stopwatch import STOPWATCH
@@ -204,17 +203,12 @@ class Training:
     def __init__(self, args: argparse.Namespace, processes: Processes, plan: Plan, runs: Sequence[Run],
                  padded_length: Callable[[np.ndarray], int | None]):
         """padded_length: from the lengths of a batch to the one that its shares are padded to, None for that of their
-        longest example.
-
-        Raises InputError where torch cannot compile and --compile asks for it.
-        """
+        longest example."""
         self.args = args
         self.processes = processes
         self.plan = plan
         self.runs = runs
         self.step = min(run.step for run in runs)
-        if args.compile and (fault := compiler_fault(processes.device)):
-            raise InputError(f"--compile: torch cannot compile here: {fault}: mend that, or leave --compile out")
         for run in runs:
             run.trained = self._compiled(run.trained)
         self.active: list[Run] = []

@@ -168,7 +168,8 @@ def test_teacher_and_scores_by_hand(tiny):
 def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
     """In an empty folder sizes come from the steps before, rows from GLUE; the same steps, done, leave them missing."""
     monkeypatch.chdir(tmp_path)
-    BertConfig(**STUDENT).to_json_file("config.json")
+    student = BertConfig(**{**STUDENT, "hidden_size": 24, "num_attention_heads": 12})
+    student.to_json_file("config.json")
     commands = [
         step("download_glue", "--tasks", "MRPC", "--data_dir", "glue", name="glue"),
         step("get_bert_models", "--models", "bert-base-uncased", "--output_dir", "models", name="bert"),
@@ -185,15 +186,19 @@ def test_what_earlier_steps_make_is_there(tmp_path, monkeypatch):
     assert {work.step.name: work.missing for work in works if work.missing} == \
         {"pregenerate": ["text"], "augment": ["vectors"]}
     *_, distilled, augment, teacher, task = works
-    assert distilled.student == replace(BertConfig(**STUDENT), vocab_size=30_522) and distilled.teacher == BERT_BASE
+    assert distilled.student == replace(student, vocab_size=30_522) and distilled.teacher == BERT_BASE
     assert distilled.counts == [32_000_000] * 2 and any("Wikipedia" in text for text in distilled.assumed)
     assert (augment.counts, teacher.counts) == ([3668], [3668] * 3)
-    assert task.student.hidden_size == 8 and task.teacher.hidden_size == 768
+    assert task.student.hidden_size == 24 and task.teacher.hidden_size == 768
     assert task.counts == [3668 * (1 + 2 * 3)] and task.dev_examples == 408
 
     augmented = works_of([replace(command, state="done" if command.name == "augment" else "open")
                           for command in commands])[-1]
     assert augmented.counts == [3668 * (1 + 2 * 20)]  # the folder is to be fetched, what is in it was there once
+
+    BertConfig(**STUDENT).to_json_file("config.json")
+    refused, = [work.refused for work in works_of(commands) if work.kind == "general"]
+    assert refused.startswith("the student has 2 attention heads, the teacher 12")
 
     done = works_of([replace(command, state="done") for command in commands[:-1]] + commands[-1:])[-1]
     assert {"models/out/config.json", "models/final_mrpc_teacher/config.json", "glue/MRPC/train_aug.tsv"} <= \

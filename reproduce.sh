@@ -117,8 +117,8 @@ folder() {
 }
 
 while (($#)); do
-    if [[ " --size --tasks --task_dir --teacher --students --settings --language --articles --seeds --ablation --from " \
-        == *" $1 "* && -z ${2-} ]]; then
+    valued=" --size --tasks --task_dir --teacher --students --settings --language --articles --seeds --ablation --from "
+    if [[ $valued == *" $1 "* && -z ${2-} ]]; then
         die "$1 needs a value"
     fi
     case $1 in

@@ -880,7 +880,7 @@ fi
 if [[ -n $own ]]; then printf '%s\n' "$own_choice" "$own_digest" >"$own"; fi
 pids=()  # of the steps that run side by side, each with its processes in a process group
 set -m
-trap 'for pid in ${pids[@]+"${pids[@]}"}; do kill -- "-$pid" 2>/dev/null; done; wait; exit 143' INT TERM HUP
+trap 'for pid in ${pids[@]+"${pids[@]}"}; do kill -- "-$pid" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
 rm -f results/steps/.failed
 threads=${OMP_NUM_THREADS-}
 for stage in "${stages[@]}"; do

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -587,6 +588,24 @@ def test_nothing_more_is_started_after_a_failure_and_a_signal_ends_what_runs(job
         assert len(list((tmp_path / "results/steps").glob("*.spent"))) == int(jobs)  # the seconds of these tries count
         assert not any(Path("/proc", pid, "cwd").exists() for pid in pids) and all(pids)
         assert running.read() == ""
+
+
+def test_a_signal_ends_a_step_whose_neighbours_have_ended(tmp_path, reproduce):
+    (tmp_path / "bin" / "python").write_text(
+        '#!/bin/bash\nif [[ "$*" == *"--tasks RTE"* ]]; then echo $$ >&$RUNNING; exec sleep 60; fi\n')
+    read, write = os.pipe()
+    with open(read) as running, started("bash", ROOT / "reproduce.sh", "--tasks", "RTE", cwd=tmp_path,
+                                        pass_fds=[write], env={
+            **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": "2",
+            "RUNNING": str(write)}) as process:
+        os.close(write)
+        pid = running.readline().strip()
+        while not (tmp_path / "results/steps/bert.seconds").exists():  # the last of those beside it
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait() == 143
+        assert pid and not Path("/proc", pid, "cwd").exists() and running.read() == ""
 
 
 @pytest.mark.parametrize("argv", [

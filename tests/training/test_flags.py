@@ -348,6 +348,7 @@ def test_a_deterministic_gpu(monkeypatch, refused, tiny):
     assert not asked and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     set_deterministic(True, gpu)
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # the user's own
     set_deterministic(True, gpu)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

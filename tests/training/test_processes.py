@@ -1,6 +1,7 @@
 """Several processes (torchrun, on the CPU) train what one does, and end together."""
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -9,6 +10,7 @@ import shutil
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,6 +342,14 @@ def test_what_is_sent_to_a_gpu_is_not_waited_for(monkeypatch):
     assert processes.Processes(0, 1, cpu).send([tensor]) == (tensor,)
     processes.Processes(0, 1, cpu).finish_computing()
     assert not calls
+
+
+def test_gradients_are_averaged_after_the_last_share_only():
+    together = processes.Processes(0, 2, torch.device("cpu"))
+    wrapped = SimpleNamespace(no_sync=lambda: "not averaged")
+    assert together.synchronised(wrapped, last=False) == "not averaged"
+    for each, last in ((together, True), (replace(together, world=1), True), (replace(together, world=1), False)):
+        assert isinstance(each.synchronised(wrapped, last), contextlib.nullcontext)
 
 
 @pytest.fixture

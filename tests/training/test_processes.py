@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -280,6 +281,25 @@ def test_a_signal_of_another_process(monkeypatch):
     assert stop.received is signal.SIGTERM
     alone = SimpleNamespace(world=1)
     assert stop.agreed(alone, 18) and not StopSignals().agreed(alone, 18)
+
+
+def test_a_second_signal_ends_the_run_at_once(monkeypatch, capfd):
+    """As the first one says; what comes within two seconds is the first one passed on. Then the signal is what it
+    was before."""
+    clock, killed = Clock(0), []
+    monkeypatch.setattr(signals, "time", clock)
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append((process, number, signal.getsignal(number))))
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        clock.now = 10
+        signal.raise_signal(signal.SIGTERM)
+        assert "once more to stop at once" in capfd.readouterr().err
+        for clock.now in (10, 11.9):
+            signal.raise_signal(signal.SIGINT)
+        assert not killed and stop.received is signal.SIGTERM
+        clock.now = 12.1
+        signal.raise_signal(signal.SIGINT)
+        assert killed == [(os.getpid(), signal.SIGINT, before)]
 
 
 def test_gradients_are_waited_for_shortly_and_numbers_for_days(monkeypatch):

@@ -141,6 +141,20 @@ def test_the_language_is_guessed_by_letters(language, texts, capsys):
         assert said == ""
 
 
+@pytest.mark.parametrize(("text", "share"), [
+    ("abcd 中", "57% of the letters of a sample, by bytes, are Latin"),         # 4 of 4 + 3
+    ("中文 abc!", "67% of the letters of a sample, by bytes, are Chinese"),     # 6 of 6 + 3
+    ("жук ж 12 a", "89% of the letters of a sample, by bytes, are Cyrillic"),   # 8 of 8 + 1
+    ("한국 ab", "75% of the letters of a sample, by bytes, are Hangul")])        # 6 of 6 + 2
+def test_how_many_letters_are_of_the_language_is_told(text, share, capsys):
+    told = ""
+    try:
+        guess_language([text])
+    except InputError as error:
+        told = str(error)
+    assert share in capsys.readouterr().out + told
+
+
 @pytest.mark.parametrize(("text", "words"), [
     (JAPANESE, ("Hiragana", "Japanese cannot be split", "dictionary", "--language")),
     ("日本国憲法の条文と国会の議決", ("Japanese cannot be split",)),          # most letters are Chinese ones

@@ -522,6 +522,7 @@ def test_shuffled_batches():
     for start in (0, 1, 7, 10, 11):
         assert batches(start=start) == whole[start:]
     assert whole == batches() and whole != batches(epoch=2) != batches(seed=4) != whole
+    assert next(shuffled_batches(10, 10, 3, 1)).dtype == np.uint32, "half the memory of 100 million instances"
 
 
 def test_no_torch_in_workers():

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from transformer.data.parallel import in_order
+from transformer.data.parallel import available_cores, in_order
 from transformer.files import InputError
 
 PREPARED = []
@@ -41,6 +41,17 @@ def die_at_three(task):
 
 def large(task):
     return len(task) * b"x"
+
+
+def test_cores_that_this_process_may_use(monkeypatch):
+    """Those of a container or of taskset; all where the system does not tell, and one where nothing does."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 60}, raising=False)
+    assert available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1
 
 
 @pytest.mark.parametrize("workers", [2, 5, 40])

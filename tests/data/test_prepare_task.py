@@ -225,7 +225,7 @@ def test_pyarrow_is_named_where_it_is_missing(name, refused, tmp_path, monkeypat
     for module in ("pyarrow", "pyarrow.parquet", "pyarrow.ipc"):
         monkeypatch.setitem(sys.modules, module, None)
     refused("prepare_task", "--train", tmp_path / name, *COLUMNS, "--output_dir", tmp_path / "out",
-            words=("package pyarrow", "pip install pyarrow"))
+            words=(f"{tmp_path / name} is ", "package pyarrow", "pip install pyarrow"))
 
 
 def test_a_tsv_has_no_quotes(prepare, tmp_path):

@@ -211,6 +211,7 @@ def test_augmented_passages(workers, tokenizer, tmp_path):
     (lambda lines: ["[1]", *lines], ', line 1: not {"version": "augmented"}'), (lambda lines: [""], ", line 1: not {"),
     (lambda lines: [*lines[:9], lines[9][:-1]], ", line 10: not valid JSON (Expecting ',' delimiter: line 1 column "),
     (lambda lines: [*lines[:9], ""], ", line 10: not valid JSON"),
+    (lambda lines: [lines[0], "", *lines[1:]], ", line 2: not valid JSON"),
     (lambda lines: [*lines[:9], "[]"], ", line 10: not a table in braces with the key 'context'"),
     (lambda lines: [*lines[:9], '{"context": 3}'], ", line 10: 'context' is to be a text"),
     (lambda lines: [*lines[:9], '{"context": "a", "qas": [{"id": "x"}]}'],

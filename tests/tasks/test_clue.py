@@ -27,7 +27,7 @@ from transformer.modeling import TinyBertForPreTraining, TinyBertForSequenceClas
 from transformer.tasks.clue import CLUE
 from transformer.tasks.clue_files import marked
 from transformer.tasks.labels import name_labels
-from transformer.tasks.table import TASKS, get_task
+from transformer.tasks.table import TASKS, get_task, is_known_task
 
 COMMIT = "02d55cb3c7dc984682677b8dd81db6a1e4710720"
 HOST_NAMES = ("CLUE_BASE", "OCNLI_BASE", "CHNSENTICORP_BASE", "XNLI_BASE")
@@ -206,6 +206,8 @@ def test_labels_are_those_of_the_files():
 def test_names_of_tasks():
     assert [get_task(name).name for name in ("AFQMC", "wsc", "CLUE-WSC", "xnli", "XNLI_zh", "chnsenticorp")] == [
         "AFQMC", "CLUEWSC2020", "CLUEWSC2020", "XNLI-zh", "XNLI-zh", "ChnSentiCorp"]
+    assert all(map(is_known_task, ("AFQMC", "wsc", "xnli", "XNLI_zh", "sst", "SST-2", "SQuAD v1.1", "mnli-mm")))
+    assert not any(map(is_known_task, ("my-task", "all", "squad3", "")))
     assert list(TASKS)[-9:] == list(CLUE)
     assert download_glue.parse_args(["--tasks", "clue", "tnews"]).tasks == SEVEN
     assert not set(download_glue.parse_args(["--tasks", "all"]).tasks) & {task.name for task in CLUE.values()}

@@ -1,6 +1,7 @@
 """Every flag of the scripts that train does something; precision; logits that are kept; curves."""
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -349,6 +351,7 @@ def test_a_deterministic_gpu(monkeypatch, refused, tiny):
     assert not asked and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     set_device_flags(Namespace(compile=False, deterministic=True), gpu)
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # the user's own
     set_device_flags(Namespace(compile=False, deterministic=True), gpu)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
@@ -410,6 +413,19 @@ def test_compiled_models_are_trained_alike(tiny, script, monkeypatch):
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes,wanted", [
+    ({}, "reduce-overhead"), ({"dynamic_padding": False}, "reduce-overhead"), ({"dynamic_padding": True}, None),
+    ({"gradient_accumulation_steps": 2}, None), ({"world": 2}, None), ({"device": "cpu"}, None), ({"runs": 2}, None),
+    ({"compile": False}, "not compiled")])
+def test_a_step_is_captured_where_it_is_one_pass_of_one_model_on_a_gpu(changes, wanted, monkeypatch):
+    """Elsewhere gradients would come upon those of the capture. General distillation has no --dynamic_padding."""
+    monkeypatch.setattr(torch, "compile", lambda model, mode: mode)
+    asked = {"device": "cuda", "world": 1, "runs": 1, "compile": True, "gradient_accumulation_steps": 1, **changes}
+    training = SimpleNamespace(processes=Processes(0, asked.pop("world"), torch.device(asked.pop("device"))),
+                               runs=range(asked.pop("runs")), args=argparse.Namespace(**asked))
+    assert training_run.Training._compiled(training, "not compiled") == wanted
 
 
 def test_prediction_stage_equals_a_teacher_asked_each_time(tiny, script, monkeypatch):

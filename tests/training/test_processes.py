@@ -1,14 +1,17 @@
 """Several processes (torchrun, on the CPU) train what one does, and end together."""
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +43,7 @@ from transformer.modeling import TinyBertForSequenceClassification
 from transformer.optimization import BertAdam
 from transformer.tasks.table import get_task
 from transformer.training import processes, scoring, signals
-from transformer.training.batches import seed_share
+from transformer.training.batches import micro_batch_size, seed_share
 from transformer.training.signals import StopSignals
 from transformer.weights import read_weights
 
@@ -225,6 +228,11 @@ def test_batches_that_do_not_divide(tiny, monkeypatch, refused):
     for name, argv in (("general_distill", general(tiny, **precision)), ("task_distill", train(tiny, **precision)),
                        ("finetune_teacher", finetune(tiny, model=tiny / "bert", **precision))):
         refused(name, *argv, words=("--train_batch_size 8", "3 processes"))
+    with pytest.raises(InputError, match="no multiple of --gradient_accumulation_steps 2 x 2 processes$"):
+        micro_batch_size(6, 2, world=2)
+    with pytest.raises(InputError, match="no multiple of --gradient_accumulation_steps 4$"):
+        micro_batch_size(6, 4)
+    assert micro_batch_size(24, 2, world=3) == 4
 
 
 class Clock:
@@ -275,6 +283,25 @@ def test_a_signal_of_another_process(monkeypatch):
     assert stop.agreed(alone, 18) and not StopSignals().agreed(alone, 18)
 
 
+def test_a_second_signal_ends_the_run_at_once(monkeypatch, capfd):
+    """As the first one says; what comes within two seconds is the first one passed on. Then the signal is what it
+    was before."""
+    clock, killed = Clock(0), []
+    monkeypatch.setattr(signals, "time", clock)
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append((process, number, signal.getsignal(number))))
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        clock.now = 10
+        signal.raise_signal(signal.SIGTERM)
+        assert "once more to stop at once" in capfd.readouterr().err
+        for clock.now in (10, 11.9):
+            signal.raise_signal(signal.SIGINT)
+        assert not killed and stop.received is signal.SIGTERM
+        clock.now = 12.1
+        signal.raise_signal(signal.SIGINT)
+        assert killed == [(os.getpid(), signal.SIGINT, before)]
+
+
 def test_gradients_are_waited_for_shortly_and_numbers_for_days(monkeypatch):
     """What lies on the CPU goes through a group of its own, on a GPU and without one."""
     made, sent = [], []
@@ -291,6 +318,58 @@ def test_gradients_are_waited_for_shortly_and_numbers_for_days(monkeypatch):
     joined.smallest(torch.zeros(1))
     joined.total(torch.zeros(1, device="meta"))
     assert sent == ["new_group", "new_group", None]
+
+
+@pytest.mark.parametrize("rank,order", [(0, ["work", "all", "all"]), (1, ["all", "work", "all"])])
+def test_the_first_process_works_before_the_others(rank, order, monkeypatch):
+    """Each meets the others after the first has worked, and after all have; with what it has against going on."""
+    done, errors = [], []
+    monkeypatch.setattr(processes.Processes, "end_together",
+                        lambda self, error: done.append("all") or errors.append(error))
+    process = processes.Processes(rank, 2, torch.device("cpu"))
+    process.in_turn(lambda: done.append("work"))
+    assert done == order and errors == [None, None]
+    for failure in (InputError("no epoch"), OSError("no room")):
+        def fail(failure=failure):
+            raise failure
+
+        errors.clear()
+        process.in_turn(fail)
+        assert errors == ([failure, None] if rank == 0 else [None, failure])
+
+
+def test_what_is_sent_to_a_gpu_is_not_waited_for(monkeypatch):
+    """From pinned memory, which alone is copied while the host goes on; on the CPU nothing is copied."""
+    calls = []
+
+    class Noted:
+        """A tensor of a machine with a GPU."""
+
+        def pin_memory(self) -> Noted:
+            calls.append("pin")
+            return self
+
+        def to(self, *place, **how) -> str:
+            calls.append((*place, how))
+            return "on the GPU"
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *which: calls.append(which))
+    gpu, cpu, tensor = torch.device("cuda", 1), torch.device("cpu"), Noted()
+    assert processes.Processes(0, 1, gpu).send([tensor]) == ("on the GPU",)
+    processes.Processes(0, 1, gpu).finish_computing()
+    assert calls == ["pin", (gpu, {"non_blocking": True}), (gpu,)]
+    calls.clear()
+    assert processes.Processes(0, 1, cpu).send([tensor]) == (tensor,)
+    processes.Processes(0, 1, cpu).finish_computing()
+    assert not calls
+
+
+def test_gradients_are_averaged_after_the_last_share_only():
+    together = processes.Processes(0, 2, torch.device("cpu"))
+    wrapped = SimpleNamespace(no_sync=lambda: "not averaged")
+    assert together.synchronised(wrapped, last=False) == "not averaged"
+    for each, last in ((together, True), (replace(together, world=1), True), (replace(together, world=1), False)):
+        assert isinstance(each.synchronised(wrapped, last), contextlib.nullcontext)
 
 
 @pytest.fixture

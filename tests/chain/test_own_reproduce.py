@@ -346,7 +346,7 @@ def test_the_plan_counts_the_rows_of_the_folder(reproduce, tmp_path, monkeypatch
     """By hand: 70 rows, 4 without labels for both stages, 18 and 5 to answer. The teacher is the one that is given."""
     own_folder(tmp_path / "data/moods", name="moods", test_has_labels=False,
                rows={**MOODS["rows"], "unlabelled.tsv": 4, "test.tsv": 5})
-    config = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    config = {"vocab_size": 99, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 12,
               "intermediate_size": 32}
     write_lines(tmp_path / "models/mine/config.json", [json.dumps(config)])
     stand_in = tmp_path / "bin/python"
@@ -370,7 +370,7 @@ def test_the_plan_counts_the_rows_of_the_folder(reproduce, tmp_path, monkeypatch
         assert works["prediction_4l_moods"].dev_examples == 18
         assert works["eval_4l_moods"].counts == [18 + 5]
         assert works["intermediate_4l_moods"].student.hidden_size == 312
-    assert [works["intermediate_4l_moods"].teacher.num_hidden_layers for works in planned] == [12, 3]
+    assert [works["intermediate_4l_moods"].teacher.num_hidden_layers for works in planned] == [12, 4]
 
 
 # --- a real run

@@ -133,6 +133,11 @@ class BertConfig:
         """The family of the model, by its model_type."""
         return family_of(self.to_dict())
 
+    @property
+    def for_students(self) -> dict[str, int]:
+        """Keys that the config.json of a student of this model may leave out: they are the teacher's."""
+        return {"vocab_size": self.vocab_size, "num_attention_heads": self.num_attention_heads}
+
     def without_classifier(self) -> BertConfig:
         """This config for a model that has no classifier: nothing is said of one, or of its classes."""
         extra = {name: value for name, value in self.extra.items() if name not in CLASS_KEYS}

@@ -303,8 +303,7 @@ def student_config(folder: str | Path, teacher: BertConfig | None = None) -> Ber
     students are made of."""
     if what := kind_of(folder):
         raise InputError(f"{folder} {what}")
-    shared = {name: getattr(teacher, name) for name in ("vocab_size", "num_attention_heads")} if teacher else {}
-    config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME, shared)
+    config = BertConfig.from_json_file(Path(folder) / CONFIG_NAME, teacher.for_students if teacher else None)
     if not config.family.is_student:
         raise InputError(f"{folder}: a student is a BERT or a NEZHA, whatever its teacher is, and by {CONFIG_NAME} "
                          f"this is an {config.family.name}: name another folder, such as tinybert_4l_config")

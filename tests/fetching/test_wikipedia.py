@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import names, run
 from tests.faulty_server import Fault
 from tests.miniworld.wiki import page, write_pages
-from transformer.fetching import transport, wikipedia
+from transformer.fetching import download, transport, wikipedia
 from transformer.files import InputError
 
 ROWS = [(f"Title {number}", 10 if number % 7 == 3 else 0, f"Text {number} of <ref>2</ref> <page> </mediawiki>",
@@ -98,7 +98,7 @@ def test_what_has_no_page_is_not_read_for_ever():
 
 
 def test_a_broken_connection_is_gone_on_with(dump, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(wikipedia, "BACK_OFF", 0)
+    monkeypatch.setattr(download, "BACK_OFF", 0)
     size = dump.stat().st_size
     server.faults[f"/{NAME}"] = [Fault(status=503), Fault(cut=100), Fault(cut=size // 2, reset=True), Fault(cut=7)]
     wikipedia.fetch_articles(f"{server.url}/{NAME}", tmp_path / "first.xml", 20)
@@ -118,7 +118,7 @@ def test_a_broken_connection_is_gone_on_with(dump, server, tmp_path, monkeypatch
     ([Fault(content=bz2.compress(bytes(1 << 22)))], "no dump of a Wikipedia"),
     ([Fault(content=b"")], "cut short")])
 def test_what_cannot_be_read_leaves_nothing(faults, words, dump, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(wikipedia, "BACK_OFF", 0)
+    monkeypatch.setattr(download, "BACK_OFF", 0)
     server.faults[f"/{NAME}"] = faults
     with pytest.raises(InputError, match=words) as caught:
         wikipedia.fetch_articles(f"{server.url}/{NAME}", tmp_path / "new" / "first.xml", 30)

@@ -137,15 +137,21 @@ def _download(url: str, target: Path, size: int | None, sha256: str | None) -> s
             have = part.stat().st_size if part.exists() else 0
             failures = 1 if have > most_received else failures + 1
             most_received = max(most_received, have)
-            reason, wait = error, min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
+            reason = error
         else:
             os.replace(part, target)
             _record_path(part).unlink(missing_ok=True)
             return actual
-        if failures == ATTEMPTS:
-            raise InputError(f"{reason} ({ATTEMPTS} attempts)")
-        print(f"{url}: {reason}; again in {wait:.0f} s", flush=True)
-        time.sleep(wait)
+        back_off(url, reason, failures)
+
+
+def back_off(url: str, reason: Broken, failures: int) -> None:
+    """Wait before another attempt, longer after each of so many `failures` in a row; InputError after ATTEMPTS."""
+    if failures == ATTEMPTS:
+        raise InputError(f"{reason} ({ATTEMPTS} attempts)")
+    wait = min(MAX_WAIT, max(reason.wait, BACK_OFF * 2 ** (failures - 1)))
+    print(f"{url}: {reason}; again in {wait:.0f} s", flush=True)
+    time.sleep(wait)
 
 
 def _record_path(part: Path) -> Path:

@@ -6,14 +6,13 @@ import argparse
 import bz2
 import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from transformer.cli import Parser, add_run_flags, positive, print_settings, run_script
-from transformer.fetching.download import ATTEMPTS, BACK_OFF, MAX_WAIT
+from transformer.fetching.download import back_off
 from transformer.fetching.transport import Broken, Progress, opened
 from transformer.files import InputError, atomic_write, locked, require_no_file
 
@@ -52,14 +51,10 @@ def streamed(url: str) -> Iterator[bytes]:
                     raise Broken("the connection ended early")
             return
         except Broken as error:
-            failures += 1
-            if failures == ATTEMPTS:
-                raise InputError(f"{error} ({ATTEMPTS} attempts)") from None
             if have.have and not have.validator:
                 raise InputError(f"{error}, and the server cannot go on in the middle: run it again") from None
-            wait = min(MAX_WAIT, max(error.wait, BACK_OFF * 2 ** (failures - 1)))
-            print(f"{url}: {error}; again in {wait:.0f} s", flush=True)
-            time.sleep(wait)
+            failures += 1
+            back_off(url, error, failures)
 
 
 def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:

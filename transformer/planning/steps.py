@@ -318,8 +318,7 @@ def _training(work: Work, names: Sequence[object]) -> None:
 def _teacher_and_students(work: Work, earlier: _Earlier) -> None:
     """Note the models of a stage of distillation; the students have the teacher's vocabulary."""
     work.teacher = earlier.config(work.args.teacher_model)
-    shared = {name: getattr(work.teacher, name) for name in ("vocab_size", "num_attention_heads")}
-    work.students = tuple(replace(earlier.config(folder, shared), vocab_size=work.teacher.vocab_size)
+    work.students = tuple(replace(earlier.config(folder, work.teacher.for_students), vocab_size=work.teacher.vocab_size)
                           for folder in listed(work.args.student_model))
     for student in work.students if work.kind != "prediction" else ():  # which compares no layers
         compared(student, work.teacher, work.args.layer_mapping, work.args.without)

@@ -16,8 +16,8 @@
 # --articles N takes the first N articles of Wikipedia, in place of all: the dump is read until they are there.
 #
 # --size laptop does all of it in hours on two cores, with stand-ins: a small BERT of 6 layers as teacher, students of 2
-# and 3 layers, 500 articles, shorter texts, less augmented data, fewer epochs, higher rates; see docs/results.md for
-# what comes out. --teacher NAME takes another BERT, whose layers are a multiple of the students', with its masked-LM
+# and 3 layers, 500 articles, shorter texts, less augmented data, fewer epochs, higher rates, see docs/results.md.
+# --teacher NAME takes another BERT, whose layers are a multiple of the students', with its masked-LM
 # head, as get_bert_models.py does: a repository on the hub or a folder. --no_augmentation does without that head.
 #
 # --language chinese does all of it in Chinese, see docs/chinese.md: the Chinese Wikipedia, bert-base-chinese, and the

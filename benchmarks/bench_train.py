@@ -101,8 +101,8 @@ def hours(*_: object) -> None:
     gpus = [dataclasses.replace(gpu, has_bf16=has_bf16) for has_bf16 in (False, True) for gpu in (RTX_4090, H100)]
     plans = {"all": planned(), "all, students apart": planned("--apart"), "all for 4l": planned("--students", "4l"),
              "all for 6l": planned("--students", "6l"), "all from published students": planned("--published")}
-    costs = {name: [price(work, gpu, cores=16) for gpu in gpus] for plan in plans.values()
-             for name, work in plan.items()}
+    costs = {title: {name: [price(work, gpu, cores=16) for gpu in gpus] for name, work in plan.items()}
+             for title, plan in plans.items()}
 
     def cells(found: list[list[Cost]]) -> list[str]:
         """Of some steps, one after the other: in fp32 and in bf16 hours on both GPUs and memory."""
@@ -114,12 +114,15 @@ def hours(*_: object) -> None:
         return f"{(sum(cost.disk for cost, *_ in found) + max(cost.passing for cost, *_ in found)) / 1e9:.1f}"
 
     order = {work.step.stage: number for number, work in enumerate(plans["all"].values())}
-    works = {name: work for plan in plans.values() for name, work in plan.items()}
-    table = [[name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
-              *cells([costs[name]]), disk([costs[name]])]
-             for name, work in sorted(works.items(), key=lambda item: order[item[1].step.stage])]  # by stages
+    rows: dict[str, tuple[Work, list[Cost]]] = {}
     for title, plan in plans.items():
-        found = [costs[name] for name in plan]
+        for name, work in plan.items():
+            rows.setdefault(name, (work, costs[title][name]))
+    table = [[name, f"{work.examples:,}", f"{work.steps:,}" if work.steps else "", f"{work.length:.0f}",
+              *cells([found]), disk([found])]
+             for name, (work, found) in sorted(rows.items(), key=lambda row: order[row[1][0].step.stage])]  # by stages
+    for title in plans:
+        found = list(costs[title].values())
         table.append([title, "", "", "", *cells(found), disk(found)])
     print(f"Estimates: matrix products at {RTX_4090.share:.0%} of the dense peak of one GPU, or "
           f"{LAUNCH_SECONDS * 1e6:.0f} microseconds of the host for each operation that it launches, where that takes "

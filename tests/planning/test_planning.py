@@ -146,6 +146,24 @@ def test_task_distillation_by_hand(tiny):
     assert work_of(step("task_distill", *train(tiny, aug_train=True))).counts == [40]
 
 
+def test_the_teacher_is_asked_once(tiny):
+    """Of the same examples, whatever the student; with labels not at all, by the published code at every step."""
+    def answers(state: str = "open", **flags: object) -> Step:
+        return step("task_distill", *train(tiny, pred_distill=True, **flags), state=state)
+
+    other = tiny / "glue" / "other"
+    shutil.copytree(tiny / "glue" / "MRPC", other / "MRPC")
+    works = works_of([step("task_distill", *train(tiny)), answers(), answers(output_dir=tiny / "again", seed=2),
+                      answers(aug_train=True), answers(data_dir=other), answers(cache_dir=tiny / "kept")])
+    assert [work.asked for work in works] == [0, 24, 0, 48, 24, 24] and not any(work.refused for work in works)
+    assert [work.asked for work in works_of([answers("done"), answers()])] == [24, 0]
+    for flag in ({"hard_labels": True}, {"preset": "code"}):
+        assert [work.asked for work in works_of([answers(**flag), answers()])] == [0, 24]
+    first, again = (price(work, CPU) for work in works[1:3])
+    assert first.seconds - again.seconds == pytest.approx(
+        24 * costs.forward_flops(works[1].teacher, works[1].length) / 0.7e9)
+
+
 def test_a_prediction_stage_is_scored_as_often_as_it_pays_for(tiny):
     """Ten times the 24 rows to score, as long as those in batches of 8: 90 of 180 steps pay for it once."""
     dev = tiny / "glue" / "MRPC" / "dev.tsv"
@@ -344,11 +362,8 @@ def test_what_squad_takes():
     """Kept answers of the teacher, 2 x 4 bytes a wordpiece, and the augmented file with its arrays, by hand."""
     task = get_task("squad1")
     answers = replace(work("prediction", STUDENTS["4l"], 16, 384), task=task, counts=[88_641], saves=1)
-    without = price(replace(answers, task=get_task("rte")), CPU).disk
-    assert price(answers, CPU).disk - without == 88_641 * 178 * 8  # 126 MB
-    for flag, value in (("hard_labels", True), ("preset", "code")):  # which ask it at every step, or not at all
-        other = replace(answers, args=Namespace(**{**vars(answers.args), flag: value}))
-        assert price(other, CPU).disk == without
+    asking = replace(answers, asked=88_641)
+    assert price(asking, CPU).disk - price(answers, CPU).disk == 88_641 * 178 * 8  # 126 MB
     args = Namespace(N=20, M=15, batch_tokens=4096, precision="fp32")
     cost = price(Work(step("data_augmentation"), "augment", args, task=task, counts=[18_896], words=120, length=155,
                       teacher=BERT_BASE), CPU)
@@ -614,7 +629,7 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     assert cost.hours == pytest.approx(cost.seconds / 3600)
     assert price(general_work, H100).seconds == pytest.approx(125 * costs.launches(general_work, True) * 1e-5)
     scored = replace(general_work, kind="prediction", task=get_task("rte"), evaluations=5, dev_examples=100, logs=5,
-                     saves=5)
+                     saves=5, asked=1000)
     cost = price(scored, CPU)
     forward = [costs.forward_flops(config, 128) for config in (STUDENTS["4l"], BERT_BASE)]
     assert cost.seconds == pytest.approx((2000 * 3 * forward[0] + 1000 * forward[1]) / 0.7e9)

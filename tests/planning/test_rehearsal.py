@@ -104,7 +104,7 @@ def test_the_record_tells_where_the_time_went(tiny, script, script_name, argumen
 # --- what is projected
 
 WORK = {"counts": [1000, 1000], "steps": 501, "evaluations": 10, "dev_examples": 200, "logs": 10, "saves": 10,
-        "students": (SMALL,)}
+        "students": (SMALL,), "asked": 1000}
 
 
 def test_the_projection_of_a_training_by_hand():
@@ -120,6 +120,8 @@ def test_the_projection_of_a_training_by_hand():
     best = Work(work.step, "prediction", **WORK)  # saves where a score is the best so far
     saves = 1 + 2 * math.log(10)
     assert projected_seconds(measured, best, 2) == pytest.approx(fixed + parts + 0.3 * saves + 0.1 * 10)
+    after = replace(best, asked=0)  # the teacher's answers are there
+    assert projected_seconds(measured, after, 2) == pytest.approx(fixed + parts - 10 + 0.3 * saves + 0.1 * 10)
     two = Work(work.step, "intermediate", **WORK | {"students": (SMALL, SMALL), "saves": 2})  # saves with the states
     whole = fixed + parts + 0.3 * 2
     assert projected_seconds(measured, two, 2) == pytest.approx(whole + 2 * (0.3 + 0.1) * 10)

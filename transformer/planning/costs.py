@@ -164,7 +164,7 @@ def training_flops(work: Work) -> float:
     own = sequences * 3 * forward_flops(work.student, work.length)
     if work.kind == "teacher" or learns_labels(work.args, work.task.head):
         return own
-    asked = work.examples if keeps_answers(work.args, work.task.head) else sequences
+    asked = work.asked if keeps_answers(work.args, work.task.head) else sequences
     return own + asked * forward_flops(work.teacher, work.length)
 
 
@@ -254,8 +254,8 @@ def _training_cost(work: Work, device: Device, cores: int) -> Cost:
     saving = work.expected_saves * models / len(work.students) / DISK_RATE
     saving += min(work.logs * at_a_log / DISK_RATE, SHARE_OF_TIME * (seconds + scoring))
     disk = models + INSTANCE_ARRAYS * work.unread
-    if work.kind == "prediction" and keeps_answers(work.args, work.task.head):
-        disk += work.files.kept_bytes * work.examples
+    if work.asked:
+        disk += work.files.kept_bytes * work.asked
     if work.kind == "general":
         disk += models * (work.args.keep_checkpoints or work.logs)
     return Cost(seconds, scoring, saving, training_memory(work, device), disk, 2 * states)

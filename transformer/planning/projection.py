@@ -67,7 +67,7 @@ def projected_seconds(measured: Measured, work: Work, cores: int) -> float:
         return _grown(measured, ["evaluate"], work.examples / measured.rows["evaluate"]) + reading
     total = measured.wall - sum(seconds.get(part, 0) for part in _GROWING) + reading
     total += measured.seconds_per_step * (work.steps - 1)
-    for part, rows in (("logits", work.examples), ("teacher", work.dev_examples),
+    for part, rows in (("logits", work.asked), ("teacher", work.dev_examples),
                        ("evaluate", work.dev_examples * work.evaluations)):
         if seconds.get(part):
             total += seconds[part] / measured.rows[part] * rows

@@ -40,9 +40,11 @@ from transformer.tasks.task import Task
 from transformer.tokenization import open_tokenizer, vocab_path
 from transformer.training.batches import count_steps, micro_batch_size, steps_per_epoch
 from transformer.training.scoring import scoring_interval
-from transformer.training.stages import padding_counts
+from transformer.training.stages import keeps_answers, padding_counts
 
 INSTANCE_LENGTH = 128   # wordpieces of the instances that a Language tells of, at most
+# Arguments of the prediction stage that the teacher's answers to its examples follow from.
+_ANSWERS = ("teacher_model", "data_dir", "task_name", "aug_train", "max_seq_length", "do_lower_case", "cache_dir")
 _MINIATURE = re.compile(r"bert_uncased_L-(\d+)_H-(\d+)_A-(\d+)")  # how these are called
 TEXT_OF_XML = 0.43      # share of the text in the XML of articles, measured on 105
 
@@ -98,9 +100,10 @@ class Work:
     intermediate stage. saves: models written at most, without those. words: words of a row or a passage (augment).
     text_bytes: of the sentences that are extracted, written or read. unread: instances that have to be made arrays
     first (general). students: the models that are trained side by side, or the one that is scored; teacher: the one
-    that is asked, or masks. outputs: paths that are there afterwards, with * for any text, those of the students in
-    their order. missing: inputs that are not there and that no earlier step makes. assumed: figures that are guesses,
-    because their file is not there yet, as "what: which file". language: of all texts of the run.
+    that is asked, or masks. asked: examples whose logits it gives before the first step (prediction), none where an
+    earlier command has kept them. outputs: paths that are there afterwards, with * for any text, those of the students
+    in their order. missing: inputs that are not there and that no earlier step makes. assumed: figures that are
+    guesses, because their file is not there yet, as "what: which file". language: of all texts of the run.
     """
     step: Step
     kind: str = "other"
@@ -119,6 +122,7 @@ class Work:
     unread: int = 0
     students: tuple[BertConfig, ...] = ()
     teacher: BertConfig | None = None
+    asked: int = 0
     outputs: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
@@ -245,6 +249,7 @@ class _Earlier:
 
     def __init__(self, works: Sequence[Work], work: Work):
         self.works = [other for other in works if other.step.state != "done"]
+        self._all = works
         self._work = work
 
     def maker(self, path: str | Path) -> Work | None:
@@ -260,6 +265,12 @@ class _Earlier:
         if not self.has(path):
             self._work.missing.append(str(path))
         return Path(path)
+
+    def kept_answers(self) -> bool:
+        """Whether an earlier prediction stage has asked the command's teacher about the same examples."""
+        return any(other.kind == self._work.kind == "prediction" and keeps_answers(other.args, other.task.head) and
+                   all(getattr(other.args, name) == getattr(self._work.args, name) for name in _ANSWERS)
+                   for other in self._all)
 
     def config(self, folder: str | Path, defaults: dict[str, int] | None = None) -> BertConfig:
         """Sizes of the model in a folder, of the step that will make it, or of BERT-base. defaults: of what its
@@ -422,6 +433,8 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
     if unlabelled := task.unlabelled_in(folder):
         work.counts = [work.counts[0] + earlier.rows(unlabelled, task.unlabelled_rows, task.texts_alone)]
     work.counts *= math.ceil(args.num_train_epochs)
+    if work.kind == "prediction" and keeps_answers(args, task.head) and not earlier.kept_answers():
+        work.asked = work.examples
     _training(work, [path] * len(work.counts))
     if args.eval_step is None:  # as the script finds it, with lengths judged by words
         batch = args.train_batch_size * earlier.length(folder / task.train_file, args.train_batch_size)

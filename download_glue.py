@@ -229,15 +229,15 @@ def files_of(name: str) -> dict[str, Task]:
     task = GLUE["mnli"] if name == DIAGNOSTIC else get_task(name)
     files = {} if name == DIAGNOSTIC else dict.fromkeys((task.train_file, *task.dev_files), task)
     return files | {Path(submission.file).name: task.for_test(submission) for submission in task.submissions
-                    if (submission.name == "AX") == (name == DIAGNOSTIC)}
+                    if submission.is_beside == (name == DIAGNOSTIC)}
 
 
 def published_sizes(name: str) -> list[int]:
     """Examples in the official train, dev and test files of a task, or in the diagnostic set."""
     if name == DIAGNOSTIC:
-        return [submission.rows for submission in GLUE["mnli"].submissions if submission.name == "AX"]
+        return [submission.rows for submission in GLUE["mnli"].submissions if submission.is_beside]
     task = get_task(name)
-    return [*task.rows, *(submission.rows for submission in task.submissions if submission.name != "AX")]
+    return [*task.rows, *(submission.rows for submission in task.submissions if not submission.is_beside)]
 
 
 def check_folder(name: str, folder: Path, official: bool) -> None:

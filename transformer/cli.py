@@ -25,7 +25,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to a flag's help, except where there is none to speak of."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False or action.required:
+        if action.default is None or action.default is False or action.default == [] or action.required:
             return action.help or ""
         return super()._get_help_string(action)
 

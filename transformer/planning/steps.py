@@ -420,7 +420,7 @@ def _task_distill(work: Work, earlier: _Earlier) -> None:
         dev = [earlier.rows(folder / name, rows) for name, rows in
                zip(task.dev_files, work.files.official[1:], strict=True)] if args.do_eval else []
         test = [earlier.rows(folder / one.file, one.rows, task.for_test(one)) for one in task.submissions
-                if one.name != "AX" or earlier.has(folder / one.file)] if args.do_predict else []  # as the script does
+                if not one.is_beside or earlier.has(folder / one.file)] if args.do_predict else []  # as the script does
         if args.predict_file:
             test = [earlier.rows(Path(args.predict_file), 0, task.texts_alone)]
         work.dev_examples = sum(dev)

@@ -22,6 +22,11 @@ class Submission:
     server: str = GLUE_SERVER
 
     @property
+    def is_beside(self) -> bool:
+        """Whether the test set lies beside the task's folder, as GLUE's diagnostic set, which need not be there."""
+        return self.file.startswith("../")
+
+    @property
     def answers_file(self) -> str:
         """The name of the file, as the server wants it."""
         return f"{self.name}_predict.json" if self.server == CLUE_SERVER else f"{self.name}.tsv"

@@ -265,8 +265,9 @@ def test_sets(task: Task, folder: Path, tokenizer: Tokenizer,
         args = argparse.Namespace(**{**vars(args), "cache_dir": cache_dir})
     for submission in submissions:
         path = Path(os.path.normpath(folder / submission.file))
-        if submission.name == "AX" and not path.is_file():
-            print(f"no AX.tsv: {path} does not exist (download_glue.py --tasks {DIAGNOSTIC} gets it)", flush=True)
+        if submission.is_beside and not path.is_file():
+            print(f"no {submission.answers_file}: {path} does not exist "
+                  f"(download_glue.py --tasks {DIAGNOSTIC} gets it)", flush=True)
         else:
             sets[submission] = encoded(task.for_test(submission), path, tokenizer, args, "answer")
     return sets

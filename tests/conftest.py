@@ -288,10 +288,10 @@ def run(script, name: str, arguments: list) -> str:
 
 @contextlib.contextmanager
 def started(*command, **options) -> Iterator[subprocess.Popen]:
-    """A process and pipes for its text; it ends with the block, and after a minute, which ends all waiting for it."""
+    """A process and pipes for its text; it ends with the block, or after five minutes, with all that waits for it."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(list(map(str, command)), text=True, **pipes, **options) as process:
-        deadline = threading.Timer(60, process.kill)
+        deadline = threading.Timer(300, process.kill)
         deadline.start()
         try:
             yield process

@@ -493,9 +493,9 @@ class TinyBertForSequenceClassification(_Fit):
     hf_architecture = "BertForSequenceClassification"
 
     def __init__(self, config: BertConfig, num_labels: int, fit_size: int | None = None, fit_per_layer: bool = False):
+        if config.classifier_relu is None:  # in a copy: the caller may build other models from it
+            config = dataclasses.replace(config, classifier_relu=config.family.relu_head)
         super().__init__(config)
-        if config.classifier_relu is None:
-            config.classifier_relu = config.family.relu_head
         self.bert = BertModel(config)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.add_fit(fit_size, fit_per_layer)

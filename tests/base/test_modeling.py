@@ -358,3 +358,9 @@ def test_models_compile_as_one_graph(batch):
     for kwargs in ({}, {"attention_scores": (1,)}, {"layers": 1, "attention_scores": ()}, {"query_key": True},
                    {"fitted": frozenset([2])}):
         assert_close(compiled(*batch, **kwargs), model(*batch, **kwargs), rtol=1e-6, atol=1e-5)
+
+
+def test_a_model_leaves_the_config_that_it_is_given_alone():
+    given = config(2)
+    model = TinyBertForSequenceClassification(given, num_labels=2)
+    assert given == config(2) and model.config.classifier_relu is True and model.bert.config is model.config

@@ -408,11 +408,12 @@ task_of() {
     done
 }
 
-fetch() {
-    python -c 'import sys
+# `downloading fetch URL FILE`, and `downloading unpack ARCHIVE FILE`, the file of that name.
+downloading() {
+    python -c "import sys
 from transformer.cli import run_script
-from transformer.fetching.download import fetch
-sys.exit(run_script(lambda: fetch(*sys.argv[1:])))' "$@"
+from transformer.fetching.download import $1
+sys.exit(run_script(lambda: $1(*sys.argv[1:])))" "${@:2}"
 }
 
 # The students of a step: 4l and 6l of full/seed_1/intermediate_4l+6l_rte.
@@ -614,14 +615,14 @@ run_step() {
     done
     case $step in
         glove)
-            [[ -f data/$GLOVE_FILE ]] || { fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
-                python -m zipfile -e "data/${GLOVE_URL##*/}" data; } ;;
+            [[ -f data/$GLOVE_FILE ]] || { downloading fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
+                downloading unpack "data/${GLOVE_URL##*/}" "data/$GLOVE_FILE"; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki)
             if [[ -n $articles ]]; then
                 python -m transformer.fetching.wikipedia "$WIKI_URL" --articles "$articles" --output_file "data/$wiki"
             else
-                fetch "$WIKI_URL" "data/$wiki"
+                downloading fetch "$WIKI_URL" "data/$wiki"
             fi ;;
         bert) python "$kit/get_bert_models.py" ${alone:+--models "${origin:-${bert#models/}}"} ;;
         extract)

@@ -29,14 +29,15 @@ def test_all_steps_take_the_small_models(reproduce):
     """From the first articles to the scores; one teacher for all, both students together; and all is done once."""
     run, calls = reproduce("--size", "laptop")
     assert run.returncode == 0, run.stderr
-    named = r"import fetch|fetching\.wikipedia|zipfile|\w+\.py|WikiExtractor"
+    named = r"import fetch|import unpack|fetching\.wikipedia|\w+\.py|WikiExtractor"
     assert [re.search(named, call)[0] for call in calls] == [
-        "import fetch", "zipfile", *["download_glue.py"] * 4, "fetching.wikipedia", "get_bert_models.py",
+        "import fetch", "import unpack", *["download_glue.py"] * 4, "fetching.wikipedia", "get_bert_models.py",
         "fix_teacher_layers.py", *["finetune_teacher.py"] * 4, "WikiExtractor", "prepare_data.py",
         "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 4,
         *["task_distill.py"] * 20]
-    glove, unzip, *_ = calls
-    assert "nlp.stanford.edu/data/glove.6B.zip data/glove.6B.zip" in glove and "data/glove.6B.zip" in unzip
+    glove, unpack, *_ = calls
+    assert "nlp.stanford.edu/data/glove.6B.zip data/glove.6B.zip" in glove
+    assert unpack.endswith(" data/glove.6B.zip data/glove.6B.50d.txt")
     dump = flags(calls[6])
     assert dump["--articles"] == "500" and "https://dumps.wikimedia.org/enwiki/latest/enwiki-latest-" in calls[6]
     assert calls[13].split()[2] == dump["--output_file"] == "data/enwiki-latest-pages-articles-first-500.xml"

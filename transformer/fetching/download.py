@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from transformer.fetching.sources import KNOWN_FILES
 from transformer.fetching.transport import Broken, Progress, Stale, is_local, opened
-from transformer.files import InputError, in_words, locked, read_json, sha256_of, write_json
+from transformer.files import InputError, in_words, locked, read_json, sha256_of, workplace, write_json
 from transformer.kinds import kind_of
 
 MANIFEST_NAME = "manifest.json"  # in a downloaded model folder: where its files come from; at the end, their sums
@@ -313,6 +313,27 @@ def unzip(archive: str | Path, folder: str | Path, only: tuple[str, ...] = ("*",
             raise
         what = kind_of(archive, (archive.name,)) or f"is not a readable zip file ({in_words(error)})"
         raise InputError(f"{archive} {what}; move it away and run again") from None
+
+
+def unpack(archive: str | Path, target: str | Path) -> None:
+    """Unpack the file of the zip file `archive` that is called as the file `target`; that is whole, or not there.
+
+    A target that is there is kept. InputError as unzip() has it, and where no file of the archive has the name.
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.name}.unpacking")
+    with locked(target.with_name(f".{target.name}.lock"), wait=True, keep=False):
+        if target.is_file():
+            print(f"{target} is there already and is kept", flush=True)
+            return
+        with workplace(temporary, target.parent):
+            unzip(archive, temporary, (target.name,))
+            found = next(temporary.rglob(target.name), None)
+            if found is None:
+                raise InputError(f"{archive} holds no {target.name}: name one of its files, or another archive")
+            with open(found, "rb") as handle:
+                os.fsync(handle.fileno())  # so that it is whole under its name even when the machine loses power
+            os.replace(found, target)
 
 
 def _refuse_unsafe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:

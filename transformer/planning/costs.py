@@ -30,7 +30,8 @@ LAUNCH_SECONDS = 1e-5      # of the host for each operation on a GPU (assumed)
 DISK_RATE = 5e8            # bytes a second, written (assumed)
 ARRAYS_RATE = 20_000  # instances that a core reads a second, measured (docs/results.md, "Corpus steps")
 # Bytes (docs/data.md, "Disk and memory"): of files fetched or unpacked, of an instance.
-GLOVE = {"glove.840B.300d.zip": (2.2e9, 5.8e9), "glove.6B.zip": (0.86e9, 2.2e9)}  # and others count as the first
+GLOVE = {"glove.840B.300d.zip": 2.2e9, "glove.840B.300d.txt": 5.8e9,  # as which others count
+         "glove.6B.zip": 0.86e9, "glove.6B.50d.txt": 0.17e9}
 BERT_FOLDER = 0.44e9
 INSTANCE_JSON, INSTANCE_ARRAYS = 1470, 250
 UNPACKED = 2.5  # times the size of an archive of texts (assumed)
@@ -306,9 +307,9 @@ def _size_of_files(work: Work) -> float:
         return work.text_bytes / TEXT_OF_XML
     if script == "-c" and argv[-1].endswith(".bz2"):
         return work.language.dump
-    if script in ("-c", "-m zipfile"):  # the vectors, which are fetched, then unpacked
-        archive = Path(argv[-1] if script == "-c" else argv[-2]).name
-        return GLOVE.get(archive, GLOVE["glove.840B.300d.zip"])[script != "-c"]
+    if script == "-c":  # the vectors, which are fetched, then unpacked
+        file = Path(argv[-1])
+        return GLOVE.get(file.name, GLOVE[f"glove.840B.300d{'.zip' if file.suffix == '.zip' else '.txt'}"])
     if script.startswith("-m wikiextractor"):
         return work.language.articles * work.text_bytes / work.language.text
     if script == "get_bert_models":

@@ -503,10 +503,8 @@ def _fetched_or_split(work: Work, earlier: _Earlier) -> None:
 def _module(work: Work, earlier: _Earlier) -> None:
     """What a command without a script of the kit leaves."""
     step = work.step
-    if step.script == "-m zipfile":
-        work.outputs = [f"{step.argv[-1]}/*.txt"]
-    elif step.script == "-c":
-        work.outputs = [step.argv[-1]]  # the file that is fetched
+    if step.script == "-c":
+        work.outputs = [step.argv[-1]]  # the file that is fetched, or unpacked
     elif step.script.startswith("-m wikiextractor"):
         work.outputs, dump = [step.argv[-1]], Path(step.argv[2])  # the folder after -o
         maker = earlier.maker(dump)

@@ -266,7 +266,7 @@ def test_a_signal_ends_a_conversion_whose_worker_is_stuck(tmp_path, number, to_a
     """At once, with all workers (which a terminal's Ctrl-C reaches as well), and what was done is kept."""
     write_epoch(tmp_path, 60)
     third = byte_ranges(tmp_path / "epoch_0.json", 2000)[2][0]
-    with started(sys.executable, "-c", STUCK, tmp_path, number, to_all, third, cwd=ROOT,
+    with started(sys.executable, "-c", STUCK, tmp_path, int(number), to_all, third, cwd=ROOT,
                  start_new_session=True) as process:
         _, err = process.communicate()  # until no process holds the pipe
     assert process.returncode == (130 if number == signal.SIGINT else -number) and "Traceback" not in err, err

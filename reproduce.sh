@@ -408,7 +408,7 @@ task_of() {
     done
 }
 
-# `downloading fetch URL FILE`, and `downloading unpack ARCHIVE FILE`, the file of that name.
+# `downloading fetch URL FILE`, and `downloading unzip_file ARCHIVE FILE`, the file of that name.
 downloading() {
     python -c "import sys
 from transformer.cli import run_script
@@ -616,7 +616,7 @@ run_step() {
     case $step in
         glove)
             [[ -f data/$GLOVE_FILE ]] || { downloading fetch "$GLOVE_URL" "data/${GLOVE_URL##*/}" &&
-                downloading unpack "data/${GLOVE_URL##*/}" "data/$GLOVE_FILE"; } ;;
+                downloading unzip_file "data/${GLOVE_URL##*/}" "data/$GLOVE_FILE"; } ;;
         glue_*) python "$kit/download_glue.py" --tasks "$task" --data_dir data/glue_data ;;
         wiki)
             if [[ -n $articles ]]; then

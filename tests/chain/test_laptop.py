@@ -29,9 +29,9 @@ def test_all_steps_take_the_small_models(reproduce):
     """From the first articles to the scores; one teacher for all, both students together; and all is done once."""
     run, calls = reproduce("--size", "laptop")
     assert run.returncode == 0, run.stderr
-    named = r"import fetch|import unpack|fetching\.wikipedia|\w+\.py|WikiExtractor"
+    named = r"import fetch|import unzip|fetching\.wikipedia|\w+\.py|WikiExtractor"
     assert [re.search(named, call)[0] for call in calls] == [
-        "import fetch", "import unpack", *["download_glue.py"] * 4, "fetching.wikipedia", "get_bert_models.py",
+        "import fetch", "import unzip", *["download_glue.py"] * 4, "fetching.wikipedia", "get_bert_models.py",
         "fix_teacher_layers.py", *["finetune_teacher.py"] * 4, "WikiExtractor", "prepare_data.py",
         "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 4,
         *["task_distill.py"] * 20]

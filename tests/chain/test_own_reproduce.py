@@ -56,7 +56,7 @@ def reproduce(tmp_path):
 
 
 def scripts(calls: list[str]) -> list[str]:
-    return [re.search(r"import fetch|import unpack|\w+(?=\.py)", call)[0] for call in calls]
+    return [re.search(r"import fetch|import unzip|\w+(?=\.py)", call)[0] for call in calls]
 
 
 def taken(calls: list[str], folder: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_task_of_ones_own_from_its_folder_to_scores(reproduce, tmp_path):
     argv = "--task_dir", "data/my_task-2", "--students", "4l"
     run, calls = reproduce(*argv)
     assert run.returncode == 0, run.stderr
-    assert scripts(calls) == ["import fetch", "import unpack", *DOWNLOADS, "finetune_teacher", "get_bert_models",
+    assert scripts(calls) == ["import fetch", "import unzip", *DOWNLOADS, "finetune_teacher", "get_bert_models",
                               "data_augmentation", *["task_distill"] * 3]
     taken(calls, tmp_path)
     assert reproduce(*argv, "--list")[0].stdout.split() == [
@@ -229,7 +229,7 @@ def test_a_teacher_of_another_vocabulary(reproduce, template, tmp_path):
     run, calls = reproduce(*argv)
     words = "student and teacher vocabularies differ: models/distilled_tinybert_4l/vocab.txt and mine/vocab.txt"
     assert run.returncode == 1 and "step general_4l failed" in run.stderr and words in run.stderr
-    assert scripts(calls) == ["import fetch", "import unpack", *DOWNLOADS, "get_bert_models"]
+    assert scripts(calls) == ["import fetch", "import unzip", *DOWNLOADS, "get_bert_models"]
     assert not (tmp_path / "results/steps/general_4l.seconds").exists()
     (tmp_path / "results/steps/general_4l.seconds").write_text("1\n")
     run, calls = reproduce(*argv)

@@ -52,9 +52,9 @@ def reproduce(tmp_path):
 def test_each_step_once_in_order_then_none(reproduce):
     run, calls = reproduce("--tasks", "RTE,STS-B", "--students", "4l")
     assert run.returncode == 0, run.stderr
-    scripts = [re.search(r"(import fetch|\w+\.py|WikiExtractor|import unpack)", call).group(1) for call in calls]
+    scripts = [re.search(r"(import fetch|\w+\.py|WikiExtractor|import unzip)", call).group(1) for call in calls]
     assert scripts == [
-        "import fetch", "import unpack", *["download_glue.py"] * 2, "import fetch", "get_bert_models.py",
+        "import fetch", "import unzip", *["download_glue.py"] * 2, "import fetch", "get_bert_models.py",
         "fix_teacher_layers.py", *["finetune_teacher.py"] * 2, "WikiExtractor", "prepare_data.py",
         "pregenerate_training_data.py", "general_distill.py", *["data_augmentation.py"] * 2,
         *["task_distill.py"] * 6]

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT, names, zipped
 from tests.faulty_server import Fault
 from transformer.fetching import download
-from transformer.fetching.download import Missing, fetch, missing_error, unpack, unzip
+from transformer.fetching.download import Missing, fetch, missing_error, unzip, unzip_file
 from transformer.fetching.sources import DEFAULT_MODELS, HOSTS, HUB_MODELS, KNOWN_FILES, REVISIONS, Source, base_url
 from transformer.fetching.transport import NotFound
 from transformer.files import InputError
@@ -211,14 +211,14 @@ def test_unzip_refuses_what_unpacks_without_bounds(tmp_path, method):
 
 KILLED = """
 import os, signal, sys, zipfile
-from transformer.fetching.download import unpack
+from transformer.fetching.download import unzip_file
 read, blocks = zipfile.ZipExtFile.read, []
 def reading(*arguments):
     blocks.append(read(*arguments))
     if len(blocks) == 3: os.kill(os.getpid(), signal.SIGKILL)
     return blocks[-1]
 zipfile.ZipExtFile.read = reading
-unpack(*sys.argv[1:])
+unzip_file(*sys.argv[1:])
 """
 
 
@@ -229,10 +229,10 @@ def test_one_file_of_an_archive_is_whole_or_not_there(tmp_path, capsys):
     target.parent.mkdir()
     killed = subprocess.run([sys.executable, "-c", KILLED, archive, target], cwd=ROOT)
     assert killed.returncode == -9 and not target.exists() and any(target.parent.rglob("b.txt"))
-    unpack(archive, target)
+    unzip_file(archive, target)
     assert target.read_bytes() == wanted and names(target.parent) == ["b.txt"]
     archive.write_bytes(b"no archive")
-    unpack(archive, target)
+    unzip_file(archive, target)
     assert "b.txt is there already and is kept" in capsys.readouterr().out
 
 
@@ -242,7 +242,7 @@ def test_one_file_of_an_archive_is_whole_or_not_there(tmp_path, capsys):
 def test_an_archive_without_the_file_is_told(tmp_path, content, words):
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(InputError, match=words):
-        unpack(tmp_path / "x.zip", tmp_path / "b.txt")
+        unzip_file(tmp_path / "x.zip", tmp_path / "b.txt")
     assert names(tmp_path) == ["x.zip"]
 
 

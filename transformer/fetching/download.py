@@ -315,7 +315,7 @@ def unzip(archive: str | Path, folder: str | Path, only: tuple[str, ...] = ("*",
         raise InputError(f"{archive} {what}; move it away and run again") from None
 
 
-def unpack(archive: str | Path, target: str | Path) -> None:
+def unzip_file(archive: str | Path, target: str | Path) -> None:
     """Unpack the file of the zip file `archive` that is called as the file `target`; that is whole, or not there.
 
     A target that is there is kept. InputError as unzip() has it, and where no file of the archive has the name.

@@ -231,6 +231,26 @@ def test_two_at_once_convert_once(tmp_path):
     assert read_back(opened(tmp_path)) == expected(instances)
 
 
+@pytest.mark.parametrize("asked", ["exists", "iterdir"])
+def test_a_folder_that_another_process_makes_at_this_moment(tmp_path, monkeypatch, asked):
+    """Between any two looks at it the other one may begin: with progress.jsonl, then its files."""
+    ask, folder = getattr(Path, asked), tmp_path / "arrays"
+    folder.mkdir()
+
+    def ask_before_it_begins(path):
+        answer = ask(path)
+        if asked == "iterdir":
+            answer = iter(list(answer))
+        if path in (folder, folder / "progress.jsonl"):
+            for name in ("progress.jsonl", "a"):
+                (folder / name).touch()
+        return answer
+
+    monkeypatch.setattr(Path, asked, ask_before_it_begins)
+    with GrowingFiles(folder, ["a"], {"format": 1}, wait=True) as files:
+        assert files.records == []
+
+
 STUCK = """
 import os, signal, sys
 from pathlib import Path

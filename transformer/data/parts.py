@@ -94,7 +94,8 @@ class GrowingFiles:
 
     def __init__(self, folder: Path, names: Sequence[str], facts: dict[str, Any], wait: bool = False):
         progress = folder / "progress.jsonl"
-        if folder.is_dir() and not progress.exists() and any(folder.iterdir()):
+        # in this order: a process that makes the folder at this moment begins with progress.jsonl
+        if folder.is_dir() and any(folder.iterdir()) and not progress.exists():
             raise InputError(f"{folder} holds files of something else: name another place, or move them away")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder

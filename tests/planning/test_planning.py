@@ -987,6 +987,20 @@ def test_steps_side_by_side_share_the_hours_of_a_stage(monkeypatch):
         ("general_4l", "done", 50.0), ("full/seed_1/prediction_4l_rte", "open", 4.0),
         ("prediction_6l_rte", "open", 2.0), ("prediction_6l_cola", "open", 2.0), ("eval_4l_rte", "open", 1.0),
         ("glove", "open", None))]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for gpus, jobs, hours in ((1, 4, 9.0), (0, 2, 9.0), (2, 2, 5.0), (4, 2, 5.0), (4, 4, 5.0), (4, 1, 9.0)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert plan.hours_left(rows, jobs) == hours
+
+
+def test_steps_share_the_cores_unless_each_has_threads_of_its_own(monkeypatch):
+    rows = [plan.Row(f"teacher_{task}", [Work(Step(f"teacher_{task}", "open", ("x",)))], hours=2.0)
+            for task in ("rte", "cola", "mrpc", "sst2")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(plan, "available_cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert plan.hours_left(rows, 4) == 8.0
+    for threads, jobs, hours in ((1, 4, 2.0), (1, 2, 4.0), (2, 4, 4.0), (4, 4, 8.0), (8, 4, 8.0)):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert plan.hours_left(rows, jobs) == hours

@@ -24,7 +24,10 @@ _GROUPS = (("v1.1", "squad1", shown_metrics(SQUAD["squad1"]), "v1.1"),
 
 
 def squad(runs: list[FinishedRun]) -> list[Block]:
-    """The section: table 6 beside the runs of the full method, and what is told of those of v2.0 besides."""
+    """The section: table 6 beside the runs of the full method, and what is told of those of v2.0 besides; nothing where
+    no run is on SQuAD."""
+    if not any(run.task in SQUAD.values() for run in runs):
+        return []
     full = [run for run in runs if run.is_full and run.task in SQUAD.values()]
     blocks: list[Block] = [Heading("SQuAD"), Text(
         "Percent, on the dev sets, which the best checkpoint of a run was picked on, too. EM is the share of exact "

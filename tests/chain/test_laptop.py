@@ -74,7 +74,7 @@ def test_the_settings_are_taken_by_the_scripts(reproduce, tmp_path):
         if script.endswith("data_augmentation.py"):
             assert args.N == (1 if args.task_name == "SST-2" else 5)
         if script.endswith("finetune_teacher.py"):
-            assert (args.learning_rate, args.num_train_epochs) == (1e-4, 2 if "SST-2" in args.tasks else 8)
+            assert (args.learning_rate, args.num_train_epochs) == ((1e-4, 2) if "SST-2" in args.tasks else (3e-5, 8))
         if script.endswith("task_distill.py") and not args.do_eval:
             assert args.learning_rate == 3e-4
             assert args.skip_teacher_check == (args.task_name != "SST-2")

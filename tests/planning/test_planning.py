@@ -510,7 +510,8 @@ def work(kind: str, students: BertConfig | tuple[BertConfig, ...], batch: int, l
          teacher: BertConfig | None = BERT_BASE, **flags):
     args = Namespace(**{"precision": "bf16", "max_seq_length": length, "train_batch_size": batch, "preset": "paper",
                         "gradient_accumulation_steps": 1, "eval_batch_size": 32, "keep_checkpoints": 2,
-                        "hard_labels": False, "attention_loss": "scores", "fit_per_layer": False} | flags)
+                        "hard_labels": False, "attention_loss": "scores", "fit_per_layer": False,
+                        "layer_mapping": "uniform", "without": []} | flags)
     return Work(step("general_distill"), kind, args, counts=[1000, 1000], steps=2000 // batch, length=length,
                 micro_batch=batch, students=students if isinstance(students, tuple) else (students,), teacher=teacher)
 
@@ -647,6 +648,18 @@ def test_hours_follow_from_operations_launches_scores_and_saves():
     states = 5 * 3 * weights * 4 / 5e8  # weights and two moments
     assert cost.saving == pytest.approx((1 + 2 * math.log(5)) * weights * 4 / 5e8 + states)  # a model for each new best
     assert (cost.disk, cost.passing) == (4 * weights, 2 * 12 * weights)
+
+
+@pytest.mark.parametrize(("flags", "layers", "layers_of_teacher"), [
+    ({}, 4, 12), ({"without": ["attn"]}, 4, 12), ({"without": ["embd", "hidn"]}, 4, 12),
+    ({"layer_mapping": "top"}, 4, 12), ({"layer_mapping": "bottom"}, 4, 4), ({"without": ["attn", "hidn"]}, 0, 0)])
+def test_layers_that_no_loss_reads_cost_nothing(flags, layers, layers_of_teacher):
+    """Table 4 of the paper has the student's layers learn the teacher's first or last ones."""
+    counted = work("general", STUDENTS["4l"], 16, 128, **flags)
+    layer = 12 * 768 * 768 + 2 * 128 * 768, 4 * 312 * 312 + 2 * 312 * 1200 + 2 * 128 * 312  # of BERT-base, of 4l
+    products = layers_of_teacher * layer[0] + 3 * (layers * layer[1] + (layers + 1) * 312 * 768)
+    assert costs.training_flops(counted) == 2000 * 2 * 128 * products
+    assert costs.launches(counted, False) == 14 * layers_of_teacher + 87 * layers + 35
 
 
 def test_two_students_share_a_pass_of_the_teacher():

@@ -17,7 +17,7 @@ import torch
 
 from transformer.augmentation.candidates import batch_tokens_in
 from transformer.config import BertConfig
-from transformer.distillation import chosen_attention_loss
+from transformer.distillation import chosen_attention_loss, compared, needed
 from transformer.planning.steps import INSTANCE_LENGTH, TEXT_OF_XML, Work, load_script
 from transformer.training.processes import PRECISIONS
 from transformer.training.stages import keeps_answers, learns_labels
@@ -61,24 +61,27 @@ KEPT = {True: Kept(28.4, 3.9, 3.5, 10.4, 2, 23, 6, 8.4, 12),  # with matrix prod
         False: Kept(34, 8, 9, 4, 4, 26, 12, 9, 17.5)}
 
 
-def forward_flops(config: BertConfig, length: float, fit_size: int = 0) -> float:
+def forward_flops(config: BertConfig, length: float, fit_size: int = 0, layers: int | None = None) -> float:
     """Floating-point operations of the matrix products in one forward pass of one sequence of `length` wordpieces.
 
     A product of [n, k] and [k, m] counts 2 n k m. For each layer and wordpiece: four projections of H x H, two of
     H x I, and the products of queries with keys and of attention with values, length x H each. fit_size: width of the
-    teacher, to which a student projects its layers + 1 hidden states. A backward pass takes twice as much. Pooler and
-    head, which take next to nothing, are left out.
+    teacher, to which a student projects its layers + 1 hidden states. layers: how many are run; None: all. A backward
+    pass takes twice as much. Pooler and head, which take next to nothing, are left out.
     """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
+    hidden, layers = config.hidden_size, config.num_hidden_layers if layers is None else layers
     layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size + 2 * length * hidden
     return 2 * length * (layers * layer + (layers + 1) * hidden * fit_size)
 
 
-def distillation_flops(students: Sequence[BertConfig], teacher: BertConfig, length: float) -> float:
+def distillation_flops(students: Sequence[BertConfig], teacher: BertConfig, length: float,
+                       layers: Sequence[int | None] | None = None) -> float:
     """Of one sequence in general distillation and in the intermediate stage: one forward pass of the teacher, and of
-    each student forward and backward."""
-    return forward_flops(teacher, length) + 3 * sum(forward_flops(student, length, teacher.hidden_size)
-                                                    for student in students)
+    each student forward and backward. layers: of each student and last of the teacher, as in forward_flops()."""
+    *own, taught = layers or [None] * (len(students) + 1)
+    return forward_flops(teacher, length, layers=taught) + 3 * sum(
+        forward_flops(student, length, teacher.hidden_size, count)
+        for student, count in zip(students, own, strict=True))
 
 
 def parameter_count(config: BertConfig, fit_size: int = 0, fit_per_layer: bool = False) -> int:
@@ -160,8 +163,8 @@ class Cost:
 def training_flops(work: Work) -> float:
     """Operations of the optimizer steps, and of asking the teacher for its logits before them."""
     sequences = work.steps * work.args.train_batch_size
-    if work.kind in ("general", "intermediate"):
-        return sequences * distillation_flops(work.students, work.teacher, work.length)
+    if compares(work):
+        return sequences * distillation_flops(work.students, work.teacher, work.length, layers_read(work))
     own = sequences * 3 * forward_flops(work.student, work.length)
     if work.kind == "teacher" or learns_labels(work.args, work.task.head):
         return own
@@ -180,6 +183,13 @@ def compares(work: Work) -> bool:
     return work.kind in ("general", "intermediate")
 
 
+def layers_read(work: Work) -> list[int]:
+    """Of a training that compares layers: up to which one the losses read each student, and last the teacher. No other
+    is run."""
+    pairs = [compared(student, work.teacher, work.args.layer_mapping, work.args.without) for student in work.students]
+    return [*(needed([pair], 0)["layers"] for pair in pairs), needed(pairs, 1)["layers"]]
+
+
 def student_weights(work: Work) -> list[int]:
     """Weights of each student of a training, with those of its projections."""
     fit = (work.teacher.hidden_size, work.args.fit_per_layer) if compares(work) else ()
@@ -189,11 +199,11 @@ def student_weights(work: Work) -> list[int]:
 def launches(work: Work, is_short: bool) -> int:
     """Kernels that the host launches for one optimizer step on a GPU, counted by benchmarks/bench_gpu.py; is_short:
     with matrix products in 16 bits."""
-    layers = sum(student.num_hidden_layers for student in work.students)
     if compares(work):
-        forward_backward = 14 * work.teacher.num_hidden_layers + (133 if is_short else 87) * layers
+        *layers, layers_of_teacher = layers_read(work)
+        forward_backward = 14 * layers_of_teacher + (133 if is_short else 87) * sum(layers)
     else:
-        forward_backward = (82 if is_short else 47) * layers + 40
+        forward_backward = (82 if is_short else 47) * work.student.num_hidden_layers + 40
     return work.args.gradient_accumulation_steps * forward_backward + 35 * len(work.students)
 
 

@@ -1017,3 +1017,6 @@ def test_steps_share_the_cores_unless_each_has_threads_of_its_own(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert plan.hours_left(rows, jobs) == hours
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert plan.hours_left(rows, 4) == 4.0  # the GPUs count, not the threads

@@ -185,7 +185,7 @@ def compares(work: Work) -> bool:
 
 def layers_read(work: Work) -> list[int]:
     """Of a training that compares layers: up to which one the losses read each student, and last the teacher. No other
-    is run."""
+    is run; memory is estimated for all, which is too much where some are not."""
     pairs = [compared(student, work.teacher, work.args.layer_mapping, work.args.without) for student in work.students]
     return [*(needed([pair], 0)["layers"] for pair in pairs), needed(pairs, 1)["layers"]]
 

@@ -208,7 +208,7 @@ def hours_left(rows: Sequence[Row], jobs: int) -> float:
     """Hours of the steps that are not done; with several GPUs those of one stage side by side, `jobs` at most. Without
     one they share the cores that their estimates took all of; but with OMP_NUM_THREADS each has those threads alone."""
     places = torch.cuda.device_count()
-    if not places and "OMP_NUM_THREADS" in os.environ:
+    if not places and os.environ.get("OMP_NUM_THREADS"):
         places = available_cores() // torch.get_num_threads()
     side_by_side = max(1, min(jobs, places))
     hours = [[row.hours or 0.0 for row in stage] for stage in stages_left(rows)]
